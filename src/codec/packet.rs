@@ -1,0 +1,204 @@
+//! The packets of both protocol versions as plain data. How they look on the wire lives beside this file.
+
+use bytes::Bytes;
+
+/// Protocol version, as its level in CONNECT (3.1.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Version {
+    /// MQTT 3.1.1.
+    V311 = 4,
+    /// MQTT 5.0.
+    V50 = 5,
+}
+
+/// Packet type, the high half of a packet's first byte (2.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum PacketType {
+    Connect = 1,
+    Connack,
+    Publish,
+    Puback,
+    Pubrec,
+    Pubrel,
+    Pubcomp,
+    Subscribe,
+    Suback,
+    Unsubscribe,
+    Unsuback,
+    Pingreq,
+    Pingresp,
+    Disconnect,
+    Auth,
+}
+
+/// Quality of service (4.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum QoS {
+    /// At most once.
+    #[default]
+    AtMostOnce = 0,
+    /// At least once.
+    AtLeastOnce = 1,
+    /// Exactly once.
+    ExactlyOnce = 2,
+}
+
+/// A packet of either version. What 3.1.1 does not have (properties, most reason codes) is empty there.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Packet {
+    Connect(Box<Connect>),
+    Connack(Connack),
+    Publish(Publish),
+    Puback(Ack),
+    Pubrec(Ack),
+    Pubrel(Ack),
+    Pubcomp(Ack),
+    Subscribe(Subscribe),
+    Suback(Suback),
+    Unsubscribe(Unsubscribe),
+    Unsuback(Suback),
+    /// `Properties` only to stay symmetrical with the rest: PINGREQ never carries any.
+    Pingreq,
+    Pingresp,
+    Disconnect(Disconnect),
+    Auth(Disconnect),
+}
+
+/// CONNECT (3.1).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connect {
+    /// Protocol version asked for.
+    pub version: Version,
+    /// Clean session (3.1.1) or clean start (5.0).
+    pub clean: bool,
+    /// Keep alive in seconds, 0 switches it off.
+    pub keep_alive: u16,
+    /// Client identifier; may be empty.
+    pub client_id: Str,
+    /// User name.
+    pub username: Option<Str>,
+    /// Password, binary.
+    pub password: Option<Bytes>,
+    /// Will message.
+    pub will: Option<Will>,
+    /// CONNECT properties.
+    pub properties: Properties,
+}
+
+/// Will message of a CONNECT (3.1.2.5).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Will {
+    /// Topic name.
+    pub topic: Str,
+    /// Payload.
+    pub payload: Bytes,
+    /// Quality of service.
+    pub qos: QoS,
+    /// Retain flag.
+    pub retain: bool,
+    /// Will properties.
+    pub properties: Properties,
+}
+
+/// CONNACK (3.2).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connack {
+    /// Session present flag.
+    pub session_present: bool,
+    /// Return code (3.1.1) or reason code (5.0).
+    pub reason: u8,
+    /// CONNACK properties.
+    pub properties: Properties,
+}
+
+/// PUBLISH (3.3).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Publish {
+    /// Duplicate delivery flag.
+    pub dup: bool,
+    /// Quality of service.
+    pub qos: QoS,
+    /// Retain flag.
+    pub retain: bool,
+    /// Topic name; empty only with a topic alias (5.0).
+    pub topic: Str,
+    /// Packet identifier, 0 exactly when `qos` is 0.
+    pub packet_id: u16,
+    /// PUBLISH properties.
+    pub properties: Properties,
+    /// Payload.
+    pub payload: Bytes,
+}
+
+/// PUBACK, PUBREC, PUBREL and PUBCOMP (3.4 to 3.7).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ack {
+    /// Packet identifier, never 0.
+    pub packet_id: u16,
+    /// Reason code, 0 in 3.1.1.
+    pub reason: u8,
+    /// Properties.
+    pub properties: Properties,
+}
+
+/// SUBSCRIBE (3.8).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subscribe {
+    /// Packet identifier, never 0.
+    pub packet_id: u16,
+    /// At least one.
+    pub subscriptions: Vec<Subscription>,
+    /// SUBSCRIBE properties.
+    pub properties: Properties,
+}
+
+/// One subscription of a SUBSCRIBE (3.8.3).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subscription {
+    /// Topic filter.
+    pub filter: Str,
+    /// Maximum quality of service.
+    pub qos: QoS,
+    /// No local (5.0).
+    pub no_local: bool,
+    /// Retain as published (5.0).
+    pub retain_as_published: bool,
+    /// Retain handling, 0 to 2 (5.0).
+    pub retain_handling: u8,
+}
+
+/// SUBACK and UNSUBACK (3.9, 3.11). A 3.1.1 UNSUBACK has no reason codes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Suback {
+    /// Packet identifier, never 0.
+    pub packet_id: u16,
+    /// One reason code for each topic filter.
+    pub reasons: Vec<u8>,
+    /// Properties.
+    pub properties: Properties,
+}
+
+/// UNSUBSCRIBE (3.10).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unsubscribe {
+    /// Packet identifier, never 0.
+    pub packet_id: u16,
+    /// At least one topic filter.
+    pub filters: Vec<Str>,
+    /// UNSUBSCRIBE properties.
+    pub properties: Properties,
+}
+
+/// DISCONNECT and AUTH (3.14, 3.15).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Disconnect {
+    /// Reason code, 0 in 3.1.1.
+    pub reason: u8,
+    /// Properties.
+    pub properties: Properties,
+}
