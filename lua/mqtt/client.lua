@@ -1,0 +1,1064 @@
+--- This class contains the MQTT client implementation.
+-- @classmod Client
+
+local bridge = require("mqtt.bridge")
+local const = require("mqtt.const")
+local core = require("mqtt.core")
+local host = require("mqtt.host")
+local log = require("mqtt.log")
+local native = require("mqtt.connector")
+local packet = require("mqtt.packet")
+local protocol = require("mqtt.protocol")
+
+local error, pairs, setmetatable, tostring, type = error, pairs, setmetatable, tostring, type
+local os_time = os.time
+local str_format = string.format
+
+local shape = packet.shape
+local packet_type = packet.types
+
+local NOT_OPENED = "network connection is not opened"
+
+-- What `check_keep_alive` returns where there is no keep alive, and how long a wait for anything takes at most, in seconds.
+local KEEP_ALIVE_OFF = 60
+local IDLE_WAIT = 1
+-- How long opening a connection may take: name resolution, TCP and TLS handshake together, in seconds.
+local OPEN_TIMEOUT = 30
+-- How long one wait for room in the send buffer may take before publishing fails, in seconds.
+local SEND_TIMEOUT = 30
+
+local Client = {}
+Client.__index = Client
+
+function Client:__tostring()
+	return str_format("mqtt.client{id=%q}", tostring(self.opts.id))
+end
+
+-- What each option must be: a type, or the types and the words for them.
+local OPTIONS = {
+	uri = "string",
+	protocol = "string",
+	host = "string",
+	port = "number",
+	id = "string",
+	username = "string",
+	password = "string",
+	ssl_module = "string",
+	keep_alive = "number",
+	version = "number",
+	properties = "table",
+	user_properties = "table",
+	will = "table",
+	connector = "table",
+	on = { table = true, "a table with events and callbacks" },
+	reconnect = { boolean = true, number = true, "a boolean or number" },
+	secure = { boolean = true, table = true, "a boolean or table" },
+	clean = { boolean = true, string = true, "a boolean, or 'first'" },
+}
+
+-- Returns what is wrong with one option, or nil.
+local function check_option(key, value)
+	if type(key) ~= "string" then
+		return "expecting string key in opts, got: " .. type(key)
+	end
+	local expected = OPTIONS[key]
+	if not expected then
+		return "unexpected key in client opts: " .. key .. " = " .. tostring(value)
+	end
+	local value_type = type(value)
+	if type(expected) == "string" then
+		if value_type ~= expected then
+			return "expecting " .. key .. " to be a " .. expected
+		end
+	elseif not expected[value_type] or (key == "clean" and value_type == "string" and value ~= "first") then
+		return "expecting " .. (key == "on" and "'on'" or key) .. " to be " .. expected[1]
+	end
+	if key == "version" and value ~= const.v311 and value ~= const.v50 then
+		return "expecting version to be a value either 4 or 5"
+	end
+end
+
+-- Returns what is wrong with a will, or nil.
+local function check_will(will)
+	if type(will.topic) ~= "string" then
+		return "expecting will.topic to be a string"
+	elseif will.payload ~= nil and type(will.payload) ~= "string" then
+		return "expecting will.payload to be a string"
+	elseif will.qos ~= nil and type(will.qos) ~= "number" then
+		return "expecting will.qos to be a number"
+	elseif will.qos ~= nil and not protocol.check_qos(will.qos) then
+		return "expecting will.qos to be a valid QoS value"
+	elseif will.retain ~= nil and type(will.retain) ~= "boolean" then
+		return "expecting will.retain to be a boolean"
+	end
+end
+
+-- Fills the connection table (host, port, protocol, secure, ssl_module) from its uri and the options, and the options
+-- username, password and secure from the uri. Explicit options win. Raises on contradictions.
+local function parse_connection_opts(opts, conn)
+	local uri, err = core.parse_uri(conn.uri)
+	if not uri then
+		error(err, 0)
+	end
+	local scheme = opts.protocol or uri.scheme
+	if scheme and scheme ~= "mqtt" and scheme ~= "mqtts" then
+		error("only 'mqtt' and 'mqtts' are supported as protocol, got '" .. scheme .. "'", 0)
+	end
+	if scheme and opts.secure == nil then
+		opts.secure = scheme == "mqtts"
+	elseif scheme == "mqtts" and not opts.secure then
+		error("cannot use protocol 'mqtts' with 'secure=false'", 0)
+	elseif scheme == "mqtt" and opts.secure then
+		error("cannot use protocol 'mqtt' with 'secure=true|table'", 0)
+	end
+
+	conn.secure = not not opts.secure
+	conn.protocol = scheme or (conn.secure and "mqtts" or "mqtt")
+	conn.host = opts.host or uri.host
+	conn.port = opts.port or uri.port or (conn.secure and 8883 or 1883)
+	if not conn.host or conn.host == "" then
+		error("expecting a host in uri, got '" .. conn.uri .. "'", 0)
+	elseif conn.port < 1 or conn.port > 65535 or conn.port % 1 ~= 0 then
+		error("expecting port to be a whole number from 1 to 65535, got " .. tostring(conn.port), 0)
+	end
+	opts.username = opts.username or uri.username
+	opts.password = opts.password or uri.password
+	if opts.password and not opts.username and opts.version ~= const.v50 then
+		error("password is not accepted in absence of username", 0)
+	end
+	conn.secure_params = type(opts.secure) == "table" and opts.secure or nil
+	conn.ssl_module = conn.secure and (opts.ssl_module or "ssl") or nil
+end
+
+-- Returns the TLS settings for a connection, made once for each value of the `secure` option. Raises on bad ones.
+local function tls_settings(self, conn)
+	if not conn.secure then
+		return nil
+	end
+	local params = conn.secure_params or false
+	if self._tls_params ~= params then
+		local tls, err = core.tls(params or {})
+		if not tls then
+			error(err, 0)
+		end
+		self._tls, self._tls_params = tls, params
+	end
+	return self._tls
+end
+
+-- A new connection table for the options as they are now. Raises on bad options.
+local function new_connection(self)
+	local opts = self.opts
+	local conn = setmetatable({ uri = opts.uri }, opts.connector)
+	parse_connection_opts(opts, conn)
+	return conn
+end
+
+--- Create and initialize MQTT client instance. Typically this is not called directly, but through `Client.create`.
+-- @tparam table opts client creation options; copied, so one table may serve several clients
+-- @tparam string opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; any option
+-- given explicitly takes precedence over that part of the uri
+-- @tparam boolean|string opts.clean clean session start flag, use "first" to start clean only on first connect
+-- @tparam[opt] string opts.protocol either "mqtt" or "mqtts"
+-- @tparam[opt] string opts.username username for authorization on MQTT broker
+-- @tparam[opt] string opts.password password for authorization on MQTT broker; with MQTT 3.1.1 not without username
+-- @tparam[opt] string opts.host hostname or address of the MQTT broker
+-- @tparam[opt] int opts.port port number, defaults to 1883 for plain and 8883 for secure connections
+-- @tparam[opt=4] number opts.version MQTT protocol version, `mqtt.v311` or `mqtt.v50`
+-- @tparam[opt] string opts.id MQTT client identifier, random by default
+-- @tparam[opt=false] boolean|table opts.secure use TLS: true for the defaults, or a table as LuaSec takes it, see the
+-- guide on TLS
+-- @tparam[opt] table opts.will will message `{ topic="...", payload="..." }` with the optional fields qos, retain and,
+-- for MQTT 5.0, properties and user_properties
+-- @tparam[opt=60] number opts.keep_alive seconds without traffic after which a PINGREQ is sent; 0 switches that off
+-- @tparam[opt] table opts.properties for MQTT 5.0 only: CONNECT properties
+-- @tparam[opt] table opts.user_properties for MQTT 5.0 only: CONNECT user properties
+-- @tparam[opt=false] boolean|number opts.reconnect reconnect after the connection has been lost, not before this many
+-- seconds have passed since the last attempt; true means 30. See also `Client:shutdown`.
+-- @tparam[opt] table opts.connector opens, reads and writes the network connection in place of the native one, see
+-- `mqtt.connector`
+-- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module for connectors that need one
+-- @tparam[opt] table opts.on event handlers, see `Client:on`
+-- @treturn Client MQTT client instance table
+-- @usage
+-- local Client = require "mqtt.client"
+--
+-- local my_client = Client.create {
+-- 	uri = "mqtts://broker.host.com",
+-- 	clean = "first",
+-- 	version = mqtt.v50,
+-- }
+function Client:__init(opts)
+	local own = {}
+	for key, value in pairs(opts) do
+		local err = check_option(key, value)
+		if err then
+			error(err, 3)
+		end
+		own[key] = value
+	end
+	if own.uri == nil then
+		error('expecting uri="..." to create MQTT client', 3)
+	elseif own.clean == nil then
+		error("expecting clean=true, clean=false, or clean='first' to create MQTT client", 3)
+	end
+	local err = own.will and check_will(own.will)
+	if err then
+		error(err, 3)
+	end
+	own.version = own.version or const.v311
+	own.keep_alive = own.keep_alive or 60
+	own.connector = own.connector or native
+	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(7))
+	if own.reconnect == true then
+		own.reconnect = 30
+	end
+
+	self.opts = own
+	-- the same under the name that luamqtt 3.x gives it
+	self.args = own
+	self.handlers = {
+		connect = {},
+		subscribe = {},
+		unsubscribe = {},
+		message = {},
+		acknowledge = {},
+		error = {},
+		close = {},
+		auth = {},
+		shutdown = {},
+	}
+	--- Time of the last packet sent by a method of the client, in seconds as of `os.time`.
+	self.send_time = 0
+	--- True until the first connection attempt has succeeded or failed.
+	self.first_connect = true
+	-- Callbacks of the requests under way, by packet identifier.
+	self._callbacks = {}
+	self._link = core.link(own.version)
+	if own.connector == native then
+		-- Tells the ioloop that this client says by itself when it has something to do.
+		self._token = self._link:token()
+	else
+		err = bridge.check(own.connector)
+		if err then
+			error(err, 3)
+		end
+	end
+
+	local ok
+	ok, err = pcall(function()
+		local conn = new_connection(self)
+		if self._token then
+			tls_settings(self, conn)
+		else
+			conn:validate()
+		end
+	end)
+	if not ok then
+		error(err, 3)
+	end
+	if own.on then
+		self:on(own.on)
+	end
+	log:info("[LuaMQTT] client '%s' created", own.id)
+end
+
+--- Add functions as handlers of given events.
+-- Handlers of one event are called in the order in which they were added. The first argument may also be the name of
+-- one event, and the second its handler.
+-- @tparam table events event handlers by event name
+-- @tparam function events.connect `function(connack_packet, client)`: after the CONNACK of a connection attempt; the
+-- connection is established if `connack_packet.rc == 0`
+-- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that refused
+-- the connection
+-- @tparam function events.close `function(connection, client)`: after the connection has been closed;
+-- `connection.close_reason` (string) says why
+-- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
+-- @tparam function events.subscribe `function(suback_packet, client)`: on a SUBACK
+-- @tparam function events.unsubscribe `function(unsuback_packet, client)`: on an UNSUBACK
+-- @tparam function events.message `function(publish_packet, client)`: on a PUBLISH, that is a message
+-- @tparam function events.acknowledge `function(ack_packet, client)`: on a PUBACK or PUBREC
+-- @tparam function events.auth `function(auth_packet, client)`: on an AUTH
+-- @usage
+-- client:on {
+-- 	connect = function(pck, self)
+-- 		if pck.rc ~= 0 then
+-- 			return -- connection failed
+-- 		end
+-- 		-- succesfully connected
+-- 	end,
+-- 	message = function(pck, self)
+-- 		-- handle received message
+-- 	end,
+-- }
+--
+-- -- an alternative way to add individual handlers
+-- client:on("message", function(pck, self)
+-- 	-- handle received message
+-- end)
+function Client:on(events, ...)
+	local count = select("#", ...)
+	if count == 1 then
+		events = { [events] = (...) }
+	elseif count > 1 or type(events) ~= "table" then
+		error("invalid arguments: expected a table of handlers, or an event name and a handler", 2)
+	end
+	for event, func in pairs(events) do
+		if type(event) ~= "string" then
+			error("expecting event to be a string", 2)
+		elseif type(func) ~= "function" then
+			error("expecting func to be a function", 2)
+		end
+		local handlers = self.handlers[event]
+		if not handlers then
+			error("invalid event '" .. event .. "' to handle", 2)
+		end
+		handlers[#handlers + 1] = func
+	end
+end
+
+--- Remove given function handler for specified event. Inside a handler of that event this takes effect after all of its
+-- handlers have been called.
+-- @tparam string event event name to remove handler
+-- @tparam function func handler function to remove
+-- @return `true`
+-- @usage
+-- local handler = function(pck, self)
+-- 	-- handle received message
+-- end
+--
+-- client:on { message = handler }
+-- client:off("message", handler)
+function Client:off(event, func)
+	local handlers = self.handlers[event]
+	if not handlers then
+		error("invalid event '" .. tostring(event) .. "' to handle", 2)
+	end
+	-- A new list, because the old one may be the one that is being gone through.
+	local rest, found = {}, false
+	for _, handler in ipairs(handlers) do
+		if handler == func and not found then
+			found = true
+		else
+			rest[#rest + 1] = handler
+		end
+	end
+	self.handlers[event] = rest
+	return true
+end
+
+-- Calls the handlers of an event.
+function Client:handle(event, ...)
+	local handlers = self.handlers[event]
+	if not handlers then
+		error("invalid event '" .. tostring(event) .. "' to handle", 2)
+	end
+	local i = 1
+	while handlers[i] do
+		handlers[i](...)
+		i = i + 1
+	end
+end
+
+-- Ends the connection, or the attempt to open one. With `flush` everything requested before is still sent.
+local function close(self, reason, flush)
+	local conn = self.connection
+	self.connection = nil
+	self._opening = nil
+	self._connect_sent = nil
+	if conn and not self._token then
+		bridge.close(self, conn)
+	end
+	self._link:close(flush)
+	if not conn then
+		return
+	end
+	log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", self.opts.id, reason)
+	if conn.connack then
+		self.first_connect = false
+	end
+	conn.close_reason = reason
+	self:handle("close", conn, self)
+end
+
+-- Reports an error that costs the connection.
+local function fail(self, message, packet)
+	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
+	self:handle("error", message, self, packet)
+	self:close_connection("error")
+end
+
+-- Ends a request that is in the session's send buffer already: a connector has to write it. The native connection does
+-- so by itself. Returns true, or false and an error message.
+local function sent(self, what)
+	self.send_time = os_time()
+	if self._token then
+		return true
+	end
+	local ok, err = bridge.flush(self)
+	if ok then
+		return true
+	end
+	err = "failed to send " .. what .. ": " .. tostring(err)
+	fail(self, err)
+	return false, err
+end
+
+-- Makes a request of the session: calls the method of the link. Returns what that returned, or false and an error
+-- message. Raises where the arguments are to blame, in the name of the caller's caller.
+local function request(self, what, method, ...)
+	if not self.connection then
+		return false, NOT_OPENED
+	end
+	local link = self._link
+	local result, err, misuse = link[method](link, ...)
+	if not result then
+		if misuse then
+			error(err, 3)
+		end
+		return false, "failed to send " .. what .. ": " .. err
+	end
+	log:debug("[LuaMQTT] client '%s' sending %s", self.opts.id, what)
+	local ok
+	ok, err = sent(self, what)
+	if not ok then
+		return false, err
+	end
+	return result
+end
+
+-- Checks one field of a table of options: raises, in the name of the caller's caller, if it is there with another type.
+local function check_field(opts, field, expected, prefix)
+	local value = opts[field]
+	if value ~= nil and type(value) ~= expected then
+		error(str_format("expecting %s%s to be a %s", prefix or "opts.", field, expected), 3)
+	end
+end
+
+local function check_qos(qos)
+	if qos ~= nil and not (qos == 0 or qos == 1 or qos == 2) then
+		error("expecting valid opts.qos value", 3)
+	end
+end
+
+local function check_request(opts)
+	if type(opts) ~= "table" then
+		error("expecting opts to be a table", 3)
+	elseif type(opts.topic) ~= "string" then
+		error("expecting opts.topic to be a string", 3)
+	end
+	check_field(opts, "properties", "table")
+	check_field(opts, "user_properties", "table")
+	check_field(opts, "callback", "function")
+end
+
+--- Subscribe to specified topic. Returns the SUBSCRIBE packet id and calls optional callback when subscription will be
+-- created on broker
+-- @tparam table opts subscription options
+-- @tparam string opts.topic topic filter to subscribe
+-- @tparam[opt=0] number opts.qos QoS level for subscription
+-- @tparam[opt=false] boolean opts.no_local for MQTT v5.0 only: do not send messages back that this client published
+-- @tparam[opt=false] boolean opts.retain_as_published for MQTT v5.0 only: keep the retain flag of forwarded messages
+-- @tparam[opt=0] number|boolean opts.retain_handling for MQTT v5.0 only: when retained messages are sent: 0 at each
+-- subscribe, 1 only for a new subscription, 2 not at all; true means 1
+-- @tparam[opt] table opts.properties for MQTT v5.0 only: properties for subscribe operation
+-- @tparam[opt] table opts.user_properties for MQTT v5.0 only: user properties for subscribe operation
+-- @tparam[opt] function opts.callback `function(suback_packet, client)` called when the broker has answered
+-- @return packet id on success or false and error message on failure
+function Client:subscribe(opts)
+	check_request(opts)
+	check_qos(opts.qos)
+	check_field(opts, "no_local", "boolean")
+	check_field(opts, "retain_as_published", "boolean")
+	local retain_handling = opts.retain_handling
+	if type(retain_handling) == "boolean" then
+		retain_handling = retain_handling and 1 or 0
+	elseif not (retain_handling == nil or retain_handling == 0 or retain_handling == 1 or retain_handling == 2) then
+		error("expecting opts.retain_handling to be 0, 1, 2 or a boolean", 2)
+	end
+	local packet_id, err = request(self, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0, opts.no_local or false,
+		opts.retain_as_published or false, retain_handling or 0, opts.properties, opts.user_properties)
+	if packet_id then
+		self._callbacks[packet_id] = opts.callback
+	end
+	return packet_id, err
+end
+
+--- Unsubscribe from specified topic, and calls optional callback when subscription will be removed on broker
+-- @tparam table opts subscription options
+-- @tparam string opts.topic topic filter to unsubscribe
+-- @tparam[opt] table opts.properties for MQTT v5.0 only: properties for unsubscribe operation
+-- @tparam[opt] table opts.user_properties for MQTT v5.0 only: user properties for unsubscribe operation
+-- @tparam[opt] function opts.callback `function(unsuback_packet, client)` called when the broker has answered
+-- @return packet id on success or false and error message on failure
+function Client:unsubscribe(opts)
+	check_request(opts)
+	local packet_id, err = request(self, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties, opts.user_properties)
+	if packet_id then
+		self._callbacks[packet_id] = opts.callback
+	end
+	return packet_id, err
+end
+
+-- Returns what is wrong with a reason code and properties, or nil.
+local function explain_reason(rc, properties, user_properties)
+	if rc ~= nil and type(rc) ~= "number" then
+		return "expecting rc to be a number"
+	elseif properties ~= nil and type(properties) ~= "table" then
+		return "expecting properties to be a table"
+	elseif user_properties ~= nil and type(user_properties) ~= "table" then
+		return "expecting user_properties to be a table"
+	end
+end
+
+-- Returns what is wrong with the options of a publish, in the order in which they are documented. Only called when
+-- something is.
+local function explain_publish(opts)
+	if type(opts) ~= "table" then
+		return "expecting opts to be a table"
+	elseif type(opts.topic) ~= "string" then
+		return "expecting opts.topic to be a string"
+	elseif opts.payload ~= nil and type(opts.payload) ~= "string" then
+		return "expecting opts.payload to be a string"
+	elseif opts.qos ~= nil and type(opts.qos) ~= "number" then
+		return "expecting opts.qos to be a number"
+	elseif opts.qos ~= nil and not protocol.check_qos(opts.qos) then
+		return "expecting qos to be a valid QoS value"
+	elseif opts.retain ~= nil and type(opts.retain) ~= "boolean" then
+		return "expecting opts.retain to be a boolean"
+	elseif opts.dup ~= nil and type(opts.dup) ~= "boolean" then
+		return "expecting opts.dup to be a boolean"
+	elseif opts.properties ~= nil and type(opts.properties) ~= "table" then
+		return "expecting opts.properties to be a table"
+	elseif opts.user_properties ~= nil and type(opts.user_properties) ~= "table" then
+		return "expecting opts.user_properties to be a table"
+	end
+	return "expecting opts.callback to be a function"
+end
+
+local OPTIONAL_STRING = { ["nil"] = true, string = true }
+local OPTIONAL_BOOLEAN = { ["nil"] = true, boolean = true }
+local OPTIONAL_TABLE = { ["nil"] = true, table = true }
+local OPTIONAL_FUNCTION = { ["nil"] = true, ["function"] = true }
+
+--- Publish message to broker.
+-- The native connection gathers messages that are published at once and sends them together. It never refuses one
+-- because of a full socket: when the connection is slower than the program, this waits until there is room.
+-- @tparam table opts publish operation options table
+-- @tparam string opts.topic topic to publish message
+-- @tparam[opt] string opts.payload publish message payload
+-- @tparam[opt=0] number opts.qos QoS level for message publication
+-- @tparam[opt=false] boolean opts.retain retain message publication flag
+-- @tparam[opt=false] boolean opts.dup dup message publication flag
+-- @tparam[opt] table opts.properties for MQTT v5.0 only: properties for publishing message
+-- @tparam[opt] table opts.user_properties for MQTT v5.0 only: user properties for publishing message
+-- @tparam[opt] function opts.callback `function(ack_packet, client)` called when the message has been acknowledged: with
+-- the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
+-- @return true or packet id on success or false and error message on failure
+function Client:publish(opts)
+	if type(opts) ~= "table" then
+		error(explain_publish(opts), 2)
+	end
+	local topic, payload, qos, retain, dup = opts.topic, opts.payload, opts.qos, opts.retain, opts.dup
+	local properties, user_properties, callback = opts.properties, opts.user_properties, opts.callback
+	qos = qos or 0
+	if type(topic) ~= "string" or not OPTIONAL_STRING[type(payload)] or not (qos == 0 or qos == 1 or qos == 2)
+		or not OPTIONAL_BOOLEAN[type(retain)] or not OPTIONAL_BOOLEAN[type(dup)]
+		or not OPTIONAL_TABLE[type(properties)] or not OPTIONAL_TABLE[type(user_properties)]
+		or not OPTIONAL_FUNCTION[type(callback)] then
+		error(explain_publish(opts), 2)
+	end
+	if not self.connection then
+		return false, NOT_OPENED
+	end
+
+	local link = self._link
+	local packet_id, err, misuse = link:publish(topic, payload, qos, retain, dup, opts.packet_id, properties, user_properties)
+	if not packet_id then
+		if misuse then
+			error(err, 2)
+		end
+		return false, "failed to send PUBLISH: " .. err
+	end
+	local ok
+	if link:is_full() then
+		ok, err = self:_wait_for_room()
+		if not ok then
+			return false, err
+		end
+	end
+	ok, err = sent(self, "PUBLISH")
+	if not ok then
+		return false, err
+	end
+	if packet_id == 0 then
+		if callback then
+			callback("no ack for QoS 0 message", self)
+		end
+		return true
+	end
+	self._callbacks[packet_id] = callback
+	return packet_id
+end
+
+--- Acknowledge given received message.
+-- Messages of QoS 1 and 2 are never acknowledged by the library itself, so that one which the program could not handle
+-- is sent again by the broker after a reconnect.
+-- @tparam packet_mt msg PUBLISH message to acknowledge
+-- @tparam[opt=0] number rc for MQTT v5.0 only: the reason code of the PUBACK or PUBREC packet
+-- @tparam[opt] table properties for MQTT v5.0 only: properties for PUBACK/PUBREC packets
+-- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for PUBACK/PUBREC packets
+-- @return true on success or false and error message on failure
+function Client:acknowledge(msg, rc, properties, user_properties)
+	if type(msg) ~= "table" or msg.type ~= packet_type.PUBLISH then
+		error("expecting msg to be a publish packet", 2)
+	end
+	local err = explain_reason(rc, properties, user_properties)
+	if err then
+		error(err, 2)
+	end
+	if not self.connection then
+		return false, NOT_OPENED
+	end
+	local packet_id, qos = msg.packet_id, msg.qos
+	if not packet_id or qos == 0 then
+		return true
+	end
+	return request(self, qos == 1 and "PUBACK" or "PUBREC", "acknowledge", packet_id, qos, rc or 0, properties,
+		user_properties)
+end
+
+--- Send DISCONNECT packet to the broker and close the connection. When this returns, everything published before and
+-- the DISCONNECT are on their way. Note: if the client is set to automatically reconnect, it will do so. If you want to
+-- disconnect and NOT reconnect, use `Client:shutdown`.
+-- @tparam[opt=0] number rc for MQTT v5.0 only: the Disconnect Reason Code value
+-- @tparam[opt] table properties for MQTT v5.0 only: properties for the DISCONNECT packet
+-- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for the DISCONNECT packet
+-- @return true on success or false and error message on failure
+function Client:disconnect(rc, properties, user_properties)
+	local err = explain_reason(rc, properties, user_properties)
+	if err then
+		error(err, 2)
+	end
+	local ok
+	ok, err = request(self, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
+	if not ok then
+		return false, err
+	end
+	close(self, "connection closed by client", true)
+	return true
+end
+
+--- Shuts the client down. Disconnects if still connected, and disables reconnecting. If the client is added to an
+-- ioloop, this will prevent an automatic reconnect. Raises the "shutdown" event.
+-- @param ... see `Client:disconnect`
+-- @return `true`
+function Client:shutdown(...)
+	log:debug("[LuaMQTT] client '%s' shutting down", self.opts.id)
+	self.first_connect = false
+	self.opts.reconnect = false
+	if not self.connection then
+		-- An attempt to connect may be under way.
+		self:close_connection()
+	end
+	self:disconnect(...)
+	self:handle("shutdown", self)
+	return true
+end
+
+--- Send AUTH packet to authenticate client on broker, in MQTT v5.0 protocol
+-- @tparam[opt=0] number rc Authenticate Reason Code
+-- @tparam[opt] table properties properties for the AUTH packet
+-- @tparam[opt] table user_properties user properties for the AUTH packet
+-- @return true on success or false and error message on failure
+function Client:auth(rc, properties, user_properties)
+	local err = explain_reason(rc, properties, user_properties)
+	if not err and self.opts.version ~= const.v50 then
+		err = "allowed only in MQTT v5.0 protocol"
+	end
+	if err then
+		error(err, 2)
+	end
+	return request(self, "AUTH", "auth", rc or 0, properties, user_properties)
+end
+
+--- Immediately close established network connection, without graceful session finishing with DISCONNECT packet.
+-- Also ends an attempt to connect.
+-- @tparam[opt] string reason the reason string of connection close
+-- @return `true`
+function Client:close_connection(reason)
+	if reason ~= nil and type(reason) ~= "string" then
+		error("expecting reason to be a string", 2)
+	end
+	close(self, reason or "unspecified", false)
+	return true
+end
+
+-- Starts to open a native connection. Raises if the options have become bad.
+local function begin_open(self)
+	local conn = new_connection(self)
+	local tls = tls_settings(self, conn)
+	log:info("[LuaMQTT] client '%s' connecting to %s:%d", self.opts.id, conn.host, conn.port)
+	self._last_attempt = core.now()
+	self._opening = conn
+	self._link:open(conn.host, conn.port, OPEN_TIMEOUT, tls)
+end
+
+-- The native connection is open.
+local function opened(self)
+	self.connection, self._opening = self._opening, nil
+end
+
+-- The native connection could not be opened. Returns the error message.
+local function open_failed(self, reason)
+	self._link:close(false)
+	self._opening = nil
+	self.first_connect = false
+	local message = "failed to open network connection: " .. reason
+	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
+	self:handle("error", message, self)
+	return message
+end
+
+--- Start connecting to broker: opens the network connection and sends CONNECT. Waits for the former, for 30 seconds at
+-- most; in a Copas thread only the thread waits. Whether the broker accepts is told by the `connect` event.
+-- @return true on success or false and error message on failure
+function Client:start_connecting()
+	local ok, err = self:open_connection()
+	if ok and not self._connect_sent then
+		ok, err = self:send_connect()
+	end
+	if not ok then
+		self.first_connect = false
+		return false, err
+	end
+	return true
+end
+
+--- Low-level methods
+-- @section low-level
+
+--- Send PINGREQ packet. The library does so by itself, see `keep_alive` in `Client:__init`.
+-- @return true on success or false and error message on failure
+function Client:send_pingreq()
+	return request(self, "PINGREQ", "ping")
+end
+
+--- Open network connection to the broker, and wait until it is open, for 30 seconds at most; in a Copas thread only the
+-- thread waits.
+-- @return true on success or false and error message on failure
+function Client:open_connection()
+	if self.connection then
+		return true
+	elseif not self._token then
+		return bridge.open(self)
+	end
+	if not self._opening then
+		begin_open(self)
+	end
+	local link = self._link
+	while self._opening do
+		if not host.wait(link) then
+			link:wait(OPEN_TIMEOUT)
+		end
+		local kind, message = link:pop()
+		if kind == "opened" then
+			opened(self)
+		elseif kind == "open_failed" then
+			return false, open_failed(self, message)
+		end
+	end
+	if self.connection then
+		return true
+	end
+	return false, "connection attempt was given up"
+end
+
+--- Send CONNECT packet into opened network connection
+-- @return true on success or false and error message on failure
+function Client:send_connect()
+	local opts = self.opts
+	log:info("[LuaMQTT] client '%s' sending CONNECT (user '%s')", opts.id, opts.username or "not specified")
+	-- The broker starts anew, and so do the packet identifiers.
+	self._callbacks = {}
+	local ok, err = request(self, "CONNECT", "connect", {
+		id = opts.id,
+		-- "first" is true for now
+		clean = not not opts.clean,
+		username = opts.username,
+		password = opts.password,
+		will = opts.will,
+		keep_alive = opts.keep_alive,
+		properties = opts.properties,
+		user_properties = opts.user_properties,
+	})
+	if not ok then
+		return false, err
+	end
+	self._connect_sent = true
+	return true
+end
+
+--- Checks last message send, and sends a PINGREQ if necessary. The native connection does so by itself, whoever calls
+-- this or not; with a connector in an external event loop it must be called. When using the included modules to add
+-- clients (see `mqtt.loop`), this will be taken care of automatically.
+-- @treturn[1] number time till next keep_alive (in seconds)
+-- @treturn[2] number time till next keep_alive (in seconds)
+-- @treturn[2] string in case of errors (eg. not connected) the second return value is an error string
+-- @usage
+-- -- example using a Copas event loop to send and check keep-alives
+-- copas.addthread(function()
+--     while true do
+--         if not my_client then
+--             return -- exiting, client was destroyed
+--         end
+--         copas.pause(my_client:check_keep_alive())
+--     end
+-- end)
+function Client:check_keep_alive()
+	local interval = self.opts.keep_alive
+	if interval <= 0 then
+		interval = KEEP_ALIVE_OFF
+	end
+	if not self.connection then
+		return interval, NOT_OPENED
+	end
+	local err
+	if not self._token then
+		err = bridge.check_keep_alive(self)
+	end
+	return self._link:deadline() or interval, err
+end
+
+-- The events of the packets that answer a request.
+local ANSWER_EVENTS = {
+	[packet_type.SUBACK] = "subscribe",
+	[packet_type.UNSUBACK] = "unsubscribe",
+	[packet_type.PUBACK] = "acknowledge",
+	[packet_type.PUBREC] = "acknowledge",
+}
+
+-- The broker's answer to CONNECT. Returns true, or false and an error message.
+local function connack_received(self, connack)
+	local conn, opts = self.connection, self.opts
+	if not conn then
+		-- closed before its thread came to this
+		return false, NOT_OPENED
+	end
+	conn.connack = connack
+	if connack.rc ~= 0 then
+		local err = str_format("CONNECT failed with CONNACK [rc=%d]: %s", connack.rc, connack:reason_string())
+		log:error("[LuaMQTT] client '%s' %s", opts.id, err)
+		self:handle("error", err, self, connack)
+		self:handle("connect", connack, self)
+		self:close_connection("connection failed")
+		self.first_connect = false
+		return false, err
+	end
+	log:info("[LuaMQTT] client '%s' connected successfully to '%s:%s'", opts.id, conn.host, conn.port)
+	if opts.clean == "first" then
+		opts.clean = false
+	end
+	self:handle("connect", connack, self)
+	self.first_connect = false
+	return true
+end
+
+-- Deals with what the link has. Returns what `step` returns.
+local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
+	local opts = self.opts
+	if kind == "opened" then
+		opened(self)
+		local ok, err = self:send_connect()
+		if ok then
+			return 0
+		end
+		self.first_connect = false
+		if self.connection then
+			-- The options are to blame: nothing has been sent.
+			fail(self, err)
+		end
+		return opts.reconnect and 0 or nil, err
+	elseif kind == "open_failed" then
+		local err = open_failed(self, a)
+		return opts.reconnect and 0 or nil, err
+	elseif kind == "closed" then
+		local reason = "connection closed by broker"
+		self:close_connection(reason)
+		return opts.reconnect and 0 or nil, reason
+	elseif kind == "failed" or kind == "broken" then
+		self.first_connect = false
+		fail(self, a)
+		return opts.reconnect and 0 or nil, a
+	end
+	local ok, err = self:handle_received_packet(shape(opts.version, kind, a, b, c, d, e, f, g, h, i))
+	if ok then
+		return 0
+	end
+	return opts.reconnect and 0 or nil, err
+end
+
+-- Connects when this is the first time, or when it is time to reconnect. Returns what `step` returns.
+local function implicit_connect(self)
+	local reconnect = self.opts.reconnect
+	if not self.first_connect and not reconnect then
+		return nil, NOT_OPENED
+	end
+	local now = core.now()
+	local due = self._last_attempt and reconnect and self._last_attempt + (reconnect == true and 30 or reconnect) or now
+	if due > now then
+		if self._wake_at ~= due then
+			-- Whoever waits for the link is woken when it is time.
+			self._wake_at = due
+			self._link:wake_after(due - now)
+		end
+		return due - now
+	elseif self._token then
+		begin_open(self)
+		return -1
+	end
+	self._last_attempt = now
+	local ok, err = self:start_connecting()
+	if ok then
+		return 0
+	end
+	return reconnect and 0 or nil, err
+end
+
+--- Performs a single IO loop step. It will connect if not connected, will re-connect if set to. This should be called
+-- repeatedly in a loop. When using the included modules to add clients (see `mqtt.loop`), this will be taken care of
+-- automatically.
+--
+-- It never blocks: name resolution, connecting and the TLS handshake go on in the background over several steps. In a
+-- Copas thread it waits, by yielding, for something to do.
+--
+-- The return value is the time after which this method must be called again. It can be called sooner, but shouldn't be
+-- called later; or it is called when the descriptor that `Client:getfd` returns becomes readable.
+-- @return[1] `-1`: idle, nothing was received.
+-- @return[2] `0`: a packet was succesfully handled, so retry immediately, no delays, in case additional data is waiting.
+-- @return[3] `>0`: The reconnect timer needs a delay before it can retry (calling sooner is not a problem, it will only
+-- reconnect when the delay has actually passed)
+-- @return[4] nil
+-- @return[4] error message
+function Client:step()
+	if not self._token then
+		return bridge.step(self, implicit_connect, handle_event)
+	end
+	local link = self._link
+	local kind, a, b, c, d, e, f, g, h, i = link:step()
+	while not kind or kind == "woken" do
+		if kind then
+			kind, a, b, c, d, e, f, g, h, i = link:step()
+		elseif not (self.connection or self._opening) then
+			local wait, err = implicit_connect(self)
+			if wait ~= -1 then
+				return wait, err
+			end
+			kind, a, b, c, d, e, f, g, h, i = link:step()
+		elseif host.wait(link) then
+			kind, a, b, c, d, e, f, g, h, i = link:step()
+		else
+			return -1
+		end
+	end
+	return handle_event(self, kind, a, b, c, d, e, f, g, h, i)
+end
+
+--- Returns a file descriptor for an external event loop: it is readable when `Client:step` has something to do. It stays
+-- the same as long as the client lives. Not to be read from, written to or closed.
+-- @treturn[1] number file descriptor
+-- @return[2] nil and an error message: with a connector, or where there are no such descriptors
+function Client:getfd()
+	if not self._token then
+		return nil, "a client with a connector has no descriptor: wait for the connector's socket"
+	end
+	return self._link:getfd()
+end
+
+-- Internal, but called by programs written for luamqtt 3.x
+-- @section internal
+
+-- Remembers the loop that the client was added to (luamqtt 3.x).
+function Client:set_ioloop(loop)
+	self.ioloop = loop
+end
+
+-- One step of a loop (luamqtt 3.x). Returns true, or false and an error message when the client has ended.
+function Client:_ioloop_iteration()
+	local wait, err = self:step()
+	return wait ~= nil, err
+end
+
+-- Waits for something to do and does it (luamqtt 3.x). Returns true, or false and an error message when the client has
+-- ended.
+function Client:_sync_iteration()
+	self:_wait(IDLE_WAIT)
+	return self:_ioloop_iteration()
+end
+
+-- Waits until `step` has something to do, or for some seconds.
+function Client:_wait(seconds)
+	local link = self._link
+	if self._token and not host.wait(link) then
+		link:wait(seconds)
+	end
+end
+
+-- Waits until the connection has taken most of what is to be sent. Returns true, or false and an error message.
+function Client:_wait_for_room()
+	local link, deadline = self._link, core.now() + SEND_TIMEOUT
+	while self.connection and not link:wait_for_room(host.can_yield() and 0 or SEND_TIMEOUT) do
+		if core.now() >= deadline then
+			return false, "failed to send PUBLISH: the connection took nothing for " .. SEND_TIMEOUT .. " seconds"
+		end
+		host.pause(0.005)
+	end
+	return true
+end
+
+-- Deals with a received packet: calls the handlers and callbacks. The Copas and OpenResty loops replace this on the
+-- instance to do so in a thread of its own, in which the connection may be gone already.
+-- Returns true, or false and an error message.
+function Client:handle_received_packet(pck)
+	local ptype = pck.type
+	if ptype == packet_type.PUBLISH then
+		self:handle("message", pck, self)
+	elseif ptype == packet_type.CONNACK then
+		return connack_received(self, pck)
+	elseif ptype == packet_type.DISCONNECT then
+		self:close_connection("disconnect received from broker")
+	elseif ptype == packet_type.AUTH then
+		self:handle("auth", pck, self)
+	else
+		self:handle(ANSWER_EVENTS[ptype], pck, self)
+		local callbacks, packet_id = self._callbacks, pck.packet_id
+		local callback = callbacks[packet_id]
+		if callback then
+			callbacks[packet_id] = nil
+			callback(pck, self)
+		end
+	end
+	return true
+end
+
+--- Exported functions
+-- @section exported
+
+local _M = {}
+
+--- Create, initialize and return new MQTT client instance
+-- @name client.create
+-- @param ... see arguments of `Client:__init`
+-- @see Client:__init
+-- @treturn Client MQTT client instance
+function _M.create(opts)
+	local client = setmetatable({}, Client)
+	client:__init(opts)
+	return client
+end
+
+if _G._TEST then
+	_M.__parse_connection_opts = parse_connection_opts
+end
+
+return _M

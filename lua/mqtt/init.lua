@@ -1,0 +1,75 @@
+--- MQTT 3.1.1 and 5.0 client for Lua.
+--
+-- Conventions of the whole library: arguments of a wrong type, and values that MQTT does not allow, raise an error; all
+-- other failures are returned as `false` and an error message.
+-- @module mqtt
+-- @usage
+-- local mqtt = require "mqtt"
+-- local client = mqtt.client {
+-- 	uri = "mqtts://aladdin:soopersecret@mqttbroker.com",
+-- 	clean = true,
+-- 	version = mqtt.v50,
+-- }
+-- client:on("message", function(msg) print(msg.topic, msg.payload) end)
+-- mqtt.run_ioloop(client)
+
+local client = require("mqtt.client")
+local const = require("mqtt.const")
+local ioloop = require("mqtt.ioloop")
+local topics = require("mqtt.topics")
+
+local mqtt = {
+	--- MQTT 3.1.1, for `version` of `Client:__init`.
+	v311 = const.v311,
+	--- MQTT 5.0, for `version` of `Client:__init`.
+	v50 = const.v50,
+	--- Version of the luamqtt API that this library reproduces.
+	_VERSION = const._VERSION,
+
+	--- Creates a client. See `Client:__init` for the options.
+	-- @function client
+	-- @tparam table opts client creation options
+	-- @treturn Client client
+	client = client.create,
+
+	--- Returns the default ioloop. See `Ioloop.get`.
+	-- @function get_ioloop
+	-- @tparam[opt=true] boolean autocreate create it if there is none
+	-- @tparam[opt] table opts see `Ioloop:__init`
+	-- @treturn Ioloop the default ioloop, or nil
+	get_ioloop = ioloop.get,
+
+	validate_subscribe_topic = topics.validate_subscribe_topic,
+	validate_publish_topic = topics.validate_publish_topic,
+	compile_topic_pattern = topics.compile_topic_pattern,
+	topic_match = topics.topic_match,
+}
+
+--- Runs the default ioloop until all its clients and functions are gone.
+-- @param ... clients and functions to add before, see `Ioloop:add`
+-- @usage mqtt.run_ioloop(client1, client2, func)
+function mqtt.run_ioloop(...)
+	local loop = ioloop.get()
+	for i = 1, select("#", ...) do
+		loop:add((select(i, ...)))
+	end
+	return loop:run_until_clients()
+end
+
+--- Connects a client and serves it until its connection is gone, without reconnecting.
+-- @tparam Client cl the client
+-- @return nothing after a connection that ended in order, or `false` and an error message
+function mqtt.run_sync(cl)
+	local ok, err = cl:start_connecting()
+	if not ok then
+		return false, err
+	end
+	while cl.connection do
+		ok, err = cl:_sync_iteration()
+		if not ok then
+			return false, err
+		end
+	end
+end
+
+return mqtt

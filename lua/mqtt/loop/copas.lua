@@ -1,0 +1,49 @@
+--- Adds clients to Copas.
+-- @module mqtt.loop.copas
+
+local copas = require("copas")
+
+local log = require("mqtt.log")
+
+local loop = {}
+
+-- Clients in Copas.
+local registry = setmetatable({}, { __mode = "k" })
+
+--- Adds a client to Copas; it leaves by itself when it has ended.
+-- Each received packet is handled in a thread of its own, started in order of arrival. So a handler may yield, even
+-- until a message of its own is acknowledged, while the client goes on receiving.
+-- @tparam Client client the client
+-- @return `true`, or `false` and an error message
+function loop.add(client)
+	if registry[client] then
+		log:warn("[LuaMQTT] client '%s' was already added to Copas", client.opts.id)
+		return false, "MQTT client was already added to Copas"
+	end
+	registry[client] = true
+
+	local handle_received_packet = client.handle_received_packet
+	function client:handle_received_packet(packet)
+		copas.addthread(handle_received_packet, self, packet)
+		return true
+	end
+
+	copas.addthread(function()
+		local wait
+		repeat
+			wait = client:step()
+			if wait and wait > 0 then
+				client:_wait(wait)
+			end
+		until not wait
+		registry[client] = nil
+		client.handle_received_packet = handle_received_packet
+	end)
+	return true
+end
+
+return setmetatable(loop, {
+	__call = function(_, client)
+		return loop.add(client)
+	end,
+})

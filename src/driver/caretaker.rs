@@ -1,0 +1,132 @@
+//! The thread that drives the runtime while Lua is elsewhere.
+//!
+//! It sleeps as long as Lua drives or no task is alive. When Lua leaves, it is woken, waits for a grace period, and
+//! takes the wheel if Lua has not been back since; so a loop that comes and goes costs one wake-up a millisecond at
+//! most, and an idle one none. Lua calls it off as it comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::OnceLock;
+use std::thread::{Builder, JoinHandle, Thread, park, park_timeout};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+use super::hub::Hub;
+use super::lock;
+
+/// How long Lua must have been away before the caretaker takes the wheel.
+const GRACE: Duration = Duration::from_millis(1);
+
+/// What the caretaker is doing.
+const PARKED: u8 = 0;
+const WATCHING: u8 = 1;
+const DRIVING: u8 = 2;
+
+#[derive(Default)]
+pub(super) struct Caretaker {
+    /// Counts Lua's coming and going: odd while it drives.
+    visits: AtomicU64,
+    mode: AtomicU8,
+    stopping: AtomicBool,
+    /// Lua wants the wheel.
+    call_off: Notify,
+    /// A transport became dirty while the caretaker drives.
+    dirty: Notify,
+    thread: OnceLock<Thread>,
+}
+
+impl Caretaker {
+    pub(super) fn is_driving(&self) -> bool {
+        self.mode.load(SeqCst) == DRIVING
+    }
+
+    /// Lua is about to take the wheel.
+    pub(super) fn lua_enters(&self) {
+        self.visits.fetch_add(1, SeqCst);
+        if self.is_driving() {
+            self.call_off.notify_one();
+        }
+    }
+
+    /// Lua has let go of the wheel, with or without tasks that need a driver.
+    pub(super) fn lua_leaves(&self, tasks: bool) {
+        self.visits.fetch_add(1, SeqCst);
+        if tasks {
+            self.wake_if_parked();
+        }
+    }
+
+    /// Makes a sleeping caretaker look whether it is needed.
+    pub(super) fn wake_if_parked(&self) {
+        if self.mode.load(SeqCst) == PARKED {
+            self.unpark();
+        }
+    }
+
+    /// Makes a driving caretaker look at the dirty transports.
+    pub(super) fn poke(&self) {
+        if self.is_driving() {
+            self.dirty.notify_one();
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, SeqCst);
+        self.call_off.notify_one();
+        self.unpark();
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// The visit count, if Lua is away, a task is alive and nobody asked the caretaker to stop.
+    fn needed(&self, hub: &Hub) -> Option<u64> {
+        let visits = self.visits.load(SeqCst);
+        (visits % 2 == 0 && hub.has_tasks() && !self.stopping.load(SeqCst)).then_some(visits)
+    }
+
+    fn run(&self, runtime: &Runtime, hub: &Hub) {
+        while !self.stopping.load(SeqCst) {
+            self.mode.store(PARKED, SeqCst);
+            // Asked only after PARKED is visible: whoever makes it needed from here on unparks this thread.
+            let Some(visits) = self.needed(hub) else {
+                park();
+                continue;
+            };
+            self.mode.store(WATCHING, SeqCst);
+            park_timeout(GRACE);
+            if self.needed(hub) != Some(visits) {
+                continue;
+            }
+            self.mode.store(DRIVING, SeqCst);
+            if self.needed(hub) == Some(visits) {
+                let _wheel = lock(&hub.wheel);
+                runtime.block_on(async {
+                    loop {
+                        hub.wake_dirty();
+                        tokio::select! {
+                            () = self.call_off.notified() => break,
+                            () = self.dirty.notified() => {}
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Starts the caretaker's thread.
+pub(super) fn start(runtime: Arc<Runtime>, hub: Arc<Hub>) -> std::io::Result<JoinHandle<()>> {
+    let of_thread = Arc::clone(&hub);
+    let handle = Builder::new()
+        .name("mqtt-caretaker".into())
+        .spawn(move || of_thread.caretaker.run(&runtime, &of_thread))?;
+    // Nobody needs it before the first task is spawned, which is after this.
+    let _ = hub.caretaker.thread.set(handle.thread().clone());
+    Ok(handle)
+}

@@ -1,0 +1,116 @@
+//! What the Lua thread, the caretaker and the connection tasks of one driver share.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+
+use super::caretaker::Caretaker;
+use super::transport::Transport;
+use super::{forks, lock};
+
+pub(super) struct Hub {
+    /// Held by whoever drives the runtime.
+    pub(super) wheel: Mutex<()>,
+    pub(super) caretaker: Caretaker,
+    /// Wakes the Lua thread: a link became ready, or a closing connection has written everything.
+    pub(super) news: Notify,
+    /// Tokens of links that have something for Lua, in order of arrival.
+    ready: Mutex<VecDeque<u32>>,
+    /// Transports whose task has something to do and does not know it yet.
+    dirty: Mutex<Vec<Arc<Transport>>>,
+    /// Tasks alive.
+    tasks: Arc<AtomicUsize>,
+    /// Connections being closed in order.
+    closing: AtomicUsize,
+    next_token: AtomicU32,
+    /// How often the process had been forked when this was made.
+    forks: u64,
+}
+
+impl Hub {
+    pub(super) fn new() -> Hub {
+        Hub {
+            wheel: Mutex::default(),
+            caretaker: Caretaker::default(),
+            news: Notify::new(),
+            ready: Mutex::default(),
+            dirty: Mutex::default(),
+            tasks: Arc::default(),
+            closing: AtomicUsize::new(0),
+            next_token: AtomicU32::new(1),
+            forks: forks(),
+        }
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.forks != forks()
+    }
+
+    pub(super) fn new_token(&self) -> u32 {
+        self.next_token.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !lock(&self.ready).is_empty()
+    }
+
+    pub(super) fn next_ready(&self) -> Option<u32> {
+        lock(&self.ready).pop_front()
+    }
+
+    pub(super) fn add_ready(&self, token: u32) {
+        lock(&self.ready).push_back(token);
+        self.news.notify_one();
+    }
+
+    /// Lets a transport's task know that it has something to do: now if the caretaker drives, else when the runtime is
+    /// driven next, so that a burst of requests costs one wake-up.
+    pub(super) fn mark_dirty(&self, transport: &Arc<Transport>) {
+        if transport.mark_dirty() {
+            lock(&self.dirty).push(Arc::clone(transport));
+            self.caretaker.poke();
+        }
+    }
+
+    /// To be called inside the runtime, where waking a task is cheap.
+    pub(super) fn wake_dirty(&self) {
+        let dirty = std::mem::take(&mut *lock(&self.dirty));
+        for transport in dirty {
+            transport.wake();
+        }
+    }
+
+    pub(super) fn has_tasks(&self) -> bool {
+        self.tasks.load(Ordering::SeqCst) > 0
+    }
+
+    /// Counts a task as alive until the returned value is dropped.
+    pub(super) fn count_task(&self) -> TaskCount {
+        self.tasks.fetch_add(1, Ordering::SeqCst);
+        TaskCount(Arc::clone(&self.tasks))
+    }
+
+    pub(super) fn has_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn closing_begins(&self) {
+        self.closing.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn closing_ends(&self) {
+        self.closing.fetch_sub(1, Ordering::SeqCst);
+        self.news.notify_one();
+    }
+}
+
+/// One task alive, see [`Hub::count_task`].
+pub(super) struct TaskCount(Arc<AtomicUsize>);
+
+impl Drop for TaskCount {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,361 @@
+//! A link: one client's session and the connection that carries it now, if any. The Lua thread calls everything here;
+//! what is `pub(super)` is for the connection's task.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::connection;
+use super::hub::Hub;
+#[cfg(unix)]
+use super::signal::Signal;
+use super::transport::{Ending, Transport};
+use super::{Driver, lock};
+use crate::codec::Packet;
+use crate::net::{OpenError, Stream, Target};
+use crate::session::{Event, Session, State};
+
+/// Received bytes waiting for Lua beyond which the socket is not read further.
+const READ_PAUSE: usize = 1 << 20;
+/// Received bytes waiting for Lua below which reading goes on.
+const READ_RESUME: usize = READ_PAUSE / 2;
+
+/// What a link has for Lua.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The connection is up; nothing has been sent on it.
+    Opened,
+    /// The connection could not be opened, with the reason.
+    OpenFailed(String),
+    /// A packet that the user sees.
+    Packet(Packet),
+    /// The session ended the connection, with the reason.
+    Failed(String),
+    /// The peer closed the connection.
+    Closed,
+    /// The connection broke, with what the operating system or TLS said.
+    Broken(String),
+    /// The time set by [`Link::wake_after`] has come.
+    Woken,
+}
+
+/// One client's session and connection.
+pub struct Link {
+    token: u32,
+    hub: Arc<Hub>,
+    state: Mutex<LinkState>,
+}
+
+struct LinkState {
+    session: Session,
+    /// Mailbox of the task that owns the connection, from `open` to `close`.
+    transport: Option<Arc<Transport>>,
+    /// How opening ended, not yet told.
+    opened: Option<Result<(), String>>,
+    /// How the connection ended, not yet told. Comes after every packet.
+    ended: Option<LinkEvent>,
+    /// Which timer is the current one, and whether it has fired.
+    timer: u64,
+    woken: bool,
+    /// Bytes that the task has taken from the session and not yet written.
+    unwritten: usize,
+    reading_paused: bool,
+    /// On the hub's list of ready links, or being emptied by Lua. `signal` is raised exactly while this is set.
+    ready: bool,
+    #[cfg(unix)]
+    signal: Option<Signal>,
+}
+
+impl Link {
+    /// A link without a connection.
+    pub fn new(driver: &Driver, session: Session) -> Arc<Link> {
+        Arc::new(Link {
+            token: driver.hub.new_token(),
+            hub: Arc::clone(&driver.hub),
+            state: Mutex::new(LinkState {
+                session,
+                transport: None,
+                opened: None,
+                ended: None,
+                timer: 0,
+                woken: false,
+                unwritten: 0,
+                reading_paused: false,
+                ready: false,
+                #[cfg(unix)]
+                signal: None,
+            }),
+        })
+    }
+
+    /// What [`Driver::next_ready`] calls this link.
+    pub fn token(&self) -> u32 {
+        self.token
+    }
+
+    /// Whether this belongs to the parent of this process, see [`Driver::is_stale`].
+    pub fn is_stale(&self) -> bool {
+        self.hub.is_stale()
+    }
+
+    /// Starts to open a connection and returns at once; [`LinkEvent::Opened`] or [`LinkEvent::OpenFailed`] follows
+    /// within `timeout`. A connection still open is dropped.
+    pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
+        self.close();
+        let transport = Arc::<Transport>::default();
+        self.lock().transport = Some(Arc::clone(&transport));
+        driver.spawn(connection::run(Arc::clone(self), transport, target, timeout));
+    }
+
+    /// Uses the session, and sees to it that what this has put into its transmit buffer is written.
+    pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T) -> T {
+        let mut state = self.lock();
+        let result = request(&mut state.session);
+        let to_write = match &state.transport {
+            Some(transport) if state.session.has_transmit() => Some(Arc::clone(transport)),
+            _ => None,
+        };
+        drop(state);
+        if let Some(transport) = to_write {
+            self.hub.mark_dirty(&transport);
+        }
+        result
+    }
+
+    /// Drops the connection at once, if there is one. The peer sees the end of the stream. What it had for Lua is
+    /// dropped too.
+    pub fn close(&self) {
+        self.lock().detach(&self.hub, |_| Ending::Drop);
+    }
+
+    /// Drops the connection after everything in the transmit buffer has been written, and waits for that until
+    /// `deadline` at the longest; the rest is then written in the background.
+    pub fn close_flushed(&self, driver: &Driver, deadline: Instant) {
+        let transport = self.lock().detach(&self.hub, |session| Ending::Flush(session.transmit().split()));
+        if let Some(transport) = transport {
+            driver.wait_until(deadline, || transport.is_flushed());
+        }
+    }
+
+    /// Bytes that were requested to be sent and have not been handed to the kernel.
+    pub fn unwritten(&self) -> usize {
+        let mut state = self.lock();
+        state.unwritten + state.session.transmit().len()
+    }
+
+    /// Makes [`LinkEvent::Woken`] come after `delay`, unless this is called again before.
+    pub fn wake_after(self: &Arc<Self>, driver: &Driver, delay: Duration) {
+        let timer = {
+            let mut state = self.lock();
+            state.timer += 1;
+            state.woken = false;
+            state.timer
+        };
+        let link = Arc::downgrade(self);
+        driver.spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let Some(link) = link.upgrade() {
+                let mut state = link.lock();
+                if state.timer == timer {
+                    state.woken = true;
+                    link.has_news(&mut state);
+                }
+            }
+        });
+    }
+
+    /// The next thing for Lua, without driving the runtime.
+    pub fn next_event(&self) -> Option<LinkEvent> {
+        let mut state = self.lock();
+        let event = state.next_event();
+        if event.is_none() && state.ready {
+            state.ready = false;
+            #[cfg(unix)]
+            if let Some(signal) = &state.signal {
+                signal.clear();
+            }
+        }
+        if state.reading_paused && state.session.queued_bytes() <= READ_RESUME {
+            state.reading_paused = false;
+            if let Some(transport) = &state.transport {
+                self.hub.mark_dirty(transport);
+            }
+        }
+        event
+    }
+
+    /// Whether `next_event` has something.
+    pub fn has_events(&self) -> bool {
+        self.lock().has_events()
+    }
+
+    /// A descriptor that is readable exactly while `next_event` has something, until the link is dropped. Not to be
+    /// read from or closed.
+    ///
+    /// # Errors
+    /// What the operating system says when it has no more descriptors.
+    #[cfg(unix)]
+    pub fn fd(&self) -> std::io::Result<std::os::fd::RawFd> {
+        let mut state = self.lock();
+        if let Some(signal) = &state.signal {
+            return Ok(signal.fd());
+        }
+        let signal = Signal::new()?;
+        let fd = signal.fd();
+        if state.ready {
+            signal.raise();
+        }
+        state.signal = Some(signal);
+        Ok(fd)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
+        lock(&self.state)
+    }
+
+    fn has_news(&self, state: &mut LinkState) {
+        if !state.ready {
+            state.ready = true;
+            self.hub.add_ready(self.token);
+            #[cfg(unix)]
+            if let Some(signal) = &state.signal {
+                signal.raise();
+            }
+        }
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Tells how opening ended. `None`: there is no stream, or nobody waits for it any more.
+    pub(super) fn set_opened(
+        &self,
+        transport: &Arc<Transport>,
+        opened: Result<Stream, OpenError>,
+        now: Instant,
+    ) -> Option<Stream> {
+        let mut state = self.lock();
+        if !state.is_attached(transport) {
+            return None;
+        }
+        let (result, stream) = match opened {
+            Ok(stream) => {
+                state.session.open(now);
+                (Ok(()), Some(stream))
+            }
+            Err(error) => (Err(error.to_string()), None),
+        };
+        state.opened = Some(result);
+        self.has_news(&mut state);
+        stream
+    }
+
+    /// One exchange between a connection's task and the session: `input` is consumed as far as it holds whole
+    /// packets, `output`, if empty, is filled. `None`: the link has let go of this transport.
+    pub(super) fn exchange(&self, transport: &Arc<Transport>, io: &mut Exchange, now: Instant) -> Option<Instruction> {
+        let mut state = self.lock();
+        if !state.is_attached(transport) {
+            return None;
+        }
+        if std::mem::take(&mut io.wrote) {
+            state.session.transmitted(now);
+        }
+        if !io.input.is_empty() {
+            state.session.receive(&mut io.input, now);
+        }
+        if state.session.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            state.session.handle_timeout(now);
+        }
+        if io.output.is_empty() {
+            io.output = state.session.transmit().split();
+        }
+        if let Some(ended) = io.ended.take() {
+            state.ended = Some(ended);
+        }
+        state.unwritten = io.output.len();
+        if state.session.queued_bytes() > READ_PAUSE {
+            state.reading_paused = true;
+        }
+        if state.has_events() {
+            self.has_news(&mut state);
+        }
+        Some(Instruction {
+            deadline: state.session.poll_timeout(),
+            read: !state.reading_paused,
+            finish: state.session.state() == State::Disconnected,
+        })
+    }
+}
+
+/// What a connection's task brings to an exchange, and takes from it.
+#[derive(Default)]
+pub(super) struct Exchange {
+    pub(super) input: BytesMut,
+    pub(super) output: BytesMut,
+    /// Something was written since the last exchange.
+    pub(super) wrote: bool,
+    /// How the connection ended.
+    pub(super) ended: Option<LinkEvent>,
+}
+
+/// What a connection's task is to do after an exchange.
+pub(super) struct Instruction {
+    /// When the next exchange is due even if nothing else happens.
+    pub(super) deadline: Option<Instant>,
+    /// Whether to read on.
+    pub(super) read: bool,
+    /// Write what is left, and end.
+    pub(super) finish: bool,
+}
+
+impl LinkState {
+    fn is_attached(&self, transport: &Arc<Transport>) -> bool {
+        self.transport.as_ref().is_some_and(|mine| Arc::ptr_eq(mine, transport))
+    }
+
+    fn has_events(&self) -> bool {
+        self.woken || self.opened.is_some() || self.ended.is_some() || self.session.has_events()
+    }
+
+    fn next_event(&mut self) -> Option<LinkEvent> {
+        if std::mem::take(&mut self.woken) {
+            return Some(LinkEvent::Woken);
+        }
+        match self.opened.take() {
+            Some(Ok(())) => return Some(LinkEvent::Opened),
+            Some(Err(message)) => return Some(LinkEvent::OpenFailed(message)),
+            None => {}
+        }
+        match self.session.poll_event() {
+            Some(Event::Packet(packet)) => Some(LinkEvent::Packet(packet)),
+            Some(Event::Failed { message, .. }) => Some(LinkEvent::Failed(message)),
+            None => self.ended.take(),
+        }
+    }
+
+    /// Lets go of the transport and forgets what it had for Lua.
+    fn detach(&mut self, hub: &Hub, ending: impl FnOnce(&mut Session) -> Ending) -> Option<Arc<Transport>> {
+        let transport = self.transport.take();
+        if let Some(transport) = &transport {
+            let ending = ending(&mut self.session);
+            let flush = matches!(ending, Ending::Flush(_));
+            if flush {
+                hub.closing_begins();
+            }
+            if transport.end(ending) {
+                hub.mark_dirty(transport);
+            } else if flush {
+                hub.closing_ends();
+            }
+        }
+        self.session.close();
+        while self.session.poll_event().is_some() {}
+        self.opened = None;
+        self.ended = None;
+        self.unwritten = 0;
+        self.reading_paused = false;
+        transport
+    }
+}

@@ -1,0 +1,193 @@
+//! The tokio runtime of one Lua state: one task a connection, who drives the runtime, and how a waiter is woken.
+//! No Lua here, and no protocol: that is `session/`.
+//!
+//! The runtime is a current-thread one. Whoever holds the *wheel* (a mutex) drives it: the Lua thread while it is
+//! inside [`Driver::wait`] or [`Driver::turn`], and the caretaker thread when Lua has been elsewhere for a
+//! millisecond. So keep alive, acknowledgements and buffered output never depend on the script coming back.
+
+mod caretaker;
+mod connection;
+mod hub;
+mod link;
+#[cfg(unix)]
+mod signal;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+
+use hub::Hub;
+pub use link::{Link, LinkEvent};
+
+/// The longest single wait inside the runtime. A waiter returns to Lua at least this often so that signal handlers
+/// (Ctrl-C in the stand-alone interpreter sets a hook) get their turn.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a connection that was closed in order may take to write the rest and to see the peer's end of stream;
+/// also how long the end of a Lua state waits for that.
+const CLOSING_TIME: Duration = Duration::from_secs(2);
+
+/// How many threads may resolve names at once.
+const RESOLVER_THREADS: usize = 4;
+
+/// How many times this process has been forked, counted in the child by [`forked`].
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// To be called in the child of a fork: every driver and link made before belongs to the parent.
+pub fn forked() {
+    FORKS.fetch_add(1, Ordering::SeqCst);
+}
+
+fn forks() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Locks a mutex whose data stays consistent even if a holder panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The runtime of one Lua state. Dropping it ends every connection; those being closed in order are finished first.
+pub struct Driver {
+    /// Shared with the caretaker only.
+    runtime: Option<Arc<Runtime>>,
+    hub: Arc<Hub>,
+    caretaker: Option<JoinHandle<()>>,
+}
+
+impl Driver {
+    /// Starts a runtime and its caretaker thread.
+    ///
+    /// # Errors
+    /// What the operating system says when it has no more threads or file descriptors.
+    pub fn new() -> std::io::Result<Driver> {
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(RESOLVER_THREADS)
+            .thread_name("mqtt-resolver")
+            .build()?;
+        let runtime = Arc::new(runtime);
+        let hub = Arc::new(Hub::new());
+        let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub))?;
+        Ok(Driver {
+            runtime: Some(runtime),
+            hub,
+            caretaker: Some(caretaker),
+        })
+    }
+
+    /// Whether this was made before a fork of which this process is the child: then nothing here may be used.
+    pub fn is_stale(&self) -> bool {
+        self.hub.is_stale()
+    }
+
+    /// The token of the next link that has something for Lua. A link is named once until it has been emptied.
+    pub fn next_ready(&self) -> Option<u32> {
+        self.hub.next_ready()
+    }
+
+    /// Drives the runtime until a link has something for Lua or `timeout` (at most [`LONGEST_WAIT`]) has passed; one
+    /// turn of input and output is done in any case.
+    pub fn wait(&self, timeout: Duration) {
+        if timeout.is_zero() || self.hub.has_ready() {
+            return self.turn();
+        }
+        self.drive(async {
+            let ready = async {
+                while !self.hub.has_ready() {
+                    self.hub.news.notified().await;
+                }
+            };
+            // An error says that the time is over, and what is ready is asked for anyway.
+            let _ = tokio::time::timeout(timeout.min(LONGEST_WAIT), ready).await;
+        });
+    }
+
+    /// Drives the runtime until `done` or `deadline`; `done` is asked again whenever a link has news. Returns whether
+    /// it was done. Comes back after [`LONGEST_WAIT`] at the latest, as false.
+    pub fn wait_until(&self, deadline: Instant, mut done: impl FnMut() -> bool) -> bool {
+        if done() {
+            return true;
+        }
+        let rest = deadline.saturating_duration_since(Instant::now());
+        self.drive(async {
+            let news = async {
+                while !done() {
+                    self.hub.news.notified().await;
+                }
+            };
+            tokio::time::timeout(rest.min(LONGEST_WAIT), news).await.is_ok()
+        })
+    }
+
+    /// One turn of the runtime without blocking: what has arrived is read, what waits is written, due timers fire.
+    /// Nothing is to do while the caretaker drives, since then all that happens anyhow.
+    pub fn turn(&self) {
+        if !self.hub.caretaker.is_driving() {
+            // The first yield polls the I/O driver, the second the tasks which that has woken.
+            self.drive(async {
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+            });
+        }
+    }
+
+    /// Drives the runtime until `future` is done.
+    fn drive<T>(&self, future: impl Future<Output = T>) -> T {
+        let hub = &*self.hub;
+        hub.caretaker.lua_enters();
+        let wheel = lock(&hub.wheel);
+        let result = self.runtime().block_on(async {
+            hub.wake_dirty();
+            future.await
+        });
+        drop(wheel);
+        hub.caretaker.lua_leaves(hub.has_tasks());
+        result
+    }
+
+    /// Adds a task, which counts as alive until it ends.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let counted = self.hub.count_task();
+        self.runtime().spawn(async move {
+            task.await;
+            drop(counted);
+        });
+        self.hub.caretaker.wake_if_parked();
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_deref().expect("the runtime lives as long as the driver")
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let (runtime, caretaker) = (self.runtime.take(), self.caretaker.take());
+        if self.is_stale() {
+            // The threads stayed behind in the parent, and the epoll descriptor is still shared with it: touching
+            // either would disturb the parent.
+            std::mem::forget((runtime, caretaker));
+            return;
+        }
+        self.runtime = runtime;
+        let deadline = Instant::now() + CLOSING_TIME;
+        while Instant::now() < deadline && !self.wait_until(deadline, || !self.hub.has_closing()) {}
+        self.hub.caretaker.stop();
+        if let Some(thread) = caretaker {
+            // It only fails if the caretaker panicked, which has been reported then.
+            let _ = thread.join();
+        }
+        if let Some(runtime) = self.runtime.take().and_then(Arc::into_inner) {
+            // Names may still be being resolved: those threads are left to finish by themselves.
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The mailbox between a link and the task of one of its connections.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::Waker;
+
+use bytes::BytesMut;
+
+use super::lock;
+
+/// How a connection is to end.
+pub(super) enum Ending {
+    /// At once. The peer sees the end of the stream without a DISCONNECT.
+    Drop,
+    /// After these last bytes have been written, and the peer has had time to read them.
+    Flush(BytesMut),
+}
+
+/// The link's last word to the task.
+#[derive(Default)]
+struct LastWord {
+    ending: Option<Ending>,
+    /// It was, or is, to flush.
+    flush: bool,
+    /// The task has ended and reads nothing any more.
+    gone: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Transport {
+    /// The task has something to do and is on the hub's list, or is about to look.
+    dirty: AtomicBool,
+    /// Everything of a connection that is being closed has been handed to the kernel.
+    flushed: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+    last_word: Mutex<LastWord>,
+}
+
+impl Transport {
+    /// Returns whether it was clean before.
+    pub(super) fn mark_dirty(&self) -> bool {
+        !self.dirty.swap(true, SeqCst)
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The task is about to look at everything, and wants to be woken through `waker` when that changes.
+    pub(super) fn begin_look(&self, waker: &Waker) {
+        let mut slot = lock(&self.waker);
+        match &mut *slot {
+            Some(known) => known.clone_from(waker),
+            None => *slot = Some(waker.clone()),
+        }
+        drop(slot);
+        self.dirty.store(false, SeqCst);
+    }
+
+    /// Returns false if the task has ended already.
+    pub(super) fn end(&self, ending: Ending) -> bool {
+        let mut last_word = lock(&self.last_word);
+        if !last_word.gone {
+            last_word.flush = matches!(ending, Ending::Flush(_));
+            last_word.ending = Some(ending);
+        }
+        !last_word.gone
+    }
+
+    pub(super) fn take_ending(&self) -> Option<Ending> {
+        lock(&self.last_word).ending.take()
+    }
+
+    /// The task ends. Returns whether it had been told to flush.
+    pub(super) fn leave(&self) -> bool {
+        self.set_flushed();
+        let mut last_word = lock(&self.last_word);
+        last_word.gone = true;
+        last_word.flush
+    }
+
+    pub(super) fn set_flushed(&self) {
+        self.flushed.store(true, SeqCst);
+    }
+
+    /// Whether there is nothing left to wait for.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.flushed.load(SeqCst)
+    }
+}
