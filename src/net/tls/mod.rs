@@ -12,8 +12,8 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, Error, SupportedProtocolVersion,
-    client::Resumption,
+    ClientConfig, ConfigBuilder, Error, SupportedProtocolVersion,
+    client::{Resumption, WantsClientCert},
     crypto::{CryptoProvider, ring},
     pki_types::ServerName,
     version::{TLS12, TLS13},
@@ -47,7 +47,7 @@ pub struct TlsOptions {
     pub capath: Option<PathBuf>,
     /// The client's certificate chain, a PEM file.
     pub certificate: Option<PathBuf>,
-    /// The private key of `certificate`, a PEM file: PKCS#1, PKCS#8 or SEC1. Without it, looked for beside the certificate.
+    /// The private key of `certificate`, a PEM file: PKCS#1, PKCS#8 or SEC1. By default it is in the same file.
     pub key: Option<PathBuf>,
     /// The password of an encrypted (PKCS#8) `key`.
     pub password: Option<Secret>,
@@ -150,30 +150,7 @@ impl TlsConfig {
             .map_err(|_| TlsError::Option("min_version is above max_version".into()))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier::new(roots, &PROVIDER)));
-        let mut client = match (&options.certificate, &options.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (None, Some(path)) => {
-                return Err(TlsError::file("key", path, "needs a certificate beside it"));
-            }
-            (Some(certificate), key) => {
-                let chain = pem::certificates("certificate", certificate)?;
-                let key_path = key.as_ref().unwrap_or(certificate);
-                let key = pem::private_key("key", key_path, options.password.as_ref())?;
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|error| match error {
-                        Error::InconsistentKeys(_) => TlsError::file(
-                            "key",
-                            key_path,
-                            format!("is not the key of '{}'", certificate.display()),
-                        ),
-                        Error::InvalidCertificate(_) => {
-                            TlsError::file("certificate", certificate, error)
-                        }
-                        _ => TlsError::file("key", key_path, error),
-                    })?
-            }
-        };
+        let mut client = with_identity(builder, options)?;
         if !options
             .alpn
             .iter()
@@ -199,6 +176,33 @@ impl TlsConfig {
             None => name(host),
         }
     }
+}
+
+/// Adds the client's certificate and key, if there are any.
+fn with_identity(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    options: &TlsOptions,
+) -> Result<ClientConfig, TlsError> {
+    let Some(certificate) = &options.certificate else {
+        return match &options.key {
+            Some(key) => Err(TlsError::file("key", key, "needs a certificate beside it")),
+            None => Ok(builder.with_no_client_auth()),
+        };
+    };
+    let key = options.key.as_ref().unwrap_or(certificate);
+    builder
+        .with_client_auth_cert(
+            pem::certificates("certificate", certificate)?,
+            pem::private_key("key", key, options.password.as_ref())?,
+        )
+        .map_err(|error| match error {
+            Error::InvalidCertificate(_) => TlsError::file("certificate", certificate, error),
+            Error::InconsistentKeys(_) => {
+                let reason = format!("is not the key of '{}'", certificate.display());
+                TlsError::file("key", key, reason)
+            }
+            _ => TlsError::file("key", key, error),
+        })
 }
 
 fn name(name: &str) -> Result<ServerName<'static>, TlsError> {
