@@ -1,0 +1,380 @@
+//! From a host and a port to an open stream: resolve, connect, shake hands, with one deadline for all of it.
+
+use std::{
+    error, fmt,
+    future::Future,
+    io::{self, ErrorKind},
+    net::{Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{TcpStream, lookup_host},
+    task::JoinSet,
+    time,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{Stream, TlsConfig, tls};
+
+/// How long one address may take before the next is tried beside it (RFC 8305, section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Where to connect to, and how.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// A name, or an IP address (IPv6 without brackets).
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The settings for TLS; plain TCP without.
+    pub tls: Option<TlsConfig>,
+}
+
+impl fmt::Display for Target {
+    /// `host:port`, an IPv6 address in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Target { host, port, .. } = self;
+        match host.parse::<Ipv6Addr>() {
+            Ok(host) => write!(f, "[{host}]:{port}"),
+            Err(_) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// What [`open`] was doing when the time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Looking up the addresses of the host.
+    Resolve,
+    /// Waiting for one of the addresses to answer.
+    Connect,
+    /// The TLS handshake.
+    Handshake,
+}
+
+/// Why there is no stream. `target` is `host:port`.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The host has no address.
+    NotFound {
+        /// The host.
+        host: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// None of the host's addresses could be connected to.
+    Connect {
+        /// The server.
+        target: String,
+        /// Each address tried and its error.
+        attempts: Vec<(SocketAddr, io::Error)>,
+    },
+    /// The TLS handshake failed; nor could it have succeeded with more time.
+    Tls {
+        /// The server.
+        target: String,
+        /// What is wrong, in words.
+        reason: String,
+    },
+    /// The time was over.
+    Timeout {
+        /// The server.
+        target: String,
+        /// What was being done.
+        phase: Phase,
+        /// The time there was.
+        after: Duration,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::NotFound { host, reason } => write!(f, "host '{host}' not found: {reason}"),
+            OpenError::Connect { target, attempts } => {
+                write!(f, "connection to '{target}' ")?;
+                if attempts
+                    .iter()
+                    .all(|(_, error)| error.kind() == ErrorKind::ConnectionRefused)
+                {
+                    return f.write_str("refused");
+                }
+                f.write_str("failed: ")?;
+                for (index, (address, error)) in attempts.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { ", " };
+                    write!(f, "{separator}{}: {error}", address.ip())?;
+                }
+                Ok(())
+            }
+            OpenError::Tls { target, reason } => {
+                write!(f, "TLS handshake with '{target}' failed: {reason}")
+            }
+            OpenError::Timeout {
+                target,
+                phase,
+                after,
+            } => {
+                let phase = match phase {
+                    Phase::Resolve => "while looking up the host of",
+                    Phase::Connect => "while connecting to",
+                    Phase::Handshake => "during the TLS handshake with",
+                };
+                let after = after.as_secs_f64();
+                write!(f, "timed out after {after} s {phase} '{target}'")
+            }
+        }
+    }
+}
+
+impl error::Error for OpenError {}
+
+/// Opens a stream to `target` within `timeout`, which covers name resolution, TCP and TLS.
+///
+/// Needs a tokio runtime with I/O and time. Names are resolved on its blocking pool: a runtime that is dropped waits
+/// for a running lookup, one that is shut down in the background does not.
+pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenError> {
+    let deadline = Deadline {
+        target,
+        start: Instant::now(),
+        timeout,
+    };
+    let tls_failed = |reason| OpenError::Tls {
+        target: target.to_string(),
+        reason,
+    };
+    let tls = match &target.tls {
+        Some(config) => {
+            let name = config
+                .server_name(&target.host)
+                .map_err(|error| tls_failed(error.to_string()))?;
+            Some((TlsConnector::from(config.client.clone()), name))
+        }
+        None => None,
+    };
+    let addresses = deadline.limit(Phase::Resolve, resolve(target)).await??;
+    let tcp = deadline
+        .limit(Phase::Connect, connect(addresses))
+        .await?
+        .map_err(|attempts| OpenError::Connect {
+            target: target.to_string(),
+            attempts,
+        })?;
+    let Some((connector, name)) = tls else {
+        return Ok(Stream::Tcp(tcp));
+    };
+    match deadline
+        .limit(Phase::Handshake, connector.connect(name, tcp))
+        .await?
+    {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+        Err(error) => Err(tls_failed(handshake_failure(&error))),
+    }
+}
+
+/// The time that all phases share.
+struct Deadline<'a> {
+    target: &'a Target,
+    start: Instant,
+    timeout: Duration,
+}
+
+impl Deadline<'_> {
+    /// Runs one phase in the time that is left.
+    async fn limit<T>(&self, phase: Phase, work: impl Future<Output = T>) -> Result<T, OpenError> {
+        let left = self.timeout.saturating_sub(self.start.elapsed());
+        time::timeout(left, work)
+            .await
+            .map_err(|_| OpenError::Timeout {
+                target: self.target.to_string(),
+                phase,
+                after: self.timeout,
+            })
+    }
+}
+
+/// The addresses of the host, in the order to try.
+async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, OpenError> {
+    let not_found = |reason: &str| OpenError::NotFound {
+        host: target.host.clone(),
+        reason: reason.to_string(),
+    };
+    let addresses = lookup_host((target.host.as_str(), target.port))
+        .await
+        .map_err(|error| {
+            let text = error.to_string();
+            let reason = text.strip_prefix("failed to lookup address information: ");
+            not_found(reason.unwrap_or(&text))
+        })?;
+    let addresses = alternate(addresses);
+    match addresses.is_empty() {
+        true => Err(not_found("it has no address")),
+        false => Ok(addresses),
+    }
+}
+
+/// Alternates IPv6 and IPv4, the resolver's order kept otherwise (RFC 8305, section 4).
+fn alternate(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut counts = [0; 2];
+    let mut ranked: Vec<(usize, SocketAddr)> = addresses
+        .map(|address| {
+            let count = &mut counts[usize::from(address.is_ipv6())];
+            *count += 1;
+            (*count, address)
+        })
+        .collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, address)| address).collect()
+}
+
+/// The first connection to come about. The next address is tried when the one before has failed or is slow.
+async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, Vec<(SocketAddr, io::Error)>> {
+    let mut untried = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut errors = Vec::new();
+    loop {
+        if let Some(address) = untried.next() {
+            attempts.spawn(async move { (address, connect_one(address).await) });
+        }
+        let finished = if untried.len() == 0 {
+            attempts.join_next().await
+        } else {
+            match time::timeout(ATTEMPT_DELAY, attempts.join_next()).await {
+                Ok(finished) => finished,
+                Err(_) => continue,
+            }
+        };
+        match finished {
+            Some(Ok((_, Ok(stream)))) => return Ok(stream),
+            Some(Ok((address, Err(error)))) => errors.push((address, error)),
+            Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            None => return Err(errors),
+        }
+    }
+}
+
+async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Small packets are the rule and are written together where they can be; waiting for more only costs.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Why a handshake failed, in words.
+fn handshake_failure(error: &io::Error) -> String {
+    use ErrorKind::*;
+    match (tls::explain(error), error.kind()) {
+        (Some(reason), _) => reason,
+        (None, UnexpectedEof | ConnectionReset | BrokenPipe) => {
+            "the server closed the connection, perhaps it does not speak TLS on this port".into()
+        }
+        (None, _) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    fn socket() -> TcpSocket {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket
+    }
+
+    #[test]
+    fn families_alternate() {
+        let addresses = [
+            "[::1]:1",
+            "[::2]:1",
+            "[::3]:1",
+            "127.0.0.1:1",
+            "127.0.0.2:1",
+        ]
+        .map(|address| address.parse().unwrap());
+        let order: Vec<String> = alternate(addresses.into_iter())
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect();
+        assert_eq!(
+            order,
+            [
+                "[::1]:1",
+                "127.0.0.1:1",
+                "[::2]:1",
+                "127.0.0.2:1",
+                "[::3]:1"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusal_leads_to_the_next_address_at_once() {
+        let dead = socket();
+        let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = alive.local_addr().unwrap();
+        let start = Instant::now();
+        let mut addresses = vec![dead.local_addr().unwrap(); 40];
+        addresses.push(alive);
+        let stream = connect(addresses).await;
+        assert_eq!(stream.unwrap().peer_addr().unwrap(), alive);
+        assert!(start.elapsed() < 40 * ATTEMPT_DELAY);
+    }
+
+    /// A server that the kernel answers for no more: the queue of a listener that accepts nothing is full.
+    async fn silent() -> (TcpListener, SocketAddr, Vec<TcpStream>) {
+        let listener = socket().listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        let patience = Duration::from_millis(50);
+        while let Ok(stream) = time::timeout(patience, TcpStream::connect(address)).await {
+            queue.push(stream.unwrap());
+        }
+        (listener, address, queue)
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hold_up_the_next() {
+        let (_listener, silent, _queue) = silent().await;
+        let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = alive.local_addr().unwrap();
+        let start = Instant::now();
+        let stream = connect(vec![silent, alive]).await;
+        assert_eq!(stream.unwrap().peer_addr().unwrap(), alive);
+        assert!(start.elapsed() >= ATTEMPT_DELAY);
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_times_out() {
+        let (_listener, silent, _queue) = silent().await;
+        let target = Target {
+            host: silent.ip().to_string(),
+            port: silent.port(),
+            tls: None,
+        };
+        let error = open(&target, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("timed out after 0.1 s while connecting to '{silent}'")
+        );
+    }
+
+    #[tokio::test]
+    async fn every_failure_is_reported() {
+        let dead = socket();
+        // TCP has no multicast.
+        let multicast = "224.0.0.1:1".parse().unwrap();
+        let attempts = connect(vec![dead.local_addr().unwrap(), multicast])
+            .await
+            .unwrap_err();
+        let target = "h:1".to_string();
+        let error = OpenError::Connect { target, attempts }.to_string();
+        assert!(
+            error.starts_with("connection to 'h:1' failed: 127.0.0.1: "),
+            "{error}"
+        );
+        assert!(error.contains(", 224.0.0.1: "), "{error}");
+    }
+}

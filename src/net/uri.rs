@@ -1,0 +1,370 @@
+//! `[mqtt[s]://][username[:password]@]host[:port]`: text to parts. Defaults are chosen by the caller.
+
+use std::{error, fmt, net::Ipv6Addr, str::FromStr};
+
+use percent_encoding::percent_decode_str;
+use url::Host;
+
+use super::Secret;
+
+/// What the scheme of a URI asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `mqtt`: plain TCP, port 1883 unless given.
+    Mqtt,
+    /// `mqtts`: TLS, port 8883 unless given.
+    Mqtts,
+}
+
+impl FromStr for Scheme {
+    type Err = UriError;
+
+    fn from_str(scheme: &str) -> Result<Self, UriError> {
+        match scheme.to_ascii_lowercase().as_str() {
+            "mqtt" => Ok(Scheme::Mqtt),
+            "mqtts" => Ok(Scheme::Mqtts),
+            _ => Err(UriError::Scheme(scheme.into())),
+        }
+    }
+}
+
+/// The parts of a URI; `None` is a part that was absent or empty.
+///
+/// The username and password are percent-decoded, so a `%` is written `%25`; any other character may also stand for
+/// itself: the last `@` ends them, the first `:` parts them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uri {
+    /// The scheme; without one, `host[:port]` and the credentials are still read.
+    pub scheme: Option<Scheme>,
+    /// The username.
+    pub username: Option<String>,
+    /// The password, which need not be text.
+    pub password: Option<Secret>,
+    /// The host: a name in lower case and in its ASCII form, or an IP address without brackets.
+    pub host: Option<String>,
+    /// The port.
+    pub port: Option<u16>,
+}
+
+/// Which part of a URI is wrong. Displays what was expected and, but for credentials, what was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UriError {
+    /// The scheme is none of ours.
+    Scheme(String),
+    /// The username is not UTF-8.
+    Username,
+    /// There is a password but no username.
+    PasswordAlone,
+    /// The host is neither a name nor an IP address.
+    Host(String),
+    /// The port is not a number from 1 to 65535.
+    Port(String),
+    /// There is a path, query or fragment.
+    Tail(String),
+}
+
+impl fmt::Display for UriError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UriError::Scheme(got) => {
+                write!(
+                    f,
+                    "only 'mqtt' and 'mqtts' are supported as scheme in uri, got: '{got}'"
+                )
+            }
+            UriError::Username => f.write_str("username in uri must be UTF-8 when percent-decoded"),
+            UriError::PasswordAlone => f.write_str("password in uri must follow a username"),
+            UriError::Host(got) => write!(
+                f,
+                "host in uri must be a name, an IPv4 address or an IPv6 address in brackets, got: '{got}'"
+            ),
+            UriError::Port(got) => {
+                write!(
+                    f,
+                    "port in uri must be a number from 1 to 65535, got: '{got}'"
+                )
+            }
+            UriError::Tail(got) => {
+                let part = match got.as_bytes().first() {
+                    Some(b'?') => "query",
+                    Some(b'#') => "fragment",
+                    _ => "path",
+                };
+                write!(
+                    f,
+                    "uri must end after host and port, got the {part}: '{got}'"
+                )
+            }
+        }
+    }
+}
+
+impl error::Error for UriError {}
+
+impl FromStr for Uri {
+    type Err = UriError;
+
+    fn from_str(uri: &str) -> Result<Self, UriError> {
+        let (scheme, rest) = match uri.split_once("://") {
+            Some((scheme, rest)) if !scheme.contains([':', '@', '/', '?', '#']) => {
+                (Some(scheme.parse()?), rest)
+            }
+            _ => (None, uri),
+        };
+        let (credentials, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let (username, password) = parse_credentials(credentials)?;
+        let (host_port, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if !tail.is_empty() {
+            return Err(UriError::Tail(tail.into()));
+        }
+        let (host, port) = split_port(host_port)?;
+        Ok(Uri {
+            scheme,
+            username,
+            password,
+            host: non_empty(host).map(parse_host).transpose()?,
+            port: non_empty(port).map(parse_port).transpose()?,
+        })
+    }
+}
+
+fn non_empty(part: &str) -> Option<&str> {
+    Some(part).filter(|part| !part.is_empty())
+}
+
+fn parse_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), UriError> {
+    let (username, password) = text.split_once(':').unwrap_or((text, ""));
+    if username.is_empty() && !password.is_empty() {
+        return Err(UriError::PasswordAlone);
+    }
+    let username = non_empty(username)
+        .map(|username| String::from_utf8(percent_decode_str(username).collect()))
+        .transpose()
+        .map_err(|_| UriError::Username)?;
+    let password =
+        non_empty(password).map(|password| Secret(percent_decode_str(password).collect()));
+    Ok((username, password))
+}
+
+/// Parts host and port; the host keeps its brackets.
+fn split_port(host_port: &str) -> Result<(&str, &str), UriError> {
+    let wrong_host = || UriError::Host(host_port.into());
+    if host_port.starts_with('[') {
+        let end = host_port.find(']').ok_or_else(wrong_host)? + 1;
+        let (host, rest) = host_port.split_at(end);
+        match rest.strip_prefix(':') {
+            Some(port) => Ok((host, port)),
+            None if rest.is_empty() => Ok((host, "")),
+            None => Err(wrong_host()),
+        }
+    } else if host_port.parse::<Ipv6Addr>().is_ok() {
+        Err(wrong_host())
+    } else {
+        Ok(host_port.split_once(':').unwrap_or((host_port, "")))
+    }
+}
+
+fn parse_host(host: &str) -> Result<String, UriError> {
+    match Host::parse(host) {
+        Ok(Host::Domain(name)) => Ok(name),
+        Ok(Host::Ipv4(address)) => Ok(address.to_string()),
+        Ok(Host::Ipv6(address)) => Ok(address.to_string()),
+        Err(_) => Err(UriError::Host(host.into())),
+    }
+}
+
+fn parse_port(port: &str) -> Result<u16, UriError> {
+    // `u16::from_str` would take a sign.
+    match port.parse() {
+        Ok(number) if number > 0 && port.starts_with(|c: char| c.is_ascii_digit()) => Ok(number),
+        _ => Err(UriError::Port(port.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(uri: &str) -> Uri {
+        uri.parse().unwrap_or_else(|error| panic!("{uri}: {error}"))
+    }
+
+    /// (scheme, username, password, host, port)
+    type Parts<'a> = (
+        Option<Scheme>,
+        Option<&'a str>,
+        Option<&'a [u8]>,
+        Option<&'a str>,
+        Option<u16>,
+    );
+
+    fn parts(uri: &Uri) -> Parts<'_> {
+        (
+            uri.scheme,
+            uri.username.as_deref(),
+            uri.password.as_ref().map(|password| password.0.as_slice()),
+            uri.host.as_deref(),
+            uri.port,
+        )
+    }
+
+    #[test]
+    fn every_part_may_be_absent() {
+        let (mqtt, mqtts) = (Some(Scheme::Mqtt), Some(Scheme::Mqtts));
+        let (usr, pwd) = (Some("usr"), Some(&b"pwd"[..]));
+        let host = Some("host.com");
+        for (uri, expected) in [
+            (
+                "mqtts://usr:pwd@host.com:123",
+                (mqtts, usr, pwd, host, Some(123)),
+            ),
+            ("usr:pwd@host.com:123", (None, usr, pwd, host, Some(123))),
+            ("mqtt://usr@host.com", (mqtt, usr, None, host, None)),
+            ("usr:@host.com", (None, usr, None, host, None)),
+            ("@host.com", (None, None, None, host, None)),
+            ("mqtts://host.com:123", (mqtts, None, None, host, Some(123))),
+            ("host.com:65535", (None, None, None, host, Some(65535))),
+            ("host.com:", (None, None, None, host, None)),
+            ("host.com", (None, None, None, host, None)),
+            (":1883", (None, None, None, None, Some(1883))),
+            ("mqtt://", (mqtt, None, None, None, None)),
+            ("", (None, None, None, None, None)),
+        ] {
+            assert_eq!(parts(&parse(uri)), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_case_of_scheme_and_host_does_not_matter() {
+        let uri = parse("MQTTS://Usr@Broker.Example.COM");
+        assert_eq!(uri.scheme, Some(Scheme::Mqtts));
+        assert_eq!(uri.username.as_deref(), Some("Usr"));
+        assert_eq!(uri.host.as_deref(), Some("broker.example.com"));
+    }
+
+    #[test]
+    fn hosts_are_names_and_addresses() {
+        for (uri, host, port) in [
+            ("my_broker-1:1", "my_broker-1", Some(1)),
+            ("192.168.0.1:1", "192.168.0.1", Some(1)),
+            ("mqtt://[::1]:1", "::1", Some(1)),
+            ("[2001:DB8::1]", "2001:db8::1", None),
+            ("mqtt://usr@[::1]:1", "::1", Some(1)),
+            ("bücher.example", "xn--bcher-kva.example", None),
+        ] {
+            let uri = parse(uri);
+            assert_eq!((uri.host.as_deref(), uri.port), (Some(host), port));
+        }
+    }
+
+    #[test]
+    fn credentials_may_hold_any_character() {
+        for (credentials, username, password) in [
+            ("a%40b:p%3Aw%2f", "a@b", &b"p:w/"[..]),
+            ("u:p@ss", "u", b"p@ss"),
+            ("u@x:p@s@s", "u@x", b"p@s@s"),
+            ("u:a:b:", "u", b"a:b:"),
+            ("u:/?#[]", "u", b"/?#[]"),
+            ("u:a://b", "u", b"a://b"),
+            ("u:100%", "u", b"100%"),
+            ("u:%ff%00", "u", b"\xff\x00"),
+            ("%C3%BC:ü", "ü", "ü".as_bytes()),
+        ] {
+            for uri in [
+                format!("mqtt://{credentials}@h:1"),
+                format!("{credentials}@h:1"),
+            ] {
+                let uri = parse(&uri);
+                assert_eq!(parts(&uri).1, Some(username));
+                assert_eq!(parts(&uri).2, Some(password));
+                assert_eq!((parts(&uri).3, uri.port), (Some("h"), Some(1)));
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_part() {
+        for (uri, expected) in [
+            (
+                "http://h",
+                "only 'mqtt' and 'mqtts' are supported as scheme in uri, got: 'http'",
+            ),
+            (
+                "://h",
+                "only 'mqtt' and 'mqtts' are supported as scheme in uri, got: ''",
+            ),
+            (
+                "%ff@h",
+                "username in uri must be UTF-8 when percent-decoded",
+            ),
+            (":secret@h", "password in uri must follow a username"),
+            (
+                "h:abc",
+                "port in uri must be a number from 1 to 65535, got: 'abc'",
+            ),
+            (
+                "h:0",
+                "port in uri must be a number from 1 to 65535, got: '0'",
+            ),
+            (
+                "h:65536",
+                "port in uri must be a number from 1 to 65535, got: '65536'",
+            ),
+            (
+                "h:+1",
+                "port in uri must be a number from 1 to 65535, got: '+1'",
+            ),
+            (
+                "h:1:2",
+                "port in uri must be a number from 1 to 65535, got: '1:2'",
+            ),
+            (
+                "h:1/a/b",
+                "uri must end after host and port, got the path: '/a/b'",
+            ),
+            (
+                "mqtt://h/",
+                "uri must end after host and port, got the path: '/'",
+            ),
+            (
+                "h?q",
+                "uri must end after host and port, got the query: '?q'",
+            ),
+            (
+                "u:p@h#f",
+                "uri must end after host and port, got the fragment: '#f'",
+            ),
+        ] {
+            assert_eq!(
+                uri.parse::<Uri>().unwrap_err().to_string(),
+                expected,
+                "{uri}"
+            );
+        }
+        for host in [
+            "::1",
+            "[::1",
+            "[::1]1",
+            "[x]",
+            "a b",
+            "h\0",
+            "256.1.1.1",
+            "<h>",
+        ] {
+            let expected = format!(
+                "host in uri must be a name, an IPv4 address or an IPv6 address in brackets, got: '{host}'"
+            );
+            assert_eq!(host.parse::<Uri>().unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn debug_hides_the_password() {
+        let uri = format!("{:?}", parse("mqtt://usr:hunter2@h"));
+        assert!(
+            uri.contains("usr") && uri.contains("password: Some"),
+            "{uri}"
+        );
+        assert!(!uri.contains("hunter2"), "{uri}");
+    }
+}

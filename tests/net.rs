@@ -1,0 +1,100 @@
+//! Opening plain TCP streams on the loopback interface, and what is said when that fails.
+
+use std::time::Duration;
+
+use mqtt_core::net::{OpenError, Phase, Stream, Target, open};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket},
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn target(host: &str, port: u16) -> Target {
+    Target {
+        host: host.into(),
+        port,
+        tls: None,
+    }
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["localhost", "127.0.0.1"] {
+        let mut stream = open(&target(host, port), LONG).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let Stream::Tcp(tcp) = &stream else {
+            panic!("{stream:?}");
+        };
+        assert!(tcp.nodelay().unwrap());
+
+        stream.write_all(b"ping").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut received = String::new();
+        peer.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "ping");
+
+        peer.write_all(b"pong").await.unwrap();
+        drop(peer);
+        received.clear();
+        stream.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "pong");
+    }
+}
+
+#[tokio::test]
+async fn a_port_nobody_listens_on_refuses() {
+    // Bound, so that nobody else can have the port, but not listening.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let error = open(&target("127.0.0.1", port), LONG).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("connection to '127.0.0.1:{port}' refused")
+    );
+}
+
+#[tokio::test]
+async fn a_name_without_address_is_not_found() {
+    for host in ["does-not-exist.invalid", "", "nul\0"] {
+        let error = open(&target(host, 1883), LONG).await.unwrap_err();
+        assert!(matches!(error, OpenError::NotFound { .. }), "{error:?}");
+        let text = error.to_string();
+        let reason = text.strip_prefix(&format!("host '{host}' not found: "));
+        assert!(reason.is_some_and(|reason| !reason.is_empty()), "{text}");
+    }
+}
+
+#[test]
+fn a_timeout_names_what_took_the_time() {
+    for (phase, expected) in [
+        (
+            Phase::Resolve,
+            "timed out after 30 s while looking up the host of 'h:1'",
+        ),
+        (
+            Phase::Connect,
+            "timed out after 30 s while connecting to 'h:1'",
+        ),
+        (
+            Phase::Handshake,
+            "timed out after 30 s during the TLS handshake with 'h:1'",
+        ),
+    ] {
+        let error = OpenError::Timeout {
+            target: "h:1".into(),
+            phase,
+            after: LONG,
+        };
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn targets_display_as_host_and_port() {
+    assert_eq!(target("h", 1).to_string(), "h:1");
+    assert_eq!(target("::1", 1).to_string(), "[::1]:1");
+}
