@@ -67,10 +67,7 @@ fn codec(lua: &Lua, version: Version) -> mlua::Result<Table> {
     codec.set(
         "encode",
         lua.create_function(move |lua, packet: Table| {
-            encoded(lua, |out| {
-                let packet = packet_from_lua(&Args::new(&packet), version)?;
-                encode(&packet, version, out).map_err(|e| e.to_string())
-            })
+            encoded(lua, |out| write_packet(&Args::new(&packet), version, out))
         })?,
     )?;
 
@@ -431,11 +428,7 @@ impl<'a> Args<'a> {
     }
 
     /// A field that is a list with something in it.
-    fn list<T>(
-        &self,
-        key: &str,
-        item: impl Fn(Value, String) -> Checked<T>,
-    ) -> Checked<Vec<T>> {
+    fn list<T>(&self, key: &str, item: impl Fn(Value, String) -> Checked<T>) -> Checked<Vec<T>> {
         let name = self.name(key);
         let items = list_from_lua(&self.value(key)?, &name, item)?;
         match items.is_empty() {
@@ -445,13 +438,15 @@ impl<'a> Args<'a> {
     }
 }
 
-/// The packet that `make_packet` was asked for.
-fn packet_from_lua(args: &Args, version: Version) -> Checked<Packet> {
+/// Writes the packet that `make_packet` was asked for.
+fn write_packet(args: &Args, version: Version, out: &mut BytesMut) -> Checked<()> {
     let kind = args.byte("type")?;
     let kind = PacketType::from_code(kind)
         .filter(|kind| version == Version::V50 || *kind != PacketType::Auth)
-        .ok_or_else(|| format!("expecting .type to be a packet type of MQTT {version}, got: {kind}"))?;
-    Ok(match kind {
+        .ok_or_else(|| {
+            format!("expecting .type to be a packet type of MQTT {version}, got: {kind}")
+        })?;
+    let packet = match kind {
         PacketType::Connect => Packet::Connect(connect_from_lua(args, version)?.into()),
         PacketType::Connack => Packet::Connack(Connack {
             session_present: match args.value("sp")? {
@@ -467,7 +462,7 @@ fn packet_from_lua(args: &Args, version: Version) -> Checked<Packet> {
             let (retain, dup) = (args.value("retain")?, args.value("dup")?);
             let publish = PublishArgs::new(&topic, &payload, &qos, &retain, &dup)?;
             let packet_id = publish.packet_id(&args.value("packet_id")?)?;
-            publish.into_packet(packet_id, args.properties()?)?
+            return publish.encode(packet_id, &args.properties()?, version, out);
         }
         PacketType::Puback => Packet::Puback(ack_from_lua(args, version)?),
         PacketType::Pubrec => Packet::Pubrec(ack_from_lua(args, version)?),
@@ -484,9 +479,7 @@ fn packet_from_lua(args: &Args, version: Version) -> Checked<Packet> {
             filters: args.list("subscriptions", |value, name| str_from_lua(&value, || name))?,
             properties: args.properties()?,
         }),
-        PacketType::Unsuback if version == Version::V50 => {
-            Packet::Unsuback(suback_from_lua(args)?)
-        }
+        PacketType::Unsuback if version == Version::V50 => Packet::Unsuback(suback_from_lua(args)?),
         PacketType::Unsuback => Packet::Unsuback(Suback {
             packet_id: args.packet_id()?,
             reasons: Vec::new(),
@@ -496,7 +489,8 @@ fn packet_from_lua(args: &Args, version: Version) -> Checked<Packet> {
         PacketType::Pingresp => Packet::Pingresp,
         PacketType::Disconnect => Packet::Disconnect(disconnect_from_lua(args, version)?),
         PacketType::Auth => Packet::Auth(disconnect_from_lua(args, version)?),
-    })
+    };
+    encode(&packet, version, out).map_err(|e| e.to_string())
 }
 
 /// CONNECT from a table with the fields of the packet: `id`, `clean`, `keep_alive`, `username`, `password`, `will`,
@@ -686,12 +680,16 @@ fn named_properties(table: &Table, path: &str) -> Checked<Vec<Property>> {
         };
         let id = match id {
             Some(PropertyId::UserProperty) => {
-                return Err(format!("expecting user properties in .user_properties, not in {path}"));
+                return Err(format!(
+                    "expecting user properties in .user_properties, not in {path}"
+                ));
             }
             Some(id) => id,
             None => {
                 let key = key.to_string().unwrap_or_else(|_| type_name(&key).into());
-                return Err(format!("expecting names of properties in {path}, got: {key}"));
+                return Err(format!(
+                    "expecting names of properties in {path}, got: {key}"
+                ));
             }
         };
         let name = format!("{path}.{}", id.name());
@@ -757,7 +755,9 @@ fn user_properties_into(table: &Table, path: &str, all: &mut Vec<Property>) -> C
         }
     }
     named.sort();
-    named.into_iter().for_each(|(name, value)| push(name, value));
+    named
+        .into_iter()
+        .for_each(|(name, value)| push(name, value));
     Ok(())
 }
 
