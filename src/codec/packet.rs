@@ -1,6 +1,10 @@
 //! The packets of both protocol versions as plain data. How they look on the wire lives beside this file.
 
+use std::fmt;
+
 use bytes::Bytes;
+
+use super::{Properties, Str};
 
 /// Protocol version, as its level in CONNECT (3.1.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -10,6 +14,26 @@ pub enum Version {
     V311 = 4,
     /// MQTT 5.0.
     V50 = 5,
+}
+
+impl Version {
+    /// The version with this protocol level, if there is one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        match code {
+            4 => Some(Self::V311),
+            5 => Some(Self::V50),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V311 => "3.1.1",
+            Self::V50 => "5.0",
+        })
+    }
 }
 
 /// Packet type, the high half of a packet's first byte (2.1.2).
@@ -34,6 +58,58 @@ pub enum PacketType {
     Auth,
 }
 
+impl PacketType {
+    const ALL: [Self; 15] = [
+        Self::Connect,
+        Self::Connack,
+        Self::Publish,
+        Self::Puback,
+        Self::Pubrec,
+        Self::Pubrel,
+        Self::Pubcomp,
+        Self::Subscribe,
+        Self::Suback,
+        Self::Unsubscribe,
+        Self::Unsuback,
+        Self::Pingreq,
+        Self::Pingresp,
+        Self::Disconnect,
+        Self::Auth,
+    ];
+
+    /// The packet type with this number; 0 is reserved.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code).wrapping_sub(1)).copied()
+    }
+
+    /// Name as the standards write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Connack => "CONNACK",
+            Self::Publish => "PUBLISH",
+            Self::Puback => "PUBACK",
+            Self::Pubrec => "PUBREC",
+            Self::Pubrel => "PUBREL",
+            Self::Pubcomp => "PUBCOMP",
+            Self::Subscribe => "SUBSCRIBE",
+            Self::Suback => "SUBACK",
+            Self::Unsubscribe => "UNSUBSCRIBE",
+            Self::Unsuback => "UNSUBACK",
+            Self::Pingreq => "PINGREQ",
+            Self::Pingresp => "PINGRESP",
+            Self::Disconnect => "DISCONNECT",
+            Self::Auth => "AUTH",
+        }
+    }
+}
+
+impl fmt::Display for PacketType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Quality of service (4.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -45,6 +121,18 @@ pub enum QoS {
     AtLeastOnce = 1,
     /// Exactly once.
     ExactlyOnce = 2,
+}
+
+impl QoS {
+    /// The quality of service with this number; 3 is not one [MQTT-3.3.1-4].
+    pub fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
 }
 
 /// A packet of either version. What 3.1.1 does not have (properties, most reason codes) is empty there.
@@ -62,11 +150,33 @@ pub enum Packet {
     Suback(Suback),
     Unsubscribe(Unsubscribe),
     Unsuback(Suback),
-    /// `Properties` only to stay symmetrical with the rest: PINGREQ never carries any.
     Pingreq,
     Pingresp,
     Disconnect(Disconnect),
     Auth(Disconnect),
+}
+
+impl Packet {
+    /// Its type.
+    pub fn packet_type(&self) -> PacketType {
+        match self {
+            Self::Connect(_) => PacketType::Connect,
+            Self::Connack(_) => PacketType::Connack,
+            Self::Publish(_) => PacketType::Publish,
+            Self::Puback(_) => PacketType::Puback,
+            Self::Pubrec(_) => PacketType::Pubrec,
+            Self::Pubrel(_) => PacketType::Pubrel,
+            Self::Pubcomp(_) => PacketType::Pubcomp,
+            Self::Subscribe(_) => PacketType::Subscribe,
+            Self::Suback(_) => PacketType::Suback,
+            Self::Unsubscribe(_) => PacketType::Unsubscribe,
+            Self::Unsuback(_) => PacketType::Unsuback,
+            Self::Pingreq => PacketType::Pingreq,
+            Self::Pingresp => PacketType::Pingresp,
+            Self::Disconnect(_) => PacketType::Disconnect,
+            Self::Auth(_) => PacketType::Auth,
+        }
+    }
 }
 
 /// CONNECT (3.1).

@@ -1,0 +1,110 @@
+//! What is wrong with a packet, on its way in or out. The rules themselves stand where they are checked.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::PacketType;
+
+/// A broken rule, before it is known whose packet breaks it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Reason code that tells the other side (2.4).
+    reason: u8,
+    rule: Cow<'static, str>,
+}
+
+impl Fault {
+    pub(super) const PROTOCOL_ERROR: u8 = 0x82;
+    pub(super) const UNSUPPORTED_VERSION: u8 = 0x84;
+    pub(super) const TOPIC_FILTER_INVALID: u8 = 0x8F;
+    pub(super) const TOPIC_NAME_INVALID: u8 = 0x90;
+    pub(super) const TOPIC_ALIAS_INVALID: u8 = 0x94;
+    pub(super) const PACKET_TOO_LARGE: u8 = 0x95;
+
+    pub(super) fn new(reason: u8, rule: impl Into<Cow<'static, str>>) -> Self {
+        let rule = rule.into();
+        Self { reason, rule }
+    }
+
+    /// The bytes cannot be a packet (4.13.1, Malformed Packet).
+    pub(super) fn malformed(rule: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(0x81, rule)
+    }
+
+    /// A packet, but not one the standard allows (4.13.1, Protocol Error).
+    pub(super) fn protocol(rule: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Self::PROTOCOL_ERROR, rule)
+    }
+
+    /// Says where the fault is, in front of what it is.
+    pub(super) fn within(self, place: &str) -> Self {
+        Self::new(self.reason, format!("{place}{}", self.rule))
+    }
+
+    pub(super) fn decoding(self, packet: impl Into<Option<PacketType>>) -> DecodeError {
+        let packet = packet.into();
+        DecodeError {
+            packet,
+            fault: self,
+        }
+    }
+
+    pub(super) fn encoding(self, packet: PacketType) -> EncodeError {
+        EncodeError {
+            packet,
+            rule: self.rule,
+        }
+    }
+}
+
+/// Received bytes that break a rule of the standard. Shown as `NAME: what is wrong`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    packet: Option<PacketType>,
+    fault: Fault,
+}
+
+impl DecodeError {
+    /// Type of the packet, unless the fixed header has none.
+    pub fn packet(&self) -> Option<PacketType> {
+        self.packet
+    }
+
+    /// Reason code for a DISCONNECT or CONNACK that answers the fault (2.4).
+    pub fn reason_code(&self) -> u8 {
+        self.fault.reason
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.packet {
+            Some(packet) => write!(f, "{packet}: {}", self.fault.rule),
+            None => f.write_str(&self.fault.rule),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// A packet that the standard does not allow to be sent. Shown as `NAME: what is wrong`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodeError {
+    packet: PacketType,
+    rule: Cow<'static, str>,
+}
+
+impl EncodeError {
+    /// Type of the packet.
+    pub fn packet(&self) -> PacketType {
+        self.packet
+    }
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.packet, self.rule)
+    }
+}
+
+impl std::error::Error for EncodeError {}

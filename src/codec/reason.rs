@@ -1,0 +1,139 @@
+//! The reason codes of 5.0 (2.4) and the return codes of 3.1.1 (3.2.2.3, 3.9.3): their names and who carries them.
+
+use super::{PacketType, Version};
+
+/// The standard's name of a reason code in that packet, if it lists the code there.
+pub fn reason_name(version: Version, packet: PacketType, code: u8) -> Option<&'static str> {
+    let table = match version {
+        Version::V311 => V311,
+        Version::V50 => V50,
+    };
+    let mut names = table.iter();
+    names.find_map(|&(listed, name, packets)| {
+        (listed == code && packets.contains(&packet)).then_some(name)
+    })
+}
+
+/// Whether the standard lists the reason code for that packet. Where 3.1.1 has no codes, there is only 0.
+pub fn reason_listed(version: Version, packet: PacketType, code: u8) -> bool {
+    version == Version::V311 && code == 0 || reason_name(version, packet, code).is_some()
+}
+
+use PacketType::*;
+
+type Reason = (u8, &'static str, &'static [PacketType]);
+
+#[rustfmt::skip]
+const V311: &[Reason] = &[
+    (0x00, "Connection Accepted", &[Connack]),
+    (0x01, "Connection Refused, unacceptable protocol version", &[Connack]),
+    (0x02, "Connection Refused, identifier rejected", &[Connack]),
+    (0x03, "Connection Refused, Server unavailable", &[Connack]),
+    (0x04, "Connection Refused, bad user name or password", &[Connack]),
+    (0x05, "Connection Refused, not authorized", &[Connack]),
+    (0x00, "Success - Maximum QoS 0", &[Suback]),
+    (0x01, "Success - Maximum QoS 1", &[Suback]),
+    (0x02, "Success - Maximum QoS 2", &[Suback]),
+    (0x80, "Failure", &[Suback]),
+];
+
+/// Table 2-6.
+#[rustfmt::skip]
+const V50: &[Reason] = &[
+    (0x00, "Success", &[Connack, Puback, Pubrec, Pubrel, Pubcomp, Unsuback, Auth]),
+    (0x00, "Normal disconnection", &[Disconnect]),
+    (0x00, "Granted QoS 0", &[Suback]),
+    (0x01, "Granted QoS 1", &[Suback]),
+    (0x02, "Granted QoS 2", &[Suback]),
+    (0x04, "Disconnect with Will Message", &[Disconnect]),
+    (0x10, "No matching subscribers", &[Puback, Pubrec]),
+    (0x11, "No subscription existed", &[Unsuback]),
+    (0x18, "Continue authentication", &[Auth]),
+    (0x19, "Re-authenticate", &[Auth]),
+    (0x80, "Unspecified error", &[Connack, Puback, Pubrec, Suback, Unsuback, Disconnect]),
+    (0x81, "Malformed Packet", &[Connack, Disconnect]),
+    (0x82, "Protocol Error", &[Connack, Disconnect]),
+    (0x83, "Implementation specific error", &[Connack, Puback, Pubrec, Suback, Unsuback, Disconnect]),
+    (0x84, "Unsupported Protocol Version", &[Connack]),
+    (0x85, "Client Identifier not valid", &[Connack]),
+    (0x86, "Bad User Name or Password", &[Connack]),
+    (0x87, "Not authorized", &[Connack, Puback, Pubrec, Suback, Unsuback, Disconnect]),
+    (0x88, "Server unavailable", &[Connack]),
+    (0x89, "Server busy", &[Connack, Disconnect]),
+    (0x8A, "Banned", &[Connack]),
+    (0x8B, "Server shutting down", &[Disconnect]),
+    (0x8C, "Bad authentication method", &[Connack, Disconnect]),
+    (0x8D, "Keep Alive timeout", &[Disconnect]),
+    (0x8E, "Session taken over", &[Disconnect]),
+    (0x8F, "Topic Filter invalid", &[Suback, Unsuback, Disconnect]),
+    (0x90, "Topic Name invalid", &[Connack, Puback, Pubrec, Disconnect]),
+    (0x91, "Packet Identifier in use", &[Puback, Pubrec, Suback, Unsuback]),
+    (0x92, "Packet Identifier not found", &[Pubrel, Pubcomp]),
+    (0x93, "Receive Maximum exceeded", &[Disconnect]),
+    (0x94, "Topic Alias invalid", &[Disconnect]),
+    (0x95, "Packet too large", &[Connack, Disconnect]),
+    (0x96, "Message rate too high", &[Disconnect]),
+    (0x97, "Quota exceeded", &[Connack, Puback, Pubrec, Suback, Disconnect]),
+    (0x98, "Administrative action", &[Disconnect]),
+    (0x99, "Payload format invalid", &[Connack, Puback, Pubrec, Disconnect]),
+    (0x9A, "Retain not supported", &[Connack, Disconnect]),
+    (0x9B, "QoS not supported", &[Connack, Disconnect]),
+    (0x9C, "Use another server", &[Connack, Disconnect]),
+    (0x9D, "Server moved", &[Connack, Disconnect]),
+    (0x9E, "Shared Subscriptions not supported", &[Suback, Disconnect]),
+    (0x9F, "Connection rate exceeded", &[Connack, Disconnect]),
+    (0xA0, "Maximum connect time", &[Disconnect]),
+    (0xA1, "Subscription Identifiers not supported", &[Suback, Disconnect]),
+    (0xA2, "Wildcard Subscriptions not supported", &[Suback, Disconnect]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_depend_on_version_and_packet() {
+        use Version::*;
+        for (version, packet, code, name) in [
+            (
+                V311,
+                Connack,
+                1,
+                Some("Connection Refused, unacceptable protocol version"),
+            ),
+            (V311, Connack, 32, None),
+            (V311, Suback, 2, Some("Success - Maximum QoS 2")),
+            (V311, Suback, 3, None),
+            (V311, Suback, 0x80, Some("Failure")),
+            (V311, Disconnect, 0, None),
+            (V50, Connack, 0, Some("Success")),
+            (V50, Connack, 1, None),
+            (V50, Suback, 0, Some("Granted QoS 0")),
+            (V50, Suback, 9, None),
+            (V50, Unsuback, 0x11, Some("No subscription existed")),
+            (V50, Disconnect, 0, Some("Normal disconnection")),
+            (V50, Disconnect, 0x81, Some("Malformed Packet")),
+            (V50, Auth, 0x18, Some("Continue authentication")),
+            (V50, Pubrel, 0x92, Some("Packet Identifier not found")),
+            (V50, Publish, 0, None),
+        ] {
+            assert_eq!(reason_name(version, packet, code), name);
+        }
+        assert!(reason_listed(V311, Puback, 0));
+        assert!(!reason_listed(V311, Puback, 0x80));
+        assert!(reason_listed(V50, Puback, 0x10));
+        assert!(!reason_listed(V50, Pubcomp, 0x10));
+    }
+
+    #[test]
+    fn no_code_has_two_names_in_one_packet() {
+        for table in [V311, V50] {
+            for (i, (code, _, packets)) in table.iter().enumerate() {
+                for (other, name, others) in &table[i + 1..] {
+                    let both = code == other && packets.iter().any(|p| others.contains(p));
+                    assert!(!both, "{name}");
+                }
+            }
+        }
+    }
+}

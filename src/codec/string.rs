@@ -1,0 +1,181 @@
+//! The UTF-8 encoded string of the standard (1.5.4; 1.5.3 in 3.1.1). Topics have further rules, see `topic.rs`.
+
+use std::fmt;
+use std::ops::Deref;
+use std::str;
+
+use bytes::Bytes;
+
+/// Most bytes in a string or in binary data: the length is sent as a Two Byte Integer.
+pub const MAX_LEN: usize = u16::MAX as usize;
+
+/// A string as MQTT has them: well-formed UTF-8 without U+0000, at most 65,535 bytes. Cloning it copies no text.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Str(Bytes);
+
+impl Str {
+    /// Takes the bytes over if they are such a string.
+    pub fn new(bytes: Bytes) -> Result<Self, StrError> {
+        let text = str::from_utf8(&bytes).map_err(|e| StrError::NotUtf8(e.valid_up_to()))?;
+        check(text)?;
+        Ok(Self(bytes))
+    }
+
+    /// A constant of the program.
+    ///
+    /// # Panics
+    /// If the text is not an MQTT string.
+    pub fn from_static(text: &'static str) -> Self {
+        check(text).expect("not an MQTT string");
+        Self(Bytes::from_static(text.as_bytes()))
+    }
+
+    /// The text. Looks at the bytes again (this room has no `unsafe`), so [`as_bytes`](Self::as_bytes) is faster.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("checked when the Str was made")
+    }
+
+    /// The text's bytes.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The text's bytes, taken out.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The rules that every Rust string meets are not looked at.
+pub(super) fn check(text: &str) -> Result<(), StrError> {
+    if text.len() > MAX_LEN {
+        return Err(StrError::TooLong(text.len()));
+    }
+    match text.as_bytes().contains(&0) {
+        true => Err(StrError::Nul),
+        false => Ok(()),
+    }
+}
+
+impl TryFrom<String> for Str {
+    type Error = StrError;
+
+    fn try_from(text: String) -> Result<Self, StrError> {
+        check(&text)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<&str> for Str {
+    type Error = StrError;
+
+    fn try_from(text: &str) -> Result<Self, StrError> {
+        check(text)?;
+        Ok(Self(Bytes::copy_from_slice(text.as_bytes())))
+    }
+}
+
+impl Deref for Str {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl PartialEq<str> for Str {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other
+    }
+}
+
+impl PartialEq<&str> for Str {
+    fn eq(&self, other: &&str) -> bool {
+        self == *other
+    }
+}
+
+impl fmt::Debug for Str {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for Str {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.as_str(), f)
+    }
+}
+
+/// Why something is not an MQTT string. Shown as what it must be, to follow the name of the field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StrError {
+    /// Longer than a Two Byte Integer can say; holds the length.
+    TooLong(usize),
+    /// Ill-formed UTF-8, encoded surrogates included [MQTT-1.5.4-1]; holds the offset of the first bad byte.
+    NotUtf8(usize),
+    /// Contains U+0000 [MQTT-1.5.4-2].
+    Nul,
+}
+
+impl fmt::Display for StrError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong(len) => write!(f, "must be at most {MAX_LEN} bytes long, got {len}"),
+            Self::NotUtf8(at) => write!(f, "must be well-formed UTF-8, got bad bytes at {at}"),
+            Self::Nul => f.write_str("must not contain U+0000"),
+        }
+    }
+}
+
+impl std::error::Error for StrError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_well_formed_text() {
+        // U+FEFF is text like any other [MQTT-1.5.4-3].
+        for text in ["", "a", "\u{FEFF}é\u{10FFFF}", &"x".repeat(MAX_LEN)] {
+            let taken = Str::new(Bytes::copy_from_slice(text.as_bytes())).unwrap();
+            assert_eq!(taken, Str::try_from(text).unwrap());
+            assert_eq!(taken, Str::try_from(text.to_owned()).unwrap());
+            assert_eq!(taken.as_str(), text);
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let long = vec![b'x'; MAX_LEN + 1];
+        for (bytes, error) in [
+            (&b"a\0b"[..], "must not contain U+0000"),
+            (b"ab\xFF", "must be well-formed UTF-8, got bad bytes at 2"),
+            // A surrogate, an overlong form, a code point past the last one.
+            (
+                b"\xED\xA0\x80",
+                "must be well-formed UTF-8, got bad bytes at 0",
+            ),
+            (b"\xC0\x80", "must be well-formed UTF-8, got bad bytes at 0"),
+            (
+                b"\xF4\x90\x80\x80",
+                "must be well-formed UTF-8, got bad bytes at 0",
+            ),
+            (&long, "must be at most 65535 bytes long, got 65536"),
+        ] {
+            let result = Str::new(Bytes::copy_from_slice(bytes));
+            assert_eq!(result.unwrap_err().to_string(), error);
+        }
+        assert_eq!(Str::try_from("\0"), Err(StrError::Nul));
+    }
+}

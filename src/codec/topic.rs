@@ -1,0 +1,202 @@
+//! Topic names and topic filters (4.7, 4.8.2). Whether a name matches a filter is the server's business.
+
+use std::fmt;
+
+use super::error::Fault;
+use super::string::{self, StrError};
+
+/// Checks a topic name: a string of at least one character [MQTT-4.7.3-1] without wildcards [MQTT-3.3.2-2].
+pub fn check_topic_name(name: &str) -> Result<(), TopicError> {
+    string::check(name).map_err(TopicError::String)?;
+    check_name(name.as_bytes())
+}
+
+/// Checks a topic filter: a string of at least one character, `#` only as the last level [MQTT-4.7.1-1], `+` only as
+/// a whole level [MQTT-4.7.1-2], and after `$share` a share name and a filter [MQTT-4.8.2-1], [MQTT-4.8.2-2].
+pub fn check_topic_filter(filter: &str) -> Result<(), TopicError> {
+    string::check(filter).map_err(TopicError::String)?;
+    check_filter(filter)?;
+    check_share(filter)
+}
+
+/// The rules of a topic name beyond those of a string.
+#[inline]
+pub(super) fn check_name(name: &[u8]) -> Result<(), TopicError> {
+    if name.is_empty() {
+        return Err(TopicError::Empty);
+    }
+    let is_wildcard = |byte: &u8| matches!(byte, b'+' | b'#');
+    // Looks at every byte, so that it becomes vector code.
+    match name.iter().fold(false, |any, byte| any | is_wildcard(byte)) {
+        true => Err(TopicError::Wildcard(
+            String::from_utf8_lossy(name).into_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The rules of a topic filter beyond those of a string.
+pub(super) fn check_filter(filter: &str) -> Result<(), TopicError> {
+    if filter.is_empty() {
+        return Err(TopicError::Empty);
+    }
+    let mut levels = filter.split('/').peekable();
+    while let Some(level) = levels.next() {
+        let alone = level.len() == 1;
+        if level.contains('#') && (!alone || levels.peek().is_some()) {
+            return Err(TopicError::MultiLevelWildcard(filter.to_owned()));
+        }
+        if level.contains('+') && !alone {
+            return Err(TopicError::SingleLevelWildcard(filter.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// The rules of a shared subscription's filter beyond those of a filter (5.0 only: to 3.1.1 `$share` is a level).
+pub(super) fn check_share(filter: &str) -> Result<(), TopicError> {
+    let mut levels = filter.splitn(3, '/');
+    if levels.next() != Some(SHARE) {
+        return Ok(());
+    }
+    let is_name = |name: &str| !name.is_empty() && !name.contains(['+', '#']);
+    match (levels.next(), levels.next()) {
+        (Some(name), Some(filter)) if is_name(name) && !filter.is_empty() => Ok(()),
+        _ => Err(TopicError::Share(filter.to_owned())),
+    }
+}
+
+/// Whether the filter is one of a shared subscription (4.8.2).
+pub(super) fn is_shared(filter: &str) -> bool {
+    filter.split('/').next() == Some(SHARE)
+}
+
+/// First level of a shared subscription's filter.
+const SHARE: &str = "$share";
+
+/// Why something is not a topic name or filter. Shown as what it must be, to follow the name of the field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicError {
+    /// Not an MQTT string.
+    String(StrError),
+    /// Has no characters.
+    Empty,
+    /// A name with a wildcard in it; holds the name.
+    Wildcard(String),
+    /// A filter with `#` elsewhere than alone in its last level; holds the filter.
+    MultiLevelWildcard(String),
+    /// A filter with `+` beside other characters of a level; holds the filter.
+    SingleLevelWildcard(String),
+    /// A filter that starts as a shared one and does not go on as one; holds the filter.
+    Share(String),
+}
+
+impl TopicError {
+    /// The fault of a field with this name; `reason` is the reason code unless the string itself is malformed.
+    pub(super) fn of(self, field: &str, reason: u8) -> Fault {
+        let rule = format!("{field} {self}");
+        match self {
+            Self::String(_) => Fault::malformed(rule),
+            _ => Fault::new(reason, rule),
+        }
+    }
+}
+
+impl fmt::Display for TopicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String(error) => error.fmt(f),
+            Self::Empty => f.write_str("must not be empty"),
+            Self::Wildcard(got) => write!(f, "must not contain wildcards, got {got:?}"),
+            Self::MultiLevelWildcard(got) => {
+                write!(f, "must have \"#\" only as its last level, got {got:?}")
+            }
+            Self::SingleLevelWildcard(got) => {
+                write!(f, "must have \"+\" only as a whole level, got {got:?}")
+            }
+            Self::Share(got) => write!(
+                f,
+                "must be \"{SHARE}/NAME/FILTER\" to share a subscription, got {got:?}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for TopicError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for name in ["a", "/", "//", "a b/", "$SYS/x", "$share/x", "é/\u{FEFF}"] {
+            assert_eq!(check_topic_name(name), Ok(()), "{name}");
+        }
+        for (name, error) in [
+            ("", "must not be empty"),
+            ("a/+", "must not contain wildcards, got \"a/+\""),
+            ("#", "must not contain wildcards, got \"#\""),
+            ("a#b", "must not contain wildcards, got \"a#b\""),
+            ("a\0", "must not contain U+0000"),
+        ] {
+            assert_eq!(check_topic_name(name).unwrap_err().to_string(), error);
+        }
+    }
+
+    #[test]
+    fn filters() {
+        for filter in [
+            "a",
+            "#",
+            "+",
+            "/",
+            "+/#",
+            "a/+/b",
+            "/+",
+            "+/",
+            "a//#",
+            "$SYS/#",
+            "$share/g/#",
+            "$share/g//",
+            "$share/g/+/a",
+            "$shared",
+        ] {
+            assert_eq!(check_topic_filter(filter), Ok(()), "{filter}");
+        }
+        for (filter, error) in [
+            ("", "must not be empty"),
+            ("a#", "must have \"#\" only as its last level, got \"a#\""),
+            ("#/a", "must have \"#\" only as its last level, got \"#/a\""),
+            ("##", "must have \"#\" only as its last level, got \"##\""),
+            (
+                "a/b+",
+                "must have \"+\" only as a whole level, got \"a/b+\"",
+            ),
+            ("++", "must have \"+\" only as a whole level, got \"++\""),
+            (
+                "$share",
+                "must be \"$share/NAME/FILTER\" to share a subscription, got \"$share\"",
+            ),
+            (
+                "$share/g",
+                "must be \"$share/NAME/FILTER\" to share a subscription, got \"$share/g\"",
+            ),
+            (
+                "$share/g/",
+                "must be \"$share/NAME/FILTER\" to share a subscription, got \"$share/g/\"",
+            ),
+            (
+                "$share//a",
+                "must be \"$share/NAME/FILTER\" to share a subscription, got \"$share//a\"",
+            ),
+            (
+                "$share/+/a",
+                "must be \"$share/NAME/FILTER\" to share a subscription, got \"$share/+/a\"",
+            ),
+            ("a\0", "must not contain U+0000"),
+        ] {
+            assert_eq!(check_topic_filter(filter).unwrap_err().to_string(), error);
+        }
+    }
+}

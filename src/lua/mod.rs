@@ -1,0 +1,12 @@
+//! The Lua module `mqtt.core`: what the Lua files of `lua/mqtt` call. The only room where mlua's types may appear.
+
+mod protocol;
+
+use mlua::{Lua, Table};
+
+/// Makes the module's table.
+pub(crate) fn open(lua: &Lua) -> mlua::Result<Table> {
+    let core = lua.create_table()?;
+    protocol::register(lua, &core)?;
+    Ok(core)
+}
