@@ -19,13 +19,15 @@ local packet_type = packet.types
 
 local NOT_OPENED = "network connection is not opened"
 
--- What `check_keep_alive` returns where there is no keep alive, and how long a wait for anything takes at most, in seconds.
+-- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
 local IDLE_WAIT = 1
 -- How long opening a connection may take: name resolution, TCP and TLS handshake together, in seconds.
 local OPEN_TIMEOUT = 30
--- How long one wait for room in the send buffer may take before publishing fails, in seconds.
+-- How long publishing waits for room in the send buffer before it fails, and how often a Copas thread looks for it, in
+-- seconds.
 local SEND_TIMEOUT = 30
+local ROOM_PAUSE = 0.005
 
 local Client = {}
 Client.__index = Client
@@ -367,7 +369,7 @@ local function close(self, reason, flush)
 	self._opening = nil
 	self._connect_sent = nil
 	if conn and not self._token then
-		bridge.close(self, conn)
+		conn:shutdown()
 	end
 	self._link:close(flush)
 	if not conn then
@@ -382,9 +384,9 @@ local function close(self, reason, flush)
 end
 
 -- Reports an error that costs the connection.
-local function fail(self, message, packet)
+local function fail(self, message)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
-	self:handle("error", message, self, packet)
+	self:handle("error", message, self)
 	self:close_connection("error")
 end
 
@@ -573,7 +575,8 @@ function Client:publish(opts)
 	end
 
 	local link = self._link
-	local packet_id, err, misuse = link:publish(topic, payload, qos, retain, dup, opts.packet_id, properties, user_properties)
+	local packet_id, err, misuse = link:publish(topic, payload, qos, retain, dup, opts.packet_id, properties,
+		user_properties)
 	if not packet_id then
 		if misuse then
 			error(err, 2)
@@ -751,7 +754,9 @@ function Client:open_connection()
 	if self.connection then
 		return true
 	elseif not self._token then
-		return bridge.open(self)
+		self._last_attempt = core.now()
+		local ok, err = bridge.open(self, new_connection(self))
+		return ok, not ok and open_failed(self, err) or nil
 	end
 	if not self._opening then
 		begin_open(self)
@@ -797,37 +802,6 @@ function Client:send_connect()
 	end
 	self._connect_sent = true
 	return true
-end
-
---- Checks last message send, and sends a PINGREQ if necessary. The native connection does so by itself, whoever calls
--- this or not; with a connector in an external event loop it must be called. When using the included modules to add
--- clients (see `mqtt.loop`), this will be taken care of automatically.
--- @treturn[1] number time till next keep_alive (in seconds)
--- @treturn[2] number time till next keep_alive (in seconds)
--- @treturn[2] string in case of errors (eg. not connected) the second return value is an error string
--- @usage
--- -- example using a Copas event loop to send and check keep-alives
--- copas.addthread(function()
---     while true do
---         if not my_client then
---             return -- exiting, client was destroyed
---         end
---         copas.pause(my_client:check_keep_alive())
---     end
--- end)
-function Client:check_keep_alive()
-	local interval = self.opts.keep_alive
-	if interval <= 0 then
-		interval = KEEP_ALIVE_OFF
-	end
-	if not self.connection then
-		return interval, NOT_OPENED
-	end
-	local err
-	if not self._token then
-		err = bridge.check_keep_alive(self)
-	end
-	return self._link:deadline() or interval, err
 end
 
 -- The events of the packets that answer a request.
@@ -925,6 +899,37 @@ local function implicit_connect(self)
 	return reconnect and 0 or nil, err
 end
 
+--- Checks last message send, and sends a PINGREQ if necessary. The native connection does so by itself, whoever calls
+-- this or not; with a connector in an external event loop it must be called. When using the included modules to add
+-- clients (see `mqtt.loop`), this will be taken care of automatically.
+-- @treturn[1] number time till next keep_alive (in seconds)
+-- @treturn[2] number time till next keep_alive (in seconds)
+-- @treturn[2] string in case of errors (eg. not connected) the second return value is an error string
+-- @usage
+-- -- example using a Copas event loop to send and check keep-alives
+-- copas.addthread(function()
+--     while true do
+--         if not my_client then
+--             return -- exiting, client was destroyed
+--         end
+--         copas.pause(my_client:check_keep_alive())
+--     end
+-- end)
+function Client:check_keep_alive()
+	local interval = self.opts.keep_alive
+	if interval <= 0 then
+		interval = KEEP_ALIVE_OFF
+	end
+	if not self.connection then
+		return interval, NOT_OPENED
+	end
+	local err
+	if not self._token then
+		err = bridge.check_keep_alive(self, handle_event)
+	end
+	return self._link:deadline() or interval, err
+end
+
 --- Performs a single IO loop step. It will connect if not connected, will re-connect if set to. This should be called
 -- repeatedly in a loop. When using the included modules to add clients (see `mqtt.loop`), this will be taken care of
 -- automatically.
@@ -1007,11 +1012,13 @@ end
 -- Waits until the connection has taken most of what is to be sent. Returns true, or false and an error message.
 function Client:_wait_for_room()
 	local link, deadline = self._link, core.now() + SEND_TIMEOUT
-	while self.connection and not link:wait_for_room(host.can_yield() and 0 or SEND_TIMEOUT) do
-		if core.now() >= deadline then
+	while link:is_full() do
+		local now = core.now()
+		if now >= deadline then
 			return false, "failed to send PUBLISH: the connection took nothing for " .. SEND_TIMEOUT .. " seconds"
+		elseif not host.pause(ROOM_PAUSE) then
+			link:wait_for_room(deadline - now)
 		end
-		host.pause(0.005)
 	end
 	return true
 end

@@ -28,9 +28,8 @@ function Readable:receive()
 	return nil, "timeout"
 end
 
---- Tells whether the caller may yield to its event loop: in a Copas thread.
--- @return Copas, or nil
-function host.can_yield()
+-- Returns Copas if the caller runs in one of its threads, so that it may yield to Copas.
+local function copas_around()
 	local copas = package.loaded.copas
 	if copas then
 		local thread, is_main = coroutine_running()
@@ -42,11 +41,22 @@ end
 -- @param link the link
 -- @treturn boolean whether it has waited
 function host.wait(link)
-	local copas = host.can_yield()
-	if not copas then
+	local copas = copas_around()
+	if copas then
+		copas.receive(setmetatable({ link = link, fd = assert(link:getfd()) }, Readable), 1)
+	end
+	return copas ~= nil
+end
+
+--- Waits for some time by yielding, if that can be done.
+-- @tparam number seconds how long
+-- @treturn boolean whether it has waited
+function host.pause(seconds)
+	local copas = copas_around()
+	if not (copas and copas.pause) then
 		return false
 	end
-	copas.receive(setmetatable({ link = link, fd = assert(link:getfd()) }, Readable), 1)
+	copas.pause(seconds)
 	return true
 end
 

@@ -5,8 +5,8 @@
 //! most, and an idle one none. Lua calls it off as it comes back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::thread::{Builder, JoinHandle, Thread, park, park_timeout};
 use std::time::Duration;
 
@@ -30,10 +30,8 @@ pub(super) struct Caretaker {
     visits: AtomicU64,
     mode: AtomicU8,
     stopping: AtomicBool,
-    /// Lua wants the wheel.
-    call_off: Notify,
-    /// A transport became dirty while the caretaker drives.
-    dirty: Notify,
+    /// Makes a driving caretaker look up: Lua wants the wheel, or a transport became dirty.
+    call: Notify,
     thread: OnceLock<Thread>,
 }
 
@@ -45,9 +43,7 @@ impl Caretaker {
     /// Lua is about to take the wheel.
     pub(super) fn lua_enters(&self) {
         self.visits.fetch_add(1, SeqCst);
-        if self.is_driving() {
-            self.call_off.notify_one();
-        }
+        self.call_if_driving();
     }
 
     /// Lua has let go of the wheel, with or without tasks that need a driver.
@@ -65,16 +61,16 @@ impl Caretaker {
         }
     }
 
-    /// Makes a driving caretaker look at the dirty transports.
-    pub(super) fn poke(&self) {
+    /// Makes a driving caretaker look at the dirty transports, or leave if it is not needed any more.
+    pub(super) fn call_if_driving(&self) {
         if self.is_driving() {
-            self.dirty.notify_one();
+            self.call.notify_one();
         }
     }
 
     pub(super) fn stop(&self) {
         self.stopping.store(true, SeqCst);
-        self.call_off.notify_one();
+        self.call.notify_one();
         self.unpark();
     }
 
@@ -87,7 +83,7 @@ impl Caretaker {
     /// The visit count, if Lua is away, a task is alive and nobody asked the caretaker to stop.
     fn needed(&self, hub: &Hub) -> Option<u64> {
         let visits = self.visits.load(SeqCst);
-        (visits % 2 == 0 && hub.has_tasks() && !self.stopping.load(SeqCst)).then_some(visits)
+        (visits.is_multiple_of(2) && hub.has_tasks() && !self.stopping.load(SeqCst)).then_some(visits)
     }
 
     fn run(&self, runtime: &Runtime, hub: &Hub) {
@@ -107,12 +103,9 @@ impl Caretaker {
             if self.needed(hub) == Some(visits) {
                 let _wheel = lock(&hub.wheel);
                 runtime.block_on(async {
-                    loop {
+                    while self.needed(hub) == Some(visits) {
                         hub.wake_dirty();
-                        tokio::select! {
-                            () = self.call_off.notified() => break,
-                            () = self.dirty.notified() => {}
-                        }
+                        self.call.notified().await;
                     }
                 });
             }

@@ -21,7 +21,12 @@ const FIRST_READ: usize = 2 << 10;
 const LARGEST_READ: usize = 64 << 10;
 
 /// The whole life of a connection.
-pub(super) async fn run(link: Arc<Link>, transport: Arc<Transport>, target: Target, timeout: Duration) {
+pub(super) async fn run(
+    link: Arc<Link>,
+    transport: Arc<Transport>,
+    target: Target,
+    timeout: Duration,
+) {
     let _leaving = Leaving {
         link: &link,
         transport: &transport,
@@ -37,7 +42,9 @@ pub(super) async fn run(link: Arc<Link>, transport: Arc<Transport>, target: Targ
     })
     .await;
     let Some(opened) = opened else { return };
-    let Some(stream) = link.set_opened(&transport, opened, Instant::now()) else { return };
+    let Some(stream) = link.set_opened(&transport, opened, Instant::now()) else {
+        return;
+    };
     let mut connection = Connection {
         link: &link,
         transport: &transport,
@@ -87,7 +94,10 @@ impl Connection<'_> {
     fn poll_attached(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         self.transport.begin_look(cx.waker());
         loop {
-            let Some(instruction) = self.link.exchange(self.transport, &mut self.io, Instant::now()) else {
+            let Some(instruction) =
+                self.link
+                    .exchange(self.transport, &mut self.io, Instant::now())
+            else {
                 return Poll::Ready(self.transport.take_ending().unwrap_or(Ending::Drop));
             };
             if self.over {
@@ -192,8 +202,12 @@ impl Connection<'_> {
     /// Sees to it that the task is woken at `deadline`, or earlier: keep alive moves its deadline with each packet, and
     /// a timer that fires too early is cheaper than one that is always moved. Returns whether it has fired.
     fn is_due(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = deadline.map(Into::into) else { return false };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let Some(deadline) = deadline.map(Into::into) else {
+            return false;
+        };
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.is_elapsed() || deadline < sleep.deadline() {
             sleep.as_mut().reset(deadline);
         }

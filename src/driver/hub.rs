@@ -70,7 +70,7 @@ impl Hub {
     pub(super) fn mark_dirty(&self, transport: &Arc<Transport>) {
         if transport.mark_dirty() {
             lock(&self.dirty).push(Arc::clone(transport));
-            self.caretaker.poke();
+            self.caretaker.call_if_driving();
         }
     }
 

@@ -16,10 +16,10 @@ use crate::codec::Packet;
 use crate::net::{OpenError, Stream, Target};
 use crate::session::{Event, Session, State};
 
-/// Received bytes waiting for Lua beyond which the socket is not read further.
-const READ_PAUSE: usize = 1 << 20;
-/// Received bytes waiting for Lua below which reading goes on.
-const READ_RESUME: usize = READ_PAUSE / 2;
+/// Bytes waiting to be written above which [`Link::is_full`] says so.
+const FULL: usize = 1 << 20;
+/// Bytes waiting to be written below which a full link has room again.
+const ROOM: usize = FULL / 4;
 
 /// What a link has for Lua.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ struct LinkState {
     /// Bytes that the task has taken from the session and not yet written.
     unwritten: usize,
     reading_paused: bool,
+    /// More than `FULL` was waiting to be written, and there is not yet `ROOM` again.
+    full: bool,
     /// On the hub's list of ready links, or being emptied by Lua. `signal` is raised exactly while this is set.
     ready: bool,
     #[cfg(unix)]
@@ -82,6 +84,7 @@ impl Link {
                 woken: false,
                 unwritten: 0,
                 reading_paused: false,
+                full: false,
                 ready: false,
                 #[cfg(unix)]
                 signal: None,
@@ -105,20 +108,22 @@ impl Link {
         self.close();
         let transport = Arc::<Transport>::default();
         self.lock().transport = Some(Arc::clone(&transport));
-        driver.spawn(connection::run(Arc::clone(self), transport, target, timeout));
+        driver.spawn(connection::run(
+            Arc::clone(self),
+            transport,
+            target,
+            timeout,
+        ));
     }
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written.
     pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T) -> T {
         let mut state = self.lock();
         let result = request(&mut state.session);
-        let to_write = match &state.transport {
-            Some(transport) if state.session.has_transmit() => Some(Arc::clone(transport)),
-            _ => None,
-        };
-        drop(state);
-        if let Some(transport) = to_write {
-            self.hub.mark_dirty(&transport);
+        if !state.session.transmit().is_empty()
+            && let Some(transport) = &state.transport
+        {
+            self.hub.mark_dirty(transport);
         }
         result
     }
@@ -132,16 +137,27 @@ impl Link {
     /// Drops the connection after everything in the transmit buffer has been written, and waits for that until
     /// `deadline` at the longest; the rest is then written in the background.
     pub fn close_flushed(&self, driver: &Driver, deadline: Instant) {
-        let transport = self.lock().detach(&self.hub, |session| Ending::Flush(session.transmit().split()));
+        let transport = self.lock().detach(&self.hub, |session| {
+            Ending::Flush(session.transmit().split())
+        });
         if let Some(transport) = transport {
             driver.wait_until(deadline, || transport.is_flushed());
         }
     }
 
-    /// Bytes that were requested to be sent and have not been handed to the kernel.
-    pub fn unwritten(&self) -> usize {
+    /// Whether so much waits to be written that the program should wait for room before it sends more. A connection
+    /// that has ended is never full.
+    pub fn is_full(&self) -> bool {
         let mut state = self.lock();
-        state.unwritten + state.session.transmit().len()
+        state.full = state.full && !state.has_room() || state.backlog() > FULL;
+        state.full
+    }
+
+    /// Makes [`LinkEvent::Woken`] come at once.
+    pub fn wake(&self) {
+        let mut state = self.lock();
+        state.woken = true;
+        self.has_news(&mut state);
     }
 
     /// Makes [`LinkEvent::Woken`] come after `delay`, unless this is called again before.
@@ -176,7 +192,7 @@ impl Link {
                 signal.clear();
             }
         }
-        if state.reading_paused && state.session.queued_bytes() <= READ_RESUME {
+        if state.reading_paused && state.session.wants_receive() {
             state.reading_paused = false;
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
@@ -254,7 +270,12 @@ impl Link {
 
     /// One exchange between a connection's task and the session: `input` is consumed as far as it holds whole
     /// packets, `output`, if empty, is filled. `None`: the link has let go of this transport.
-    pub(super) fn exchange(&self, transport: &Arc<Transport>, io: &mut Exchange, now: Instant) -> Option<Instruction> {
+    pub(super) fn exchange(
+        &self,
+        transport: &Arc<Transport>,
+        io: &mut Exchange,
+        now: Instant,
+    ) -> Option<Instruction> {
         let mut state = self.lock();
         if !state.is_attached(transport) {
             return None;
@@ -265,7 +286,11 @@ impl Link {
         if !io.input.is_empty() {
             state.session.receive(&mut io.input, now);
         }
-        if state.session.poll_timeout().is_some_and(|deadline| deadline <= now) {
+        if state
+            .session
+            .poll_timeout()
+            .is_some_and(|deadline| deadline <= now)
+        {
             state.session.handle_timeout(now);
         }
         if io.output.is_empty() {
@@ -275,8 +300,10 @@ impl Link {
             state.ended = Some(ended);
         }
         state.unwritten = io.output.len();
-        if state.session.queued_bytes() > READ_PAUSE {
-            state.reading_paused = true;
+        state.reading_paused = !state.session.wants_receive();
+        if state.full && state.has_room() {
+            state.full = false;
+            self.hub.news.notify_one();
         }
         if state.has_events() {
             self.has_news(&mut state);
@@ -312,11 +339,25 @@ pub(super) struct Instruction {
 
 impl LinkState {
     fn is_attached(&self, transport: &Arc<Transport>) -> bool {
-        self.transport.as_ref().is_some_and(|mine| Arc::ptr_eq(mine, transport))
+        self.transport
+            .as_ref()
+            .is_some_and(|mine| Arc::ptr_eq(mine, transport))
     }
 
     fn has_events(&self) -> bool {
         self.woken || self.opened.is_some() || self.ended.is_some() || self.session.has_events()
+    }
+
+    /// Bytes that wait to be written, none if nobody will write them.
+    fn backlog(&mut self) -> usize {
+        match (&self.transport, &self.ended) {
+            (Some(_), None) => self.unwritten + self.session.transmit().len(),
+            _ => 0,
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        self.backlog() <= ROOM
     }
 
     fn next_event(&mut self) -> Option<LinkEvent> {
@@ -336,7 +377,11 @@ impl LinkState {
     }
 
     /// Lets go of the transport and forgets what it had for Lua.
-    fn detach(&mut self, hub: &Hub, ending: impl FnOnce(&mut Session) -> Ending) -> Option<Arc<Transport>> {
+    fn detach(
+        &mut self,
+        hub: &Hub,
+        ending: impl FnOnce(&mut Session) -> Ending,
+    ) -> Option<Arc<Transport>> {
         let transport = self.transport.take();
         if let Some(transport) = &transport {
             let ending = ending(&mut self.session);
@@ -356,6 +401,7 @@ impl LinkState {
         self.ended = None;
         self.unwritten = 0;
         self.reading_paused = false;
+        self.full = false;
         transport
     }
 }

@@ -123,7 +123,9 @@ impl Driver {
                     self.hub.news.notified().await;
                 }
             };
-            tokio::time::timeout(rest.min(LONGEST_WAIT), news).await.is_ok()
+            tokio::time::timeout(rest.min(LONGEST_WAIT), news)
+                .await
+                .is_ok()
         })
     }
 
@@ -164,7 +166,9 @@ impl Driver {
     }
 
     fn runtime(&self) -> &Runtime {
-        self.runtime.as_deref().expect("the runtime lives as long as the driver")
+        self.runtime
+            .as_deref()
+            .expect("the runtime lives as long as the driver")
     }
 }
 

@@ -1,12 +1,16 @@
 //! The Lua module `mqtt.core`: what the Lua files of `lua/mqtt` call. The only room where mlua's types may appear.
 
+mod link;
 mod protocol;
+mod tls;
 
 use mlua::{Lua, Table};
 
 /// Makes the module's table.
 pub(crate) fn open(lua: &Lua) -> mlua::Result<Table> {
     let core = lua.create_table()?;
+    link::register(lua, &core)?;
     protocol::register(lua, &core)?;
+    tls::register(lua, &core)?;
     Ok(core)
 }

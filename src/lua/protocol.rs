@@ -80,7 +80,8 @@ fn codec(lua: &Lua, version: Version) -> mlua::Result<Table> {
                 encoded(lua, |out| {
                     let publish = PublishArgs::new(&topic, &payload, &qos, &retain, &dup)?;
                     let packet_id = publish.packet_id(&packet_id)?;
-                    publish.encode(packet_id, &Properties::new(), version, out)
+                    encode_publish(&publish.packet(packet_id, &Properties::new()), version, out)
+                        .map_err(|e| e.to_string())
                 })
             },
         )?,
@@ -134,7 +135,8 @@ fn encoded(
 #[rustfmt::skip]
 pub(crate) type PacketValues = (Value, Value, Value, Value, Value, Value, Value, Value, Value, Value);
 
-fn fill<const N: usize>(values: [Value; N]) -> PacketValues {
+/// The values given, and nils.
+pub(crate) fn fill<const N: usize>(values: [Value; N]) -> PacketValues {
     const { assert!(N <= 10) };
     let mut values = values.into_iter();
     let mut next = || values.next().unwrap_or(Nil);
@@ -462,7 +464,9 @@ fn write_packet(args: &Args, version: Version, out: &mut BytesMut) -> Checked<()
             let (retain, dup) = (args.value("retain")?, args.value("dup")?);
             let publish = PublishArgs::new(&topic, &payload, &qos, &retain, &dup)?;
             let packet_id = publish.packet_id(&args.value("packet_id")?)?;
-            return publish.encode(packet_id, &args.properties()?, version, out);
+            let properties = args.properties()?;
+            return encode_publish(&publish.packet(packet_id, &properties), version, out)
+                .map_err(|e| e.to_string());
         }
         PacketType::Puback => Packet::Puback(ack_from_lua(args, version)?),
         PacketType::Pubrec => Packet::Pubrec(ack_from_lua(args, version)?),
@@ -627,15 +631,13 @@ impl PublishArgs {
         }
     }
 
-    /// Writes the packet.
-    pub(crate) fn encode(
-        &self,
+    /// The packet.
+    pub(crate) fn packet<'a>(
+        &'a self,
         packet_id: u16,
-        properties: &Properties,
-        version: Version,
-        out: &mut BytesMut,
-    ) -> Checked<()> {
-        let publish = PublishRef {
+        properties: &'a Properties,
+    ) -> PublishRef<'a> {
+        PublishRef {
             dup: self.dup,
             qos: self.qos,
             retain: self.retain,
@@ -643,8 +645,7 @@ impl PublishArgs {
             packet_id,
             properties,
             payload: self.payload.as_deref().unwrap_or_default(),
-        };
-        encode_publish(&publish, version, out).map_err(|e| e.to_string())
+        }
     }
 }
 
@@ -778,7 +779,7 @@ fn list_from_lua<T>(
         .collect()
 }
 
-fn str_from_lua(value: &Value, name: impl FnOnce() -> String) -> Checked<Str> {
+pub(crate) fn str_from_lua(value: &Value, name: impl FnOnce() -> String) -> Checked<Str> {
     match value {
         Value::String(text) => Str::new(Bytes::copy_from_slice(&text.as_bytes()))
             .map_err(|e| format!("{} {e}", name())),
@@ -801,7 +802,7 @@ fn flag_from_lua(value: &Value, name: impl FnOnce() -> String) -> Checked<bool> 
     }
 }
 
-fn qos_from_lua(value: &Value, name: impl FnOnce() -> String) -> Checked<QoS> {
+pub(crate) fn qos_from_lua(value: &Value, name: impl FnOnce() -> String) -> Checked<QoS> {
     let code = match value {
         Nil => 0,
         value => integer_from_lua(value, 0, 2, name)?,
@@ -817,7 +818,7 @@ fn packet_id_from_lua(value: &Value) -> Checked<u16> {
     Ok(integer_from_lua(value, 1, u16::MAX.into(), || ".packet_id".into())? as u16)
 }
 
-fn integer_from_lua(
+pub(crate) fn integer_from_lua(
     value: &Value,
     min: u32,
     max: u32,

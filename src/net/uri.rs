@@ -16,6 +16,16 @@ pub enum Scheme {
     Mqtts,
 }
 
+impl Scheme {
+    /// As it is written before `://`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Mqtts => "mqtts",
+        }
+    }
+}
+
 impl FromStr for Scheme {
     type Err = UriError;
 

@@ -1,0 +1,1 @@
+//! The driver against a server of our own on loopback.
