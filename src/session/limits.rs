@@ -1,0 +1,93 @@
+//! What each side of a connection lets the other do. Where a limit is kept stands in `request` and `receive`.
+
+use std::time::Duration;
+
+use crate::codec::{Properties, PropertyId, QoS};
+
+/// What this client accepts and how long it waits. The defaults accept everything that the standard allows.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest packet accepted from the server, in bytes with its fixed header. A smaller Maximum Packet Size among
+    /// the CONNECT properties counts instead.
+    pub max_packet_size: u32,
+    /// Bytes of queued events above which [`Session::wants_receive`](super::Session::wants_receive) says no.
+    pub max_queued_bytes: usize,
+    /// How long the server may take to answer CONNECT with CONNACK or AUTH; `None` waits forever.
+    pub connack_timeout: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_packet_size: 268_435_460,
+            max_queued_bytes: 1 << 20,
+            connack_timeout: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+/// What the server allows on this connection: the properties of its CONNACK, or what the standard assumes without
+/// them (3.2.2.3). Of 3.1.1 and before CONNACK these are the assumed values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// QoS 1 and 2 publications that may be unacknowledged at a time.
+    pub receive_maximum: u16,
+    /// Largest packet the server accepts, in bytes with its fixed header.
+    pub maximum_packet_size: u32,
+    /// Highest QoS of a PUBLISH.
+    pub maximum_qos: QoS,
+    /// Whether a PUBLISH may be retained.
+    pub retain_available: bool,
+    /// Highest topic alias of a PUBLISH, 0 for none.
+    pub topic_alias_maximum: u16,
+    /// Whether topic filters may have wildcards.
+    pub wildcard_subscription_available: bool,
+    /// Whether a SUBSCRIBE may carry a subscription identifier.
+    pub subscription_identifiers_available: bool,
+    /// Whether subscriptions may be shared.
+    pub shared_subscription_available: bool,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            receive_maximum: u16::MAX,
+            maximum_packet_size: u32::MAX,
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            topic_alias_maximum: 0,
+            wildcard_subscription_available: true,
+            subscription_identifiers_available: true,
+            shared_subscription_available: true,
+        }
+    }
+}
+
+impl ServerLimits {
+    /// Reads the properties of a CONNACK.
+    pub(super) fn new(connack: &Properties) -> Self {
+        let assumed = Self::default();
+        let available = |id| connack.byte(id) != Some(0);
+        Self {
+            receive_maximum: connack
+                .two_byte(PropertyId::ReceiveMaximum)
+                .unwrap_or(assumed.receive_maximum),
+            maximum_packet_size: connack
+                .four_byte(PropertyId::MaximumPacketSize)
+                .unwrap_or(assumed.maximum_packet_size),
+            maximum_qos: connack
+                .byte(PropertyId::MaximumQoS)
+                .and_then(QoS::from_code)
+                .unwrap_or(assumed.maximum_qos),
+            retain_available: available(PropertyId::RetainAvailable),
+            topic_alias_maximum: connack
+                .two_byte(PropertyId::TopicAliasMaximum)
+                .unwrap_or(assumed.topic_alias_maximum),
+            wildcard_subscription_available: available(PropertyId::WildcardSubscriptionAvailable),
+            subscription_identifiers_available: available(
+                PropertyId::SubscriptionIdentifierAvailable,
+            ),
+            shared_subscription_available: available(PropertyId::SharedSubscriptionAvailable),
+        }
+    }
+}

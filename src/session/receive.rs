@@ -1,0 +1,410 @@
+//! What the server sends to a [`Session`], and what its packets break.
+
+use std::fmt::Display;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::packet_ids::Exchange;
+use super::{Event, Received, ServerLimits, Session, State};
+use crate::codec::{
+    Ack, Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyId, Publish,
+    QoS, Str, Suback, Version, encode_ack, reason_listed,
+};
+
+const PROTOCOL_ERROR: u8 = 0x82;
+const PACKET_IDENTIFIER_NOT_FOUND: u8 = 0x92;
+const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
+const TOPIC_ALIAS_INVALID: u8 = 0x94;
+
+/// A rule of the standard that the server broke: the connection ends (4.13).
+struct Violation {
+    /// Reason code for the DISCONNECT that answers it.
+    reason: u8,
+    message: String,
+}
+
+impl Violation {
+    fn new(reason: u8, packet: PacketType, rule: impl Display) -> Self {
+        let message = format!("{packet}: {rule}");
+        Self { reason, message }
+    }
+
+    fn protocol(packet: PacketType, rule: impl Display) -> Self {
+        Self::new(PROTOCOL_ERROR, packet, rule)
+    }
+}
+
+impl From<DecodeError> for Violation {
+    fn from(error: DecodeError) -> Self {
+        Self {
+            reason: error.reason_code(),
+            message: error.to_string(),
+        }
+    }
+}
+
+type Handled = Result<(), Violation>;
+
+impl Session {
+    /// Takes every complete packet off the buffer and handles it. When the connection has ended, the rest is dropped.
+    ///
+    /// A PINGRESP that has arrived should be received before [`handle_timeout`](Session::handle_timeout) is called.
+    pub fn receive(&mut self, buffer: &mut BytesMut, now: Instant) {
+        while self.state() != State::Disconnected {
+            let handled = match self.connection.decoder.decode(buffer) {
+                Ok(Some(packet)) => self.handle_packet(packet, now),
+                Ok(None) => break,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(violation) = handled {
+                self.reject(violation);
+            }
+        }
+        if self.state() == State::Disconnected {
+            buffer.clear();
+        }
+        self.connection.held_back |= !self.wants_receive();
+    }
+
+    /// Ends the connection because of what the server sent, in 5.0 with a DISCONNECT that says why (4.13).
+    fn reject(&mut self, Violation { reason, message }: Violation) {
+        if self.version == Version::V50 && self.state() != State::Open {
+            self.reply(&Packet::Disconnect(Disconnect {
+                reason,
+                ..Disconnect::default()
+            }));
+        }
+        self.fail(message);
+    }
+
+    #[inline]
+    fn handle_packet(&mut self, packet: Packet, now: Instant) -> Handled {
+        if self.state() != State::Connected {
+            return self.handle_before_connack(packet, now);
+        }
+        match packet {
+            Packet::Publish(publish) => self.handle_publish(publish),
+            Packet::Puback(ack) => self.handle_puback(ack),
+            Packet::Pubrec(ack) => self.handle_pubrec(ack),
+            Packet::Pubrel(ack) => self.handle_pubrel(ack),
+            Packet::Pubcomp(ack) => self.handle_pubcomp(ack),
+            Packet::Suback(suback) => {
+                self.handle_suback(PacketType::Suback, suback, Packet::Suback)
+            }
+            Packet::Unsuback(unsuback) => {
+                self.handle_suback(PacketType::Unsuback, unsuback, Packet::Unsuback)
+            }
+            Packet::Pingresp => {
+                self.connection.timers.pingresp();
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => self.handle_disconnect(disconnect),
+            Packet::Auth(auth) => self.handle_auth(auth),
+            Packet::Connack(_) => Err(Violation::protocol(
+                PacketType::Connack,
+                "received a second time",
+            )),
+            Packet::Connect(_)
+            | Packet::Subscribe(_)
+            | Packet::Unsubscribe(_)
+            | Packet::Pingreq => Err(only_from_clients(packet.packet_type())),
+        }
+    }
+
+    /// The first packet from the server must be CONNACK [MQTT-3.2.0-1], after AUTH packets where CONNECT asked for
+    /// them (4.12).
+    fn handle_before_connack(&mut self, packet: Packet, now: Instant) -> Handled {
+        let connecting = self.state() == State::Connecting;
+        match packet {
+            Packet::Connack(connack) if connecting => self.handle_connack(connack),
+            Packet::Connack(_) => Err(Violation::protocol(
+                PacketType::Connack,
+                "received before CONNECT was sent",
+            )),
+            Packet::Auth(auth)
+                if connecting && self.connection.requested.authentication_method.is_some() =>
+            {
+                self.await_connack(now);
+                self.handle_auth(auth)
+            }
+            other => Err(Violation {
+                reason: PROTOCOL_ERROR,
+                message: format!(
+                    "expecting CONNACK but received {}",
+                    other.packet_type() as u8
+                ),
+            }),
+        }
+    }
+
+    fn handle_connack(&mut self, connack: Connack) -> Handled {
+        let refused = connack.reason != 0;
+        self.check_listed(PacketType::Connack, connack.reason)?;
+        if connack.session_present && (refused || self.connection.requested.clean_start) {
+            let rule = match refused {
+                true => "session present together with a refusal",
+                false => "session present after a clean start",
+            };
+            return Err(Violation::protocol(PacketType::Connack, rule));
+        }
+        if refused {
+            self.connection.state = State::Disconnected;
+        } else {
+            if !connack.session_present {
+                self.incoming.clear();
+            }
+            let keep_alive = connack.properties.two_byte(PropertyId::ServerKeepAlive);
+            let connection = &mut self.connection;
+            connection.timers.set_connack(None);
+            connection
+                .timers
+                .set_keep_alive(keep_alive.unwrap_or(connection.requested.keep_alive));
+            connection.server = ServerLimits::new(&connack.properties);
+            connection.session_present = connack.session_present;
+            connection.state = State::Connected;
+        }
+        self.deliver(Event::Packet(Packet::Connack(connack)));
+        Ok(())
+    }
+
+    #[inline]
+    fn handle_publish(&mut self, mut publish: Publish) -> Handled {
+        if !publish.properties.is_empty() {
+            self.resolve_topic_alias(&mut publish)?;
+        }
+        match publish.qos {
+            QoS::AtMostOnce => {}
+            QoS::AtLeastOnce => self.begin_incoming()?,
+            QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id) {
+                None => {
+                    self.begin_incoming()?;
+                    self.incoming.insert(publish.packet_id, Received::Delivered);
+                }
+                Some(Received::Delivered) => return Ok(()),
+                Some(Received::Acknowledged) => {
+                    self.answer(PacketType::Pubrec, publish.packet_id, true);
+                    return Ok(());
+                }
+            },
+        }
+        self.deliver(Event::Packet(Packet::Publish(publish)));
+        Ok(())
+    }
+
+    /// Puts the topic where only its alias was sent, and remembers new aliases (3.3.2.3.4). The decoder has seen to it
+    /// that a PUBLISH has a topic or an alias.
+    fn resolve_topic_alias(&mut self, publish: &mut Publish) -> Handled {
+        let Some(alias) = publish.properties.two_byte(PropertyId::TopicAlias) else {
+            return Ok(());
+        };
+        // [MQTT-3.3.2-11]
+        let maximum = self.connection.requested.topic_alias_maximum;
+        if alias > maximum {
+            let rule = format_args!("topic alias must be at most {maximum}, got {alias}");
+            return Err(Violation::new(
+                TOPIC_ALIAS_INVALID,
+                PacketType::Publish,
+                rule,
+            ));
+        }
+        let aliases = &mut self.connection.topic_aliases;
+        if !publish.topic.is_empty() {
+            // The received topic shares the memory of all that was read with it: a copy lets that go.
+            let topic = Str::try_from(publish.topic.as_str()).expect("copied from a Str");
+            aliases.insert(alias, topic);
+        } else if let Some(topic) = aliases.get(&alias) {
+            publish.topic = topic.clone();
+        } else {
+            let rule = format_args!("topic alias {alias} stands for no topic");
+            return Err(Violation::protocol(PacketType::Publish, rule));
+        }
+        Ok(())
+    }
+
+    /// Counts a message that the server will want acknowledged against our receive maximum [MQTT-3.3.4-9].
+    fn begin_incoming(&mut self) -> Handled {
+        let connection = &mut self.connection;
+        connection.unacknowledged += 1;
+        match connection.requested.receive_maximum {
+            Some(maximum) if connection.unacknowledged > u32::from(maximum) => {
+                let rule = format_args!("more than {maximum} unacknowledged, our receive maximum");
+                Err(Violation::new(
+                    RECEIVE_MAXIMUM_EXCEEDED,
+                    PacketType::Publish,
+                    rule,
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn handle_puback(&mut self, ack: Ack) -> Handled {
+        self.check_listed(PacketType::Puback, ack.reason)?;
+        self.end_exchange(PacketType::Puback, ack.packet_id)?;
+        self.deliver(Event::Packet(Packet::Puback(ack)));
+        Ok(())
+    }
+
+    /// Every PUBREC without an error is answered with PUBREL; only the first of an exchange is an event.
+    fn handle_pubrec(&mut self, ack: Ack) -> Handled {
+        self.check_listed(PacketType::Pubrec, ack.reason)?;
+        let id = ack.packet_id;
+        let exchange = self.outgoing.get(id);
+        match exchange {
+            None | Some(Exchange::Pubrec | Exchange::Pubcomp) => {}
+            Some(other) => return Err(awaits_another(PacketType::Pubrec, id, other)),
+        }
+        if ack.reason >= 0x80 {
+            self.outgoing.end(id);
+        } else {
+            if exchange == Some(Exchange::Pubrec) {
+                self.outgoing.released(id);
+            }
+            self.answer(PacketType::Pubrel, id, exchange.is_some());
+        }
+        if exchange == Some(Exchange::Pubrec) {
+            self.deliver(Event::Packet(Packet::Pubrec(ack)));
+        }
+        Ok(())
+    }
+
+    /// Every PUBREL is answered with PUBCOMP.
+    fn handle_pubrel(&mut self, ack: Ack) -> Handled {
+        self.check_listed(PacketType::Pubrel, ack.reason)?;
+        let known = self.end_incoming(ack.packet_id, QoS::ExactlyOnce);
+        self.answer(PacketType::Pubcomp, ack.packet_id, known);
+        Ok(())
+    }
+
+    fn handle_pubcomp(&mut self, ack: Ack) -> Handled {
+        self.check_listed(PacketType::Pubcomp, ack.reason)?;
+        self.end_exchange(PacketType::Pubcomp, ack.packet_id)?;
+        Ok(())
+    }
+
+    fn handle_suback(
+        &mut self,
+        kind: PacketType,
+        suback: Suback,
+        packet: fn(Suback) -> Packet,
+    ) -> Handled {
+        for reason in &suback.reasons {
+            self.check_listed(kind, *reason)?;
+        }
+        let filters = match self.end_exchange(kind, suback.packet_id)? {
+            Some(Exchange::Suback(filters)) => Some(filters),
+            Some(Exchange::Unsuback(filters)) if self.version == Version::V50 => Some(filters),
+            _ => None,
+        };
+        // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1].
+        match filters {
+            Some(filters) if filters != suback.reasons.len() => {
+                let got = suback.reasons.len();
+                let rule = format_args!("expected {filters} reason codes, got {got}");
+                Err(Violation::protocol(kind, rule))
+            }
+            _ => {
+                self.deliver(Event::Packet(packet(suback)));
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_disconnect(&mut self, disconnect: Disconnect) -> Handled {
+        if self.version == Version::V311 {
+            return Err(only_from_clients(PacketType::Disconnect));
+        }
+        self.check_listed(PacketType::Disconnect, disconnect.reason)?;
+        let expiry = PropertyId::SessionExpiryInterval;
+        if disconnect.properties.first(expiry).is_some() {
+            // [MQTT-3.14.2-2]
+            let rule = "session_expiry_interval: only a client sends it";
+            return Err(Violation::protocol(PacketType::Disconnect, rule));
+        }
+        self.connection.state = State::Disconnected;
+        self.deliver(Event::Packet(Packet::Disconnect(disconnect)));
+        Ok(())
+    }
+
+    fn handle_auth(&mut self, auth: Disconnect) -> Handled {
+        const CONTINUE: u8 = 0x18;
+        const REAUTHENTICATE: u8 = 0x19;
+        let kind = PacketType::Auth;
+        let Some(method) = &self.connection.requested.authentication_method else {
+            let rule = "CONNECT had no authentication method";
+            return Err(Violation::protocol(kind, rule));
+        };
+        // [MQTT-4.12.0-5]
+        let answered = auth.properties.string(PropertyId::AuthenticationMethod);
+        if answered.is_some_and(|answered| answered != method) {
+            let rule = "authentication method is not that of CONNECT";
+            return Err(Violation::protocol(kind, rule));
+        }
+        self.check_listed(kind, auth.reason)?;
+        let unexpected = match self.state() {
+            // Success before CONNACK is said by CONNACK itself.
+            State::Connecting => auth.reason != CONTINUE,
+            _ => auth.reason == REAUTHENTICATE,
+        };
+        if unexpected {
+            return Err(unexpected_reason(kind, auth.reason));
+        }
+        self.deliver(Event::Packet(Packet::Auth(auth)));
+        Ok(())
+    }
+
+    /// A receiver does not take a reason code that the standard does not list for the packet.
+    fn check_listed(&self, packet: PacketType, reason: u8) -> Handled {
+        match reason_listed(self.version, packet, reason) {
+            true => Ok(()),
+            false => Err(unexpected_reason(packet, reason)),
+        }
+    }
+
+    /// Ends the exchange that this packet answers. An answer nobody waits for changes nothing, one of the wrong kind
+    /// breaks the protocol.
+    fn end_exchange(&mut self, packet: PacketType, id: u16) -> Result<Option<Exchange>, Violation> {
+        match self.outgoing.get(id) {
+            Some(other) if other.awaits() != packet => Err(awaits_another(packet, id, other)),
+            exchange => {
+                self.outgoing.end(id);
+                Ok(exchange)
+            }
+        }
+    }
+
+    /// Sends PUBREC, PUBREL or PUBCOMP, in 5.0 saying so if its packet identifier belongs to no exchange.
+    fn answer(&mut self, kind: PacketType, packet_id: u16, known: bool) {
+        if known || self.version == Version::V311 {
+            encode_ack(kind, packet_id, &mut self.connection.transmit);
+            return;
+        }
+        let ack = Ack {
+            packet_id,
+            reason: PACKET_IDENTIFIER_NOT_FOUND,
+            properties: Properties::new(),
+        };
+        self.reply(&match kind {
+            PacketType::Pubrel => Packet::Pubrel(ack),
+            _ => Packet::Pubcomp(ack),
+        });
+    }
+}
+
+fn only_from_clients(packet: PacketType) -> Violation {
+    Violation::protocol(packet, "only a client sends it")
+}
+
+fn unexpected_reason(packet: PacketType, reason: u8) -> Violation {
+    Violation::protocol(
+        packet,
+        format_args!("unexpected reason code: 0x{reason:02X}"),
+    )
+}
+
+fn awaits_another(packet: PacketType, id: u16, exchange: Exchange) -> Violation {
+    let awaited = exchange.awaits();
+    let rule = format_args!("packet identifier {id} waits for {awaited}");
+    Violation::protocol(packet, rule)
+}
