@@ -1,0 +1,9 @@
+//! The session against a simulated server, over a simulated link, by a clock that the test moves.
+
+mod authentication;
+mod connection;
+mod keep_alive;
+mod model;
+mod pair;
+mod publishing;
+mod receiving;
