@@ -236,7 +236,12 @@ function Client:__init(opts)
 	self.first_connect = true
 	-- Callbacks of the requests under way, by packet identifier.
 	self._callbacks = {}
-	self._link = core.link(own.version)
+	local link
+	link, err = core.link(own.version)
+	if not link then
+		error("no client can be made: " .. err, 3)
+	end
+	self._link = link
 	if own.connector == native then
 		-- Tells the ioloop that this client says by itself when it has something to do.
 		self._token = self._link:token()

@@ -38,18 +38,23 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
     watch_forks();
     let shared = SharedDriver::default();
 
-    // link(version): a link without a connection.
+    // link(version): a link without a connection; or nil and an error.
     let of_link = Rc::clone(&shared);
     core.set(
         "link",
         lua.create_function(move |_, version: u8| {
             let version = Version::from_code(version).unwrap_or(Version::V311);
-            let driver = driver(&of_link)?;
-            let link = Link::new(&driver, Session::new(version, Limits::default()));
-            Ok(LuaLink {
-                link,
-                driver,
-                version,
+            Ok(match driver(&of_link) {
+                Ok(driver) => {
+                    let link = Link::new(&driver, Session::new(version, Limits::default()));
+                    let link = LuaLink {
+                        link,
+                        driver,
+                        version,
+                    };
+                    (Some(link), None)
+                }
+                Err(error) => (None, Some(error.to_string())),
             })
         })?,
     )?;
