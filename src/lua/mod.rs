@@ -1,6 +1,9 @@
 //! The Lua module `mqtt.core`: what the Lua files of `lua/mqtt` call. The only room where mlua's types may appear.
 
+mod args;
 mod protocol;
+mod stack;
+mod values;
 
 use mlua::{Lua, Table};
 
