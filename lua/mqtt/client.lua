@@ -236,12 +236,12 @@ function Client:__init(opts)
 	self.first_connect = true
 	-- Callbacks of the requests under way, by packet identifier.
 	self._callbacks = {}
-	local link
-	link, err = core.link(own.version)
+	local link, step, pop, publish, acknowledge = core.link(own.version)
 	if not link then
-		error("no client can be made: " .. err, 3)
+		error("no client can be made: " .. step, 3)
 	end
-	self._link = link
+	-- What is done for each message does not go through the link's methods.
+	self._link, self._step, self._pop, self._publish, self._acknowledge = link, step, pop, publish, acknowledge
 	if own.connector == native then
 		-- Tells the ioloop that this client says by itself when it has something to do.
 		self._token = self._link:token()
@@ -579,17 +579,21 @@ function Client:publish(opts)
 		return false, NOT_OPENED
 	end
 
-	local link = self._link
-	local packet_id, err, misuse = link:publish(topic, payload, qos, retain, dup, opts.packet_id, properties,
-		user_properties)
+	local packet_id, full, misuse
+	if properties or user_properties then
+		packet_id, full, misuse = self._link:publish(topic, payload, qos, retain or false, dup or false, opts.packet_id,
+			properties, user_properties)
+	else
+		packet_id, full, misuse = self._publish(topic, payload, qos, retain, dup, opts.packet_id)
+	end
 	if not packet_id then
 		if misuse then
-			error(err, 2)
+			error(full, 2)
 		end
-		return false, "failed to send PUBLISH: " .. err
+		return false, "failed to send PUBLISH: " .. full
 	end
-	local ok
-	if link:is_full() then
+	local ok, err
+	if full then
 		ok, err = self:_wait_for_room()
 		if not ok then
 			return false, err
@@ -632,8 +636,18 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if not packet_id or qos == 0 then
 		return true
 	end
-	return request(self, qos == 1 and "PUBACK" or "PUBREC", "acknowledge", packet_id, qos, rc or 0, properties,
-		user_properties)
+	local what = qos == 1 and "PUBACK" or "PUBREC"
+	if properties or user_properties then
+		return request(self, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
+	end
+	local ok, misuse
+	ok, err, misuse = self._acknowledge(packet_id, qos, rc or 0)
+	if ok then
+		return sent(self, what)
+	elseif misuse then
+		error(err, 2)
+	end
+	return false, "failed to send " .. what .. ": " .. err
 end
 
 --- Send DISCONNECT packet to the broker and close the connection. When this returns, everything published before and
@@ -771,7 +785,7 @@ function Client:open_connection()
 		if not host.wait(link) then
 			link:wait(OPEN_TIMEOUT)
 		end
-		local kind, message = link:pop()
+		local kind, message = self._pop()
 		if kind == "opened" then
 			opened(self)
 		elseif kind == "open_failed" then
@@ -954,19 +968,19 @@ function Client:step()
 	if not self._token then
 		return bridge.step(self, implicit_connect, handle_event)
 	end
-	local link = self._link
-	local kind, a, b, c, d, e, f, g, h, i = link:step()
+	local link, next_event = self._link, self._step
+	local kind, a, b, c, d, e, f, g, h, i = next_event()
 	while not kind or kind == "woken" do
 		if kind then
-			kind, a, b, c, d, e, f, g, h, i = link:step()
+			kind, a, b, c, d, e, f, g, h, i = next_event()
 		elseif not (self.connection or self._opening) then
 			local wait, err = implicit_connect(self)
 			if wait ~= -1 then
 				return wait, err
 			end
-			kind, a, b, c, d, e, f, g, h, i = link:step()
+			kind, a, b, c, d, e, f, g, h, i = next_event()
 		elseif host.wait(link) then
-			kind, a, b, c, d, e, f, g, h, i = link:step()
+			kind, a, b, c, d, e, f, g, h, i = next_event()
 		else
 			return -1
 		end

@@ -336,6 +336,9 @@ end
 
 local combined_mt = {
 	__tostring = function(self)
+		if #self == 1 then -- as make_packet leaves it
+			return tostring(self[1])
+		end
 		local parts = {}
 		for i, part in ipairs(self) do
 			parts[i] = tostring(part)
