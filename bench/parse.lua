@@ -1,5 +1,5 @@
 -- Time of parsing and making a PUBLISH (QoS 1, payload of 64 bytes), in ns for each packet.
--- usage: lua bench/parse.lua [FOLDER]; with the folder of luamqtt (or ORIGINAL in the environment), side by side with it.
+-- usage: lua bench/parse.lua [FOLDER]: side by side with the luamqtt in FOLDER, or in ORIGINAL of the environment.
 
 local ROUNDS, PACKETS = 21, 20000
 
