@@ -4,7 +4,10 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::error::Fault;
 use super::wire::{self, Reader, VarInt};
-use super::*;
+use super::{
+    Ack, Connack, Connect, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyHolder,
+    Publish, QoS, Str, Suback, Subscribe, Subscription, Unsubscribe, Version, Will, rules,
+};
 
 /// Takes packets off the front of a byte stream, however it is split.
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ impl Decoder {
 
     /// Takes one packet off the buffer, or leaves the buffer alone if it holds no complete one. The packet's strings
     /// and payload are slices of the buffer's memory. Once it fails, the rest of the stream has no meaning.
-    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
+    pub fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(header) = decode_header(self.version, buffer)? else {
             return Ok(None);
         };
@@ -101,7 +104,7 @@ pub fn decode_connect(
 ) -> Result<Connect, DecodeError> {
     let (packet_type, _) = check_first_byte(expected.unwrap_or(Version::V50), first_byte)?;
     if packet_type != PacketType::Connect {
-        let fault = Fault::protocol("the first packet must be a CONNECT");
+        let fault = Fault::protocol("expecting a CONNECT as the first packet");
         return Err(fault.decoding(packet_type));
     }
     connect(Reader::new(body), expected).map_err(|fault| fault.decoding(packet_type))
@@ -177,11 +180,11 @@ fn decode_body(
 fn properties(
     from: &mut Reader,
     version: Version,
-    holder: PropertyHolder,
+    holder: impl Into<PropertyHolder>,
 ) -> Result<Properties, Fault> {
     match version {
         Version::V311 => Ok(Properties::new()),
-        Version::V50 => Properties::read(from, holder),
+        Version::V50 => Properties::read(from, holder.into()),
     }
 }
 
@@ -229,8 +232,7 @@ fn connect(mut from: Reader, expected: Option<Version>) -> Result<Connect, Fault
     }
     rules::credentials(version, has_username, has_password)?;
     let keep_alive = from.two_byte("keep alive")?;
-    let packet = PropertyHolder::Packet(PacketType::Connect);
-    let connect_properties = properties(&mut from, version, packet)?;
+    let connect_properties = properties(&mut from, version, PacketType::Connect)?;
     let client_id = from.string("client identifier")?;
     let will = match has_will {
         true => Some(will(&mut from, version, will_qos, will_retain)?),
@@ -279,8 +281,7 @@ fn connack(mut from: Reader, version: Version) -> Result<Connack, Fault> {
     // A session present despite a refusal breaks [MQTT-3.2.2-6], but the original library expects it to be read.
     let session_present = flags == 1;
     let reason = from.byte("reason code")?;
-    let packet = PropertyHolder::Packet(PacketType::Connack);
-    let properties = properties(&mut from, version, packet)?;
+    let properties = properties(&mut from, version, PacketType::Connack)?;
     from.finish()?;
     Ok(Connack {
         session_present,
@@ -297,8 +298,7 @@ fn publish(mut from: Reader, version: Version, flags: u8) -> Result<Publish, Fau
         QoS::AtMostOnce => 0,
         _ => packet_id(&mut from)?,
     };
-    let packet = PropertyHolder::Packet(PacketType::Publish);
-    let properties = properties(&mut from, version, packet)?;
+    let properties = properties(&mut from, version, PacketType::Publish)?;
     rules::publish_topic(topic.as_bytes(), &properties)?;
     Ok(Publish {
         dup: flags & 8 != 0,
@@ -332,8 +332,7 @@ fn disconnect(
     if version == Version::V50 && !from.is_empty() {
         packet.reason = from.byte("reason code")?;
         if !from.is_empty() {
-            let holder = PropertyHolder::Packet(packet_type);
-            packet.properties = Properties::read(&mut from, holder)?;
+            packet.properties = Properties::read(&mut from, packet_type.into())?;
         }
     }
     from.finish()?;
@@ -342,8 +341,7 @@ fn disconnect(
 
 fn subscribe(mut from: Reader, version: Version) -> Result<Subscribe, Fault> {
     let packet_id = packet_id(&mut from)?;
-    let packet = PropertyHolder::Packet(PacketType::Subscribe);
-    let properties = properties(&mut from, version, packet)?;
+    let properties = properties(&mut from, version, PacketType::Subscribe)?;
     rules::subscriptions(from.len())?;
     let mut subscriptions = Vec::new();
     while !from.is_empty() {
@@ -369,7 +367,7 @@ fn subscription(from: &mut Reader, version: Version) -> Result<Subscription, Fau
         return Err(Fault::malformed(rule));
     }
     let Some(qos) = QoS::from_code(options & 3) else {
-        return Err(Fault::malformed("QoS must be 0, 1 or 2, got 3"));
+        return Err(Fault::protocol("QoS must be 0, 1 or 2, got 3"));
     };
     let subscription = Subscription {
         filter,
@@ -390,8 +388,7 @@ fn topic_filter(from: &mut Reader, version: Version) -> Result<Str, Fault> {
 
 fn suback(mut from: Reader, version: Version, packet_type: PacketType) -> Result<Suback, Fault> {
     let packet_id = packet_id(&mut from)?;
-    let holder = PropertyHolder::Packet(packet_type);
-    let properties = properties(&mut from, version, holder)?;
+    let properties = properties(&mut from, version, packet_type)?;
     // Any code passes, also in 3.1.1 [MQTT-3.9.3-2]: the original library expects it.
     let reasons = match (version, packet_type) {
         (Version::V311, PacketType::Unsuback) => {
@@ -412,8 +409,7 @@ fn suback(mut from: Reader, version: Version, packet_type: PacketType) -> Result
 
 fn unsubscribe(mut from: Reader, version: Version) -> Result<Unsubscribe, Fault> {
     let packet_id = packet_id(&mut from)?;
-    let packet = PropertyHolder::Packet(PacketType::Unsubscribe);
-    let properties = properties(&mut from, version, packet)?;
+    let properties = properties(&mut from, version, PacketType::Unsubscribe)?;
     rules::subscriptions(from.len())?;
     let mut filters = Vec::new();
     while !from.is_empty() {
@@ -425,3 +421,6 @@ fn unsubscribe(mut from: Reader, version: Version) -> Result<Unsubscribe, Fault>
         properties,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,10 @@ use bytes::{BufMut, BytesMut};
 
 use super::error::Fault;
 use super::wire::{MAX_VAR_INT, put_prefixed, put_var_int, var_int_len};
-use super::*;
+use super::{
+    Ack, Connack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyHolder,
+    Publish, QoS, Suback, Subscribe, Unsubscribe, Version, rules, string,
+};
 
 /// Appends a packet's bytes to `out`, which stays as it was if the packet breaks a rule.
 pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
@@ -109,7 +112,7 @@ fn check_publish(publish: &PublishRef<'_>, version: Version) -> Result<(u32, u32
         }
     }
     string::check(publish.topic).map_err(|error| Fault::malformed(format!("topic {error}")))?;
-    let properties = check_properties(publish.properties, version, PacketType::Publish)?;
+    let properties = check_properties(publish.properties, version, PacketType::Publish.into())?;
     if version == Version::V50 {
         size += var_int_len(properties) + properties as usize;
     }
@@ -149,15 +152,6 @@ fn needs_v50(what: &str) -> Fault {
 fn check_properties(
     properties: &Properties,
     version: Version,
-    packet_type: PacketType,
-) -> Result<u32, Fault> {
-    check_properties_of(properties, version, PropertyHolder::Packet(packet_type))
-}
-
-#[inline]
-fn check_properties_of(
-    properties: &Properties,
-    version: Version,
     holder: PropertyHolder,
 ) -> Result<u32, Fault> {
     match version {
@@ -170,10 +164,10 @@ fn check_properties_of(
 fn put_properties(
     properties: &Properties,
     version: Version,
-    holder: PropertyHolder,
+    holder: impl Into<PropertyHolder>,
     out: &mut BytesMut,
 ) -> Result<(), Fault> {
-    let size = check_properties_of(properties, version, holder)?;
+    let size = check_properties(properties, version, holder.into())?;
     if version == Version::V50 {
         properties.write(size, out);
     }
@@ -203,8 +197,7 @@ fn connect(packet: &Connect, version: Version, out: &mut BytesMut) -> Result<(),
     out.put_u8(version as u8);
     out.put_u8(flags);
     out.put_u16(packet.keep_alive);
-    let holder = PropertyHolder::Packet(PacketType::Connect);
-    put_properties(&packet.properties, version, holder, out)?;
+    put_properties(&packet.properties, version, PacketType::Connect, out)?;
     put_prefixed(out, packet.client_id.as_bytes());
     if let Some(will) = &packet.will {
         put_properties(&will.properties, version, PropertyHolder::Will, out)?;
@@ -226,8 +219,7 @@ fn connect(packet: &Connect, version: Version, out: &mut BytesMut) -> Result<(),
 fn connack(packet: &Connack, version: Version, out: &mut BytesMut) -> Result<(), Fault> {
     out.put_u8(packet.session_present.into());
     out.put_u8(packet.reason);
-    let holder = PropertyHolder::Packet(PacketType::Connack);
-    put_properties(&packet.properties, version, holder, out)
+    put_properties(&packet.properties, version, PacketType::Connack, out)
 }
 
 fn ack(
@@ -265,19 +257,13 @@ fn put_outcome(
         return Err(needs_v50("a reason code"));
     }
     out.put_u8(reason);
-    put_properties(
-        properties,
-        version,
-        PropertyHolder::Packet(packet_type),
-        out,
-    )
+    put_properties(properties, version, packet_type, out)
 }
 
 fn subscribe(packet: &Subscribe, version: Version, out: &mut BytesMut) -> Result<(), Fault> {
     rules::packet_id(packet.packet_id)?;
     out.put_u16(packet.packet_id);
-    let holder = PropertyHolder::Packet(PacketType::Subscribe);
-    put_properties(&packet.properties, version, holder, out)?;
+    put_properties(&packet.properties, version, PacketType::Subscribe, out)?;
     rules::subscriptions(packet.subscriptions.len())?;
     for subscription in &packet.subscriptions {
         let options = subscription.qos as u8
@@ -303,12 +289,7 @@ fn suback(
 ) -> Result<(), Fault> {
     rules::packet_id(packet.packet_id)?;
     out.put_u16(packet.packet_id);
-    put_properties(
-        &packet.properties,
-        version,
-        PropertyHolder::Packet(packet_type),
-        out,
-    )?;
+    put_properties(&packet.properties, version, packet_type, out)?;
     match (version, packet_type) {
         (Version::V311, PacketType::Unsuback) if packet.reasons.is_empty() => {}
         (Version::V311, PacketType::Unsuback) => return Err(needs_v50("a reason code")),
@@ -321,8 +302,7 @@ fn suback(
 fn unsubscribe(packet: &Unsubscribe, version: Version, out: &mut BytesMut) -> Result<(), Fault> {
     rules::packet_id(packet.packet_id)?;
     out.put_u16(packet.packet_id);
-    let holder = PropertyHolder::Packet(PacketType::Unsubscribe);
-    put_properties(&packet.properties, version, holder, out)?;
+    put_properties(&packet.properties, version, PacketType::Unsubscribe, out)?;
     rules::subscriptions(packet.filters.len())?;
     for filter in &packet.filters {
         rules::topic_filter(filter, version)?;
@@ -330,3 +310,6 @@ fn unsubscribe(packet: &Unsubscribe, version: Version, out: &mut BytesMut) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

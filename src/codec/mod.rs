@@ -12,11 +12,11 @@ mod string;
 mod topic;
 mod wire;
 
-pub use decode::*;
-pub use encode::*;
+pub use decode::{Decoder, FixedHeader, decode_connect, decode_frame, decode_header};
+pub use encode::{PublishRef, encode, encode_ack, encode_publish};
 pub use error::{DecodeError, EncodeError};
 pub use packet::*;
-pub use property::*;
-pub use reason::*;
-pub use string::*;
+pub use property::{Properties, Property, PropertyHolder, PropertyId, PropertyKind, PropertyValue};
+pub use reason::{reason_listed, reason_name};
+pub use string::{Str, StrError};
 pub use topic::{TopicError, check_topic_filter, check_topic_name};

@@ -27,6 +27,12 @@ impl PropertyHolder {
     }
 }
 
+impl From<PacketType> for PropertyHolder {
+    fn from(packet: PacketType) -> Self {
+        Self::Packet(packet)
+    }
+}
+
 /// How a property's value is written (1.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PropertyKind {
@@ -144,34 +150,34 @@ mod holder {
 // Table 2-4, with the ranges of sections 3.1 to 3.15. The names are the standard's in snake case, except for the plural
 // that the Lua programs know.
 properties! {
-    //   identifier                      name                                  kind      range    holders                [repeated in]
-    0x01 PayloadFormatIndicator          "payload_format_indicator"            Byte      Flag     [Publish Will]         [];
-    0x02 MessageExpiryInterval           "message_expiry_interval"             FourByte  Any      [Publish Will]         [];
-    0x03 ContentType                     "content_type"                        String    Any      [Publish Will]         [];
-    0x08 ResponseTopic                   "response_topic"                      String    Topic    [Publish Will]         [];
-    0x09 CorrelationData                 "correlation_data"                    Binary    Any      [Publish Will]         [];
-    0x0B SubscriptionIdentifier          "subscription_identifiers"            VarInt    NonZero  [Publish Subscribe]    [Publish];
-    0x11 SessionExpiryInterval           "session_expiry_interval"             FourByte  Any      [Connect Connack Disconnect] [];
-    0x12 AssignedClientIdentifier        "assigned_client_identifier"          String    Any      [Connack]              [];
-    0x13 ServerKeepAlive                 "server_keep_alive"                   TwoByte   Any      [Connack]              [];
-    0x15 AuthenticationMethod            "authentication_method"               String    Any      [Connect Connack Auth] [];
-    0x16 AuthenticationData              "authentication_data"                 Binary    Any      [Connect Connack Auth] [];
-    0x17 RequestProblemInformation       "request_problem_information"         Byte      Flag     [Connect]              [];
-    0x18 WillDelayInterval               "will_delay_interval"                 FourByte  Any      [Will]                 [];
-    0x19 RequestResponseInformation      "request_response_information"        Byte      Flag     [Connect]              [];
-    0x1A ResponseInformation             "response_information"                String    Any      [Connack]              [];
-    0x1C ServerReference                 "server_reference"                    String    Any      [Connack Disconnect]   [];
-    0x1F ReasonString                    "reason_string"                       String    Any      [Connack Acks Disconnect Auth] [];
-    0x21 ReceiveMaximum                  "receive_maximum"                     TwoByte   NonZero  [Connect Connack]      [];
-    0x22 TopicAliasMaximum               "topic_alias_maximum"                 TwoByte   Any      [Connect Connack]      [];
-    0x23 TopicAlias                      "topic_alias"                         TwoByte   NonZero  [Publish]              [];
-    0x24 MaximumQoS                      "maximum_qos"                         Byte      Flag     [Connack]              [];
-    0x25 RetainAvailable                 "retain_available"                    Byte      Flag     [Connack]              [];
-    0x26 UserProperty                    "user_property"                       Pair      Any      [All]                  [All];
-    0x27 MaximumPacketSize               "maximum_packet_size"                 FourByte  NonZero  [Connect Connack]      [];
-    0x28 WildcardSubscriptionAvailable   "wildcard_subscription_available"     Byte      Flag     [Connack]              [];
-    0x29 SubscriptionIdentifierAvailable "subscription_identifiers_available"  Byte      Flag     [Connack]              [];
-    0x2A SharedSubscriptionAvailable     "shared_subscription_available"       Byte      Flag     [Connack]              [];
+    //   identifier                      name                                 kind     range   [holders]                        [repeated in]
+    0x01 PayloadFormatIndicator          "payload_format_indicator"           Byte     Flag    [Publish Will]                   [];
+    0x02 MessageExpiryInterval           "message_expiry_interval"            FourByte Any     [Publish Will]                   [];
+    0x03 ContentType                     "content_type"                       String   Any     [Publish Will]                   [];
+    0x08 ResponseTopic                   "response_topic"                     String   Topic   [Publish Will]                   [];
+    0x09 CorrelationData                 "correlation_data"                   Binary   Any     [Publish Will]                   [];
+    0x0B SubscriptionIdentifier          "subscription_identifiers"           VarInt   NonZero [Publish Subscribe]              [Publish];
+    0x11 SessionExpiryInterval           "session_expiry_interval"            FourByte Any     [Connect Connack Disconnect]     [];
+    0x12 AssignedClientIdentifier        "assigned_client_identifier"         String   Any     [Connack]                        [];
+    0x13 ServerKeepAlive                 "server_keep_alive"                  TwoByte  Any     [Connack]                        [];
+    0x15 AuthenticationMethod            "authentication_method"              String   Any     [Connect Connack Auth]           [];
+    0x16 AuthenticationData              "authentication_data"                Binary   Any     [Connect Connack Auth]           [];
+    0x17 RequestProblemInformation       "request_problem_information"        Byte     Flag    [Connect]                        [];
+    0x18 WillDelayInterval               "will_delay_interval"                FourByte Any     [Will]                           [];
+    0x19 RequestResponseInformation      "request_response_information"       Byte     Flag    [Connect]                        [];
+    0x1A ResponseInformation             "response_information"               String   Any     [Connack]                        [];
+    0x1C ServerReference                 "server_reference"                   String   Any     [Connack Disconnect]             [];
+    0x1F ReasonString                    "reason_string"                      String   Any     [Connack Acks Disconnect Auth]   [];
+    0x21 ReceiveMaximum                  "receive_maximum"                    TwoByte  NonZero [Connect Connack]                [];
+    0x22 TopicAliasMaximum               "topic_alias_maximum"                TwoByte  Any     [Connect Connack]                [];
+    0x23 TopicAlias                      "topic_alias"                        TwoByte  NonZero [Publish]                        [];
+    0x24 MaximumQoS                      "maximum_qos"                        Byte     Flag    [Connack]                        [];
+    0x25 RetainAvailable                 "retain_available"                   Byte     Flag    [Connack]                        [];
+    0x26 UserProperty                    "user_property"                      Pair     Any     [All]                            [All];
+    0x27 MaximumPacketSize               "maximum_packet_size"                FourByte NonZero [Connect Connack]                [];
+    0x28 WildcardSubscriptionAvailable   "wildcard_subscription_available"    Byte     Flag    [Connack]                        [];
+    0x29 SubscriptionIdentifierAvailable "subscription_identifiers_available" Byte     Flag    [Connack]                        [];
+    0x2A SharedSubscriptionAvailable     "shared_subscription_available"      Byte     Flag    [Connack]                        [];
 }
 
 impl PropertyId {
@@ -554,5 +560,72 @@ impl Admission {
             return Err(Fault::protocol(rule));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn found_by_number_and_by_name() {
+        for &id in PropertyId::ALL {
+            assert_eq!(PropertyId::from_code(id as u8), Some(id));
+            assert_eq!(PropertyId::from_name(id.name()), Some(id));
+        }
+        assert_eq!(PropertyId::ALL.len(), 27);
+        assert_eq!(PropertyId::from_code(0), None);
+        assert_eq!(PropertyId::from_code(0x2B), None);
+        assert_eq!(PropertyId::from_name("subscription_identifier"), None);
+    }
+
+    /// The sections on each packet against the table, which follows the standard's own.
+    #[test]
+    fn packets_carry_what_their_sections_say() {
+        use PacketType::*;
+        let reason = &[0x1F, 0x26][..];
+        let mut sections = vec![
+            (
+                PropertyHolder::Will,
+                &[0x01, 0x02, 0x03, 0x08, 0x09, 0x18, 0x26][..],
+            ),
+            (
+                Connect.into(),
+                &[0x11, 0x15, 0x16, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27],
+            ),
+            (
+                Connack.into(),
+                &[
+                    0x11, 0x12, 0x13, 0x15, 0x16, 0x1A, 0x1C, 0x1F, 0x21, 0x22, 0x24, 0x25, 0x26,
+                    0x27, 0x28, 0x29, 0x2A,
+                ],
+            ),
+            (
+                Publish.into(),
+                &[0x01, 0x02, 0x03, 0x08, 0x09, 0x0B, 0x23, 0x26],
+            ),
+            (Subscribe.into(), &[0x0B, 0x26]),
+            (Unsubscribe.into(), &[0x26]),
+            (Pingreq.into(), &[]),
+            (Pingresp.into(), &[]),
+            (Disconnect.into(), &[0x11, 0x1C, 0x1F, 0x26]),
+            (Auth.into(), &[0x15, 0x16, 0x1F, 0x26]),
+        ];
+        sections.extend(
+            [Puback, Pubrec, Pubrel, Pubcomp, Suback, Unsuback].map(|p| (p.into(), reason)),
+        );
+        for (holder, codes) in sections {
+            let all = PropertyId::ALL.iter().filter(|id| id.allowed_in(holder));
+            let allowed: Vec<u8> = all.map(|id| *id as u8).collect();
+            assert_eq!(allowed, codes, "{holder:?}");
+            for id in PropertyId::ALL {
+                let repeats = match id {
+                    PropertyId::UserProperty => id.allowed_in(holder),
+                    PropertyId::SubscriptionIdentifier => holder == Publish.into(),
+                    _ => false,
+                };
+                assert_eq!(id.repeats_in(holder), repeats, "{id:?} in {holder:?}");
+            }
+        }
     }
 }

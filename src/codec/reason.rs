@@ -1,17 +1,18 @@
 //! The reason codes of 5.0 (2.4) and the return codes of 3.1.1 (3.2.2.3, 3.9.3): their names and who carries them.
 
-use super::{PacketType, Version};
+use super::PacketType::{self, *};
+use super::Version;
 
 /// The standard's name of a reason code in that packet, if it lists the code there.
 pub fn reason_name(version: Version, packet: PacketType, code: u8) -> Option<&'static str> {
     let table = match version {
-        Version::V311 => V311,
-        Version::V50 => V50,
+        Version::V311 => RETURN_CODES,
+        Version::V50 => REASON_CODES,
     };
-    let mut names = table.iter();
-    names.find_map(|&(listed, name, packets)| {
-        (listed == code && packets.contains(&packet)).then_some(name)
-    })
+    let listed = table
+        .iter()
+        .find(|(listed, _, packets)| *listed == code && packets.contains(&packet));
+    listed.map(|(_, name, _)| *name)
 }
 
 /// Whether the standard lists the reason code for that packet. Where 3.1.1 has no codes, there is only 0.
@@ -19,12 +20,12 @@ pub fn reason_listed(version: Version, packet: PacketType, code: u8) -> bool {
     version == Version::V311 && code == 0 || reason_name(version, packet, code).is_some()
 }
 
-use PacketType::*;
-
+/// Code, name, and the packets that list it.
 type Reason = (u8, &'static str, &'static [PacketType]);
 
+/// Tables 3.1 and 3.4 of 3.1.1.
 #[rustfmt::skip]
-const V311: &[Reason] = &[
+const RETURN_CODES: &[Reason] = &[
     (0x00, "Connection Accepted", &[Connack]),
     (0x01, "Connection Refused, unacceptable protocol version", &[Connack]),
     (0x02, "Connection Refused, identifier rejected", &[Connack]),
@@ -39,7 +40,7 @@ const V311: &[Reason] = &[
 
 /// Table 2-6.
 #[rustfmt::skip]
-const V50: &[Reason] = &[
+const REASON_CODES: &[Reason] = &[
     (0x00, "Success", &[Connack, Puback, Pubrec, Pubrel, Pubcomp, Unsuback, Auth]),
     (0x00, "Normal disconnection", &[Disconnect]),
     (0x00, "Granted QoS 0", &[Suback]),
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn names_depend_on_version_and_packet() {
-        use Version::*;
+        use super::Version::*;
         for (version, packet, code, name) in [
             (
                 V311,
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn no_code_has_two_names_in_one_packet() {
-        for table in [V311, V50] {
+        for table in [RETURN_CODES, REASON_CODES] {
             for (i, (code, _, packets)) in table.iter().enumerate() {
                 for (other, name, others) in &table[i + 1..] {
                     let both = code == other && packets.iter().any(|p| others.contains(p));

@@ -7,7 +7,7 @@ use std::str;
 use bytes::Bytes;
 
 /// Most bytes in a string or in binary data: the length is sent as a Two Byte Integer.
-pub const MAX_LEN: usize = u16::MAX as usize;
+pub(super) const MAX_LEN: usize = u16::MAX as usize;
 
 /// A string as MQTT has them: well-formed UTF-8 without U+0000, at most 65,535 bytes. Cloning it copies no text.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,8 +16,14 @@ pub struct Str(Bytes);
 impl Str {
     /// Takes the bytes over if they are such a string.
     pub fn new(bytes: Bytes) -> Result<Self, StrError> {
-        let text = str::from_utf8(&bytes).map_err(|e| StrError::NotUtf8(e.valid_up_to()))?;
-        check(text)?;
+        // Looks at every byte, so that it becomes vector code.
+        let is_ascii = bytes
+            .iter()
+            .fold(true, |all, byte| all & matches!(byte, 1..=0x7F));
+        if !is_ascii || bytes.len() > MAX_LEN {
+            let text = str::from_utf8(&bytes).map_err(|e| StrError::NotUtf8(e.valid_up_to()))?;
+            check(text)?;
+        }
         Ok(Self(bytes))
     }
 

@@ -165,6 +165,6 @@ impl Reader {
 #[cold]
 fn truncated(field: &str, need: usize, left: usize) -> Fault {
     Fault::malformed(format!(
-        "{field} is cut off: expected at least {need} bytes, got {left}"
+        "not enough bytes for {field}: expected {need}, got {left}"
     ))
 }
