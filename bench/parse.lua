@@ -1,5 +1,5 @@
 -- Time of parsing and making a PUBLISH (QoS 1, payload of 64 bytes), in ns for each packet.
--- usage: lua bench/parse.lua [FOLDER], with the folder above luamqtt's `mqtt` to see it side by side.
+-- usage: lua bench/parse.lua [FOLDER]: side by side with the luamqtt in FOLDER, or in ORIGINAL of the environment.
 
 local ROUNDS, PACKETS = 21, 20000
 
@@ -47,7 +47,10 @@ local function cases()
 end
 
 local libraries = { cases() }
-local folder = ...
+local folder = ... or os.getenv("ORIGINAL")
+if folder == "" then
+	folder = nil
+end
 if folder then
 	for name in pairs(package.loaded) do
 		if (name .. "."):find("^mqtt%.") then
