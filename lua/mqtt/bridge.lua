@@ -71,7 +71,8 @@ local function receive_packet(conn)
 		return nil, err
 	end
 	-- The remaining length, at most four bytes (2.1.4); a fifth would be malformed, and is left to the session to judge.
-	local length, unit, byte = 0, 1, nil
+	local length, unit = 0, 1
+	local byte
 	repeat
 		local data
 		data, err = conn:receive(1)

@@ -276,8 +276,8 @@ end
 -- @tparam table events event handlers by event name
 -- @tparam function events.connect `function(connack_packet, client)`: after the CONNACK of a connection attempt; the
 -- connection is established if `connack_packet.rc == 0`
--- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that refused
--- the connection
+-- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that
+-- refused the connection
 -- @tparam function events.close `function(connection, client)`: after the connection has been closed;
 -- `connection.close_reason` (string) says why
 -- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
@@ -559,8 +559,8 @@ local OPTIONAL_FUNCTION = { ["nil"] = true, ["function"] = true }
 -- @tparam[opt=false] boolean opts.dup dup message publication flag
 -- @tparam[opt] table opts.properties for MQTT v5.0 only: properties for publishing message
 -- @tparam[opt] table opts.user_properties for MQTT v5.0 only: user properties for publishing message
--- @tparam[opt] function opts.callback `function(ack_packet, client)` called when the message has been acknowledged: with
--- the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
+-- @tparam[opt] function opts.callback `function(ack_packet, client)` called when the message has been acknowledged:
+-- with the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
 -- @return true or packet id on success or false and error message on failure
 function Client:publish(opts)
 	if type(opts) ~= "table" then
@@ -959,7 +959,7 @@ end
 -- The return value is the time after which this method must be called again. It can be called sooner, but shouldn't be
 -- called later; or it is called when the descriptor that `Client:getfd` returns becomes readable.
 -- @return[1] `-1`: idle, nothing was received.
--- @return[2] `0`: a packet was succesfully handled, so retry immediately, no delays, in case additional data is waiting.
+-- @return[2] `0`: a packet was succesfully handled, so retry immediately, in case additional data is waiting.
 -- @return[3] `>0`: The reconnect timer needs a delay before it can retry (calling sooner is not a problem, it will only
 -- reconnect when the delay has actually passed)
 -- @return[4] nil
@@ -988,8 +988,8 @@ function Client:step()
 	return handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 end
 
---- Returns a file descriptor for an external event loop: it is readable when `Client:step` has something to do. It stays
--- the same as long as the client lives. Not to be read from, written to or closed.
+--- Returns a file descriptor for an external event loop: it is readable when `Client:step` has something to do. It
+-- stays the same as long as the client lives. Not to be read from, written to or closed.
 -- @treturn[1] number file descriptor
 -- @return[2] nil and an error message: with a connector, or where there are no such descriptors
 function Client:getfd()
