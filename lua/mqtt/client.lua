@@ -22,6 +22,8 @@ local NOT_OPENED = "network connection is not opened"
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
 local IDLE_WAIT = 1
+-- How often a connector that does not wait by itself is asked by `mqtt.run_sync`, in seconds.
+local POLL_WAIT = 0.005
 -- How long opening a connection may take: name resolution, TCP and TLS handshake together, in seconds.
 local OPEN_TIMEOUT = 30
 -- How long publishing waits for room in the send buffer before it fails, and how often a Copas thread looks for it, in
@@ -77,6 +79,8 @@ local function check_option(key, value)
 	end
 	if key == "version" and value ~= const.v311 and value ~= const.v50 then
 		return "expecting version to be a value either 4 or 5"
+	elseif key == "keep_alive" and not (value >= 0 and value <= 0xFFFF and value % 1 == 0) then
+		return "expecting keep_alive to be a whole number of seconds from 0 to 65535, got: " .. tostring(value)
 	end
 end
 
@@ -370,6 +374,9 @@ end
 -- Ends the connection, or the attempt to open one. With `flush` everything requested before is still sent.
 local function close(self, reason, flush)
 	local conn = self.connection
+	if self._opening or conn and conn.connack then
+		self.first_connect = false
+	end
 	self.connection = nil
 	self._opening = nil
 	self._connect_sent = nil
@@ -381,9 +388,6 @@ local function close(self, reason, flush)
 		return
 	end
 	log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", self.opts.id, reason)
-	if conn.connack then
-		self.first_connect = false
-	end
 	conn.close_reason = reason
 	self:handle("close", conn, self)
 end
@@ -651,7 +655,7 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 end
 
 --- Send DISCONNECT packet to the broker and close the connection. When this returns, everything published before and
--- the DISCONNECT are on their way. Note: if the client is set to automatically reconnect, it will do so. If you want to
+-- the DISCONNECT are on their way. An attempt to connect that is under way is given up. Note: if the client is set to automatically reconnect, it will do so. If you want to
 -- disconnect and NOT reconnect, use `Client:shutdown`.
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the Disconnect Reason Code value
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for the DISCONNECT packet
@@ -661,6 +665,9 @@ function Client:disconnect(rc, properties, user_properties)
 	local err = explain_reason(rc, properties, user_properties)
 	if err then
 		error(err, 2)
+	end
+	if self._opening then
+		self:close_connection()
 	end
 	local ok
 	ok, err = request(self, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
@@ -679,10 +686,6 @@ function Client:shutdown(...)
 	log:debug("[LuaMQTT] client '%s' shutting down", self.opts.id)
 	self.first_connect = false
 	self.opts.reconnect = false
-	if not self.connection then
-		-- An attempt to connect may be under way.
-		self:close_connection()
-	end
 	self:disconnect(...)
 	self:handle("shutdown", self)
 	return true
@@ -801,11 +804,14 @@ end
 --- Send CONNECT packet into opened network connection
 -- @return true on success or false and error message on failure
 function Client:send_connect()
+	if not self.connection then
+		return false, NOT_OPENED
+	end
 	local opts = self.opts
 	log:info("[LuaMQTT] client '%s' sending CONNECT (user '%s')", opts.id, opts.username or "not specified")
 	-- The broker starts anew, and so do the packet identifiers.
 	self._callbacks = {}
-	local ok, err = request(self, "CONNECT", "connect", {
+	local ok, err = self._link:connect {
 		id = opts.id,
 		-- "first" is true for now
 		clean = not not opts.clean,
@@ -815,7 +821,13 @@ function Client:send_connect()
 		keep_alive = opts.keep_alive,
 		properties = opts.properties,
 		user_properties = opts.user_properties,
-	})
+	}
+	if not ok then
+		err = "failed to send CONNECT: " .. err
+		fail(self, err)
+		return false, err
+	end
+	ok, err = sent(self, "CONNECT")
 	if not ok then
 		return false, err
 	end
@@ -867,10 +879,6 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 			return 0
 		end
 		self.first_connect = false
-		if self.connection then
-			-- The options are to blame: nothing has been sent.
-			fail(self, err)
-		end
 		return opts.reconnect and 0 or nil, err
 	elseif kind == "open_failed" then
 		local err = open_failed(self, a)
@@ -1020,10 +1028,12 @@ function Client:_sync_iteration()
 	return self:_ioloop_iteration()
 end
 
--- Waits until `step` has something to do, or for some seconds.
+-- Waits until `step` has something to do, or for some seconds. With a connector nobody knows, so that it is asked often.
 function Client:_wait(seconds)
 	local link = self._link
-	if self._token and not host.wait(link) then
+	if not self._token then
+		core.wait(POLL_WAIT)
+	elseif not host.wait(link) then
 		link:wait(seconds)
 	end
 end
