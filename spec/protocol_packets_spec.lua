@@ -221,8 +221,24 @@ describe("properties of 5.0", function()
 			protocol5.parse_packet(reader(tostring(packet))).properties)
 	end)
 
-	it("are left alone by 3.1.1", function()
+end)
+
+describe("what only 5.0 has is left alone by 3.1.1:", function()
+	local make_packet = require("mqtt.protocol4").make_packet
+
+	it("properties", function()
 		local args = { type = pt.PUBLISH, topic = "a", properties = { any = "thing" }, user_properties = 1 }
-		assert.equal("3003000161", tools.hex(tostring(require("mqtt.protocol4").make_packet(args))))
+		assert.equal("3003000161", tools.hex(tostring(make_packet(args))))
+	end)
+
+	it("reason codes", function()
+		assert.equal("40020001", tools.hex(tostring(make_packet({ type = pt.PUBACK, packet_id = 1, rc = 0x80 }))))
+		assert.equal("E000", tools.hex(tostring(make_packet({ type = pt.DISCONNECT, rc = 4 }))))
+	end)
+
+	it("subscription options", function()
+		local subscription = { topic = "a", qos = 1, no_local = true, retain_as_published = true, retain_handling = 2 }
+		local args = { type = pt.SUBSCRIBE, packet_id = 1, subscriptions = { subscription } }
+		assert.equal("82060001" .. "000161" .. "01", tools.hex(tostring(make_packet(args))))
 	end)
 end)

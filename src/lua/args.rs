@@ -23,6 +23,7 @@ pub(crate) type Checked<T> = Result<T, String>;
 pub(crate) enum Scalar<'a> {
     Nil,
     Boolean(bool),
+    /// Of either kind that newer Luas have: every integer that MQTT knows is exact here.
     Number(f64),
     String(&'a [u8]),
     /// Anything else, by the name of its type.
@@ -241,8 +242,10 @@ impl<'a> Args<'a> {
     }
 
     /// The subscriptions of a SUBSCRIBE.
-    pub(crate) fn subscriptions(&self) -> Checked<Vec<Subscription>> {
-        self.list("subscriptions", subscription_from_lua)
+    pub(crate) fn subscriptions(&self, version: Version) -> Checked<Vec<Subscription>> {
+        self.list("subscriptions", |value, name| {
+            subscription_from_lua(value, version, name)
+        })
     }
 
     /// The topic filters of an UNSUBSCRIBE.
@@ -282,7 +285,7 @@ pub(crate) fn packet_from_lua(args: &Args, version: Version) -> Checked<Packet> 
         PacketType::Pubcomp => Packet::Pubcomp(ack_from_lua(args, version)?),
         PacketType::Subscribe => Packet::Subscribe(Subscribe {
             packet_id: args.packet_id()?,
-            subscriptions: args.subscriptions()?,
+            subscriptions: args.subscriptions(version)?,
             properties: args.properties(version)?,
         }),
         PacketType::Suback => Packet::Suback(suback_from_lua(args, version)?),
@@ -384,19 +387,33 @@ fn suback_from_lua(args: &Args, version: Version) -> Checked<Suback> {
     })
 }
 
-fn subscription_from_lua(value: &Value, name: &dyn Display) -> Checked<Subscription> {
+fn subscription_from_lua(
+    value: &Value,
+    version: Version,
+    name: &dyn Display,
+) -> Checked<Subscription> {
     let args = Args::at(table_from_lua(value, name)?, name);
-    Ok(Subscription {
+    let mut subscription = Subscription {
         filter: args.string("topic")?,
         qos: args.qos("qos")?,
-        no_local: args.flag("no_local")?,
-        retain_as_published: args.flag("retain_as_published")?,
-        retain_handling: match args.value("retain_handling")? {
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: 0,
+    };
+    // As with properties, 3.1.1 leaves alone what it does not have.
+    if version == Version::V50 {
+        subscription.no_local = args.flag("no_local")?;
+        subscription.retain_as_published = args.flag("retain_as_published")?;
+        subscription.retain_handling = match args.value("retain_handling")? {
             Nil => 0,
             Value::Boolean(handling) => handling.into(),
-            value => integer_from_lua(&value, 2, &args.name("retain_handling"))? as u8,
-        },
-    })
+            value => {
+                let name = args.name("retain_handling");
+                with_scalar(&value, |scalar| scalar.integer(0, 2, &name))? as u8
+            }
+        };
+    }
+    Ok(subscription)
 }
 
 fn table_from_lua<'a>(value: &'a Value, name: &dyn Display) -> Checked<&'a Table> {

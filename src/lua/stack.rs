@@ -97,7 +97,7 @@ fn panic_text(panic: Box<dyn Any + Send>) -> String {
 }
 
 /// The stack of a running function: its arguments, counted from 1, and above them what was pushed. Lua grants a function
-/// room for 20 values above its arguments.
+/// room for 20 values above its arguments; no packet needs more.
 pub(crate) struct Stack {
     state: *mut lua_State,
 }
@@ -147,11 +147,12 @@ impl Stack {
     }
 
     pub(crate) fn push_nil(&self) {
-        // SAFETY: there is room, see the type's documentation; likewise below.
+        // SAFETY: there is room.
         unsafe { ffi::lua_pushnil(self.state) }
     }
 
     pub(crate) fn push_boolean(&self, value: bool) {
+        // SAFETY: there is room.
         unsafe { ffi::lua_pushboolean(self.state, value.into()) }
     }
 
@@ -159,20 +160,26 @@ impl Stack {
         let value = value.into();
         #[allow(
             clippy::unnecessary_fallible_conversions,
-            reason = "there are Luas with integers of 32 bits"
+            reason = "fallible where Lua's integers have 32 bits"
         )]
-        match ffi::lua_Integer::try_from(value) {
-            Ok(value) => unsafe { ffi::lua_pushinteger(self.state, value) },
-            Err(_) => unsafe { ffi::lua_pushnumber(self.state, value.into()) },
+        let integer = ffi::lua_Integer::try_from(value);
+        // SAFETY: there is room.
+        unsafe {
+            match integer {
+                Ok(integer) => ffi::lua_pushinteger(self.state, integer),
+                Err(_) => ffi::lua_pushnumber(self.state, value.into()),
+            }
         }
     }
 
     pub(crate) fn push_bytes(&self, bytes: &[u8]) {
+        // SAFETY: there is room, and Lua copies the bytes.
         unsafe { ffi::lua_pushlstring(self.state, bytes.as_ptr().cast(), bytes.len()) };
     }
 
     /// Pushes an empty table.
     pub(crate) fn push_table(&self) {
+        // SAFETY: there is room.
         unsafe { ffi::lua_createtable(self.state, 0, 0) }
     }
 
