@@ -655,8 +655,8 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 end
 
 --- Send DISCONNECT packet to the broker and close the connection. When this returns, everything published before and
--- the DISCONNECT are on their way. An attempt to connect that is under way is given up. Note: if the client is set to automatically reconnect, it will do so. If you want to
--- disconnect and NOT reconnect, use `Client:shutdown`.
+-- the DISCONNECT are on their way. An attempt to connect that is under way is given up. Note: if the client is set to
+-- automatically reconnect, it will do so. If you want to disconnect and NOT reconnect, use `Client:shutdown`.
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the Disconnect Reason Code value
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for the DISCONNECT packet
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for the DISCONNECT packet
@@ -1028,7 +1028,7 @@ function Client:_sync_iteration()
 	return self:_ioloop_iteration()
 end
 
--- Waits until `step` has something to do, or for some seconds. With a connector nobody knows, so that it is asked often.
+-- Waits until `step` has something to do, or for some seconds. With a connector nobody knows, so it is asked often.
 function Client:_wait(seconds)
 	local link = self._link
 	if not self._token then
