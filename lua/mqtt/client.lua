@@ -1083,7 +1083,7 @@ end
 local _M = {}
 
 --- Create, initialize and return new MQTT client instance
--- @name client.create
+-- @function client.create
 -- @param ... see arguments of `Client:__init`
 -- @see Client:__init
 -- @treturn Client MQTT client instance

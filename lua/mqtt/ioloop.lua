@@ -237,7 +237,7 @@ end
 local _M = {}
 
 --- Creates a loop.
--- @name ioloop.create
+-- @function ioloop.create
 -- @tparam[opt] table opts see `Ioloop:__init`
 -- @treturn Ioloop the loop
 function _M.create(opts)
@@ -249,7 +249,7 @@ end
 local default_loop
 
 --- Returns the default loop.
--- @name ioloop.get
+-- @function ioloop.get
 -- @tparam[opt=true] boolean autocreate create it if there is none
 -- @tparam[opt] table opts see `Ioloop:__init`
 -- @treturn Ioloop the loop, or nil
