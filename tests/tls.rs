@@ -321,8 +321,8 @@ async fn a_certificate_may_be_its_own_root() {
     let authority = || IsCa::Ca(BasicConstraints::Unconstrained);
     for is_ca in [authority(), IsCa::ExplicitNoCa, IsCa::NoCa] {
         let what = format!("{is_ca:?}");
-        let (pem, identity) = own_root(is_ca.clone(), 3000);
-        let (other, _) = own_root(is_ca.clone(), 3000);
+        let (pem, identity) = own_root(is_ca, 3000);
+        let (other, _) = own_root(is_ca, 3000);
         let (expired, expired_identity) = own_root(is_ca, 2024);
         let port = serve(server_config(identity, BOTH)).await;
         let mut options = trusting(file("own-root/server.pem", &pem));

@@ -119,7 +119,8 @@ local function parse_connection_opts(opts, conn)
 	conn.host = opts.host or uri.host
 	conn.port = opts.port or uri.port or (conn.secure and 8883 or 1883)
 	if not conn.host or conn.host == "" then
-		error("expecting a host in uri, got '" .. conn.uri .. "'", 0)
+		-- The uri is not quoted: it may hold a password.
+		error("expecting a host in uri", 0)
 	elseif conn.port < 1 or conn.port > 65535 or conn.port % 1 ~= 0 then
 		error("expecting port to be a whole number from 1 to 65535, got " .. tostring(conn.port), 0)
 	end

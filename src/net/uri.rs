@@ -296,13 +296,13 @@ mod tests {
     fn errors_name_the_part() {
         const HOST: &str =
             "host in uri must be a name, an IPv4 address or an IPv6 address in brackets";
-        const PORT: &str = "port in uri must be a number from 1 to 65535; \
-            a username and password must be followed by '@' and a host";
-        const TAIL: &str = "a username and password must be followed by '@' and a host";
-        let tail = |part| format!("uri must end after host and port, got a {part}; {TAIL}");
+        let hinted = |rule: &str| {
+            format!("{rule}; a username and password must be followed by '@' and a host")
+        };
+        let port = hinted("port in uri must be a number from 1 to 65535");
+        let tail = |part| hinted(&format!("uri must end after host and port, got a {part}"));
         let scheme =
             |got| format!("only 'mqtt' and 'mqtts' are supported as scheme in uri, got: '{got}'");
-        let path = tail("path ('/')");
         let errors: [(&[&str], String); 8] = [
             (&["http://h"], scheme("http")),
             (&["://h"], scheme("")),
@@ -314,8 +314,8 @@ mod tests {
                 &[":secret@h"],
                 "password in uri must follow a username".into(),
             ),
-            (&["h:abc", "h:0", "h:65536", "h:+1", "h:1:2"], PORT.into()),
-            (&["h:1/a/b", "mqtt://h/"], path),
+            (&["h:abc", "h:0", "h:65536", "h:+1", "h:1:2"], port),
+            (&["h:1/a/b", "mqtt://h/"], tail("path ('/')")),
             (&["h?q"], tail("query ('?')")),
             (&["u:p@h#f"], tail("fragment ('#')")),
         ];
