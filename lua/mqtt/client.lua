@@ -28,6 +28,8 @@ local OPEN_TIMEOUT = 30
 -- seconds.
 local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
+-- How often a connector that does not wait by itself is asked for bytes, in seconds.
+local POLL_PAUSE = 0.01
 
 local Client = {}
 Client.__index = Client
@@ -370,7 +372,7 @@ local function close(self, reason, flush)
 	self._opening = nil
 	self._connect_sent = nil
 	if conn and not self._token then
-		conn:shutdown()
+		bridge.close(self, conn)
 	end
 	self._link:close(flush)
 	if not conn then
@@ -644,12 +646,18 @@ function Client:disconnect(rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
+	local conn = self.connection
 	local ok
 	ok, err = request(self, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
 	if not ok then
 		return false, err
 	end
-	close(self, "connection closed by client", true)
+	if not self._token then
+		bridge.drain(self)
+	end
+	if self.connection == conn then
+		close(self, "connection closed by client", true)
+	end
 	return true
 end
 
@@ -756,8 +764,7 @@ function Client:open_connection()
 		return true
 	elseif not self._token then
 		self._last_attempt = core.now()
-		local ok, err = bridge.open(self, new_connection(self))
-		return ok, not ok and open_failed(self, err) or nil
+		return bridge.open(self, new_connection(self), open_failed)
 	end
 	if not self._opening then
 		begin_open(self)
@@ -833,6 +840,10 @@ local function connack_received(self, connack)
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s:%s'", opts.id, conn.host, conn.port)
 	if opts.clean == "first" then
 		opts.clean = false
+	end
+	if not self._token then
+		-- The broker may want another keep alive.
+		self._check_soon()
 	end
 	self:handle("connect", connack, self)
 	self.first_connect = false
@@ -999,13 +1010,29 @@ end
 -- ended.
 function Client:_sync_iteration()
 	self:_wait(IDLE_WAIT)
-	return self:_ioloop_iteration()
+	local wait, err = self:step()
+	if wait == -1 and not self._token then
+		self:_pause()
+		err = select(2, self:check_keep_alive())
+		if err then
+			return false, err
+		end
+	end
+	return wait ~= nil, err
 end
 
--- Waits until `step` has something to do, or for some seconds.
+-- Waits a little before the next step of a client whose connector does not wait by itself.
+function Client:_pause()
+	if not host.pause(POLL_PAUSE) then
+		self._link:wait(POLL_PAUSE)
+	end
+end
+
+-- Waits until `step` has something to do, or for some seconds; not while a connector has a connection, since only the
+-- connector can tell.
 function Client:_wait(seconds)
 	local link = self._link
-	if self._token and not host.wait(link) then
+	if (self._token or not self.connection) and not host.wait(link) then
 		link:wait(seconds)
 	end
 end
