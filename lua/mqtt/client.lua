@@ -22,14 +22,14 @@ local NOT_OPENED = "network connection is not opened"
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
 local IDLE_WAIT = 1
--- How often a connector that does not wait by itself is asked by `mqtt.run_sync`, in seconds.
-local POLL_WAIT = 0.005
 -- How long opening a connection may take: name resolution, TCP and TLS handshake together, in seconds.
 local OPEN_TIMEOUT = 30
 -- How long publishing waits for room in the send buffer before it fails, and how often a Copas thread looks for it, in
 -- seconds.
 local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
+-- How often a connector that does not wait by itself is asked for bytes, in seconds.
+local POLL_PAUSE = 0.01
 
 local Client = {}
 Client.__index = Client
@@ -123,7 +123,8 @@ local function parse_connection_opts(opts, conn)
 	conn.host = opts.host or uri.host
 	conn.port = opts.port or uri.port or (conn.secure and 8883 or 1883)
 	if not conn.host or conn.host == "" then
-		error("expecting a host in uri, got '" .. conn.uri .. "'", 0)
+		-- The uri is not quoted: it may hold a password.
+		error("expecting a host in uri", 0)
 	elseif conn.port < 1 or conn.port > 65535 or conn.port % 1 ~= 0 then
 		error("expecting port to be a whole number from 1 to 65535, got " .. tostring(conn.port), 0)
 	end
@@ -381,7 +382,7 @@ local function close(self, reason, flush)
 	self._opening = nil
 	self._connect_sent = nil
 	if conn and not self._token then
-		conn:shutdown()
+		bridge.close(self, conn)
 	end
 	self._link:close(flush)
 	if not conn then
@@ -669,12 +670,18 @@ function Client:disconnect(rc, properties, user_properties)
 	if self._opening then
 		self:close_connection()
 	end
+	local conn = self.connection
 	local ok
 	ok, err = request(self, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
 	if not ok then
 		return false, err
 	end
-	close(self, "connection closed by client", true)
+	if not self._token then
+		bridge.drain(self)
+	end
+	if self.connection == conn then
+		close(self, "connection closed by client", true)
+	end
 	return true
 end
 
@@ -777,8 +784,7 @@ function Client:open_connection()
 		return true
 	elseif not self._token then
 		self._last_attempt = core.now()
-		local ok, err = bridge.open(self, new_connection(self))
-		return ok, not ok and open_failed(self, err) or nil
+		return bridge.open(self, new_connection(self), open_failed)
 	end
 	if not self._opening then
 		begin_open(self)
@@ -863,6 +869,10 @@ local function connack_received(self, connack)
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s:%s'", opts.id, conn.host, conn.port)
 	if opts.clean == "first" then
 		opts.clean = false
+	end
+	if not self._token then
+		-- The broker may want another keep alive.
+		self._check_soon()
 	end
 	self:handle("connect", connack, self)
 	self.first_connect = false
@@ -1025,15 +1035,29 @@ end
 -- ended.
 function Client:_sync_iteration()
 	self:_wait(IDLE_WAIT)
-	return self:_ioloop_iteration()
+	local wait, err = self:step()
+	if wait == -1 and not self._token then
+		self:_pause()
+		err = select(2, self:check_keep_alive())
+		if err then
+			return false, err
+		end
+	end
+	return wait ~= nil, err
 end
 
--- Waits until `step` has something to do, or for some seconds. With a connector nobody knows, so it is asked often.
+-- Waits a little before the next step of a client whose connector does not wait by itself.
+function Client:_pause()
+	if not host.pause(POLL_PAUSE) then
+		self._link:wait(POLL_PAUSE)
+	end
+end
+
+-- Waits until `step` has something to do, or for some seconds; not while a connector has a connection, since only the
+-- connector can tell.
 function Client:_wait(seconds)
 	local link = self._link
-	if not self._token then
-		core.wait(POLL_WAIT)
-	elseif not host.wait(link) then
+	if (self._token or not self.connection) and not host.wait(link) then
 		link:wait(seconds)
 	end
 end
