@@ -158,7 +158,8 @@ function bridge.step(client, connect, handle_event)
 		if header then
 			link:feed(header, body)
 			kind, a, b, c, d, e, f, g, h, i = skip_woken(client, client._pop())
-		elseif body == conn.signal_closed then
+		elseif body == conn.signal_closed or link:is_failed() then
+			-- Once DISCONNECT has been sent it does not matter how the connection ends.
 			kind = "closed"
 		else
 			kind, a = "broken", tostring(body)

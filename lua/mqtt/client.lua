@@ -18,6 +18,7 @@ local shape = packet.shape
 local packet_type = packet.types
 
 local NOT_OPENED = "network connection is not opened"
+local CLOSED_BY_CLIENT = "connection closed by client"
 
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
@@ -680,7 +681,7 @@ function Client:disconnect(rc, properties, user_properties)
 		bridge.drain(self)
 	end
 	if self.connection == conn then
-		close(self, "connection closed by client", true)
+		close(self, CLOSED_BY_CLIENT, true)
 	end
 	return true
 end
@@ -894,9 +895,14 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		local err = open_failed(self, a)
 		return opts.reconnect and 0 or nil, err
 	elseif kind == "closed" then
-		local reason = "connection closed by broker"
+		-- After a DISCONNECT of ours the broker closes, perhaps before the thread that sent it comes to that.
+		local reason = self._link:is_failed() and CLOSED_BY_CLIENT or "connection closed by broker"
 		self:close_connection(reason)
 		return opts.reconnect and 0 or nil, reason
+	elseif kind == packet_type.DISCONNECT then
+		-- Here, since a thread that handles it later may find another connection.
+		self:close_connection("disconnect received from broker")
+		return 0
 	elseif kind == "failed" or kind == "broken" then
 		self.first_connect = false
 		fail(self, a)
@@ -1085,8 +1091,6 @@ function Client:handle_received_packet(pck)
 		self:handle("message", pck, self)
 	elseif ptype == packet_type.CONNACK then
 		return connack_received(self, pck)
-	elseif ptype == packet_type.DISCONNECT then
-		self:close_connection("disconnect received from broker")
 	elseif ptype == packet_type.AUTH then
 		self:handle("auth", pck, self)
 	else

@@ -96,15 +96,18 @@ end
 -- Returns what is wrong with the names of a certificate, or nil.
 local function explain_names(certificate, name)
 	local names = certificate:extensions()[SUBJECT_ALT_NAME] or {}
-	local list = names[is_address(name) and "iPAddress" or "dNSName"] or {}
+	local list, kind = names.dNSName, "name"
+	if is_address(name) then
+		list, kind = names.iPAddress, "address"
+	end
 	name = name:lower():gsub("%.$", "")
-	for _, pattern in ipairs(list) do
+	for _, pattern in ipairs(list or {}) do
 		if matches(pattern, name) then
 			return nil
 		end
 	end
-	return list[1] and "it is not valid for name '" .. name .. "', only for " .. table.concat(list, ", ")
-		or "it is not valid for name '" .. name .. "', its subjectAltName has none of that kind"
+	return ("it is not valid for name '%s', %s"):format(name,
+		list and "only for " .. table.concat(list, ", ") or "its subjectAltName has no such " .. kind)
 end
 
 --- Makes a connected socket a TLS one.
