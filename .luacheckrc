@@ -1,0 +1,7 @@
+std = "max"
+exclude_files = { "build", "target", "fuzz" }
+
+files["spec"].globals = { "_TEST" }
+files["lua/mqtt/loop/detect.lua"].read_globals = { "ngx" }
+files["lua/mqtt/loop/nginx.lua"].read_globals = { "ngx" }
+files["lua/mqtt/connector/nginx.lua"].read_globals = { "ngx" }

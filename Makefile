@@ -1,0 +1,106 @@
+# Builds, runs, tests and installs; `make help` lists the targets. What takes more than a few lines is in scripts/.
+
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+
+# The Lua versions that are tested.
+LUAS := 5.1 5.2 5.3 5.4 jit
+# The Lua to build for: one of these, 5.5, or an interpreter, which is asked.
+LUA ?= $(shell scripts/find-lua)
+VERSION := $(or $(filter $(LUAS) 5.5,$(LUA)),$(shell $(LUA) -e 'print(jit and "jit" or (_VERSION:match("%d%.%d")))'))
+ifeq ($(filter $(LUAS) 5.5,$(VERSION)),)
+$(error LUA=$(LUA): expected one of $(LUAS) 5.5, or an interpreter of that version)
+endif
+FEATURE := $(if $(filter jit,$(VERSION)),luajit,lua$(subst .,,$(VERSION)))
+ABI := $(VERSION:jit=5.1)
+
+# The cargo profile of the module.
+PROFILE ?= release
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE:dev=debug)
+# Installs what a target needs; `SETUP=:` trusts that it is there.
+SETUP ?= scripts/setup
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+PREFIX ?= /usr/local
+INST_LUADIR ?= $(PREFIX)/share/lua/$(ABI)
+INST_LIBDIR ?= $(PREFIX)/lib/lua/$(ABI)
+# How long each fuzz target runs.
+SECONDS ?= 20
+
+TREE := build/$(VERSION)
+LUA_FILES = $(shell find lua -name '*.lua' -printf '%P\n')
+RUST_FILES := $(shell find src -name '*.rs') $(wildcard build.rs) Cargo.toml Cargo.lock
+
+.PHONY: build
+build: $(TREE)/mqtt/core.so ## the module for one Lua, as the tree build/LUA
+	@find $(TREE) -name '*.lua' -delete
+	@cp -R lua/. $(TREE)/
+
+# Every Lua version's module has the same file name in cargo's directory: it is copied out before the next one is built.
+# A cdylib alone gets link-time optimisation, an rlib beside it would switch that off.
+$(TREE)/mqtt/core.so: $(RUST_FILES) $(TREE)/.profile
+	@mkdir -p $(@D)
+	flock Cargo.toml sh -c 'cargo rustc --locked --lib --crate-type cdylib --profile $(PROFILE) --features $(FEATURE) \
+		&& install -m 644 $(TARGET_DIR)/libmqtt_core.so $@'
+
+$(TREE)/.profile: FORCE
+	@mkdir -p $(@D)
+	@echo $(PROFILE) | cmp -s - $@ || echo $(PROFILE) > $@
+
+.PHONY: build-all
+build-all: ## the module for all tested Lua versions
+	@for lua in $(LUAS); do $(MAKE) --no-print-directory build LUA=$$lua || exit; done
+
+.PHONY: env
+env: ## the two lines that let LUA find build/LUA: eval "$(make -s env LUA=5.4)"
+	@echo 'export LUA_PATH="$(CURDIR)/$(TREE)/?.lua;$(CURDIR)/$(TREE)/?/init.lua;$${LUA_PATH:-;}"'
+	@echo 'export LUA_CPATH="$(CURDIR)/$(TREE)/?.so;$${LUA_CPATH:-;}"'
+
+.PHONY: demo
+demo: ## installs what is missing, builds, and runs examples/simple.lua against a broker of its own
+	@$(SETUP) build broker lua-$(VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@scripts/with-broker scripts/lua $(VERSION) examples/simple.lua
+
+.PHONY: test
+test: ## installs what is missing, builds for all Lua versions, runs every test
+	@$(SETUP) build broker test rock $(LUAS:%=lua-%)
+	@scripts/test $(LUAS)
+
+.PHONY: lint
+lint: ## formatting, clippy for every feature, luacheck, the rockspecs
+	@$(SETUP) build lint rock
+	@scripts/lint
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for SECONDS=20
+	@$(SETUP) build fuzz
+	@scripts/fuzz $(SECONDS)
+
+.PHONY: bench
+bench: ## the benchmarks on LUA; ORIGINAL=DIR runs the library in DIR beside ours
+	@$(SETUP) build lua-$(VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@for script in bench/*.lua; do ORIGINAL='$(ORIGINAL)' scripts/lua $(VERSION) $$script || exit; done
+
+.PHONY: docs
+docs: ## the HTML of the Lua modules, in build/docs
+	@$(SETUP) docs
+	@ldoc --quiet --fatalwarnings .
+
+.PHONY: install
+install: build ## to DESTDIR and PREFIX, or INST_LUADIR and INST_LIBDIR
+	@for file in $(LUA_FILES); do install -D -m 644 $(TREE)/$$file $(DESTDIR)$(INST_LUADIR)/$$file || exit; done
+	install -D -m 755 $(TREE)/mqtt/core.so $(DESTDIR)$(INST_LIBDIR)/mqtt/core.so
+
+.PHONY: clean
+clean: ## removes what was built
+	rm -rf build
+	cargo clean
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: FORCE
+FORCE:

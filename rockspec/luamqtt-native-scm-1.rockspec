@@ -1,0 +1,28 @@
+rockspec_format = "3.0"
+package = "luamqtt-native"
+version = "scm-1"
+source = {
+	url = "git+file://.",
+}
+description = {
+	summary = "An MQTT 3.1.1 and 5.0 client with the luamqtt API, in Rust",
+	detailed = [[
+		Programs written for luamqtt run unchanged; the protocol, TCP, TLS and timers are native code.
+		It is compiled on installation: that takes Rust 1.88 or newer and a C compiler.
+	]],
+	license = "MIT",
+	labels = { "mqtt", "network", "iot" },
+}
+supported_platforms = { "unix" }
+dependencies = {
+	"lua >= 5.1",
+}
+build = {
+	type = "make",
+	variables = {
+		LUA = "$(LUA)",
+		INST_LUADIR = "$(LUADIR)",
+		INST_LIBDIR = "$(LIBDIR)",
+	},
+	copy_directories = {},
+}
