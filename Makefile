@@ -77,11 +77,12 @@ fuzz: ## each fuzz target for SECONDS=20
 	@$(SETUP) build fuzz
 	@scripts/fuzz $(SECONDS)
 
+BENCH_LUAS = $(if $(filter file,$(origin LUA)),$(LUAS),$(VERSION))
 .PHONY: bench
-bench: ## the benchmarks on LUA; ORIGINAL=DIR runs the library in DIR beside ours
-	@$(SETUP) build lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@for script in bench/*.lua; do ORIGINAL='$(ORIGINAL)' scripts/lua $(VERSION) $$script || exit; done
+bench: ## the benchmarks on LUA, else on all tested ones; ORIGINAL=DIR runs the library in DIR beside ours
+	@$(SETUP) build $(BENCH_LUAS:%=lua-%)
+	@$(MAKE) --no-print-directory build-all LUAS='$(BENCH_LUAS)'
+	@for lua in $(BENCH_LUAS); do for script in bench/*.lua; do scripts/lua $$lua $$script $(ORIGINAL) || exit; done; done
 
 .PHONY: docs
 docs: ## the HTML of the Lua modules, in build/docs

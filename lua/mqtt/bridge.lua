@@ -71,7 +71,8 @@ local function receive_packet(conn)
 		return nil, err
 	end
 	-- The remaining length, at most four bytes (2.1.4); a fifth would be malformed, and is left to the session to judge.
-	local length, unit, byte = 0, 1, nil
+	local length, unit = 0, 1
+	local byte
 	repeat
 		local data
 		data, err = conn:receive(1)
@@ -103,7 +104,7 @@ function bridge.step(client, connect, handle_event)
 	if not conn then
 		return connect(client)
 	end
-	local kind, a, b, c, d, e, f, g, h, i = link:pop()
+	local kind, a, b, c, d, e, f, g, h, i = client._pop()
 	if not kind then
 		local header, body = receive_packet(conn)
 		if client.connection ~= conn then
@@ -115,7 +116,7 @@ function bridge.step(client, connect, handle_event)
 		conn:buffer_clear()
 		if header then
 			link:feed(header, body)
-			kind, a, b, c, d, e, f, g, h, i = link:pop()
+			kind, a, b, c, d, e, f, g, h, i = client._pop()
 		elseif body == conn.signal_closed then
 			kind = "closed"
 		else
@@ -143,7 +144,7 @@ function bridge.check_keep_alive(client, handle_event)
 	if not ok then
 		return select(2, handle_event(client, "broken", err))
 	elseif link:is_failed() then
-		return select(2, handle_event(client, link:pop()))
+		return select(2, handle_event(client, client._pop()))
 	end
 end
 

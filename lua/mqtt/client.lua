@@ -22,6 +22,8 @@ local NOT_OPENED = "network connection is not opened"
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
 local IDLE_WAIT = 1
+-- How often a connector that does not wait by itself is asked by `mqtt.run_sync`, in seconds.
+local POLL_WAIT = 0.005
 -- How long opening a connection may take: name resolution, TCP and TLS handshake together, in seconds.
 local OPEN_TIMEOUT = 30
 -- How long publishing waits for room in the send buffer before it fails, and how often a Copas thread looks for it, in
@@ -77,6 +79,8 @@ local function check_option(key, value)
 	end
 	if key == "version" and value ~= const.v311 and value ~= const.v50 then
 		return "expecting version to be a value either 4 or 5"
+	elseif key == "keep_alive" and not (value >= 0 and value <= 0xFFFF and value % 1 == 0) then
+		return "expecting keep_alive to be a whole number of seconds from 0 to 65535, got: " .. tostring(value)
 	end
 end
 
@@ -236,7 +240,12 @@ function Client:__init(opts)
 	self.first_connect = true
 	-- Callbacks of the requests under way, by packet identifier.
 	self._callbacks = {}
-	self._link = core.link(own.version)
+	local link, step, pop, publish, acknowledge = core.link(own.version)
+	if not link then
+		error("no client can be made: " .. step, 3)
+	end
+	-- What is done for each message does not go through the link's methods.
+	self._link, self._step, self._pop, self._publish, self._acknowledge = link, step, pop, publish, acknowledge
 	if own.connector == native then
 		-- Tells the ioloop that this client says by itself when it has something to do.
 		self._token = self._link:token()
@@ -271,8 +280,8 @@ end
 -- @tparam table events event handlers by event name
 -- @tparam function events.connect `function(connack_packet, client)`: after the CONNACK of a connection attempt; the
 -- connection is established if `connack_packet.rc == 0`
--- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that refused
--- the connection
+-- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that
+-- refused the connection
 -- @tparam function events.close `function(connection, client)`: after the connection has been closed;
 -- `connection.close_reason` (string) says why
 -- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
@@ -365,6 +374,9 @@ end
 -- Ends the connection, or the attempt to open one. With `flush` everything requested before is still sent.
 local function close(self, reason, flush)
 	local conn = self.connection
+	if self._opening or conn and conn.connack then
+		self.first_connect = false
+	end
 	self.connection = nil
 	self._opening = nil
 	self._connect_sent = nil
@@ -376,9 +388,6 @@ local function close(self, reason, flush)
 		return
 	end
 	log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", self.opts.id, reason)
-	if conn.connack then
-		self.first_connect = false
-	end
 	conn.close_reason = reason
 	self:handle("close", conn, self)
 end
@@ -554,8 +563,8 @@ local OPTIONAL_FUNCTION = { ["nil"] = true, ["function"] = true }
 -- @tparam[opt=false] boolean opts.dup dup message publication flag
 -- @tparam[opt] table opts.properties for MQTT v5.0 only: properties for publishing message
 -- @tparam[opt] table opts.user_properties for MQTT v5.0 only: user properties for publishing message
--- @tparam[opt] function opts.callback `function(ack_packet, client)` called when the message has been acknowledged: with
--- the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
+-- @tparam[opt] function opts.callback `function(ack_packet, client)` called when the message has been acknowledged:
+-- with the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
 -- @return true or packet id on success or false and error message on failure
 function Client:publish(opts)
 	if type(opts) ~= "table" then
@@ -574,17 +583,21 @@ function Client:publish(opts)
 		return false, NOT_OPENED
 	end
 
-	local link = self._link
-	local packet_id, err, misuse = link:publish(topic, payload, qos, retain, dup, opts.packet_id, properties,
-		user_properties)
+	local packet_id, full, misuse
+	if properties or user_properties then
+		packet_id, full, misuse = self._link:publish(topic, payload, qos, retain or false, dup or false, opts.packet_id,
+			properties, user_properties)
+	else
+		packet_id, full, misuse = self._publish(topic, payload, qos, retain, dup, opts.packet_id)
+	end
 	if not packet_id then
 		if misuse then
-			error(err, 2)
+			error(full, 2)
 		end
-		return false, "failed to send PUBLISH: " .. err
+		return false, "failed to send PUBLISH: " .. full
 	end
-	local ok
-	if link:is_full() then
+	local ok, err
+	if full then
 		ok, err = self:_wait_for_room()
 		if not ok then
 			return false, err
@@ -627,13 +640,23 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if not packet_id or qos == 0 then
 		return true
 	end
-	return request(self, qos == 1 and "PUBACK" or "PUBREC", "acknowledge", packet_id, qos, rc or 0, properties,
-		user_properties)
+	local what = qos == 1 and "PUBACK" or "PUBREC"
+	if properties or user_properties then
+		return request(self, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
+	end
+	local ok, misuse
+	ok, err, misuse = self._acknowledge(packet_id, qos, rc or 0)
+	if ok then
+		return sent(self, what)
+	elseif misuse then
+		error(err, 2)
+	end
+	return false, "failed to send " .. what .. ": " .. err
 end
 
 --- Send DISCONNECT packet to the broker and close the connection. When this returns, everything published before and
--- the DISCONNECT are on their way. Note: if the client is set to automatically reconnect, it will do so. If you want to
--- disconnect and NOT reconnect, use `Client:shutdown`.
+-- the DISCONNECT are on their way. An attempt to connect that is under way is given up. Note: if the client is set to
+-- automatically reconnect, it will do so. If you want to disconnect and NOT reconnect, use `Client:shutdown`.
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the Disconnect Reason Code value
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for the DISCONNECT packet
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for the DISCONNECT packet
@@ -642,6 +665,9 @@ function Client:disconnect(rc, properties, user_properties)
 	local err = explain_reason(rc, properties, user_properties)
 	if err then
 		error(err, 2)
+	end
+	if self._opening then
+		self:close_connection()
 	end
 	local ok
 	ok, err = request(self, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
@@ -660,10 +686,6 @@ function Client:shutdown(...)
 	log:debug("[LuaMQTT] client '%s' shutting down", self.opts.id)
 	self.first_connect = false
 	self.opts.reconnect = false
-	if not self.connection then
-		-- An attempt to connect may be under way.
-		self:close_connection()
-	end
 	self:disconnect(...)
 	self:handle("shutdown", self)
 	return true
@@ -766,7 +788,7 @@ function Client:open_connection()
 		if not host.wait(link) then
 			link:wait(OPEN_TIMEOUT)
 		end
-		local kind, message = link:pop()
+		local kind, message = self._pop()
 		if kind == "opened" then
 			opened(self)
 		elseif kind == "open_failed" then
@@ -782,11 +804,14 @@ end
 --- Send CONNECT packet into opened network connection
 -- @return true on success or false and error message on failure
 function Client:send_connect()
+	if not self.connection then
+		return false, NOT_OPENED
+	end
 	local opts = self.opts
 	log:info("[LuaMQTT] client '%s' sending CONNECT (user '%s')", opts.id, opts.username or "not specified")
 	-- The broker starts anew, and so do the packet identifiers.
 	self._callbacks = {}
-	local ok, err = request(self, "CONNECT", "connect", {
+	local ok, err = self._link:connect {
 		id = opts.id,
 		-- "first" is true for now
 		clean = not not opts.clean,
@@ -796,7 +821,13 @@ function Client:send_connect()
 		keep_alive = opts.keep_alive,
 		properties = opts.properties,
 		user_properties = opts.user_properties,
-	})
+	}
+	if not ok then
+		err = "failed to send CONNECT: " .. err
+		fail(self, err)
+		return false, err
+	end
+	ok, err = sent(self, "CONNECT")
 	if not ok then
 		return false, err
 	end
@@ -848,10 +879,6 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 			return 0
 		end
 		self.first_connect = false
-		if self.connection then
-			-- The options are to blame: nothing has been sent.
-			fail(self, err)
-		end
 		return opts.reconnect and 0 or nil, err
 	elseif kind == "open_failed" then
 		local err = open_failed(self, a)
@@ -940,7 +967,7 @@ end
 -- The return value is the time after which this method must be called again. It can be called sooner, but shouldn't be
 -- called later; or it is called when the descriptor that `Client:getfd` returns becomes readable.
 -- @return[1] `-1`: idle, nothing was received.
--- @return[2] `0`: a packet was succesfully handled, so retry immediately, no delays, in case additional data is waiting.
+-- @return[2] `0`: a packet was succesfully handled, so retry immediately, in case additional data is waiting.
 -- @return[3] `>0`: The reconnect timer needs a delay before it can retry (calling sooner is not a problem, it will only
 -- reconnect when the delay has actually passed)
 -- @return[4] nil
@@ -949,19 +976,19 @@ function Client:step()
 	if not self._token then
 		return bridge.step(self, implicit_connect, handle_event)
 	end
-	local link = self._link
-	local kind, a, b, c, d, e, f, g, h, i = link:step()
+	local link, next_event = self._link, self._step
+	local kind, a, b, c, d, e, f, g, h, i = next_event()
 	while not kind or kind == "woken" do
 		if kind then
-			kind, a, b, c, d, e, f, g, h, i = link:step()
+			kind, a, b, c, d, e, f, g, h, i = next_event()
 		elseif not (self.connection or self._opening) then
 			local wait, err = implicit_connect(self)
 			if wait ~= -1 then
 				return wait, err
 			end
-			kind, a, b, c, d, e, f, g, h, i = link:step()
+			kind, a, b, c, d, e, f, g, h, i = next_event()
 		elseif host.wait(link) then
-			kind, a, b, c, d, e, f, g, h, i = link:step()
+			kind, a, b, c, d, e, f, g, h, i = next_event()
 		else
 			return -1
 		end
@@ -969,8 +996,8 @@ function Client:step()
 	return handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 end
 
---- Returns a file descriptor for an external event loop: it is readable when `Client:step` has something to do. It stays
--- the same as long as the client lives. Not to be read from, written to or closed.
+--- Returns a file descriptor for an external event loop: it is readable when `Client:step` has something to do. It
+-- stays the same as long as the client lives. Not to be read from, written to or closed.
 -- @treturn[1] number file descriptor
 -- @return[2] nil and an error message: with a connector, or where there are no such descriptors
 function Client:getfd()
@@ -1001,10 +1028,12 @@ function Client:_sync_iteration()
 	return self:_ioloop_iteration()
 end
 
--- Waits until `step` has something to do, or for some seconds.
+-- Waits until `step` has something to do, or for some seconds. With a connector nobody knows, so it is asked often.
 function Client:_wait(seconds)
 	local link = self._link
-	if self._token and not host.wait(link) then
+	if not self._token then
+		core.wait(POLL_WAIT)
+	elseif not host.wait(link) then
 		link:wait(seconds)
 	end
 end
@@ -1054,7 +1083,7 @@ end
 local _M = {}
 
 --- Create, initialize and return new MQTT client instance
--- @name client.create
+-- @function client.create
 -- @param ... see arguments of `Client:__init`
 -- @see Client:__init
 -- @treturn Client MQTT client instance

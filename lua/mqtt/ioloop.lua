@@ -20,7 +20,7 @@ Ioloop.__index = Ioloop
 
 --- Initializes a loop. Not called directly, but through `Ioloop.create`.
 -- @tparam[opt] table opts options
--- @tparam[opt=0] number opts.sleep_min shortest sleep, in seconds, where clients must be polled (those with a connector)
+-- @tparam[opt=0] number opts.sleep_min shortest sleep, in seconds, while clients must be polled: those with a connector
 -- @tparam[opt=0.002] number opts.sleep_step how much longer each sleep gets while such clients are idle
 -- @tparam[opt=0.030] number opts.sleep_max longest such sleep; also how long `Ioloop:iteration` waits at most, and how
 -- soon a function that returned nothing is called again
@@ -237,7 +237,7 @@ end
 local _M = {}
 
 --- Creates a loop.
--- @name ioloop.create
+-- @function ioloop.create
 -- @tparam[opt] table opts see `Ioloop:__init`
 -- @treturn Ioloop the loop
 function _M.create(opts)
@@ -249,7 +249,7 @@ end
 local default_loop
 
 --- Returns the default loop.
--- @name ioloop.get
+-- @function ioloop.get
 -- @tparam[opt=true] boolean autocreate create it if there is none
 -- @tparam[opt] table opts see `Ioloop:__init`
 -- @treturn Ioloop the loop, or nil

@@ -226,11 +226,11 @@ end
 -- @treturn[1] table packet
 -- @treturn[2] boolean false
 -- @return[2] the error
-function packet.shape(version, ptype, a, b, c, d, e, f, g, h, i)
+function packet.shape(version, ptype, ...)
 	if not ptype then
-		return false, a
+		return false, (...)
 	end
-	return shapes[version][ptype](ptype, a, b, c, d, e, f, g, h, i)
+	return shapes[version][ptype](ptype, ...)
 end
 
 return packet

@@ -336,6 +336,9 @@ end
 
 local combined_mt = {
 	__tostring = function(self)
+		if #self == 1 then -- as make_packet leaves it
+			return tostring(self[1])
+		end
 		local parts = {}
 		for i, part in ipairs(self) do
 			parts[i] = tostring(part)
@@ -359,7 +362,7 @@ local combined_mt = {
 }
 combined_mt.__index = combined_mt
 
---- Joins parts of a packet into one object: `tostring` gives its bytes, `:len()` their number, `:append(part)` adds one.
+--- Joins parts of a packet: `tostring` gives the bytes, `:len()` their number, `:append(part)` adds one more.
 -- @param ... strings, or objects of this kind
 -- @treturn table the object
 function protocol.combine(...)

@@ -1,5 +1,5 @@
---- Stands in for `copas.semaphore`, which Debian's Copas 4 needs but comes without: the part that Copas itself calls for
--- its exit signal, a semaphore that starts empty and that nobody gives to. Nothing but the tests may use it.
+--- Stands in for `copas.semaphore`, which Debian's Copas 4 needs but comes without: the part that Copas itself calls
+-- for its exit signal, a semaphore that starts empty and that nobody gives to. Nothing but the tests may use it.
 local copas = require("copas")
 
 local Semaphore = {}

@@ -83,7 +83,8 @@ impl Caretaker {
     /// The visit count, if Lua is away, a task is alive and nobody asked the caretaker to stop.
     fn needed(&self, hub: &Hub) -> Option<u64> {
         let visits = self.visits.load(SeqCst);
-        (visits.is_multiple_of(2) && hub.has_tasks() && !self.stopping.load(SeqCst)).then_some(visits)
+        (visits.is_multiple_of(2) && hub.has_tasks() && !self.stopping.load(SeqCst))
+            .then_some(visits)
     }
 
     fn run(&self, runtime: &Runtime, hub: &Hub) {

@@ -65,11 +65,14 @@ pub(super) async fn run(
 /// Tells the other side of the mailbox that the task is gone, however it ended.
 struct Leaving<'a> {
     link: &'a Link,
-    transport: &'a Transport,
+    transport: &'a Arc<Transport>,
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.link.task_failed(self.transport);
+        }
         if self.transport.leave() {
             self.link.hub().closing_ends();
         }

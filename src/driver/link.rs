@@ -268,6 +268,15 @@ impl Link {
         stream
     }
 
+    /// The task has panicked: the user must not wait for it in vain.
+    pub(super) fn task_failed(&self, transport: &Arc<Transport>) {
+        let mut state = self.lock();
+        if state.is_attached(transport) {
+            state.ended = Some(LinkEvent::Broken("internal error".into()));
+            self.has_news(&mut state);
+        }
+    }
+
     /// One exchange between a connection's task and the session: `input` is consumed as far as it holds whole
     /// packets, `output`, if empty, is filled. `None`: the link has let go of this transport.
     pub(super) fn exchange(

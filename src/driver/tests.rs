@@ -1,1 +1,413 @@
-//! The driver against a server of our own on loopback.
+//! The driver against servers of our own on loopback.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Driver, Link, LinkEvent};
+use crate::codec::{
+    Connack, Connect, Decoder, Packet, PacketType, Properties, Publish, PublishRef, QoS, Str,
+    Version, encode,
+};
+use crate::net::Target;
+use crate::session::{Limits, Session};
+
+/// Longer than anything here takes on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The server's end of one connection.
+struct Server {
+    stream: TcpStream,
+    decoder: Decoder,
+    input: BytesMut,
+}
+
+impl Server {
+    fn send(&mut self, packet: &Packet) {
+        let mut bytes = BytesMut::new();
+        encode(packet, Version::V311, &mut bytes).unwrap();
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next packet, or `None` at the end of the stream.
+    fn receive(&mut self) -> Option<Packet> {
+        loop {
+            if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
+                return Some(packet);
+            }
+            let mut chunk = [0; 64 << 10];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(size) => self.input.extend_from_slice(&chunk[..size]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Takes CONNECT and accepts it.
+    fn accept(&mut self) {
+        assert!(matches!(self.receive(), Some(Packet::Connect(_))));
+        self.send(&Packet::Connack(Connack {
+            session_present: false,
+            reason: 0,
+            properties: Properties::new(),
+        }));
+    }
+}
+
+/// Runs `serve` in a thread of its own on the first connection. Returns the target to connect to, and what `serve`
+/// returns, to be received.
+fn server<T: Send + 'static>(
+    serve: impl FnOnce(Server) -> T + Send + 'static,
+) -> (Target, Receiver<T>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, result) = channel();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let server = Server {
+            stream,
+            decoder: Decoder::new(Version::V311),
+            input: BytesMut::new(),
+        };
+        // Nobody receives it if the test has failed already.
+        let _ = sender.send(serve(server));
+    });
+    let host = "127.0.0.1".into();
+    (
+        Target {
+            host,
+            port,
+            tls: None,
+        },
+        result,
+    )
+}
+
+fn link(driver: &Driver) -> Arc<Link> {
+    Link::new(driver, Session::new(Version::V311, Limits::default()))
+}
+
+/// The next event, driving the runtime until there is one.
+fn next(driver: &Driver, link: &Link) -> LinkEvent {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(event) = link.next_event() {
+            return event;
+        }
+        driver.wait_until(deadline, || link.has_events());
+    }
+    panic!("no event");
+}
+
+/// A link with a connection that the server has accepted.
+fn connected(driver: &Driver, target: Target, keep_alive: u16) -> Arc<Link> {
+    let link = link(driver);
+    link.open(driver, target, PATIENCE);
+    assert!(matches!(next(driver, &link), LinkEvent::Opened));
+    let connect = Connect {
+        version: Version::V311,
+        clean: true,
+        keep_alive,
+        client_id: Str::from_static("test"),
+        username: None,
+        password: None,
+        will: None,
+        properties: Properties::new(),
+    };
+    link.with_session(|session| session.connect(&connect))
+        .unwrap();
+    assert!(matches!(
+        next(driver, &link),
+        LinkEvent::Packet(Packet::Connack(_))
+    ));
+    link
+}
+
+fn publish(link: &Link, payload: &[u8]) {
+    let message = PublishRef {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: "t",
+        packet_id: 0,
+        properties: &Properties::new(),
+        payload,
+    };
+    link.with_session(|session| session.publish(&message))
+        .unwrap();
+}
+
+fn message(payload: Bytes) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: Str::from_static("t"),
+        packet_id: 0,
+        properties: Properties::new(),
+        payload,
+    })
+}
+
+#[test]
+fn a_link_is_ready_once_until_it_has_been_emptied() {
+    let driver = Driver::new().unwrap();
+    let link = link(&driver);
+    link.wake();
+    assert_eq!(driver.next_ready(), Some(link.token()));
+    assert_eq!(driver.next_ready(), None);
+    link.wake();
+    assert_eq!(driver.next_ready(), None, "not emptied yet");
+    assert!(matches!(link.next_event(), Some(LinkEvent::Woken)));
+    assert!(link.next_event().is_none());
+    link.wake();
+    assert_eq!(driver.next_ready(), Some(link.token()));
+}
+
+#[test]
+fn what_is_published_is_written_and_read_while_lua_is_away() {
+    let (target, server) = server(|mut server| {
+        server.accept();
+        let received = server.receive();
+        server.send(&message(Bytes::from_static(b"answer")));
+        (received, server)
+    });
+    let driver = Driver::new().unwrap();
+    let link = connected(&driver, target, 0);
+    publish(&link, b"question");
+    // From here on only the caretaker drives.
+    let (received, _server) = server.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(received, Some(Packet::Publish(_))));
+    let deadline = Instant::now() + PATIENCE;
+    while !link.has_events() {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn keep_alive_goes_on_while_lua_is_away() {
+    let (target, server) = server(|mut server| {
+        server.accept();
+        for _ in 0..2 {
+            assert_eq!(server.receive(), Some(Packet::Pingreq));
+            server.send(&Packet::Pingresp);
+        }
+        server
+    });
+    let driver = Driver::new().unwrap();
+    let link = connected(&driver, target, 1);
+    server.recv_timeout(PATIENCE).unwrap();
+    assert!(!link.has_events(), "PINGRESP is not the user's business");
+}
+
+#[test]
+fn a_burst_is_written_in_order_and_whole() {
+    const MESSAGES: u32 = 20_000;
+    let (target, server) = server(|mut server| {
+        server.accept();
+        for expected in 0..MESSAGES {
+            match server.receive() {
+                Some(Packet::Publish(publish)) => {
+                    assert_eq!(publish.payload, expected.to_be_bytes()[..])
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        server.receive()
+    });
+    let driver = Driver::new().unwrap();
+    let link = connected(&driver, target, 0);
+    for number in 0..MESSAGES {
+        publish(&link, &number.to_be_bytes());
+    }
+    link.with_session(|session| session.disconnect(0, Properties::new()))
+        .unwrap();
+    link.close_flushed(&driver, Instant::now() + PATIENCE);
+    let last = server.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(
+        last.map(|packet| packet.packet_type()),
+        Some(PacketType::Disconnect)
+    );
+}
+
+#[test]
+fn closing_in_order_loses_nothing_when_received_data_is_unread() {
+    const SIZE: usize = 4 << 20;
+    let (target, server) = server(|mut server| {
+        server.accept();
+        // More than the client will ever read.
+        let flood = message(Bytes::from(vec![0; SIZE]));
+        let mut writer = Server {
+            stream: server.stream.try_clone().unwrap(),
+            decoder: Decoder::new(Version::V311),
+            input: BytesMut::new(),
+        };
+        let flooding = thread::spawn(move || writer.send(&flood));
+        let received = server.receive();
+        let last = server.receive();
+        // It ends with an error when the client is gone.
+        drop(flooding);
+        (received, last)
+    });
+    let driver = Driver::new().unwrap();
+    let link = connected(&driver, target, 0);
+    publish(&link, &vec![1; SIZE]);
+    link.with_session(|session| session.disconnect(0, Properties::new()))
+        .unwrap();
+    link.close_flushed(&driver, Instant::now() + PATIENCE);
+    drop(link);
+    drop(driver);
+    match server.recv_timeout(PATIENCE).unwrap() {
+        (Some(Packet::Publish(publish)), Some(Packet::Disconnect(_))) => {
+            assert_eq!(publish.payload.len(), SIZE)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_slow_reader_is_not_sent_more_than_it_takes() {
+    const MESSAGES: usize = 1_000;
+    const SIZE: usize = 16 << 10;
+    let (target, _server) = server(|mut server| {
+        server.accept();
+        let flood = message(Bytes::from(vec![0; SIZE]));
+        for _ in 0..MESSAGES {
+            server.send(&flood);
+        }
+        server.receive()
+    });
+    let driver = Driver::new().unwrap();
+    let link = connected(&driver, target, 0);
+    driver.wait_until(Instant::now() + PATIENCE, || {
+        link.with_session(|session| !session.wants_receive())
+    });
+    let queued = link.with_session(|session| session.queued_bytes());
+    let limit = Limits::default().max_queued_bytes;
+    assert!(queued > limit && queued < 2 * limit, "{queued}");
+    for _ in 0..MESSAGES {
+        assert!(matches!(
+            next(&driver, &link),
+            LinkEvent::Packet(Packet::Publish(_))
+        ));
+    }
+}
+
+#[test]
+fn a_slow_server_makes_the_link_full_until_it_reads() {
+    let (go, may_read) = channel::<()>();
+    let (target, server) = server(move |mut server| {
+        server.accept();
+        may_read.recv().unwrap();
+        let mut messages = 0;
+        while let Some(Packet::Publish(_)) = server.receive() {
+            messages += 1;
+        }
+        messages
+    });
+    let driver = Driver::new().unwrap();
+    let link = connected(&driver, target, 0);
+    let payload = vec![0; 64 << 10];
+    let mut messages = 0;
+    while !link.is_full() {
+        publish(&link, &payload);
+        messages += 1;
+        driver.turn();
+    }
+    go.send(()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while link.is_full() {
+        assert!(Instant::now() < deadline);
+        driver.wait_until(deadline, || !link.is_full());
+    }
+    link.with_session(|session| session.disconnect(0, Properties::new()))
+        .unwrap();
+    link.close_flushed(&driver, deadline);
+    assert_eq!(server.recv_timeout(PATIENCE).unwrap(), messages);
+}
+
+#[test]
+fn the_end_of_the_stream_comes_after_every_packet() {
+    let (target, _server) = server(|mut server| {
+        server.accept();
+        server.send(&message(Bytes::from_static(b"last words")));
+    });
+    let driver = Driver::new().unwrap();
+    let link = connected(&driver, target, 0);
+    assert!(matches!(
+        next(&driver, &link),
+        LinkEvent::Packet(Packet::Publish(_))
+    ));
+    assert!(matches!(next(&driver, &link), LinkEvent::Closed));
+}
+
+#[test]
+fn dropping_a_connection_ends_its_stream() {
+    let (target, server) = server(|mut server| {
+        server.accept();
+        server.receive()
+    });
+    let driver = Driver::new().unwrap();
+    let link = connected(&driver, target, 0);
+    link.close();
+    assert_eq!(server.recv_timeout(PATIENCE).unwrap(), None);
+}
+
+#[test]
+fn a_refused_connection_is_told() {
+    let unused = TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let driver = Driver::new().unwrap();
+    let link = link(&driver);
+    let (host, port) = ("127.0.0.1".into(), unused.port());
+    link.open(
+        &driver,
+        Target {
+            host,
+            port,
+            tls: None,
+        },
+        PATIENCE,
+    );
+    match next(&driver, &link) {
+        LinkEvent::OpenFailed(message) => assert!(message.contains("refused"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_timer_wakes_the_link_and_the_last_one_counts() {
+    let driver = Driver::new().unwrap();
+    let link = link(&driver);
+    link.wake_after(&driver, PATIENCE * 10);
+    link.wake_after(&driver, Duration::from_millis(5));
+    assert!(matches!(next(&driver, &link), LinkEvent::Woken));
+    assert!(link.next_event().is_none());
+}
+
+#[test]
+fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
+    let driver = Driver::new().unwrap();
+    let link = link(&driver);
+    link.wake_after(&driver, PATIENCE * 10);
+    let start = Instant::now();
+    driver.turn();
+    driver.wait(Duration::from_millis(20));
+    let waited = start.elapsed();
+    assert!(
+        waited >= Duration::from_millis(20) && waited < PATIENCE,
+        "{waited:?}"
+    );
+    assert!(!driver.wait_until(start, || false));
+}

@@ -8,16 +8,19 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use mlua::{
-    BorrowedBytes, IntoLuaMulti, Lua, LuaString, MultiValue, Nil, Table, UserData, UserDataMethods,
-    UserDataRef, Value,
+    BorrowedBytes, Function, IntoLuaMulti, Lua, LuaString, MultiValue, Nil, Table, UserData,
+    UserDataMethods, UserDataRef, Value,
 };
 
-use super::protocol::{
-    Args, Checked, PacketValues, PublishArgs, connect_from_lua, fill, integer_from_lua,
-    packet_values, properties_from_lua, qos_from_lua, str_from_lua,
+use super::args::{
+    Args, Checked, PublishArgs, Scalar, byte_from_lua, connect_from_lua, properties_from_lua,
+    str_from_lua, with_scalar,
 };
+use super::protocol::push_failure;
+use super::stack::{RawFunction, Stack, create_raw_function};
 use super::tls::LuaTls;
-use crate::codec::{Properties, Str, Subscription, Version};
+use super::values::push_packet;
+use crate::codec::{Properties, QoS, Subscription, Version};
 use crate::driver::{self, Driver, Link, LinkEvent};
 use crate::net::{Target, Uri};
 use crate::session::{Limits, RequestError, Session, State};
@@ -38,19 +41,17 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
     watch_forks();
     let shared = SharedDriver::default();
 
-    // link(version): a link without a connection.
+    // link(version): a link without a connection, and its functions step, pop, publish and acknowledge, see below; or
+    // nil and an error.
     let of_link = Rc::clone(&shared);
     core.set(
         "link",
-        lua.create_function(move |_, version: u8| {
+        lua.create_function(move |lua, version: u8| {
             let version = Version::from_code(version).unwrap_or(Version::V311);
-            let driver = driver(&of_link)?;
-            let link = Link::new(&driver, Session::new(version, Limits::default()));
-            Ok(LuaLink {
-                link,
-                driver,
-                version,
-            })
+            match driver(&of_link) {
+                Ok(driver) => lua_link(lua, driver, version)?.into_lua_multi(lua),
+                Err(error) => (Nil, error.to_string()).into_lua_multi(lua),
+            }
         })?,
     )?;
 
@@ -167,8 +168,41 @@ impl Drop for LuaLink {
     }
 }
 
-/// What a request returns to Lua: its result; or nil, an error message, and whether the program's arguments are to
-/// blame for it, so that Lua should raise it.
+fn lua_link(
+    lua: &Lua,
+    driver: Rc<Driver>,
+    version: Version,
+) -> mlua::Result<(LuaLink, Function, Function, Function, Function)> {
+    let link = Link::new(&driver, Session::new(version, Limits::default()));
+    let events = |turn| {
+        let events = Events {
+            link: Arc::clone(&link),
+            driver: Rc::clone(&driver),
+            version,
+            turn,
+        };
+        create_raw_function(lua, events)
+    };
+    Ok((
+        LuaLink {
+            link: Arc::clone(&link),
+            driver: Rc::clone(&driver),
+            version,
+        },
+        events(true)?,
+        events(false)?,
+        create_raw_function(lua, PlainPublish(Arc::clone(&link)))?,
+        create_raw_function(lua, PlainAcknowledge(Arc::clone(&link)))?,
+    ))
+}
+
+/// Why a request was refused, and whether the program's arguments are to blame for it, so that Lua should raise it.
+struct Refusal {
+    message: String,
+    misuse: bool,
+}
+
+/// What a request returns to Lua: its result, or nil, the message and whether it is misuse.
 type Answer<T> = (Option<T>, Option<String>, bool);
 
 fn answer<T>(result: Result<T, Refusal>) -> mlua::Result<Answer<T>> {
@@ -178,9 +212,9 @@ fn answer<T>(result: Result<T, Refusal>) -> mlua::Result<Answer<T>> {
     })
 }
 
-struct Refusal {
-    message: String,
-    misuse: bool,
+fn push_refusal(refusal: &Refusal, results: &Stack) {
+    push_failure(&refusal.message, results);
+    results.push_boolean(refusal.misuse);
 }
 
 /// Arguments that could not be read.
@@ -208,32 +242,51 @@ impl From<RequestError> for Refusal {
     }
 }
 
-impl LuaLink {
-    fn request<T>(
-        &self,
-        request: impl FnOnce(&mut Session) -> Result<T, Refusal>,
-    ) -> mlua::Result<Answer<T>> {
-        if self.link.is_stale() {
-            return answer(Err(Refusal {
-                message: STALE.into(),
-                misuse: false,
-            }));
-        }
-        answer(self.link.with_session(request))
+/// Uses the session of a link.
+fn request<T>(
+    link: &Link,
+    request: impl FnOnce(&mut Session) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    if link.is_stale() {
+        return Err(Refusal {
+            message: STALE.into(),
+            misuse: false,
+        });
+    }
+    link.with_session(request)
+}
+
+/// `step()`, `pop()`: the link's next event: the values of a packet for `shape` of `mqtt.packet`; or a name and perhaps
+/// a message; or nothing. If there is none yet, `step` makes a turn of the runtime, without blocking.
+struct Events {
+    link: Arc<Link>,
+    driver: Rc<Driver>,
+    version: Version,
+    turn: bool,
+}
+
+impl RawFunction for Events {
+    type Output = (Option<LinkEvent>, Version);
+
+    fn run(&self, _: &Stack) -> Self::Output {
+        let event = if self.link.is_stale() {
+            Some(LinkEvent::Broken(STALE.into()))
+        } else {
+            self.link.next_event().or_else(|| {
+                if !self.turn {
+                    return None;
+                }
+                self.driver.turn();
+                self.link.next_event()
+            })
+        };
+        (event, self.version)
     }
 
-    /// 3.1.1 has no properties: programs may give them all the same, and speak both versions with one piece of code.
-    fn properties(&self, properties: &Value, user_properties: &Value) -> Checked<Properties> {
-        match self.version {
-            Version::V311 => Ok(Properties::new()),
-            Version::V50 => properties_from_lua(properties, user_properties, ""),
-        }
-    }
-
-    fn values(&self, lua: &Lua, event: Option<LinkEvent>) -> mlua::Result<PacketValues> {
+    fn push((event, version): &Self::Output, results: &Stack) {
         let (name, message) = match event {
-            Some(LinkEvent::Packet(packet)) => return packet_values(lua, &packet, self.version),
-            None => return Ok(fill([])),
+            None => return,
+            Some(LinkEvent::Packet(packet)) => return push_packet(packet, *version, results),
             Some(LinkEvent::Opened) => ("opened", None),
             Some(LinkEvent::OpenFailed(message)) => ("open_failed", Some(message)),
             Some(LinkEvent::Failed(message)) => ("failed", Some(message)),
@@ -241,22 +294,87 @@ impl LuaLink {
             Some(LinkEvent::Broken(message)) => ("broken", Some(message)),
             Some(LinkEvent::Woken) => ("woken", None),
         };
-        let text = |text: &str| lua.create_string(text).map(Value::String);
-        let message = message.map_or(Ok(Nil), |message| text(&message))?;
-        Ok(fill([text(name)?, message]))
+        results.push_bytes(name.as_bytes());
+        if let Some(message) = message {
+            results.push_bytes(message.as_bytes());
+        }
+    }
+}
+
+/// `publish(topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0, and
+/// whether the program should wait before it sends more; or nil, an error message and whether it is misuse.
+struct PlainPublish(Arc<Link>);
+
+impl RawFunction for PlainPublish {
+    type Output = Result<(u16, bool), Refusal>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let argument = |index| arguments.argument(index);
+        let message = PublishArgs::new(
+            argument(1),
+            argument(2),
+            argument(3),
+            argument(4),
+            argument(5),
+        )?;
+        let packet_id = match argument(6) {
+            Scalar::Nil => 0,
+            packet_id => packet_id.packet_id()?,
+        };
+        let packet_id = request(&self.0, |session| {
+            Ok(session.publish(&message.packet(packet_id, &Properties::new()))?)
+        })?;
+        Ok((packet_id, self.0.is_full()))
     }
 
-    /// The next event; with `turn`, after a turn of the runtime if there is none yet.
-    fn next(&self, lua: &Lua, turn: bool) -> mlua::Result<PacketValues> {
-        if self.link.is_stale() {
-            return self.values(lua, Some(LinkEvent::Broken(STALE.into())));
+    fn push(output: &Self::Output, results: &Stack) {
+        match output {
+            Ok((packet_id, full)) => {
+                results.push_integer(*packet_id);
+                results.push_boolean(*full);
+            }
+            Err(refusal) => push_refusal(refusal, results),
         }
-        let mut event = self.link.next_event();
-        if event.is_none() && turn {
-            self.driver.turn();
-            event = self.link.next_event();
+    }
+}
+
+/// `acknowledge(packet_id, qos, rc)`, without properties: true; or nil, an error message and whether it is misuse.
+struct PlainAcknowledge(Arc<Link>);
+
+impl RawFunction for PlainAcknowledge {
+    type Output = Result<(), Refusal>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let packet_id = arguments.argument(1).packet_id()?;
+        let qos = arguments.argument(2).qos(&".qos")?;
+        let reason = arguments.argument(3).integer(0, u8::MAX.into(), &"rc")? as u8;
+        request(&self.0, |session| {
+            Ok(session.acknowledge(packet_id, qos, reason, Properties::new())?)
+        })
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        match output {
+            Ok(()) => results.push_boolean(true),
+            Err(refusal) => push_refusal(refusal, results),
         }
-        self.values(lua, event)
+    }
+}
+
+impl LuaLink {
+    fn request<T>(
+        &self,
+        ask: impl FnOnce(&mut Session) -> Result<T, Refusal>,
+    ) -> mlua::Result<Answer<T>> {
+        answer(request(&self.link, ask))
+    }
+
+    /// 3.1.1 has no properties: programs may give them all the same, and speak both versions with one piece of code.
+    fn properties(&self, properties: &Value, user_properties: &Value) -> Checked<Properties> {
+        match self.version {
+            Version::V311 => Ok(Properties::new()),
+            Version::V50 => properties_from_lua(properties, user_properties, &""),
+        }
     }
 }
 
@@ -275,12 +393,6 @@ impl UserData for LuaLink {
             }
             Ok(())
         });
-
-        // step(): the next event: a packet's values for `shape` of mqtt.packet, or a name and perhaps a message, or
-        // nil. If there is none yet, a turn of the runtime is made, without blocking.
-        methods.add_method("step", |lua, this, ()| this.next(lua, true));
-        // pop(): the same without the turn.
-        methods.add_method("pop", |lua, this, ()| this.next(lua, false));
 
         // has_events(): whether pop has something.
         methods.add_method("has_events", |_, this, ()| {
@@ -364,24 +476,31 @@ impl UserData for LuaLink {
         });
 
         // publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties): the packet identifier, 0
-        // for QoS 0.
-        type Publish = (Value, Value, Value, Value, Value, Option<u16>, Value, Value);
+        // for QoS 0, as the plain one returns it but for what comes second.
+        type Publish = (Value, Value, u8, bool, bool, Option<u16>, Value, Value);
         methods.add_method("publish", |_, this, fields: Publish| {
             let (topic, payload, qos, retain, dup, packet_id, properties, user_properties) = fields;
-            this.request(|session| {
-                let message = PublishArgs::new(&topic, &payload, &qos, &retain, &dup)?;
-                let properties = this.properties(&properties, &user_properties)?;
-                Ok(session.publish(&message.packet(packet_id.unwrap_or(0), &properties))?)
+            let (qos, flag) = (Scalar::Number(qos.into()), Scalar::Boolean);
+            with_scalar(&topic, |topic| {
+                with_scalar(&payload, |payload| {
+                    this.request(|session| {
+                        let message =
+                            PublishArgs::new(topic, payload, qos, flag(retain), flag(dup))?;
+                        let properties = this.properties(&properties, &user_properties)?;
+                        let packet = message.packet(packet_id.unwrap_or(0), &properties);
+                        Ok(session.publish(&packet)?)
+                    })
+                })
             })
         });
 
         // subscribe(topic, qos, no_local, retain_as_published, retain_handling, properties, user_properties): the
         // packet identifier.
-        type Subscribe = (Value, Value, bool, bool, u8, Value, Value);
+        type Subscribe = (Value, u8, bool, bool, u8, Value, Value);
         methods.add_method("subscribe", |_, this, fields: Subscribe| {
             let (
                 topic,
-                qos,
+                code,
                 no_local,
                 retain_as_published,
                 retain_handling,
@@ -390,8 +509,8 @@ impl UserData for LuaLink {
             ) = fields;
             this.request(|session| {
                 let subscription = Subscription {
-                    filter: filter(&topic)?,
-                    qos: qos_from_lua(&qos, || ".qos".into())?,
+                    filter: str_from_lua(&topic, &"topic")?,
+                    qos: qos(code)?,
                     no_local,
                     retain_as_published,
                     retain_handling,
@@ -408,19 +527,23 @@ impl UserData for LuaLink {
             |_, this, (topic, properties, user_properties): Unsubscribe| {
                 this.request(|session| {
                     let properties = this.properties(&properties, &user_properties)?;
-                    Ok(session.unsubscribe(vec![filter(&topic)?], properties)?)
+                    Ok(session.unsubscribe(vec![str_from_lua(&topic, &"topic")?], properties)?)
                 })
             },
         );
 
         // acknowledge(packet_id, qos, rc, properties, user_properties)
-        type Acknowledge = (u16, Value, Value, Value, Value);
+        type Acknowledge = (u16, u8, Value, Value, Value);
         methods.add_method("acknowledge", |_, this, fields: Acknowledge| {
-            let (packet_id, qos, rc, properties, user_properties) = fields;
+            let (packet_id, code, rc, properties, user_properties) = fields;
             this.request(|session| {
                 let properties = this.properties(&properties, &user_properties)?;
-                let qos = qos_from_lua(&qos, || ".qos".into())?;
-                session.acknowledge(packet_id, qos, reason(&rc)?, properties)?;
+                session.acknowledge(
+                    packet_id,
+                    qos(code)?,
+                    byte_from_lua(&rc, &"rc")?,
+                    properties,
+                )?;
                 Ok(true)
             })
         });
@@ -442,7 +565,7 @@ impl UserData for LuaLink {
                 move |_, this, (rc, properties, user_properties): WithReason| {
                     this.request(|session| {
                         let properties = this.properties(&properties, &user_properties)?;
-                        request(session, reason(&rc)?, properties)?;
+                        request(session, byte_from_lua(&rc, &"rc")?, properties)?;
                         Ok(true)
                     })
                 },
@@ -497,10 +620,6 @@ impl UserData for LuaLink {
     }
 }
 
-fn filter(topic: &Value) -> Checked<Str> {
-    str_from_lua(topic, || ".topic".into())
-}
-
-fn reason(rc: &Value) -> Checked<u8> {
-    Ok(integer_from_lua(rc, 0, u8::MAX.into(), || "rc".into())? as u8)
+fn qos(code: u8) -> Checked<QoS> {
+    QoS::from_code(code).ok_or_else(|| format!("expecting qos to be 0, 1 or 2, got: {code}"))
 }

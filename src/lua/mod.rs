@@ -1,8 +1,11 @@
 //! The Lua module `mqtt.core`: what the Lua files of `lua/mqtt` call. The only room where mlua's types may appear.
 
+mod args;
 mod link;
 mod protocol;
+mod stack;
 mod tls;
+mod values;
 
 use mlua::{Lua, Table};
 

@@ -183,6 +183,30 @@ fn an_answer_that_may_lie_unread_is_not_missed() {
 }
 
 #[test]
+fn reading_held_back_after_a_ping_counts_too() {
+    let limits = Limits {
+        max_queued_bytes: 0,
+        ..Limits::default()
+    };
+    let mut pair = Pair::with_limits(Version::V311, limits);
+    pair.connect(Connect {
+        keep_alive: 10,
+        ..connect(Version::V311)
+    });
+    pair.deliver(connack(0));
+    pair.advance_seconds(11);
+    pair.deliver(publish(QoS::AtMostOnce, 0));
+    // The program has just caught up, and the driver not yet read on.
+    pair.advance_seconds(9);
+    assert_eq!(pair.answers(), [Packet::Pingreq, Packet::Pingreq]);
+    pair.advance_seconds(10);
+    assert_eq!(
+        pair.failure(None),
+        "failed to receive PINGRESP within 10 seconds"
+    );
+}
+
+#[test]
 fn keep_alive_runs_before_connack() {
     let limits = Limits {
         connack_timeout: None,

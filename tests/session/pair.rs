@@ -11,12 +11,15 @@ pub const BOTH: [Version; 2] = [Version::V311, Version::V50];
 
 /// Proptest draws the same cases every time, unless `PROPTEST_RNG_SEED` asks for others.
 pub fn repeatable() -> ProptestConfig {
-    let mut config = ProptestConfig::default();
-    config.failure_persistence = None;
-    if matches!(config.rng_seed, RngSeed::Random) {
-        config.rng_seed = RngSeed::Fixed(1);
+    let asked = ProptestConfig::default();
+    ProptestConfig {
+        rng_seed: match asked.rng_seed {
+            RngSeed::Random => RngSeed::Fixed(1),
+            fixed => fixed,
+        },
+        failure_persistence: None,
+        ..asked
     }
-    config
 }
 
 /// The far end: decodes what the client sends, sends what the test says, and answers by itself if asked to.
@@ -238,6 +241,7 @@ impl Pair {
         assert_eq!(self.client.poll_event(), None);
         assert_eq!(self.client.state(), State::Disconnected);
         assert_eq!(self.client.poll_timeout(), None);
+        assert!(self.input.is_empty(), "bytes are left");
         let received = self.server.received();
         let expected: Vec<Packet> = disconnect.map(disconnect_packet).into_iter().collect();
         assert_eq!(received, expected, "{message}");

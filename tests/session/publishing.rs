@@ -461,6 +461,31 @@ fn the_servers_limits_are_kept() {
 }
 
 #[test]
+fn what_the_server_says_is_available_is_not_refused() {
+    use PropertyId::*;
+    let available = [
+        MaximumQoS,
+        RetainAvailable,
+        WildcardSubscriptionAvailable,
+        SubscriptionIdentifierAvailable,
+        SharedSubscriptionAvailable,
+    ];
+    let limits = properties(available.map(|id| (id, PropertyValue::Byte(1))));
+    let mut pair = Pair::accepted(connect(Version::V50), limits);
+    let retained = PublishRef {
+        retain: true,
+        ..message(QoS::AtLeastOnce)
+    };
+    assert_eq!(pair.client.publish(&retained), Ok(1));
+    let result = pair.client.subscribe(
+        vec![subscription("a/+"), subscription("$share/g/#")],
+        properties([(SubscriptionIdentifier, PropertyValue::VarInt(1))]),
+    );
+    assert_eq!(result, Ok(2));
+    assert_eq!(pair.answers().len(), 2);
+}
+
+#[test]
 fn the_limits_end_with_the_connection() {
     let no_retain = properties([(PropertyId::RetainAvailable, PropertyValue::Byte(0))]);
     let mut pair = Pair::accepted(connect(Version::V50), no_retain);

@@ -22,6 +22,7 @@ function loop.add(client)
 	end
 	registry[client] = true
 
+	local replaced = rawget(client, "handle_received_packet")
 	local handle_received_packet = client.handle_received_packet
 	function client:handle_received_packet(packet)
 		copas.addthread(handle_received_packet, self, packet)
@@ -37,7 +38,7 @@ function loop.add(client)
 			end
 		until not wait
 		registry[client] = nil
-		client.handle_received_packet = handle_received_packet
+		client.handle_received_packet = replaced
 	end)
 	return true
 end

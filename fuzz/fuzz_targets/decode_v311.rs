@@ -1,0 +1,7 @@
+//! Arbitrary bytes as a stream of MQTT 3.1.1 packets.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use luamqtt_native_fuzz::{check_stream, codec::Version};
+
+fuzz_target!(|data: &[u8]| check_stream(Version::V311, data));

@@ -1,0 +1,207 @@
+//! Functions with as little as possible between them and Lua, for what runs once for each message. What runs seldom is
+//! written with mlua's own functions. All `unsafe` about Lua's stack is here.
+
+use std::any::Any;
+use std::ffi::{CStr, c_int};
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
+
+use bytes::Bytes;
+use mlua::{Function, Lua, ffi, lua_State};
+
+use super::args::Scalar;
+
+/// A function for Lua, in two steps. Pushing a value may raise a Lua error (out of memory, a failing finalizer), which
+/// leaves Rust's frames without running destructors: so the work is done before, and pushing holds nothing to destruct.
+pub(crate) trait RawFunction: 'static {
+    /// What there is to return.
+    type Output;
+
+    /// Does the work, with the arguments on the stack. A panic becomes a Lua error.
+    fn run(&self, arguments: &Stack) -> Self::Output;
+
+    /// Pushes the results. Must hold nothing that has a destructor, and must not panic.
+    fn push(output: &Self::Output, results: &Stack);
+}
+
+/// Makes a Lua function of it.
+pub(crate) fn create_raw_function<F: RawFunction>(
+    lua: &Lua,
+    function: F,
+) -> mlua::Result<Function> {
+    const {
+        assert!(
+            align_of::<Option<F>>() <= 8,
+            "Lua aligns userdata to 8 bytes"
+        )
+    };
+    // SAFETY: pushes one value. The userdata is initialized before anything can look at it, and freed by Lua only after
+    // its finalizer; a call after that (when the state closes) finds None.
+    unsafe {
+        lua.exec_raw((), |state| {
+            let slot = ffi::lua_newuserdata(state, size_of::<Option<F>>()).cast::<Option<F>>();
+            slot.write(None);
+            ffi::lua_createtable(state, 0, 1);
+            ffi::lua_pushcfunction(state, finalize::<F>);
+            ffi::lua_setfield(state, -2, c"__gc".as_ptr());
+            ffi::lua_setmetatable(state, -2);
+            ffi::lua_pushcclosure(state, call::<F>, 1);
+            slot.write(Some(function));
+        })
+    }
+}
+
+unsafe extern "C-unwind" fn finalize<F: RawFunction>(state: *mut lua_State) -> c_int {
+    // SAFETY: only the metatable of our userdata calls this.
+    let slot = unsafe { ffi::lua_touserdata(state, 1).cast::<Option<F>>() };
+    // SAFETY: the slot was initialized, and no call is running: the function it belongs to would be reachable.
+    drop(unsafe { slot.replace(None) });
+    0
+}
+
+unsafe extern "C-unwind" fn call<F: RawFunction>(state: *mut lua_State) -> c_int {
+    let stack = Stack { state };
+    // SAFETY: the upvalue is the userdata of create_raw_function, and lives as long as this function does.
+    let function = unsafe {
+        let slot = ffi::lua_touserdata(state, ffi::lua_upvalueindex(1));
+        &*slot.cast::<Option<F>>()
+    };
+    let failure = match function {
+        Some(function) => match catch_unwind(AssertUnwindSafe(|| function.run(&stack))) {
+            Ok(output) => {
+                let output = ManuallyDrop::new(output);
+                let before = stack.height();
+                F::push(&output, &stack);
+                let pushed = stack.height() - before;
+                drop(ManuallyDrop::into_inner(output));
+                return pushed;
+            }
+            Err(panic) => panic_text(panic),
+        },
+        None => "this Lua state is closed".to_owned(),
+    };
+    let failure = ManuallyDrop::new(failure);
+    stack.push_bytes(failure.as_bytes());
+    drop(ManuallyDrop::into_inner(failure));
+    // SAFETY: nothing with a destructor is alive.
+    unsafe { ffi::lua_error(state) }
+}
+
+fn panic_text(panic: Box<dyn Any + Send>) -> String {
+    let text = match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => (*panic.downcast::<&str>().unwrap_or_default()).to_owned(),
+    };
+    format!("panic in mqtt.core: {text}")
+}
+
+/// The stack of a running function: its arguments, counted from 1, and above them what was pushed. Lua grants a function
+/// room for 20 values above its arguments; no packet needs more.
+pub(crate) struct Stack {
+    state: *mut lua_State,
+}
+
+impl Stack {
+    fn height(&self) -> c_int {
+        // SAFETY: only reads.
+        unsafe { ffi::lua_gettop(self.state) }
+    }
+
+    /// An argument.
+    pub(crate) fn argument(&self, index: c_int) -> Scalar<'_> {
+        debug_assert!(index > 0);
+        // SAFETY: any index above 0 may be asked for its type. A string's bytes stay where they are as long as it is an
+        // argument, which it is as long as the stack can be borrowed: nothing here removes one.
+        unsafe {
+            match ffi::lua_type(self.state, index) {
+                ffi::LUA_TNIL | ffi::LUA_TNONE => Scalar::Nil,
+                ffi::LUA_TBOOLEAN => Scalar::Boolean(ffi::lua_toboolean(self.state, index) != 0),
+                ffi::LUA_TNUMBER => Scalar::Number(ffi::lua_tonumber(self.state, index)),
+                ffi::LUA_TSTRING => {
+                    let mut size = 0;
+                    let bytes = ffi::lua_tolstring(self.state, index, &mut size);
+                    Scalar::String(slice::from_raw_parts(bytes.cast(), size))
+                }
+                other => Scalar::Other(
+                    CStr::from_ptr(ffi::lua_typename(self.state, other))
+                        .to_str()
+                        .unwrap_or("value"),
+                ),
+            }
+        }
+    }
+
+    /// The bytes of a string argument, not copied.
+    ///
+    /// # Safety
+    /// They, and what is sliced from them, must be dropped before the function returns to Lua.
+    pub(crate) unsafe fn argument_bytes(&self, index: c_int) -> Option<Bytes> {
+        match self.argument(index) {
+            // SAFETY: they live until the function returns; the caller drops them before.
+            Scalar::String(bytes) => Some(Bytes::from_static(unsafe {
+                slice::from_raw_parts(bytes.as_ptr(), bytes.len())
+            })),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn push_nil(&self) {
+        // SAFETY: there is room.
+        unsafe { ffi::lua_pushnil(self.state) }
+    }
+
+    pub(crate) fn push_boolean(&self, value: bool) {
+        // SAFETY: there is room.
+        unsafe { ffi::lua_pushboolean(self.state, value.into()) }
+    }
+
+    pub(crate) fn push_integer(&self, value: impl Into<u32>) {
+        let value = value.into();
+        #[allow(
+            clippy::unnecessary_fallible_conversions,
+            reason = "fallible where Lua's integers have 32 bits"
+        )]
+        let integer = ffi::lua_Integer::try_from(value);
+        // SAFETY: there is room.
+        unsafe {
+            match integer {
+                Ok(integer) => ffi::lua_pushinteger(self.state, integer),
+                Err(_) => ffi::lua_pushnumber(self.state, value.into()),
+            }
+        }
+    }
+
+    pub(crate) fn push_bytes(&self, bytes: &[u8]) {
+        // SAFETY: there is room, and Lua copies the bytes.
+        unsafe { ffi::lua_pushlstring(self.state, bytes.as_ptr().cast(), bytes.len()) };
+    }
+
+    /// Pushes an empty table.
+    pub(crate) fn push_table(&self) {
+        // SAFETY: there is room.
+        unsafe { ffi::lua_createtable(self.state, 0, 0) }
+    }
+
+    /// Takes a value and below it a key off the stack, and sets that field of the table below them.
+    pub(crate) fn set(&self) {
+        debug_assert!(self.is_table(-3));
+        // SAFETY: callers push the table, key and value.
+        unsafe { ffi::lua_rawset(self.state, -3) }
+    }
+
+    /// Takes a value off the stack and appends it to the array part of the table below it.
+    pub(crate) fn append(&self) {
+        debug_assert!(self.is_table(-2));
+        // SAFETY: callers push the table and the value.
+        unsafe {
+            let size = ffi::lua_rawlen(self.state, -2);
+            ffi::lua_rawseti(self.state, -2, size as ffi::lua_Integer + 1);
+        }
+    }
+
+    fn is_table(&self, index: c_int) -> bool {
+        // SAFETY: only reads.
+        unsafe { ffi::lua_type(self.state, index) == ffi::LUA_TTABLE }
+    }
+}

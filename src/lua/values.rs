@@ -1,0 +1,210 @@
+//! Received packets on their way to Lua. Their tables are built there, by `shape` in `mqtt.packet`.
+
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+
+use super::stack::Stack;
+use crate::codec::{
+    Connect, Packet, Properties, Property, PropertyId, PropertyValue, QoS, Subscription, Version,
+    Will,
+};
+
+/// Pushes the type of a packet and its fields, in the order of the shapes in `mqtt.packet`. No properties are two nils,
+/// or nothing where they come last.
+pub(crate) fn push_packet(packet: &Packet, version: Version, to: &Stack) {
+    to.push_integer(packet.packet_type() as u8);
+    match packet {
+        Packet::Publish(publish) => {
+            to.push_boolean(publish.dup);
+            to.push_integer(publish.qos as u8);
+            to.push_boolean(publish.retain);
+            to.push_bytes(publish.topic.as_bytes());
+            match publish.qos {
+                QoS::AtMostOnce => to.push_nil(),
+                _ => to.push_integer(publish.packet_id),
+            }
+            match publish.payload.is_empty() {
+                true => to.push_nil(),
+                false => to.push_bytes(&publish.payload),
+            }
+            push_properties(&publish.properties, to);
+        }
+        Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubrel(ack) | Packet::Pubcomp(ack) => {
+            to.push_integer(ack.packet_id);
+            to.push_integer(ack.reason);
+            push_properties(&ack.properties, to);
+        }
+        Packet::Connect(connect) => push_connect(connect, to),
+        Packet::Connack(connack) => {
+            to.push_boolean(connack.session_present);
+            to.push_integer(connack.reason);
+            push_properties(&connack.properties, to);
+        }
+        Packet::Subscribe(subscribe) => {
+            to.push_integer(subscribe.packet_id);
+            to.push_table();
+            for subscription in &subscribe.subscriptions {
+                push_subscription(subscription, version, to);
+                to.append();
+            }
+            push_properties(&subscribe.properties, to);
+        }
+        Packet::Unsubscribe(unsubscribe) => {
+            to.push_integer(unsubscribe.packet_id);
+            to.push_table();
+            for filter in &unsubscribe.filters {
+                to.push_bytes(filter.as_bytes());
+                to.append();
+            }
+            push_properties(&unsubscribe.properties, to);
+        }
+        Packet::Suback(suback) | Packet::Unsuback(suback) => {
+            to.push_integer(suback.packet_id);
+            to.push_table();
+            for &reason in &suback.reasons {
+                to.push_integer(reason);
+                to.append();
+            }
+            push_properties(&suback.properties, to);
+        }
+        Packet::Pingreq | Packet::Pingresp => {}
+        Packet::Disconnect(disconnect) | Packet::Auth(disconnect) => {
+            to.push_integer(disconnect.reason);
+            push_properties(&disconnect.properties, to);
+        }
+    }
+}
+
+fn push_connect(connect: &Connect, to: &Stack) {
+    to.push_integer(connect.version as u8);
+    to.push_boolean(connect.clean);
+    to.push_integer(connect.keep_alive);
+    to.push_bytes(connect.client_id.as_bytes());
+    match &connect.username {
+        Some(username) => to.push_bytes(username.as_bytes()),
+        None => to.push_nil(),
+    }
+    match &connect.password {
+        Some(password) => to.push_bytes(password),
+        None => to.push_nil(),
+    }
+    match &connect.will {
+        Some(will) => push_will(will, connect.version, to),
+        None => to.push_nil(),
+    }
+    push_properties(&connect.properties, to);
+}
+
+fn push_will(will: &Will, version: Version, to: &Stack) {
+    to.push_table();
+    set(to, "topic", |to| to.push_bytes(will.topic.as_bytes()));
+    set(to, "payload", |to| to.push_bytes(&will.payload));
+    set(to, "qos", |to| to.push_integer(will.qos as u8));
+    set(to, "retain", |to| to.push_boolean(will.retain));
+    if version == Version::V50 {
+        set(to, "properties", |to| push_named(&will.properties, to));
+        set(to, "user_properties", |to| push_user(&will.properties, to));
+    }
+}
+
+fn push_subscription(subscription: &Subscription, version: Version, to: &Stack) {
+    to.push_table();
+    set(to, "topic", |to| {
+        to.push_bytes(subscription.filter.as_bytes())
+    });
+    set(to, "qos", |to| to.push_integer(subscription.qos as u8));
+    if version == Version::V50 {
+        set(to, "no_local", |to| to.push_boolean(subscription.no_local));
+        set(to, "retain_as_published", |to| {
+            to.push_boolean(subscription.retain_as_published)
+        });
+        set(to, "retain_handling", |to| {
+            to.push_integer(subscription.retain_handling)
+        });
+    }
+}
+
+/// Pushes a table of properties and one of user properties, or nothing at all if there are none.
+fn push_properties(properties: &Properties, to: &Stack) {
+    if !properties.is_empty() {
+        push_named(properties, to);
+        push_user(properties, to);
+    }
+}
+
+/// Pushes a table of all but the user properties.
+fn push_named(properties: &Properties, to: &Stack) {
+    to.push_table();
+    for Property { id, value } in properties {
+        match id {
+            PropertyId::UserProperty => {}
+            // A list, made when the first of them is met.
+            PropertyId::SubscriptionIdentifier => {
+                if properties
+                    .first(*id)
+                    .is_some_and(|first| std::ptr::eq(first, value))
+                {
+                    set(to, id.name(), |to| {
+                        to.push_table();
+                        for property in properties.iter().filter(|property| property.id == *id) {
+                            push_value(&property.value, to);
+                            to.append();
+                        }
+                    });
+                }
+            }
+            _ => set(to, id.name(), |to| push_value(value, to)),
+        }
+    }
+}
+
+/// Pushes a table of the user properties: `name = value`, and for names that come more than once also `{name, value}`
+/// pairs, in the array part in the order of arrival.
+fn push_user(properties: &Properties, to: &Stack) {
+    to.push_table();
+    let pairs = || {
+        properties
+            .iter()
+            .filter_map(|property| match &property.value {
+                PropertyValue::Pair(name, value) => Some((name.as_bytes(), value.as_bytes())),
+                _ => None,
+            })
+    };
+    // Pushing may leave this function without dropping the map: see RawFunction.
+    let mut times = ManuallyDrop::new(HashMap::new());
+    for (name, _) in pairs() {
+        *times.entry(name).or_insert(0) += 1;
+    }
+    for (name, value) in pairs() {
+        if times[name] > 1 {
+            to.push_table();
+            to.push_bytes(name);
+            to.append();
+            to.push_bytes(value);
+            to.append();
+            to.append();
+        }
+        to.push_bytes(name);
+        to.push_bytes(value);
+        to.set();
+    }
+    drop(ManuallyDrop::into_inner(times));
+}
+
+fn push_value(value: &PropertyValue, to: &Stack) {
+    match value {
+        PropertyValue::Byte(number) => to.push_integer(*number),
+        PropertyValue::TwoByte(number) => to.push_integer(*number),
+        PropertyValue::FourByte(number) | PropertyValue::VarInt(number) => to.push_integer(*number),
+        PropertyValue::String(text) => to.push_bytes(text.as_bytes()),
+        PropertyValue::Binary(bytes) => to.push_bytes(bytes),
+        PropertyValue::Pair(..) => unreachable!("user properties have a table of their own"),
+    }
+}
+
+/// Sets a field of the table on top of the stack.
+fn set(to: &Stack, key: &str, push_value: impl FnOnce(&Stack)) {
+    to.push_bytes(key.as_bytes());
+    push_value(to);
+    to.set();
+}
