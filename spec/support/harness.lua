@@ -1,4 +1,5 @@
---- What the specs of the client share: clients that end with their test, and waiting for what must happen, with a deadline.
+--- What the specs of the client share: clients that end with their test, and waiting, with a deadline, for what must
+-- happen.
 local broker = require("spec.support.broker")
 local core = require("mqtt.core")
 local ioloop = require("mqtt.ioloop")
@@ -8,6 +9,9 @@ local unpack = table.unpack or unpack -- luacheck: ignore 143
 
 -- How long anything that must happen may take, in seconds: far longer than it does.
 local PATIENCE = 10
+
+-- How long one wait for the network may take until what is waited for is looked at again, in seconds.
+local PAUSE = 0.002
 
 local M = {}
 
@@ -62,7 +66,7 @@ end
 -- @tparam function done says whether it has happened
 -- @tparam ?number patience seconds to wait for it at most
 function M.serve(items, done, patience)
-	local loop = ioloop.create()
+	local loop = ioloop.create({ sleep_max = PAUSE })
 	local deadline = core.now() + (patience or PATIENCE)
 	for _, item in ipairs(items) do
 		loop:add(item)
@@ -86,7 +90,7 @@ end
 -- @param ... the clients
 function M.serve_to_end(...)
 	local clients = { ... }
-	local loop = ioloop.create()
+	local loop = ioloop.create({ sleep_max = PAUSE })
 	local deadline = core.now() + PATIENCE
 	for _, client in ipairs(clients) do
 		loop:add(client)
