@@ -943,8 +943,14 @@ describe("methods of a client", function()
 			["allowed only in MQTT v5.0 protocol"] = { "auth" },
 			["expecting valid opts.qos value"] = { "subscribe", { topic = "t", qos = 3 } },
 			["expecting opts.no_local to be a boolean"] = { "subscribe", { topic = "t", no_local = 1 } },
-			["expecting opts.retain_as_published to be a boolean"] = { "subscribe", { topic = "t", retain_as_published = 1 } },
-			["expecting opts.retain_handling to be 0, 1, 2 or a boolean"] = { "subscribe", { topic = "t", retain_handling = 3 } },
+			["expecting opts.retain_as_published to be a boolean"] = {
+				"subscribe",
+				{ topic = "t", retain_as_published = 1 },
+			},
+			["expecting opts.retain_handling to be 0, 1, 2 or a boolean"] = {
+				"subscribe",
+				{ topic = "t", retain_handling = 3 },
+			},
 		}) do
 			harness.blames_caller(text, subject[arguments[1]], subject, unpack(arguments, 2))
 		end

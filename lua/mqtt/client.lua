@@ -410,8 +410,8 @@ local function close(self, reason, flush)
 	self:handle("close", conn, self)
 end
 
--- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event, and
--- the close event. If a handler throws, the next step closes the connection.
+-- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event,
+-- and the close event. If a handler throws, the next step closes the connection.
 local function fail(self, message, reason, connack)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	local conn = self.connection
