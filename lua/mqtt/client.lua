@@ -11,6 +11,7 @@ local packet = require("mqtt.packet")
 local protocol = require("mqtt.protocol")
 
 local error, pairs, setmetatable, tostring, type = error, pairs, setmetatable, tostring, type
+local coroutine_running, coroutine_status = coroutine.running, coroutine.status
 local os_time = os.time
 local str_format = string.format
 
@@ -154,6 +155,17 @@ local function tls_settings(self, conn)
 	return self._tls
 end
 
+-- Calls a function when Lua collects what this returns; that is before anything is collected that was made earlier.
+local function at_collection(func)
+	if newproxy then
+		-- Lua 5.1 has no finalizers of tables.
+		local proxy = newproxy(true)
+		getmetatable(proxy).__gc = func
+		return proxy
+	end
+	return setmetatable({}, { __gc = func })
+end
+
 -- A new connection table for the options as they are now. Raises on bad options.
 local function new_connection(self)
 	local opts = self.opts
@@ -248,6 +260,11 @@ function Client:__init(opts)
 	end
 	-- What is done for each message does not go through the link's methods.
 	self._link, self._step, self._pop, self._publish, self._acknowledge = link, step, pop, publish, acknowledge
+	self._guard = at_collection(function()
+		if self.connection then
+			self:close_connection("garbage")
+		end
+	end)
 	if own.connector == native then
 		-- Tells the ioloop that this client says by itself when it has something to do.
 		self._token = self._link:token()
@@ -382,6 +399,7 @@ local function close(self, reason, flush)
 	self.connection = nil
 	self._opening = nil
 	self._connect_sent = nil
+	self._closing, self._closer = nil, nil
 	if conn and not self._token then
 		bridge.close(self, conn)
 	end
@@ -394,11 +412,27 @@ local function close(self, reason, flush)
 	self:handle("close", conn, self)
 end
 
--- Reports an error that costs the connection.
-local function fail(self, message)
+-- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event,
+-- and the close event. If a handler throws, the next step closes the connection.
+local function fail(self, message, reason, connack)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
-	self:handle("error", message, self)
-	self:close_connection("error")
+	local conn = self.connection
+	self._closing, self._closer = reason, coroutine_running()
+	self:handle("error", message, self, connack)
+	if connack then
+		self:handle("connect", connack, self)
+	end
+	self.first_connect = false
+	-- The handlers may have closed it already, and opened another.
+	if self.connection == conn then
+		self:close_connection(reason)
+	end
+end
+
+-- Whether `fail` is still at work, in another coroutine.
+local function is_closing(self)
+	local closer = self._closer
+	return closer and closer ~= coroutine_running() and coroutine_status(closer) ~= "dead"
 end
 
 -- Ends a request that is in the session's send buffer already: a connector has to write it. The native connection does
@@ -413,7 +447,7 @@ local function sent(self, what)
 		return true
 	end
 	err = "failed to send " .. what .. ": " .. tostring(err)
-	fail(self, err)
+	fail(self, err, "error")
 	return false, err
 end
 
@@ -440,11 +474,12 @@ local function request(self, what, method, ...)
 	return result
 end
 
--- Checks one field of a table of options: raises, in the name of the caller's caller, if it is there with another type.
-local function check_field(opts, field, expected, prefix)
+-- Checks one field of a table of options: raises if it is there with another type, in the name of the caller's caller
+-- unless told otherwise.
+local function check_field(opts, field, expected, level)
 	local value = opts[field]
 	if value ~= nil and type(value) ~= expected then
-		error(str_format("expecting %s%s to be a %s", prefix or "opts.", field, expected), 3)
+		error(str_format("expecting opts.%s to be a %s", field, expected), level or 3)
 	end
 end
 
@@ -460,9 +495,9 @@ local function check_request(opts)
 	elseif type(opts.topic) ~= "string" then
 		error("expecting opts.topic to be a string", 3)
 	end
-	check_field(opts, "properties", "table")
-	check_field(opts, "user_properties", "table")
-	check_field(opts, "callback", "function")
+	check_field(opts, "properties", "table", 4)
+	check_field(opts, "user_properties", "table", 4)
+	check_field(opts, "callback", "function", 4)
 end
 
 --- Subscribe to specified topic. Returns the SUBSCRIBE packet id and calls optional callback when subscription will be
@@ -831,7 +866,7 @@ function Client:send_connect()
 	}
 	if not ok then
 		err = "failed to send CONNECT: " .. err
-		fail(self, err)
+		fail(self, err, "error")
 		return false, err
 	end
 	ok, err = sent(self, "CONNECT")
@@ -860,11 +895,7 @@ local function connack_received(self, connack)
 	conn.connack = connack
 	if connack.rc ~= 0 then
 		local err = str_format("CONNECT failed with CONNACK [rc=%d]: %s", connack.rc, connack:reason_string())
-		log:error("[LuaMQTT] client '%s' %s", opts.id, err)
-		self:handle("error", err, self, connack)
-		self:handle("connect", connack, self)
-		self:close_connection("connection failed")
-		self.first_connect = false
+		fail(self, err, "connection failed", connack)
 		return false, err
 	end
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s:%s'", opts.id, conn.host, conn.port)
@@ -904,8 +935,7 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		self:close_connection("disconnect received from broker")
 		return 0
 	elseif kind == "failed" or kind == "broken" then
-		self.first_connect = false
-		fail(self, a)
+		fail(self, a, "error")
 		return opts.reconnect and 0 or nil, a
 	end
 	local ok, err = self:handle_received_packet(shape(opts.version, kind, a, b, c, d, e, f, g, h, i))
@@ -989,7 +1019,12 @@ end
 -- @return[4] nil
 -- @return[4] error message
 function Client:step()
-	if not self._token then
+	local reason = self._closing
+	if reason and not is_closing(self) then
+		self.first_connect = false
+		self:close_connection(reason)
+		return self.opts.reconnect and 0 or nil, reason
+	elseif not self._token then
 		return bridge.step(self, implicit_connect, handle_event)
 	end
 	local link, next_event = self._link, self._step
@@ -1094,11 +1129,11 @@ function Client:handle_received_packet(pck)
 	elseif ptype == packet_type.AUTH then
 		self:handle("auth", pck, self)
 	else
-		self:handle(ANSWER_EVENTS[ptype], pck, self)
 		local callbacks, packet_id = self._callbacks, pck.packet_id
 		local callback = callbacks[packet_id]
+		callbacks[packet_id] = nil
+		self:handle(ANSWER_EVENTS[ptype], pck, self)
 		if callback then
-			callbacks[packet_id] = nil
 			callback(pck, self)
 		end
 	end

@@ -1,6 +1,6 @@
 //! What the Lua thread, the caretaker and the connection tasks of one driver share.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -16,8 +16,8 @@ pub(super) struct Hub {
     pub(super) caretaker: Caretaker,
     /// Wakes the Lua thread: a link became ready, or a closing connection has written everything.
     pub(super) news: Notify,
-    /// Tokens of links that have something for Lua, in order of arrival.
-    ready: Mutex<VecDeque<u32>>,
+    /// Links that have something for Lua, as far as nobody has asked for them.
+    ready: Mutex<Ready>,
     /// Transports whose task has something to do and does not know it yet.
     dirty: Mutex<Vec<Arc<Transport>>>,
     /// Tasks alive.
@@ -53,16 +53,31 @@ impl Hub {
     }
 
     pub(super) fn has_ready(&self) -> bool {
-        !lock(&self.ready).is_empty()
+        !lock(&self.ready).queue.is_empty()
     }
 
     pub(super) fn next_ready(&self) -> Option<u32> {
-        lock(&self.ready).pop_front()
+        let mut ready = lock(&self.ready);
+        let token = ready.queue.pop_front()?;
+        ready.listed.remove(&token);
+        Some(token)
     }
 
     pub(super) fn add_ready(&self, token: u32) {
-        lock(&self.ready).push_back(token);
+        let mut ready = lock(&self.ready);
+        if ready.listed.insert(token) {
+            ready.queue.push_back(token);
+        }
+        drop(ready);
         self.news.notify_one();
+    }
+
+    /// The link is gone.
+    pub(super) fn forget_ready(&self, token: u32) {
+        let mut ready = lock(&self.ready);
+        if ready.listed.remove(&token) {
+            ready.queue.retain(|other| *other != token);
+        }
     }
 
     /// Lets a transport's task know that it has something to do: now if the caretaker drives, else when the runtime is
@@ -104,6 +119,15 @@ impl Hub {
         self.closing.fetch_sub(1, Ordering::SeqCst);
         self.news.notify_one();
     }
+}
+
+/// Tokens, each at most once: a program that steps its clients by itself never asks for them.
+#[derive(Default)]
+struct Ready {
+    /// In order of arrival.
+    queue: VecDeque<u32>,
+    /// The same as a set.
+    listed: HashSet<u32>,
 }
 
 /// One task alive, see [`Hub::count_task`].

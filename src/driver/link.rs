@@ -185,12 +185,8 @@ impl Link {
     pub fn next_event(&self) -> Option<LinkEvent> {
         let mut state = self.lock();
         let event = state.next_event();
-        if event.is_none() && state.ready {
-            state.ready = false;
-            #[cfg(unix)]
-            if let Some(signal) = &state.signal {
-                signal.clear();
-            }
+        if event.is_none() {
+            state.set_emptied();
         }
         if state.reading_paused && state.session.wants_receive() {
             state.reading_paused = false;
@@ -203,7 +199,13 @@ impl Link {
 
     /// Whether `next_event` has something.
     pub fn has_events(&self) -> bool {
-        self.lock().has_events()
+        let mut state = self.lock();
+        let any = state.has_events();
+        if !any {
+            // Whoever asks is about to wait, and must be told of what comes next.
+            state.set_emptied();
+        }
+        any
     }
 
     /// A descriptor that is readable exactly while `next_event` has something, until the link is dropped. Not to be
@@ -325,6 +327,12 @@ impl Link {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.hub.forget_ready(self.token);
+    }
+}
+
 /// What a connection's task brings to an exchange, and takes from it.
 #[derive(Default)]
 pub(super) struct Exchange {
@@ -367,6 +375,16 @@ impl LinkState {
 
     fn has_room(&mut self) -> bool {
         self.backlog() <= ROOM
+    }
+
+    /// Lua has seen that there is nothing.
+    fn set_emptied(&mut self) {
+        if std::mem::take(&mut self.ready) {
+            #[cfg(unix)]
+            if let Some(signal) = &self.signal {
+                signal.clear();
+            }
+        }
     }
 
     fn next_event(&mut self) -> Option<LinkEvent> {

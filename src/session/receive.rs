@@ -156,7 +156,7 @@ impl Session {
             }
             let keep_alive = connack.properties.two_byte(PropertyId::ServerKeepAlive);
             let connection = &mut self.connection;
-
+            connection.timers.set_connack(None);
             connection
                 .timers
                 .set_keep_alive(keep_alive.unwrap_or(connection.requested.keep_alive));

@@ -1,0 +1,318 @@
+-- What mqtt.client takes and refuses, before there is any connection.
+
+local harness = require("spec.support.harness")
+local mqtt = require("mqtt")
+
+local function copy(opts)
+	local result = {}
+	for key, value in pairs(opts) do
+		result[key] = value
+	end
+	return result
+end
+
+describe("an option of mqtt.client", function()
+	local function refuses(text, opts)
+		harness.blames_caller(text, mqtt.client, opts)
+	end
+
+	it("has a string as its name", function()
+		refuses("expecting string key in opts, got: number", { 1 })
+		refuses("expecting string key in opts, got: boolean", { [true] = 1 })
+	end)
+
+	it("is one of the documented ones", function()
+		refuses("unexpected key in client opts: unexpected = true", { unexpected = true })
+		refuses("unexpected key in client opts: Uri = host", { Uri = "host" })
+	end)
+
+	for name, expected in pairs({
+		uri = "a string",
+		protocol = "a string",
+		host = "a string",
+		port = "a number",
+		id = "a string",
+		username = "a string",
+		password = "a string",
+		ssl_module = "a string",
+		keep_alive = "a number",
+		version = "a number",
+		properties = "a table",
+		user_properties = "a table",
+		will = "a table",
+		connector = "a table",
+		reconnect = "a boolean or number",
+		secure = "a boolean or table",
+		clean = "a boolean, or 'first'",
+	}) do
+		it(name .. " is " .. expected, function()
+			for _, value in ipairs({ "text", 1, true, {}, print }) do
+				if not (expected:find(type(value), 1, true) or name == "clean" and value == true) then
+					refuses("expecting " .. name .. " to be " .. expected, { [name] = value })
+				end
+			end
+		end)
+	end
+
+	it("clean is no other string than 'first'", function()
+		refuses("expecting clean to be a boolean, or 'first'", { clean = "second" })
+	end)
+
+	it("version is 4 or 5", function()
+		for _, version in ipairs({ 3, 6, 4.5, 0 }) do
+			refuses("expecting version to be a value either 4 or 5", { version = version })
+		end
+	end)
+
+	it("is checked by its type before anything is missed", function()
+		refuses("expecting id to be a string", { id = 1 })
+		refuses("expecting id to be a string", { uri = "host", id = 1 })
+		refuses("unexpected key in client opts: x = 1", { clean = true, x = 1 })
+	end)
+
+	it("uri is required, and clean", function()
+		refuses('expecting uri="..." to create MQTT client', {})
+		refuses('expecting uri="..." to create MQTT client', { clean = true })
+		refuses("expecting clean=true, clean=false, or clean='first' to create MQTT client", { uri = "host" })
+	end)
+
+	it("will is checked field by field", function()
+		for text, will in pairs({
+			["expecting will.topic to be a string"] = { payload = "gone" },
+			["expecting will.payload to be a string"] = { topic = "t", payload = 1 },
+			["expecting will.qos to be a number"] = { topic = "t", qos = "1" },
+			["expecting will.qos to be a valid QoS value"] = { topic = "t", qos = 3 },
+			["expecting will.retain to be a boolean"] = { topic = "t", retain = 1 },
+		}) do
+			refuses(text, { uri = "host", clean = true, will = will })
+		end
+	end)
+
+	it("on holds handlers of known events", function()
+		harness.failure(mqtt.client, { uri = "host", clean = true, on = { nonsense = print } })
+		harness.failure(mqtt.client, { uri = "host", clean = true, on = { message = "text" } })
+		refuses("expecting 'on' to be a table with events and callbacks", { on = print })
+	end)
+
+	it("may not contradict another", function()
+		refuses("cannot use protocol 'mqtts' with 'secure=false'", { uri = "mqtts://host", clean = true, secure = false })
+		refuses("cannot use protocol 'mqtt' with 'secure=true|table'", { uri = "mqtt://host", clean = true, secure = true })
+		refuses("password is not accepted in absence of username", { uri = "host", clean = true, password = "secret" })
+	end)
+
+	it("password needs no username in MQTT 5.0", function()
+		assert.equal("secret", mqtt.client({ uri = "host", clean = true, version = 5, password = "secret" }).opts.password)
+	end)
+end)
+
+describe("mqtt.client", function()
+	local all = {
+		uri = "broker.example",
+		clean = true,
+		version = mqtt.v50,
+		id = "spec",
+		username = "user",
+		password = "secret",
+		protocol = "mqtts",
+		host = "other.example",
+		port = 8884,
+		secure = true,
+		will = { topic = "will", payload = "gone", qos = 1, retain = true },
+		keep_alive = 15,
+		properties = { session_expiry_interval = 20 },
+		user_properties = { a = "b", c = "d" },
+		reconnect = 5,
+		connector = require("mqtt.connector"),
+		ssl_module = "ssl",
+		on = { message = function() end },
+	}
+
+	it("takes every documented option, and neither changes nor keeps the table", function()
+		local given = copy(all)
+		local client = mqtt.client(given)
+		assert.same(all, given)
+		for key, value in pairs(all) do
+			assert.equal(value, client.opts[key])
+		end
+		given.id = "changed"
+		assert.equal("spec", client.opts.id)
+	end)
+
+	it("takes one table for two clients", function()
+		local opts = { uri = "mqtt://user:secret@host", clean = "first" }
+		local one, two = mqtt.client(opts), mqtt.client(opts)
+		assert.same({ uri = "mqtt://user:secret@host", clean = "first" }, opts)
+		assert.not_equal(one.opts.id, two.opts.id)
+		one.opts.clean = false
+		assert.equal("first", two.opts.clean)
+	end)
+
+	it("has defaults", function()
+		local opts = mqtt.client({ uri = "host", clean = true }).opts
+		assert.equal(4, opts.version)
+		assert.equal(60, opts.keep_alive)
+		assert.is_falsy(opts.reconnect)
+	end)
+
+	it("takes reconnect = true for 30 seconds, and false for never", function()
+		assert.equal(30, mqtt.client({ uri = "host", clean = true, reconnect = true }).opts.reconnect)
+		assert.equal(false, mqtt.client({ uri = "host", clean = true, reconnect = false }).opts.reconnect)
+	end)
+
+	it("makes up an id of its own for each client", function()
+		local ids = {}
+		for _ = 1, 20 do
+			local id = mqtt.client({ uri = "host", clean = true }).opts.id
+			assert.matches("^luamqtt%-v1%-0%-2%-%x%x%x%x%x%x%x$", id)
+			assert.is_nil(ids[id])
+			ids[id] = true
+		end
+	end)
+
+	it("starts without a connection", function()
+		local client = mqtt.client({ uri = "no-such-host.invalid", clean = true })
+		assert.is_nil(client.connection)
+		assert.is_true(client.first_connect)
+		assert.equal("number", type(client.send_time))
+		assert.equal(client.opts, client.args)
+	end)
+
+	it("is shown by its id", function()
+		assert.equal('mqtt.client{id="spec"}', tostring(mqtt.client({ uri = "host", clean = true, id = "spec" })))
+	end)
+
+	it("adds the handlers of its option on", function()
+		local handler = function() end
+		local client = mqtt.client({ uri = "host", clean = true, on = { message = handler } })
+		assert.same({ handler }, client.handlers.message)
+	end)
+
+	it("is what mqtt.client.create makes", function()
+		assert.equal(require("mqtt.client").create, mqtt.client)
+	end)
+end)
+
+describe("the connection table", function()
+	local parse
+
+	setup(function()
+		-- Not `insulate`: that would load the core a second time, too.
+		local loaded = package.loaded["mqtt.client"]
+		_G._TEST, package.loaded["mqtt.client"] = true, nil
+		parse = require("mqtt.client").__parse_connection_opts
+		_G._TEST, package.loaded["mqtt.client"] = nil, loaded
+	end)
+
+	-- Returns the options and the connection table after parsing, without what no program looks at.
+	local function parsed(opts)
+		opts = type(opts) == "string" and { uri = opts } or copy(opts)
+		local conn = { uri = opts.uri }
+		parse(opts, conn)
+		assert.equal(opts.uri, conn.uri)
+		opts.uri, conn.uri, conn.secure_params = nil, nil, nil
+		return opts, conn
+	end
+
+	it("is only shown to tests", function()
+		assert.is_nil(require("mqtt.client").__parse_connection_opts)
+	end)
+
+	for uri, expected in pairs({
+		["mqtts://user:secret@broker.example:123"] = {
+			{ username = "user", password = "secret", secure = true },
+			{ protocol = "mqtts", host = "broker.example", port = 123, secure = true, ssl_module = "ssl" },
+		},
+		["user:secret@broker.example:123"] = {
+			{ username = "user", password = "secret" },
+			{ protocol = "mqtt", host = "broker.example", port = 123, secure = false },
+		},
+		["user@broker.example"] = {
+			{ username = "user" },
+			{ protocol = "mqtt", host = "broker.example", port = 1883, secure = false },
+		},
+		["mqtts://broker.example:123"] = {
+			{ secure = true },
+			{ protocol = "mqtts", host = "broker.example", port = 123, secure = true, ssl_module = "ssl" },
+		},
+		["mqtt://broker.example"] = {
+			{ secure = false },
+			{ protocol = "mqtt", host = "broker.example", port = 1883, secure = false },
+		},
+		["mqtts://broker.example"] = {
+			{ secure = true },
+			{ protocol = "mqtts", host = "broker.example", port = 8883, secure = true, ssl_module = "ssl" },
+		},
+		["broker.example:123"] = {
+			{},
+			{ protocol = "mqtt", host = "broker.example", port = 123, secure = false },
+		},
+		["broker.example"] = {
+			{},
+			{ protocol = "mqtt", host = "broker.example", port = 1883, secure = false },
+		},
+		["mqtt://[::1]:123"] = {
+			{ secure = false },
+			{ protocol = "mqtt", host = "::1", port = 123, secure = false },
+		},
+		["mqtt://us%40er:pass%3Aw%40rd@127.0.0.1"] = {
+			{ username = "us@er", password = "pass:w@rd", secure = false },
+			{ protocol = "mqtt", host = "127.0.0.1", port = 1883, secure = false },
+		},
+	}) do
+		it("is filled from " .. uri, function()
+			local opts, conn = parsed(uri)
+			assert.same(expected[1], opts)
+			assert.same(expected[2], conn)
+		end)
+	end
+
+	it("is filled from explicit options first", function()
+		local opts, conn = parsed({
+			uri = "mqtt://user:secret@broker.example:123",
+			protocol = "mqtt",
+			host = "other.example",
+			port = 456,
+			username = "arthur",
+			password = "king",
+		})
+		assert.same({
+			protocol = "mqtt",
+			host = "other.example",
+			port = 456,
+			username = "arthur",
+			password = "king",
+			secure = false,
+		}, opts)
+		assert.same({ protocol = "mqtt", host = "other.example", port = 456, secure = false }, conn)
+	end)
+
+	it("is secure by the option alone", function()
+		local secure = { verify = "none" }
+		local opts, conn = parsed({ uri = "broker.example", secure = secure, ssl_module = "my.ssl" })
+		assert.equal(secure, opts.secure)
+		assert.same({ protocol = "mqtts", host = "broker.example", port = 8883, secure = true, ssl_module = "my.ssl" }, conn)
+	end)
+
+	for text, opts in pairs({
+		["mqtts.*secure=false"] = { uri = "mqtts://host", secure = false },
+		["mqtt'.*secure=true"] = { uri = "mqtt://host", secure = true },
+		["mqtt'.*secure=true|table"] = { uri = "mqtt://host", secure = {} },
+		["scheme.*http"] = { uri = "http://host" },
+		["protocol.*http"] = { uri = "host", protocol = "http" },
+		["expecting a host in uri"] = { uri = "mqtt://" },
+		["port in uri.*'0'"] = { uri = "host:0" },
+		["port in uri.*'65536'"] = { uri = "host:65536" },
+		["port in uri.*'x'"] = { uri = "host:x" },
+		["port.*got 0"] = { uri = "host", port = 0 },
+		["port.*got 1.5"] = { uri = "host", port = 1.5 },
+		["path.*'/mqtt'"] = { uri = "mqtt://host/mqtt" },
+		["host in uri.*'::1'"] = { uri = "::1" },
+		["password in uri"] = { uri = "mqtt://:secret@host" },
+	}) do
+		it("is refused for " .. opts.uri .. ", naming the part: " .. text, function()
+			local err = harness.failure(parsed, opts)
+			assert.matches(text, err)
+			assert.not_matches("secret", err)
+		end)
+	end
+end)

@@ -1,0 +1,132 @@
+--- A server that does what the test says, for what no real broker does. It is served by the loop of the test.
+local socket = require("socket")
+
+-- How soon the loop asks again whether something has arrived, in seconds.
+local POLL = 0.002
+
+local Server = {}
+Server.__index = Server
+
+-- Takes a whole packet off the buffer, if there is one.
+local function take_packet(self)
+	local position = 1
+	local packet, err = self.protocol.parse_packet(function(size)
+		local bytes = self.buffer:sub(position, position + size - 1)
+		position = position + size
+		if #bytes < size then
+			return false, "incomplete"
+		end
+		return bytes
+	end)
+	if packet then
+		self.buffer = self.buffer:sub(position)
+		return packet
+	elseif not err:find("incomplete", 1, true) then
+		error("the client sent nonsense: " .. err)
+	end
+end
+
+--- Accepts a connection, and handles what has arrived. Never blocks.
+function Server:poll()
+	local accepted = self.listener:accept()
+	if accepted then
+		accepted:settimeout(0)
+		self.connection, self.buffer, self.ended = accepted, "", false
+		self.accepted = self.accepted + 1
+	end
+	if not self.connection then
+		return
+	end
+	local bytes, err, partial = self.connection:receive(65536)
+	self.buffer = self.buffer .. (bytes or partial)
+	for packet in take_packet, self do
+		self.received[#self.received + 1] = packet
+		self.on_packet(self, packet)
+	end
+	if err == "closed" then
+		self.ended = true
+	end
+end
+
+--- Sends a packet.
+-- @tparam table packet arguments of `make_packet`
+function Server:send(packet)
+	self:send_bytes(tostring(self.protocol.make_packet(packet)))
+end
+
+--- Sends bytes.
+-- @tparam string bytes anything
+function Server:send_bytes(bytes)
+	assert(self.connection:send(bytes))
+end
+
+--- Closes the connection.
+function Server:drop()
+	self.connection:close()
+	self.connection = nil
+end
+
+--- Ends the server.
+function Server:stop()
+	self.listener:close()
+	if self.connection then
+		self.connection:close()
+	end
+end
+
+--- Counts received packets of a type.
+-- @tparam number packet_type the type
+-- @treturn number so many
+function Server:count(packet_type)
+	local count = 0
+	for _, packet in ipairs(self.received) do
+		if packet.type == packet_type then
+			count = count + 1
+		end
+	end
+	return count
+end
+
+local M = {}
+
+--- Starts a server on a free port of 127.0.0.1.
+-- @tparam number version 4 or 5
+-- @tparam ?function on_packet `function(server, packet)` called with each received packet; accepts every CONNECT by
+-- default
+-- @return the server; `server.serve` is its function for an ioloop
+function M.start(version, on_packet)
+	local listener = assert(socket.bind("127.0.0.1", 0))
+	listener:settimeout(0)
+	local _, port = listener:getsockname()
+	local self = setmetatable({
+		--- How to reach it.
+		port = port,
+		uri = "mqtt://127.0.0.1:" .. port,
+		--- Packets received, over all connections.
+		received = {},
+		--- How many connections there have been.
+		accepted = 0,
+		--- Whether the client has ended the last one.
+		ended = false,
+		protocol = require("mqtt.protocol" .. version),
+		listener = listener,
+		on_packet = on_packet or M.accept,
+		buffer = "",
+	}, Server)
+	self.serve = function()
+		self:poll()
+		return POLL
+	end
+	return self
+end
+
+--- Answers a CONNECT with a CONNACK, and nothing else.
+-- @param server the server
+-- @param packet what it has received
+function M.accept(server, packet)
+	if packet.type == 1 then
+		server:send({ type = 2, sp = false, rc = 0 })
+	end
+end
+
+return M
