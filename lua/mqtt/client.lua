@@ -456,8 +456,9 @@ local function sent(self, what)
 end
 
 -- Makes a request of the session: calls the method of the link. Returns what that returned, or false and an error
--- message. Raises where the arguments are to blame, in the name of the caller's caller.
-local function request(self, what, method, ...)
+-- message. Raises where the arguments are to blame, in the name of the caller's caller: not to be used as a tail call.
+-- The callback, if any, is for the packet identifier that the method returns, and in place before the answer comes.
+local function request(self, callback, what, method, ...)
 	if not self.connection then
 		return false, NOT_OPENED
 	end
@@ -470,6 +471,9 @@ local function request(self, what, method, ...)
 		return false, "failed to send " .. what .. ": " .. err
 	end
 	log:debug("[LuaMQTT] client '%s' sending %s", self.opts.id, what)
+	if callback then
+		self._callbacks[result] = callback
+	end
 	local ok
 	ok, err = sent(self, what)
 	if not ok then
@@ -528,11 +532,9 @@ function Client:subscribe(opts)
 	elseif not (retain_handling == nil or retain_handling == 0 or retain_handling == 1 or retain_handling == 2) then
 		error("expecting opts.retain_handling to be 0, 1, 2 or a boolean", 2)
 	end
-	local packet_id, err = request(self, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0, opts.no_local or false,
-		opts.retain_as_published or false, retain_handling or 0, opts.properties, opts.user_properties)
-	if packet_id then
-		self._callbacks[packet_id] = opts.callback
-	end
+	local packet_id, err = request(self, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
+		opts.no_local or false, opts.retain_as_published or false, retain_handling or 0, opts.properties,
+		opts.user_properties)
 	return packet_id, err
 end
 
@@ -545,10 +547,8 @@ end
 -- @return packet id on success or false and error message on failure
 function Client:unsubscribe(opts)
 	check_request(opts)
-	local packet_id, err = request(self, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties, opts.user_properties)
-	if packet_id then
-		self._callbacks[packet_id] = opts.callback
-	end
+	local packet_id, err = request(self, opts.callback, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties,
+		opts.user_properties)
 	return packet_id, err
 end
 
@@ -637,6 +637,10 @@ function Client:publish(opts)
 		end
 		return false, "failed to send PUBLISH: " .. full
 	end
+	if packet_id ~= 0 then
+		-- Before anything that yields: the answer may come meanwhile.
+		self._callbacks[packet_id] = callback
+	end
 	local ok, err
 	if full then
 		ok, err = self:_wait_for_room()
@@ -654,7 +658,6 @@ function Client:publish(opts)
 		end
 		return true
 	end
-	self._callbacks[packet_id] = callback
 	return packet_id
 end
 
@@ -681,11 +684,12 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if not packet_id or qos == 0 then
 		return true
 	end
+	local ok, misuse
 	local what = qos == 1 and "PUBACK" or "PUBREC"
 	if properties or user_properties then
-		return request(self, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
+		ok, err = request(self, nil, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
+		return ok, err
 	end
-	local ok, misuse
 	ok, err, misuse = self._acknowledge(packet_id, qos, rc or 0)
 	if ok then
 		return sent(self, what)
@@ -712,7 +716,7 @@ function Client:disconnect(rc, properties, user_properties)
 	end
 	local conn = self.connection
 	local ok
-	ok, err = request(self, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
+	ok, err = request(self, nil, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
 	if not ok then
 		return false, err
 	end
@@ -751,7 +755,9 @@ function Client:auth(rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
-	return request(self, "AUTH", "auth", rc or 0, properties, user_properties)
+	local ok
+	ok, err = request(self, nil, "AUTH", "auth", rc or 0, properties, user_properties)
+	return ok, err
 end
 
 --- Immediately close established network connection, without graceful session finishing with DISCONNECT packet.
@@ -813,7 +819,7 @@ end
 --- Send PINGREQ packet. The library does so by itself, see `keep_alive` in `Client:__init`.
 -- @return true on success or false and error message on failure
 function Client:send_pingreq()
-	return request(self, "PINGREQ", "ping")
+	return request(self, nil, "PINGREQ", "ping")
 end
 
 --- Open network connection to the broker, and wait until it is open, for 30 seconds at most; in a Copas thread only the
