@@ -146,7 +146,14 @@ local function tls_settings(self, conn)
 	end
 	local params = conn.secure_params or false
 	if self._tls_params ~= params then
-		local tls, err = core.tls(params or {})
+		local settings = {}
+		for key, value in pairs(params or {}) do
+			settings[key] = value
+		end
+		if type(settings.password) == "function" then
+			settings.password = settings.password()
+		end
+		local tls, err = core.tls(settings)
 		if not tls then
 			error(err, 0)
 		end
