@@ -25,7 +25,10 @@ function loop.add(client)
 	local replaced = rawget(client, "handle_received_packet")
 	local handle_received_packet = client.handle_received_packet
 	function client:handle_received_packet(packet)
-		copas.addthread(handle_received_packet, self, packet)
+		-- A function without arguments: Copas 1 puts one of its own before them.
+		copas.addthread(function()
+			handle_received_packet(self, packet)
+		end)
 		return true
 	end
 
