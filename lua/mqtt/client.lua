@@ -826,7 +826,7 @@ function Client:open_connection()
 		local kind, message = self._pop()
 		if kind == "opened" then
 			opened(self)
-		elseif kind == "open_failed" then
+		elseif kind == "open_failed" or kind == "broken" then
 			return false, open_failed(self, message)
 		end
 	end
