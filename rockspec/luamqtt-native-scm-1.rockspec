@@ -13,7 +13,7 @@ description = {
 	license = "MIT",
 	labels = { "mqtt", "network", "iot" },
 }
-supported_platforms = { "unix" }
+supported_platforms = { "linux" }
 dependencies = {
 	"lua >= 5.1",
 }

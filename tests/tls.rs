@@ -306,6 +306,60 @@ async fn roots_come_from_a_directory_of_any_names() {
         .unwrap();
 }
 
+/// As `openssl req -x509` makes them, which calls every certificate a CA's.
+#[tokio::test]
+async fn a_certificate_may_be_its_own_root() {
+    let own_root = |is_ca, valid_until| {
+        let mut params = params(&["localhost"]);
+        params.is_ca = is_ca;
+        params.not_after = date_time_ymd(valid_until, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let pem = certificate.pem();
+        (pem, (vec![certificate.into()], PrivateKeyDer::from(key)))
+    };
+    let authority = || IsCa::Ca(BasicConstraints::Unconstrained);
+    for is_ca in [authority(), IsCa::ExplicitNoCa, IsCa::NoCa] {
+        let what = format!("{is_ca:?}");
+        let (pem, identity) = own_root(is_ca, 3000);
+        let (other, _) = own_root(is_ca, 3000);
+        let (expired, expired_identity) = own_root(is_ca, 2024);
+        let port = serve(server_config(identity, BOTH)).await;
+        let mut options = trusting(file("own-root/server.pem", &pem));
+        echo(connect("localhost", port, &options).await.unwrap())
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+
+        options.server_name = Some("broker.example".into());
+        assert_eq!(
+            failure("localhost", port, &options).await,
+            format!("{VERIFICATION}it is not valid for name 'broker.example', only for localhost"),
+        );
+        // The same in everything but its key.
+        let others = trusting(file("own-root/other.pem", &other));
+        let text = failure("localhost", port, &others).await;
+        assert!(text.starts_with(VERIFICATION), "{what}: {text}");
+
+        let port = serve(server_config(expired_identity, BOTH)).await;
+        let options = trusting(file("own-root/expired.pem", &expired));
+        assert_eq!(
+            failure("localhost", port, &options).await,
+            format!("{VERIFICATION}it expired on 2024-01-01")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_issuer_may_be_a_root() {
+    let key = KeyPair::generate().unwrap();
+    let certificate = params(&["localhost"]).signed_by(&key, &ca()).unwrap();
+    let options = trusting(file("pinned.pem", &certificate.pem()));
+    let port = serve(server_config((vec![certificate.into()], key.into()), BOTH)).await;
+    echo(connect("localhost", port, &options).await.unwrap())
+        .await
+        .unwrap();
+}
+
 /// Runs itself in a process of its own, which alone can have another environment.
 #[tokio::test]
 async fn the_environment_names_the_system_roots() {

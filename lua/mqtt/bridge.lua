@@ -2,8 +2,13 @@
 -- Internal to `mqtt.client`. Connector calls may yield, so they are made from Lua, and nothing here holds on to state
 -- across one that another thread could have changed.
 
+local host = require("mqtt.host")
+
 local str_byte = string.byte
 local tostring, type = tostring, type
+
+-- How long to wait between looks at whether another thread has sent everything, in seconds.
+local DRAIN_PAUSE = 0.005
 
 local bridge = {}
 
@@ -23,21 +28,50 @@ function bridge.check(connector)
 	end
 end
 
---- Opens a connection.
+--- Opens a connection. Where threads can be had, one of them takes care of keep alive from then on.
 -- @tparam Client client the client, which has none
 -- @tparam table conn its new connection table
+-- @tparam function failed what to do when that fails: gets the client and an error message, returns the latter
 -- @return true, or false and an error message
-function bridge.open(client, conn)
+function bridge.open(client, conn, failed)
+	client._opening = conn
 	local ok, err = conn:connect()
-	if not ok then
-		return false, tostring(err)
+	if client._opening ~= conn then
+		-- by another thread
+		if ok then
+			conn:shutdown()
+		end
+		return false, "connection attempt was given up"
+	elseif not ok then
+		return false, failed(client, tostring(err))
 	end
 	client._link:attach()
-	client.connection = conn
+	client.connection, client._opening = conn, nil
+	client._check_soon = host.repeatedly(function()
+		return client.connection == conn and client:check_keep_alive()
+	end)
 	return true
 end
 
+--- Waits until other threads have sent what they are at.
+-- @tparam Client client the client
+function bridge.drain(client)
+	local conn = client.connection
+	while conn and client._sending == conn and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
+		-- until the thread that sends has come to the end
+	end
+end
+
+--- Closes a connection.
+-- @tparam Client client the client, which has let go of it
+-- @tparam table conn its connection table
+function bridge.close(client, conn)
+	client._check_soon()
+	conn:shutdown()
+end
+
 --- Writes what the session has to send. While one thread is at it, what others add is written by that one.
+-- Nor is it an error if the connection is closed meanwhile.
 -- @tparam Client client the client
 -- @return true, or false and an error message
 function bridge.flush(client)
@@ -57,10 +91,18 @@ function bridge.flush(client)
 	if client._sending == conn then
 		client._sending = nil
 	end
-	if ok then
+	if ok or client.connection ~= conn then
 		return true
 	end
 	return false, "connector.send failed: " .. tostring(err)
+end
+
+-- The next event of a client's link but "woken", which is for those who wait: the values that `pop` returned.
+local function skip_woken(client, kind, ...)
+	if kind == "woken" then
+		return client._pop()
+	end
+	return kind, ...
 end
 
 -- Reads one packet. Returns its fixed header and its body, or nil and an error or signal. After an idle signal the next
@@ -101,11 +143,10 @@ end
 -- @return what `Client:step` returns
 function bridge.step(client, connect, handle_event)
 	local link, conn = client._link, client.connection
+	local kind, a, b, c, d, e, f, g, h, i = skip_woken(client, client._pop())
 	if not conn then
 		return connect(client)
-	end
-	local kind, a, b, c, d, e, f, g, h, i = client._pop()
-	if not kind then
+	elseif not kind then
 		local header, body = receive_packet(conn)
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
@@ -116,8 +157,9 @@ function bridge.step(client, connect, handle_event)
 		conn:buffer_clear()
 		if header then
 			link:feed(header, body)
-			kind, a, b, c, d, e, f, g, h, i = client._pop()
-		elseif body == conn.signal_closed then
+			kind, a, b, c, d, e, f, g, h, i = skip_woken(client, client._pop())
+		elseif body == conn.signal_closed or link:is_failed() then
+			-- Once DISCONNECT has been sent it does not matter how the connection ends.
 			kind = "closed"
 		else
 			kind, a = "broken", tostring(body)
@@ -133,6 +175,13 @@ function bridge.step(client, connect, handle_event)
 	return handle_event(client, "broken", err)
 end
 
+-- Handles an event outside of `step`, if there is one. Returns the error message.
+local function handle_aside(client, handle_event, kind, ...)
+	if kind then
+		return select(2, handle_event(client, kind, ...))
+	end
+end
+
 --- Does what keep alive wants now.
 -- @tparam Client client the client, connected
 -- @tparam function handle_event as for `step`
@@ -142,9 +191,9 @@ function bridge.check_keep_alive(client, handle_event)
 	link:handle_timeout()
 	local ok, err = bridge.flush(client)
 	if not ok then
-		return select(2, handle_event(client, "broken", err))
+		return handle_aside(client, handle_event, "broken", err)
 	elseif link:is_failed() then
-		return select(2, handle_event(client, client._pop()))
+		return handle_aside(client, handle_event, skip_woken(client, client._pop()))
 	end
 end
 

@@ -19,18 +19,19 @@ local shape = packet.shape
 local packet_type = packet.types
 
 local NOT_OPENED = "network connection is not opened"
+local CLOSED_BY_CLIENT = "connection closed by client"
 
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
 local IDLE_WAIT = 1
--- How often a connector that does not wait by itself is asked by `mqtt.run_sync`, in seconds.
-local POLL_WAIT = 0.005
 -- How long opening a connection may take: name resolution, TCP and TLS handshake together, in seconds.
 local OPEN_TIMEOUT = 30
 -- How long publishing waits for room in the send buffer before it fails, and how often a Copas thread looks for it, in
 -- seconds.
 local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
+-- How often a connector that does not wait by itself is asked for bytes, in seconds.
+local POLL_PAUSE = 0.01
 
 local Client = {}
 Client.__index = Client
@@ -124,7 +125,8 @@ local function parse_connection_opts(opts, conn)
 	conn.host = opts.host or uri.host
 	conn.port = opts.port or uri.port or (conn.secure and 8883 or 1883)
 	if not conn.host or conn.host == "" then
-		error("expecting a host in uri, got '" .. conn.uri .. "'", 0)
+		-- The uri is not quoted: it may hold a password.
+		error("expecting a host in uri", 0)
 	elseif conn.port < 1 or conn.port > 65535 or conn.port % 1 ~= 0 then
 		error("expecting port to be a whole number from 1 to 65535, got " .. tostring(conn.port), 0)
 	end
@@ -399,7 +401,7 @@ local function close(self, reason, flush)
 	self._connect_sent = nil
 	self._closing, self._closer = nil, nil
 	if conn and not self._token then
-		conn:shutdown()
+		bridge.close(self, conn)
 	end
 	self._link:close(flush)
 	if not conn then
@@ -450,8 +452,9 @@ local function sent(self, what)
 end
 
 -- Makes a request of the session: calls the method of the link. Returns what that returned, or false and an error
--- message. Raises where the arguments are to blame, in the name of the caller's caller.
-local function request(self, what, method, ...)
+-- message. Raises where the arguments are to blame, in the name of the caller's caller: not to be used as a tail call.
+-- The callback, if any, is for the packet identifier that the method returns, and in place before the answer comes.
+local function request(self, callback, what, method, ...)
 	if not self.connection then
 		return false, NOT_OPENED
 	end
@@ -464,6 +467,9 @@ local function request(self, what, method, ...)
 		return false, "failed to send " .. what .. ": " .. err
 	end
 	log:debug("[LuaMQTT] client '%s' sending %s", self.opts.id, what)
+	if callback then
+		self._callbacks[result] = callback
+	end
 	local ok
 	ok, err = sent(self, what)
 	if not ok then
@@ -522,11 +528,9 @@ function Client:subscribe(opts)
 	elseif not (retain_handling == nil or retain_handling == 0 or retain_handling == 1 or retain_handling == 2) then
 		error("expecting opts.retain_handling to be 0, 1, 2 or a boolean", 2)
 	end
-	local packet_id, err = request(self, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0, opts.no_local or false,
-		opts.retain_as_published or false, retain_handling or 0, opts.properties, opts.user_properties)
-	if packet_id then
-		self._callbacks[packet_id] = opts.callback
-	end
+	local packet_id, err = request(self, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
+		opts.no_local or false, opts.retain_as_published or false, retain_handling or 0, opts.properties,
+		opts.user_properties)
 	return packet_id, err
 end
 
@@ -539,10 +543,8 @@ end
 -- @return packet id on success or false and error message on failure
 function Client:unsubscribe(opts)
 	check_request(opts)
-	local packet_id, err = request(self, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties, opts.user_properties)
-	if packet_id then
-		self._callbacks[packet_id] = opts.callback
-	end
+	local packet_id, err = request(self, opts.callback, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties,
+		opts.user_properties)
 	return packet_id, err
 end
 
@@ -631,6 +633,10 @@ function Client:publish(opts)
 		end
 		return false, "failed to send PUBLISH: " .. full
 	end
+	if packet_id ~= 0 then
+		-- Before anything that yields: the answer may come meanwhile.
+		self._callbacks[packet_id] = callback
+	end
 	local ok, err
 	if full then
 		ok, err = self:_wait_for_room()
@@ -648,7 +654,6 @@ function Client:publish(opts)
 		end
 		return true
 	end
-	self._callbacks[packet_id] = callback
 	return packet_id
 end
 
@@ -675,11 +680,12 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if not packet_id or qos == 0 then
 		return true
 	end
+	local ok, misuse
 	local what = qos == 1 and "PUBACK" or "PUBREC"
 	if properties or user_properties then
-		return request(self, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
+		ok, err = request(self, nil, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
+		return ok, err
 	end
-	local ok, misuse
 	ok, err, misuse = self._acknowledge(packet_id, qos, rc or 0)
 	if ok then
 		return sent(self, what)
@@ -704,12 +710,18 @@ function Client:disconnect(rc, properties, user_properties)
 	if self._opening then
 		self:close_connection()
 	end
+	local conn = self.connection
 	local ok
-	ok, err = request(self, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
+	ok, err = request(self, nil, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
 	if not ok then
 		return false, err
 	end
-	close(self, "connection closed by client", true)
+	if not self._token then
+		bridge.drain(self)
+	end
+	if self.connection == conn then
+		close(self, CLOSED_BY_CLIENT, true)
+	end
 	return true
 end
 
@@ -739,7 +751,9 @@ function Client:auth(rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
-	return request(self, "AUTH", "auth", rc or 0, properties, user_properties)
+	local ok
+	ok, err = request(self, nil, "AUTH", "auth", rc or 0, properties, user_properties)
+	return ok, err
 end
 
 --- Immediately close established network connection, without graceful session finishing with DISCONNECT packet.
@@ -801,7 +815,7 @@ end
 --- Send PINGREQ packet. The library does so by itself, see `keep_alive` in `Client:__init`.
 -- @return true on success or false and error message on failure
 function Client:send_pingreq()
-	return request(self, "PINGREQ", "ping")
+	return request(self, nil, "PINGREQ", "ping")
 end
 
 --- Open network connection to the broker, and wait until it is open, for 30 seconds at most; in a Copas thread only the
@@ -812,8 +826,7 @@ function Client:open_connection()
 		return true
 	elseif not self._token then
 		self._last_attempt = core.now()
-		local ok, err = bridge.open(self, new_connection(self))
-		return ok, not ok and open_failed(self, err) or nil
+		return bridge.open(self, new_connection(self), open_failed)
 	end
 	if not self._opening then
 		begin_open(self)
@@ -895,6 +908,10 @@ local function connack_received(self, connack)
 	if opts.clean == "first" then
 		opts.clean = false
 	end
+	if not self._token then
+		-- The broker may want another keep alive.
+		self._check_soon()
+	end
 	self:handle("connect", connack, self)
 	self.first_connect = false
 	return true
@@ -915,9 +932,14 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		local err = open_failed(self, a)
 		return opts.reconnect and 0 or nil, err
 	elseif kind == "closed" then
-		local reason = "connection closed by broker"
+		-- After a DISCONNECT of ours the broker closes, perhaps before the thread that sent it comes to that.
+		local reason = self._link:is_failed() and CLOSED_BY_CLIENT or "connection closed by broker"
 		self:close_connection(reason)
 		return opts.reconnect and 0 or nil, reason
+	elseif kind == packet_type.DISCONNECT then
+		-- Here, since a thread that handles it later may find another connection.
+		self:close_connection("disconnect received from broker")
+		return 0
 	elseif kind == "failed" or kind == "broken" then
 		fail(self, a, "error")
 		return opts.reconnect and 0 or nil, a
@@ -1060,15 +1082,29 @@ end
 -- ended.
 function Client:_sync_iteration()
 	self:_wait(IDLE_WAIT)
-	return self:_ioloop_iteration()
+	local wait, err = self:step()
+	if wait == -1 and not self._token then
+		self:_pause()
+		err = select(2, self:check_keep_alive())
+		if err then
+			return false, err
+		end
+	end
+	return wait ~= nil, err
 end
 
--- Waits until `step` has something to do, or for some seconds. With a connector nobody knows, so it is asked often.
+-- Waits a little before the next step of a client whose connector does not wait by itself.
+function Client:_pause()
+	if not host.pause(POLL_PAUSE) then
+		self._link:wait(POLL_PAUSE)
+	end
+end
+
+-- Waits until `step` has something to do, or for some seconds; not while a connector has a connection, since only the
+-- connector can tell.
 function Client:_wait(seconds)
 	local link = self._link
-	if not self._token then
-		core.wait(POLL_WAIT)
-	elseif not host.wait(link) then
+	if (self._token or not self.connection) and not host.wait(link) then
 		link:wait(seconds)
 	end
 end
@@ -1096,8 +1132,6 @@ function Client:handle_received_packet(pck)
 		self:handle("message", pck, self)
 	elseif ptype == packet_type.CONNACK then
 		return connack_received(self, pck)
-	elseif ptype == packet_type.DISCONNECT then
-		self:close_connection("disconnect received from broker")
 	elseif ptype == packet_type.AUTH then
 		self:handle("auth", pck, self)
 	else

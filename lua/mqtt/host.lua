@@ -60,4 +60,25 @@ function host.pause(seconds)
 	return true
 end
 
+--- Calls a function again and again in a thread of its own, if that can be done.
+-- @tparam function func returns after how many seconds it wants to be called again, or a false value for never
+-- @treturn function to be called to have it called again at once
+function host.repeatedly(func)
+	local copas = copas_around()
+	local pause = copas and copas.pause
+	if not pause then
+		return function() end
+	end
+	local thread = copas.addthread(function()
+		local seconds = func()
+		while seconds do
+			pause(seconds)
+			seconds = func()
+		end
+	end)
+	return function()
+		copas.wakeup(thread)
+	end
+end
+
 return host

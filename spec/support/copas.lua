@@ -1,19 +1,14 @@
 --- Loads one Copas or the other: Debian's ancient 1.x, which Lua 5.1, 5.2 and LuaJIT have, and the 4.x that
--- `scripts/copas` fetches. Nothing but the tests may use it.
+-- `scripts/copas` puts into `build/copas`. Nothing but the tests may use it.
 local M = {}
 
--- The modules of Copas 4 by file, and what else a Copas loads.
-local files = {
-	["copas"] = "build/copas/copas.lua",
-	["binaryheap"] = "build/copas/binaryheap.lua",
-	["timerwheel"] = "spec/support/timerwheel.lua",
-	["copas.semaphore"] = "spec/support/copas_semaphore.lua",
-}
+local path = package.path
 
 --- Takes Copas, and what it brings along, out of `package.loaded`.
 function M.unload()
-	for name in pairs(files) do
-		package.loaded[name], package.preload[name] = nil, nil
+	package.path = path
+	for _, name in ipairs({ "copas", "copas.semaphore", "binaryheap", "timerwheel" }) do
+		package.loaded[name] = nil
 	end
 end
 
@@ -24,12 +19,7 @@ end
 function M.load(version)
 	M.unload()
 	if version == 4 then
-		for name, file in pairs(files) do
-			package.preload[name] = loadfile(file)
-		end
-		if not package.preload.copas then
-			return nil, "Copas 4 is not there; `scripts/copas build/copas` fetches it"
-		end
+		package.path = "build/copas/?.lua;" .. path
 	end
 	local found, copas = pcall(require, "copas")
 	local name = found and copas._VERSION or copas

@@ -56,7 +56,8 @@ pub struct Uri {
     pub port: Option<u16>,
 }
 
-/// Which part of a URI is wrong. Displays what was expected and, but for credentials, what was found.
+/// Which part of a URI is wrong. Displays what was expected; only the scheme is quoted, since what stands in the place of
+/// any other part may be a password, as it is in `mqtt://user:password` where the host was forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UriError {
     /// The scheme is none of ours.
@@ -66,12 +67,15 @@ pub enum UriError {
     /// There is a password but no username.
     PasswordAlone,
     /// The host is neither a name nor an IP address.
-    Host(String),
+    Host,
     /// The port is not a number from 1 to 65535.
-    Port(String),
-    /// There is a path, query or fragment.
-    Tail(String),
+    Port,
+    /// There is a path, query or fragment, which begins with this character.
+    Tail(char),
 }
+
+/// The likely mistake where a password is taken for something else.
+const CREDENTIALS: &str = "a username and password must be followed by '@' and a host";
 
 impl fmt::Display for UriError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,25 +88,22 @@ impl fmt::Display for UriError {
             }
             UriError::Username => f.write_str("username in uri must be UTF-8 when percent-decoded"),
             UriError::PasswordAlone => f.write_str("password in uri must follow a username"),
-            UriError::Host(got) => write!(
-                f,
-                "host in uri must be a name, an IPv4 address or an IPv6 address in brackets, got: '{got}'"
+            UriError::Host => f.write_str(
+                "host in uri must be a name, an IPv4 address or an IPv6 address in brackets",
             ),
-            UriError::Port(got) => {
-                write!(
-                    f,
-                    "port in uri must be a number from 1 to 65535, got: '{got}'"
-                )
-            }
-            UriError::Tail(got) => {
-                let part = match got.as_bytes().first() {
-                    Some(b'?') => "query",
-                    Some(b'#') => "fragment",
+            UriError::Port => write!(
+                f,
+                "port in uri must be a number from 1 to 65535; {CREDENTIALS}"
+            ),
+            UriError::Tail(start) => {
+                let part = match start {
+                    '?' => "query",
+                    '#' => "fragment",
                     _ => "path",
                 };
                 write!(
                     f,
-                    "uri must end after host and port, got the {part}: '{got}'"
+                    "uri must end after host and port, got a {part} ('{start}'); {CREDENTIALS}"
                 )
             }
         }
@@ -124,8 +125,8 @@ impl FromStr for Uri {
         let (credentials, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (username, password) = parse_credentials(credentials)?;
         let (host_port, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if !tail.is_empty() {
-            return Err(UriError::Tail(tail.into()));
+        if let Some(start) = tail.chars().next() {
+            return Err(UriError::Tail(start));
         }
         let (host, port) = split_port(host_port)?;
         Ok(Uri {
@@ -158,17 +159,16 @@ fn parse_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Uri
 
 /// Parts host and port; the host keeps its brackets.
 fn split_port(host_port: &str) -> Result<(&str, &str), UriError> {
-    let wrong_host = || UriError::Host(host_port.into());
     if host_port.starts_with('[') {
-        let end = host_port.find(']').ok_or_else(wrong_host)? + 1;
+        let end = host_port.find(']').ok_or(UriError::Host)? + 1;
         let (host, rest) = host_port.split_at(end);
         match rest.strip_prefix(':') {
             Some(port) => Ok((host, port)),
             None if rest.is_empty() => Ok((host, "")),
-            None => Err(wrong_host()),
+            None => Err(UriError::Host),
         }
     } else if host_port.parse::<Ipv6Addr>().is_ok() {
-        Err(wrong_host())
+        Err(UriError::Host)
     } else {
         Ok(host_port.split_once(':').unwrap_or((host_port, "")))
     }
@@ -179,7 +179,7 @@ fn parse_host(host: &str) -> Result<String, UriError> {
         Ok(Host::Domain(name)) => Ok(name),
         Ok(Host::Ipv4(address)) => Ok(address.to_string()),
         Ok(Host::Ipv6(address)) => Ok(address.to_string()),
-        Err(_) => Err(UriError::Host(host.into())),
+        Err(_) => Err(UriError::Host),
     }
 }
 
@@ -187,7 +187,7 @@ fn parse_port(port: &str) -> Result<u16, UriError> {
     // `u16::from_str` would take a sign.
     match port.parse() {
         Ok(number) if number > 0 && port.starts_with(|c: char| c.is_ascii_digit()) => Ok(number),
-        _ => Err(UriError::Port(port.into())),
+        _ => Err(UriError::Port),
     }
 }
 
@@ -294,64 +294,32 @@ mod tests {
 
     #[test]
     fn errors_name_the_part() {
-        for (uri, expected) in [
+        const HOST: &str =
+            "host in uri must be a name, an IPv4 address or an IPv6 address in brackets";
+        let hinted = |rule: &str| {
+            format!("{rule}; a username and password must be followed by '@' and a host")
+        };
+        let port = hinted("port in uri must be a number from 1 to 65535");
+        let tail = |part| hinted(&format!("uri must end after host and port, got a {part}"));
+        let scheme =
+            |got| format!("only 'mqtt' and 'mqtts' are supported as scheme in uri, got: '{got}'");
+        let errors: [(&[&str], String); 8] = [
+            (&["http://h"], scheme("http")),
+            (&["://h"], scheme("")),
             (
-                "http://h",
-                "only 'mqtt' and 'mqtts' are supported as scheme in uri, got: 'http'",
+                &["%ff@h"],
+                "username in uri must be UTF-8 when percent-decoded".into(),
             ),
             (
-                "://h",
-                "only 'mqtt' and 'mqtts' are supported as scheme in uri, got: ''",
+                &[":secret@h"],
+                "password in uri must follow a username".into(),
             ),
-            (
-                "%ff@h",
-                "username in uri must be UTF-8 when percent-decoded",
-            ),
-            (":secret@h", "password in uri must follow a username"),
-            (
-                "h:abc",
-                "port in uri must be a number from 1 to 65535, got: 'abc'",
-            ),
-            (
-                "h:0",
-                "port in uri must be a number from 1 to 65535, got: '0'",
-            ),
-            (
-                "h:65536",
-                "port in uri must be a number from 1 to 65535, got: '65536'",
-            ),
-            (
-                "h:+1",
-                "port in uri must be a number from 1 to 65535, got: '+1'",
-            ),
-            (
-                "h:1:2",
-                "port in uri must be a number from 1 to 65535, got: '1:2'",
-            ),
-            (
-                "h:1/a/b",
-                "uri must end after host and port, got the path: '/a/b'",
-            ),
-            (
-                "mqtt://h/",
-                "uri must end after host and port, got the path: '/'",
-            ),
-            (
-                "h?q",
-                "uri must end after host and port, got the query: '?q'",
-            ),
-            (
-                "u:p@h#f",
-                "uri must end after host and port, got the fragment: '#f'",
-            ),
-        ] {
-            assert_eq!(
-                uri.parse::<Uri>().unwrap_err().to_string(),
-                expected,
-                "{uri}"
-            );
-        }
-        for host in [
+            (&["h:abc", "h:0", "h:65536", "h:+1", "h:1:2"], port),
+            (&["h:1/a/b", "mqtt://h/"], tail("path ('/')")),
+            (&["h?q"], tail("query ('?')")),
+            (&["u:p@h#f"], tail("fragment ('#')")),
+        ];
+        let hosts = [
             "::1",
             "[::1",
             "[::1]1",
@@ -360,11 +328,31 @@ mod tests {
             "h\0",
             "256.1.1.1",
             "<h>",
+        ];
+        for (uris, expected) in errors.iter().chain([&(&hosts[..], HOST.into())]) {
+            for uri in *uris {
+                let error = uri.parse::<Uri>().unwrap_err();
+                assert_eq!(error.to_string(), *expected, "{uri}");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_do_not_quote_what_may_be_a_password() {
+        for uri in [
+            "mqtt://usr:hunter2",
+            "usr:hunter2",
+            "mqtt://usr:1/hunter2",
+            "mqtt://usr:p?hunter2",
+            "mqtt://usr:p@s#hunter2",
+            "mqtt://usr:p@hunter2 !",
+            "mqtt://[usr:hunter2",
+            "mqtt://:hunter2@h",
+            "mqtt://usr:p@h:hunter2",
         ] {
-            let expected = format!(
-                "host in uri must be a name, an IPv4 address or an IPv6 address in brackets, got: '{host}'"
-            );
-            assert_eq!(host.parse::<Uri>().unwrap_err().to_string(), expected);
+            let error = uri.parse::<Uri>().unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("hunter2"), "{uri}: {text}");
         }
     }
 

@@ -25,7 +25,7 @@ function loop.add(client)
 	local replaced = rawget(client, "handle_received_packet")
 	local handle_received_packet = client.handle_received_packet
 	function client:handle_received_packet(packet)
-		-- A function without arguments: Copas 1 puts one of its own before them.
+		-- Copas 1.x would put an argument of its own before those given to it.
 		copas.addthread(function()
 			handle_received_packet(self, packet)
 		end)
@@ -36,7 +36,9 @@ function loop.add(client)
 		local wait
 		repeat
 			wait = client:step()
-			if wait and wait > 0 then
+			if wait == -1 then
+				client:_pause()
+			elseif wait and wait > 0 then
 				client:_wait(wait)
 			end
 		until not wait

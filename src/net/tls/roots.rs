@@ -1,7 +1,7 @@
 //! Root certificates, read once and shared: ten thousand clients hold one copy of the system's.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     env,
     ffi::OsString,
     fs,
@@ -23,8 +23,37 @@ struct Source {
     directory: Option<OsString>,
 }
 
+/// What is trusted.
+#[derive(Debug)]
+pub(super) struct Roots {
+    /// The names and keys of issuers.
+    pub(super) issuers: Arc<RootCertStore>,
+    /// The certificates that they were taken from.
+    pub(super) certificates: HashSet<CertificateDer<'static>>,
+}
+
+impl Roots {
+    fn empty() -> Self {
+        Roots {
+            issuers: RootCertStore::empty().into(),
+            certificates: HashSet::new(),
+        }
+    }
+
+    /// Adds what can be used; tells whether anything could.
+    fn add(&mut self, certificates: Vec<CertificateDer<'static>>) -> bool {
+        let issuers = Arc::make_mut(&mut self.issuers);
+        for certificate in certificates {
+            if issuers.add(certificate.clone()).is_ok() {
+                self.certificates.insert(certificate);
+            }
+        }
+        !issuers.is_empty()
+    }
+}
+
 /// Certificates read, and the modification times of the file and directory then.
-type Entry = ([Option<SystemTime>; 2], Arc<RootCertStore>);
+type Entry = ([Option<SystemTime>; 2], Arc<Roots>);
 
 static CACHE: Mutex<BTreeMap<Source, Entry>> = Mutex::new(BTreeMap::new());
 
@@ -32,10 +61,7 @@ static CACHE: Mutex<BTreeMap<Source, Entry>> = Mutex::new(BTreeMap::new());
 /// `SSL_CERT_DIR` redefine. Never empty.
 ///
 /// They are read again when the file or the directory has changed since.
-pub(super) fn load(
-    cafile: Option<&Path>,
-    capath: Option<&Path>,
-) -> Result<Arc<RootCertStore>, TlsError> {
+pub(super) fn load(cafile: Option<&Path>, capath: Option<&Path>) -> Result<Arc<Roots>, TlsError> {
     let source = match (cafile, capath) {
         (None, None) => Source {
             given: false,
@@ -65,8 +91,8 @@ pub(super) fn load(
     Ok(roots)
 }
 
-fn read(cafile: Option<&Path>, capath: Option<&Path>) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
+fn read(cafile: Option<&Path>, capath: Option<&Path>) -> Result<Roots, TlsError> {
+    let mut roots = Roots::empty();
     for (option, file, directory) in [("cafile", cafile, None), ("capath", None, capath)] {
         let Some(path) = file.or(directory) else {
             continue;
@@ -82,7 +108,7 @@ fn read(cafile: Option<&Path>, capath: Option<&Path>) -> Result<RootCertStore, T
                 _ => TlsError::file(option, path, error),
             });
         }
-        if !add(&mut roots, found.certs) {
+        if !roots.add(found.certs) {
             return Err(TlsError::file(
                 option,
                 path,
@@ -93,10 +119,10 @@ fn read(cafile: Option<&Path>, capath: Option<&Path>) -> Result<RootCertStore, T
     Ok(roots)
 }
 
-fn read_system() -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
+fn read_system() -> Result<Roots, TlsError> {
+    let mut roots = Roots::empty();
     let found = load_native_certs();
-    if add(&mut roots, found.certs) {
+    if roots.add(found.certs) {
         return Ok(roots);
     }
     let errors: String = found
@@ -108,11 +134,6 @@ fn read_system() -> Result<RootCertStore, TlsError> {
         "no root certificates found in the system{errors}: give cafile or capath, set SSL_CERT_FILE or SSL_CERT_DIR, \
          or install the ca-certificates package"
     )))
-}
-
-/// Adds what can be used; tells whether anything could.
-fn add(roots: &mut RootCertStore, certificates: Vec<CertificateDer<'static>>) -> bool {
-    roots.add_parsable_certificates(certificates).0 > 0
 }
 
 #[cfg(test)]
@@ -156,6 +177,6 @@ mod tests {
 
         write(&(certificate("a") + &certificate("b")), 2);
         let second = load(Some(&file.0), None).unwrap();
-        assert_eq!((first.len(), second.len()), (1, 2));
+        assert_eq!((first.issuers.len(), second.issuers.len()), (1, 2));
     }
 }

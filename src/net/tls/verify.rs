@@ -3,24 +3,35 @@
 use std::{error, fmt, sync::Arc};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{
         CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
     },
     pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
 };
 use webpki::EndEntityCert;
 
-/// The verifier of rustls, with two additions: it may be told to accept any certificate (the handshake must still
-/// be signed with its key), and it tells a self-signed certificate from one of an unknown issuer.
+use super::roots::Roots;
+
+/// The verifier of rustls, with three additions: it may be told to accept any certificate (the handshake must still
+/// be signed with its key), it accepts one that is itself among the roots, as OpenSSL does, and it tells a self-signed
+/// certificate from one of an unknown issuer.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    chain: Option<Arc<WebPkiServerVerifier>>,
+    trusted: Option<Trusted>,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+struct Trusted {
+    chain: Arc<WebPkiServerVerifier>,
+    roots: Arc<Roots>,
 }
 
 /// The certificate was issued by its own subject, and is not among the roots.
@@ -37,14 +48,18 @@ impl error::Error for SelfSigned {}
 
 impl Verifier {
     /// Without `roots` any certificate will do.
-    pub(super) fn new(roots: Option<Arc<RootCertStore>>, provider: &Arc<CryptoProvider>) -> Self {
-        let chain = roots.map(|roots| {
-            WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
-                .build()
-                .expect("there are roots, and no revocation list to be wrong")
+    pub(super) fn new(roots: Option<Arc<Roots>>, provider: &Arc<CryptoProvider>) -> Self {
+        let trusted = roots.map(|roots| {
+            let chain = WebPkiServerVerifier::builder_with_provider(
+                roots.issuers.clone(),
+                provider.clone(),
+            )
+            .build()
+            .expect("there are roots, and no revocation list to be wrong");
+            Trusted { chain, roots }
         });
         Verifier {
-            chain,
+            trusted,
             algorithms: provider.signature_verification_algorithms,
         }
     }
@@ -59,19 +74,24 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(chain) = &self.chain else {
+        let Some(Trusted { chain, roots }) = &self.trusted else {
             return Ok(ServerCertVerified::assertion());
         };
-        chain
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            .map_err(|error| match error {
-                Error::InvalidCertificate(CertificateError::UnknownIssuer)
-                    if is_self_signed(end_entity) =>
-                {
-                    CertificateError::Other(OtherError(Arc::new(SelfSigned))).into()
+        let verified =
+            chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match &verified {
+            // These are found after the validity period has been checked and before the name is.
+            Err(error) if is_no_chain(error) => {
+                if roots.certificates.contains(end_entity) {
+                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                    return Ok(ServerCertVerified::assertion());
+                } else if is_self_signed(end_entity) {
+                    return Err(CertificateError::Other(OtherError(Arc::new(SelfSigned))).into());
                 }
-                error => error,
-            })
+                verified
+            }
+            _ => verified,
+        }
     }
 
     fn verify_tls12_signature(
@@ -94,6 +114,17 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// Whether no chain was found from a root to the certificate, which may be because the certificate is the root.
+fn is_no_chain(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
+        Error::InvalidCertificate(CertificateError::Other(OtherError(error))) => {
+            matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+        }
+        _ => false,
     }
 }
 

@@ -1,0 +1,62 @@
+--- Base class of connectors whose sockets yield, and what every connector has.
+-- A connector is a class table, which becomes the metatable of the connection table (`client.connection`). Its methods
+-- find there the fields `host`, `port`, `secure`, `secure_params` and `ssl_module`.
+--
+-- Methods may yield. No two threads send at the same time, and no two receive, but one may send while another receives.
+-- @module mqtt.connector.base.non_buffered_base
+-- @usage
+-- local super = require("mqtt.connector.base.non_buffered_base")
+-- local mine = setmetatable({ super = super, type = "my sockets" }, super)
+-- mine.__index = mine
+
+local non_buffered = {
+	--- What kind of connector this is, in words.
+	type = "non-buffered, yielding i/o",
+	--- How long connecting or sending may get nowhere before it fails, in seconds.
+	timeout = 30,
+	--- Returned by `receive` in place of an error: nothing has arrived.
+	signal_idle = {},
+	--- Returned by `receive` in place of an error: the peer has closed the connection.
+	signal_closed = {},
+}
+non_buffered.__index = non_buffered
+
+-- A method that a derived class has to bring along.
+local function missing(name)
+	non_buffered[name] = function()
+		error("method '" .. name .. "' of the connector is not implemented", 2)
+	end
+end
+
+--- Checks the connection's settings, when a client is created and before it connects. Raises if they are of no use.
+function non_buffered:validate() -- luacheck: no unused args
+end
+
+--- Opens the network connection to `self.host` and `self.port`.
+-- @function connect
+-- @return `true`, or `false` and an error message
+missing("connect")
+
+--- Closes the network connection.
+-- @function shutdown
+missing("shutdown")
+
+--- Sends all of the data.
+-- @function send
+-- @tparam string data the bytes
+-- @return `true`, or `false` and an error message
+missing("send")
+
+--- Receives bytes: waits, by yielding, until all are there.
+-- After `signal_idle` the client starts again at the packet's first byte. So that may be returned only while there is
+-- none of it, unless the class keeps the bytes until `buffer_clear`, as `mqtt.connector.base.buffered_base` does.
+-- @function receive
+-- @tparam number size how many, at least 1
+-- @return exactly that many bytes; or `nil` and `signal_idle`, `signal_closed` or an error message
+missing("receive")
+
+--- Called when the packet to which the received bytes belong has been dealt with.
+function non_buffered:buffer_clear() -- luacheck: no unused args
+end
+
+return non_buffered

@@ -1,0 +1,110 @@
+--- Connector on Copas: the one of `mqtt.connector.luasocket`, whose sockets yield to Copas instead of blocking.
+-- Looking up the broker's name still blocks. Threads may use the client at the same time. Keep alive is taken care of,
+-- except with Copas 1.x: that has no timers, so a program must call `Client:check_keep_alive`; nor can it do TLS.
+-- @module mqtt.connector.copas
+
+local copas = require("copas")
+local socket = require("socket")
+
+local luasec = require("mqtt.connector.base.luasec")
+local super = require("mqtt.connector.luasocket")
+
+local pcall = pcall
+if _VERSION == "Lua 5.1" and not rawget(_G, "jit") then
+	-- The one that can be yielded across; Copas loads it as well.
+	pcall = require("coxpcall").pcall
+end
+
+-- Copas 1.x has neither timers nor TLS. It closes the socket that a thread has waited for when that thread ends, though
+-- other threads may use it, and it does not wake a thread whose socket another one has closed.
+local is_old = copas.close == nil
+
+-- Stands in for a socket which Copas 1.x must not close.
+local function keep_open(sock)
+	return setmetatable({ close = function() end }, {
+		__index = function(proxy, name)
+			local method = function(_, ...)
+				return sock[name](sock, ...)
+			end
+			proxy[name] = method
+			return method
+		end,
+	})
+end
+
+-- The inherited `plain_receive` and `send` set a time limit before each operation. With 0 a socket of Copas receives
+-- what has arrived, and waits if that is nothing.
+local connector = setmetatable({
+	super = super,
+	type = "buffered, yielding i/o",
+}, super)
+connector.__index = connector
+
+--- Checks the TLS settings, if the connection is secure. Raises if they are of no use.
+function connector:validate()
+	if not self.secure then
+		return
+	elseif is_old then
+		error("TLS needs a newer Copas than " .. tostring(copas._VERSION), 0)
+	elseif self.ssl_module and self.ssl_module ~= "ssl" then
+		error("expecting ssl_module to be 'ssl', the only one that Copas supports, got: '" .. self.ssl_module .. "'", 0)
+	end
+	luasec.validate(self)
+end
+
+-- Connects to the first address of the host that answers.
+local function connect_tcp(self)
+	local addresses, err = socket.dns.getaddrinfo(self.host)
+	for _, address in ipairs(addresses or {}) do
+		local sock = socket.tcp()
+		if is_old then
+			sock = keep_open(sock)
+		else
+			copas.settimeout(sock, self.timeout)
+		end
+		local ok
+		ok, err = copas.connect(sock, address.addr, self.port)
+		if ok then
+			sock:setoption("tcp-nodelay", true)
+			return sock
+		end
+		sock:close()
+	end
+	return nil, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
+end
+
+--- Opens the network connection: `self.sock`, wrapped by Copas.
+-- @return `true`, or `false` and an error message
+function connector:connect()
+	self:validate()
+	self:buffer_reset()
+	local sock, err = connect_tcp(self)
+	if sock and self.secure then
+		sock, err = luasec.wrap(self, sock, function(wrapped)
+			wrapped:settimeout(0)
+			copas.settimeout(wrapped, self.timeout)
+			local ok, result, reason = pcall(copas.dohandshake, wrapped)
+			if not ok then
+				return false, result
+			end
+			return result, reason
+		end)
+	end
+	if not sock then
+		return false, err
+	end
+	self.sock = copas.wrap(sock)
+	return true
+end
+
+--- Closes the network connection. A thread that waits for it finds it closed.
+function connector:shutdown()
+	local sock = self.sock.socket
+	if is_old then
+		sock:shutdown("both")
+	else
+		copas.close(sock)
+	end
+end
+
+return connector

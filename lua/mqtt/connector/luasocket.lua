@@ -1,0 +1,107 @@
+--- Connector on LuaSocket, with LuaSec for TLS (see `mqtt.connector.base.luasec`).
+-- For programs that need the socket in Lua, or that derive connectors of their own. Others are better served without:
+-- the native connection neither polls nor blocks. With this one connecting, the TLS handshake and sending block the
+-- program, receiving does not.
+-- @module mqtt.connector.luasocket
+-- @usage
+-- local super = require("mqtt.connector.luasocket")
+-- local counting = setmetatable({ super = super, received = 0 }, super)
+-- counting.__index = counting
+--
+-- function counting:plain_receive(size)
+-- 	local data, err = super.plain_receive(self, size)
+-- 	counting.received = counting.received + #(data or "")
+-- 	return data, err
+-- end
+--
+-- local client = mqtt.client { uri = "mqtt://localhost", clean = true, connector = counting }
+
+local socket = require("socket")
+
+local luasec = require("mqtt.connector.base.luasec")
+local super = require("mqtt.connector.base.buffered_base")
+
+local luasocket = setmetatable({
+	super = super,
+	read_ahead = 8192,
+	--- Errors of LuaSocket and LuaSec that mean that the time is up, as a set.
+	timeout_errors = {
+		timeout = true,
+		wantread = true,
+		wantwrite = true,
+	},
+}, super)
+luasocket.__index = luasocket
+
+--- Checks the TLS settings, if the connection is secure. Raises if they are of no use.
+function luasocket:validate()
+	luasec.validate(self)
+end
+
+--- Opens the network connection: `self.sock`.
+-- @return `true`, or `false` and an error message
+function luasocket:connect()
+	self:validate()
+	self:buffer_reset()
+	local sock = socket.tcp()
+	sock:settimeout(self.timeout)
+	local ok, err = sock:connect(self.host, self.port)
+	if not ok then
+		sock:close()
+		return false, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
+	end
+	sock:setoption("tcp-nodelay", true)
+	if self.secure then
+		sock, err = luasec.wrap(self, sock, function(wrapped)
+			wrapped:settimeout(self.timeout)
+			return wrapped:dohandshake()
+		end)
+		if not sock then
+			return false, err
+		end
+	end
+	self.sock = sock
+	return true
+end
+
+--- Closes the network connection.
+function luasocket:shutdown()
+	self.sock:close()
+end
+
+--- Sends all of the data. Fails when the peer has taken none for `timeout` seconds.
+-- @tparam string data the bytes
+-- @return `true`, or `false` and an error message
+function luasocket:send(data)
+	local sock = self.sock
+	local sent = 0
+	while sent < #data do
+		sock:settimeout(self.timeout)
+		local last, err, partial = sock:send(data, sent + 1)
+		if not last and not (self.timeout_errors[err] and partial > sent) then
+			return false, err
+		end
+		sent = last or partial
+	end
+	return true
+end
+
+--- Receives what has arrived, without waiting.
+-- @tparam number size how many bytes at most
+-- @return at least one byte; or `nil` and `signal_idle` if there is none, `signal_closed`, or an error message
+function luasocket:plain_receive(size)
+	local sock = self.sock
+	sock:settimeout(0)
+	local data, err, partial = sock:receive(size)
+	data = data or partial
+	if data and data ~= "" then
+		return data
+	elseif self.timeout_errors[err] then
+		return nil, self.signal_idle
+	elseif err == "closed" then
+		return nil, self.signal_closed
+	end
+	return nil, err
+end
+
+return luasocket
