@@ -59,7 +59,7 @@ function bridge.open(client, conn, failed)
 		return false, failed(client, tostring(err))
 	end
 	client._link:attach()
-	client.connection, client._opening = conn, nil
+	client.connection, client._opening, client._connected = conn, nil, conn
 	client._check_soon = host.repeatedly(function()
 		return client.connection == conn and client:check_keep_alive()
 	end)

@@ -1082,6 +1082,50 @@ function Client:getfd()
 	return self._link:getfd()
 end
 
+--- Transport of the program's own
+-- For clients whose connector is `mqtt.connector.bytes`, which says how to use these, or derived from it.
+-- @section transport
+
+-- The connection of a client that the program moves the bytes for, the last one if it has been closed. Raises, in the
+-- name of the caller's caller, for any other client.
+local function fed_connection(self)
+	local conn = self._connected
+	if type(conn and conn.feed or self.opts.connector.feed) ~= "function" then
+		error("expecting a client whose connector is mqtt.connector.bytes", 3)
+	end
+	return conn
+end
+
+--- Takes bytes that have arrived, in whatever portions, and handles the packets that they complete. When a handler
+-- raises an error, that comes out of this call; the packets behind are handled by the next one.
+-- @tparam string bytes the bytes; may be empty
+-- @return true on success or false and error message when the connection was given up, or is not open
+function Client:feed(bytes)
+	local conn = fed_connection(self)
+	if type(bytes) ~= "string" then
+		error("expecting bytes to be a string", 2)
+	elseif not self.connection then
+		return false, NOT_OPENED
+	end
+	conn:feed(bytes)
+	local wait, err
+	repeat
+		wait, err = self:step()
+	until wait ~= 0 or self.connection ~= conn
+	if err then
+		return false, err
+	end
+	return true
+end
+
+--- Returns the bytes that are to be sent, which are the caller's to send then. After a close event these may be the
+-- last ones of that connection.
+-- @treturn string the bytes, or nil when there are none
+function Client:take()
+	local conn = fed_connection(self)
+	return conn and conn:take()
+end
+
 -- Internal, but called by programs written for luamqtt 3.x
 -- @section internal
 
