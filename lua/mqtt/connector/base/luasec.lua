@@ -148,7 +148,7 @@ function luasec.wrap(conn, sock, handshake)
 	return nil, ("TLS handshake with '%s:%s' failed: %s"):format(conn.host, conn.port, tostring(err))
 end
 
---- The module can be called as well, for `luasec.validate`.
+-- The module can be called as well, for `luasec.validate`.
 return setmetatable(luasec, {
 	__call = function(_, conn)
 		luasec.validate(conn)
