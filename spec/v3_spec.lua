@@ -281,6 +281,27 @@ describe("the connectors that come under the names of luamqtt 3.x", function()
 		end
 	end
 
+	it("keep the connection alive in run_sync", function()
+		local connector, pings = functions(require("mqtt.luasocket")), 0
+		local send, receive = connector.send, connector.receive
+		local client = harness.client({ connector = connector, keep_alive = 1 })
+		function connector.send(conn, data, i)
+			pings = pings + (data == "\192\0" and 1 or 0)
+			return send(conn, data, i)
+		end
+		function connector.receive(conn, size)
+			-- The second one is sent only if the first one was answered.
+			if pings == 2 then
+				client:disconnect()
+				return nil, "closed"
+			end
+			return receive(conn, size)
+		end
+		mqtt.run_sync(client)
+		assert.is_nil(client.connection)
+		assert.equal(2, pings)
+	end)
+
 	it("mqtt.luasocket does TLS where it is the connector itself", function()
 		local subject = harness.tls_client({ connector = require("mqtt.luasocket") })
 		local check = greet_itself(subject)
