@@ -2,11 +2,10 @@
 -- Nothing blocks the worker. A connection belongs to the timer or request that opened it, like all cosockets; other
 -- requests of the same worker may use the client all the same: what they want sent is sent in the owner's context.
 --
--- nginx looks names up with the name servers of its `resolver` directive only. Addresses and `localhost` need none.
--- With TLS it verifies the server's certificate against `lua_ssl_trusted_certificate` (`lua_ssl_verify_depth` is 1
--- unless set), and the host's name, or `server_name` of the option `secure`; it knows no addresses in certificates. Of
--- that option `verify`, `server_name`, `certificate` and `key` count here; `lua_ssl_protocols` and `lua_ssl_ciphers` set
--- the rest.
+-- nginx looks names up with the name servers of its `resolver` directive; addresses and `localhost` need none. With TLS
+-- it verifies the server's certificate against `lua_ssl_trusted_certificate` (`lua_ssl_verify_depth` is 1 unless set),
+-- and the host's name, or `server_name` of the option `secure`; it knows no addresses in certificates. Of that option
+-- `verify`, `server_name`, `certificate` and `key` count here; `lua_ssl_protocols` and `lua_ssl_ciphers` set the rest.
 -- @module mqtt.connector.nginx
 
 local semaphore = require("ngx.semaphore")

@@ -16,6 +16,8 @@ local xpcall = xpcall
 local LONG = 24 * 60 * 60
 -- When to go on after an error that a step has raised, in seconds.
 local RETRY_PAUSE = 1
+-- After how many packets on a native connection the worker does something else, for as many seconds.
+local TURN_PACKETS, TURN_PAUSE = 100, 0.001
 
 local loop = {}
 
@@ -121,11 +123,15 @@ local function serve(premature, client)
 	end
 
 	local ok, wait
+	local packets = 0
 	repeat
 		ok, wait = protected(client.step, client)
+		packets = packets + 1
 		if not ok then
 			ngx.sleep(RETRY_PAUSE)
 			wait = 0
+		elseif wait == 0 and client._token and packets % TURN_PACKETS == 0 then
+			ngx.sleep(TURN_PAUSE)
 		elseif wait == -1 then
 			client:_pause()
 		elseif wait and wait > 0 then
@@ -146,27 +152,32 @@ local function serve(premature, client)
 	end
 end
 
--- Shuts all clients down when the worker begins to exit: nginx then calls the timers that are pending.
+local function shut_all_down()
+	local clients = {}
+	for client in pairs(registry) do
+		clients[#clients + 1] = client
+	end
+	for _, client in ipairs(clients) do
+		protected(client.shutdown, client)
+	end
+end
+
+-- Shuts all clients down when the worker begins to exit: nginx then calls the timers that are pending. It does so
+-- outside of its event loop, which would not notice the semaphores posted there, hence one more timer.
 local watching = false
 local function watch(premature)
+	local func, seconds = watch, LONG
 	if premature then
-		local clients = {}
-		for client in pairs(registry) do
-			clients[#clients + 1] = client
-		end
-		for _, client in ipairs(clients) do
-			protected(client.shutdown, client)
-		end
-		return
+		func, seconds = shut_all_down, 0
 	end
 	local err
-	watching, err = ngx.timer.at(LONG, watch)
+	watching, err = ngx.timer.at(seconds, func)
 	if not watching and err ~= "process exiting" then
 		ngx.log(ngx.ERR, "MQTT clients will not disconnect when this worker exits, there is no timer for it: ", err)
 	end
 end
 
---- Adds a client to nginx; it leaves by itself when it has ended. This can be called in `init_worker_by_lua`, timers and
+--- Adds a client to nginx; it leaves by itself when it has ended. To be called in `init_worker_by_lua`, timers and
 -- requests.
 --
 -- All handlers are called in the client's timer, where `ngx.sleep`, cosockets and light threads are allowed. Each
