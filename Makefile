@@ -80,9 +80,10 @@ fuzz: ## each fuzz target for SECONDS=20
 BENCH_LUAS = $(if $(filter file,$(origin LUA)),$(LUAS),$(VERSION))
 .PHONY: bench
 bench: ## the benchmarks on LUA, else on all tested ones; ORIGINAL=DIR runs the library in DIR beside ours
-	@$(SETUP) build $(BENCH_LUAS:%=lua-%)
+	@$(SETUP) build broker $(BENCH_LUAS:%=lua-%)
 	@$(MAKE) --no-print-directory build-all LUAS='$(BENCH_LUAS)'
-	@for lua in $(BENCH_LUAS); do for script in bench/*.lua; do scripts/lua $$lua $$script $(ORIGINAL) || exit; done; done
+	@for lua in $(BENCH_LUAS); do for script in bench/*.lua; do \
+		scripts/with-broker scripts/lua $$lua $$script $(ORIGINAL) || exit; done; done
 
 .PHONY: docs
 docs: ## the HTML of the Lua modules, in build/docs

@@ -89,8 +89,8 @@ describe("an option of mqtt.client", function()
 	end)
 
 	it("on holds handlers of known events", function()
-		harness.failure(mqtt.client, { uri = "host", clean = true, on = { nonsense = print } })
-		harness.failure(mqtt.client, { uri = "host", clean = true, on = { message = "text" } })
+		refuses("invalid event 'nonsense' to handle", { uri = "host", clean = true, on = { nonsense = print } })
+		refuses("expecting func to be a function", { uri = "host", clean = true, on = { message = "text" } })
 		refuses("expecting 'on' to be a table with events and callbacks", { on = print })
 	end)
 

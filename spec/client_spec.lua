@@ -345,6 +345,20 @@ for version_name, version in pairs(VERSIONS) do
 				assert.equal("network connection is not opened", err)
 			end)
 
+			it("can connect again in its close handler, and stays in its loop", function()
+				local subject = connected_to()
+				local events = record(subject, { "connect", "close" })
+				subject:on("close", function()
+					assert.is_true(subject:start_connecting())
+				end)
+				server:drop()
+				serve({ subject, server.serve }, function()
+					return #events == 2
+				end)
+				assert.same({ "close", "connect" }, harness.names(events))
+				assert.equal(2, server.accepted)
+			end)
+
 			it("connects again, but not before the time is over since the last attempt", function()
 				start_server()
 				local subject = new({ uri = server.uri, reconnect = 0.3 })

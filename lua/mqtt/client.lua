@@ -287,7 +287,10 @@ function Client:__init(opts)
 		error(err, 3)
 	end
 	if own.on then
-		self:on(own.on)
+		ok, err = pcall(self.on, self, own.on)
+		if not ok then
+			error(err, 3)
+		end
 	end
 	log:info("[LuaMQTT] client '%s' created", own.id)
 end
@@ -841,7 +844,7 @@ function Client:open_connection()
 		local kind, message = self._pop()
 		if kind == "opened" then
 			opened(self)
-		elseif kind == "open_failed" then
+		elseif kind == "open_failed" or kind == "broken" then
 			return false, open_failed(self, message)
 		end
 	end
@@ -919,9 +922,14 @@ local function connack_received(self, connack)
 	return true
 end
 
+-- What `step` returns when a connection, or the attempt to open one, has come to its end. A handler may have opened
+-- another.
+local function gone(self, err)
+	return (self.connection or self._opening or self.opts.reconnect) and 0 or nil, err
+end
+
 -- Deals with what the link has. Returns what `step` returns.
 local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
-	local opts = self.opts
 	if kind == "opened" then
 		opened(self)
 		local ok, err = self:send_connect()
@@ -929,28 +937,27 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 			return 0
 		end
 		self.first_connect = false
-		return opts.reconnect and 0 or nil, err
+		return gone(self, err)
 	elseif kind == "open_failed" then
-		local err = open_failed(self, a)
-		return opts.reconnect and 0 or nil, err
+		return gone(self, open_failed(self, a))
 	elseif kind == "closed" then
 		-- After a DISCONNECT of ours the broker closes, perhaps before the thread that sent it comes to that.
 		local reason = self._link:is_failed() and CLOSED_BY_CLIENT or "connection closed by broker"
 		self:close_connection(reason)
-		return opts.reconnect and 0 or nil, reason
+		return gone(self, reason)
 	elseif kind == packet_type.DISCONNECT then
 		-- Here, since a thread that handles it later may find another connection.
 		self:close_connection("disconnect received from broker")
 		return 0
 	elseif kind == "failed" or kind == "broken" then
 		fail(self, a, "error")
-		return opts.reconnect and 0 or nil, a
+		return gone(self, a)
 	end
-	local ok, err = self:handle_received_packet(shape(opts.version, kind, a, b, c, d, e, f, g, h, i))
+	local ok, err = self:handle_received_packet(shape(self.opts.version, kind, a, b, c, d, e, f, g, h, i))
 	if ok then
 		return 0
 	end
-	return opts.reconnect and 0 or nil, err
+	return gone(self, err)
 end
 
 -- Connects when this is the first time, or when it is time to reconnect. Returns what `step` returns.
@@ -977,7 +984,7 @@ local function implicit_connect(self)
 	if ok then
 		return 0
 	end
-	return reconnect and 0 or nil, err
+	return gone(self, err)
 end
 
 --- Checks last message send, and sends a PINGREQ if necessary. The native connection does so by itself, whoever calls
@@ -1031,7 +1038,7 @@ function Client:step()
 	if reason and not is_closing(self) then
 		self.first_connect = false
 		self:close_connection(reason)
-		return self.opts.reconnect and 0 or nil, reason
+		return gone(self, reason)
 	elseif not self._token then
 		return bridge.step(self, implicit_connect, handle_event)
 	end

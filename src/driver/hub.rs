@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::caretaker::Caretaker;
 use super::transport::Transport;
-use super::{forks, lock};
+use super::{CLOSING, forks, lock};
 
 pub(super) struct Hub {
     /// Held by whoever drives the runtime.
@@ -113,10 +113,12 @@ impl Hub {
 
     pub(super) fn closing_begins(&self) {
         self.closing.fetch_add(1, Ordering::SeqCst);
+        CLOSING.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(super) fn closing_ends(&self) {
         self.closing.fetch_sub(1, Ordering::SeqCst);
+        CLOSING.fetch_sub(1, Ordering::SeqCst);
         self.news.notify_one();
     }
 }

@@ -15,7 +15,7 @@ mod signal;
 mod tests;
 mod transport;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -39,9 +39,24 @@ const RESOLVER_THREADS: usize = 4;
 /// How many times this process has been forked, counted in the child by [`forked`].
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
+/// Connections of all drivers that are being closed in order.
+static CLOSING: AtomicUsize = AtomicUsize::new(0);
+
 /// To be called in the child of a fork: every driver and link made before belongs to the parent.
 pub fn forked() {
     FORKS.fetch_add(1, Ordering::SeqCst);
+    CLOSING.store(0, Ordering::SeqCst);
+}
+
+/// To be called when the process exits: waits until the peers of connections that are being closed in order have read
+/// everything. A socket that goes with its process while received data is unread takes along what the peer has not
+/// read yet.
+pub fn exiting() {
+    let deadline = Instant::now() + CLOSING_TIME;
+    // The caretakers do the work. To wait for them without a lock is right also in the child of a fork.
+    while CLOSING.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn forks() -> u64 {

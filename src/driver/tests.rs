@@ -173,6 +173,33 @@ fn a_link_is_ready_once_until_it_has_been_emptied() {
 }
 
 #[test]
+fn a_link_that_nobody_asks_for_is_listed_once_and_forgotten_with_its_end() {
+    let driver = Driver::new().unwrap();
+    let links = [link(&driver), link(&driver)];
+    for link in &links {
+        for _ in 0..3 {
+            link.wake();
+            assert!(matches!(link.next_event(), Some(LinkEvent::Woken)));
+            assert!(link.next_event().is_none());
+        }
+    }
+    let [dropped, kept] = links;
+    drop(dropped);
+    assert_eq!(driver.next_ready(), Some(kept.token()));
+    assert_eq!(driver.next_ready(), None);
+}
+
+#[test]
+fn a_wait_sees_the_next_event_of_a_link_that_was_not_emptied() {
+    let driver = Driver::new().unwrap();
+    let link = link(&driver);
+    link.wake();
+    assert!(matches!(link.next_event(), Some(LinkEvent::Woken)));
+    link.wake_after(&driver, Duration::from_millis(10));
+    assert!(driver.wait_until(Instant::now() + PATIENCE, || link.has_events()));
+}
+
+#[test]
 fn what_is_published_is_written_and_read_while_lua_is_away() {
     let (target, server) = server(|mut server| {
         server.accept();

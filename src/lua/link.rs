@@ -38,7 +38,7 @@ type SharedDriver = Rc<RefCell<Option<Rc<Driver>>>>;
 
 /// Adds the functions of this file to `mqtt.core`.
 pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
-    watch_forks();
+    watch_process();
     let shared = SharedDriver::default();
 
     // link(version): a link without a connection, and its functions step, pop, publish and acknowledge, see below; or
@@ -121,8 +121,8 @@ fn driver(shared: &SharedDriver) -> mlua::Result<Rc<Driver>> {
     }
 }
 
-/// Has the driver told of forks, once in a process.
-fn watch_forks() {
+/// Has the driver told of forks and of the end of the process, once in a process.
+fn watch_process() {
     #[cfg(unix)]
     {
         use std::ffi::c_int;
@@ -134,15 +134,22 @@ fn watch_forks() {
                 parent: Option<extern "C" fn()>,
                 child: Option<extern "C" fn()>,
             ) -> c_int;
+            fn atexit(handler: extern "C" fn()) -> c_int;
         }
         extern "C" fn in_child() {
             driver::forked();
         }
+        extern "C" fn at_exit() {
+            driver::exiting();
+        }
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
-            // SAFETY: the handler lives as long as the process, since the module is never unloaded (build.rs), and it
-            // only increments an atomic, which is allowed between fork and exec.
-            unsafe { pthread_atfork(None, None, Some(in_child)) };
+            // SAFETY: the handlers live as long as the process, since the module is never unloaded (build.rs). The one
+            // only stores to atomics, which is allowed between fork and exec; the other neither panics nor exits.
+            unsafe {
+                pthread_atfork(None, None, Some(in_child));
+                atexit(at_exit);
+            }
         });
     }
 }

@@ -77,10 +77,13 @@ fn options(settings: &Table) -> Result<TlsOptions, String> {
 fn text(key: &str, value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text.to_string_lossy()),
-        other => Err(format!(
-            "expecting {key} to be a string, got: {}",
-            other.type_name()
-        )),
+        other => {
+            let got = match other {
+                Value::Integer(_) => "number",
+                other => other.type_name(),
+            };
+            Err(format!("expecting {key} to be a string, got: {got}"))
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::codec::{Decoder, Packet, QoS, Str, Version, encode};
+use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
 mod limits;
 mod packet_ids;
@@ -59,11 +59,30 @@ pub enum Event {
 impl Event {
     /// Memory it holds, near enough.
     fn size(&self) -> usize {
-        let carried = match self {
-            Self::Packet(Packet::Publish(publish)) => publish.topic.len() + publish.payload.len(),
-            _ => 0,
+        let (own, properties) = match self {
+            Self::Packet(Packet::Publish(publish)) => (
+                publish.topic.len() + publish.payload.len(),
+                &publish.properties,
+            ),
+            Self::Packet(Packet::Connack(connack)) => (0, &connack.properties),
+            Self::Packet(Packet::Puback(ack) | Packet::Pubrec(ack)) => (0, &ack.properties),
+            Self::Packet(Packet::Suback(suback) | Packet::Unsuback(suback)) => {
+                (suback.reasons.len(), &suback.properties)
+            }
+            Self::Packet(Packet::Disconnect(last) | Packet::Auth(last)) => (0, &last.properties),
+            // No other packet becomes an event.
+            Self::Packet(_) | Self::Failed { .. } => return mem::size_of::<Self>(),
         };
-        mem::size_of::<Self>() + carried
+        let properties = properties.iter().map(|Property { value, .. }| {
+            mem::size_of::<Property>()
+                + match value {
+                    PropertyValue::String(text) => text.len(),
+                    PropertyValue::Binary(bytes) => bytes.len(),
+                    PropertyValue::Pair(name, value) => name.len() + value.len(),
+                    _ => 0,
+                }
+        });
+        mem::size_of::<Self>() + own + properties.sum::<usize>()
     }
 }
 
@@ -202,7 +221,7 @@ impl Session {
         !self.events.is_empty()
     }
 
-    /// Bytes that queued events hold: topics, payloads and what each event costs by itself.
+    /// Bytes that queued events hold: topics, payloads, properties and what each event costs by itself.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes
     }

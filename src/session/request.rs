@@ -294,9 +294,10 @@ impl Session {
             QoS::ExactlyOnce => PacketType::Pubrec,
         };
         let (reason, properties) = self.check_reason(kind, reason, properties)?;
+        // Who acknowledges QoS 1 is believed: nothing is remembered of such messages.
         let received = match qos {
             QoS::ExactlyOnce => self.incoming.get(&packet_id).copied(),
-            _ if self.state() == State::Connected => Some(Received::Delivered),
+            _ if packet_id != 0 && self.state() == State::Connected => Some(Received::Delivered),
             _ => None,
         };
         if received == Some(Received::Delivered) {

@@ -487,7 +487,7 @@ fn any_split_of_the_streams_is_the_same_conversation() {
 
 #[test]
 fn an_idle_session_is_small() {
-    assert!(size_of::<Session>() <= 640, "{}", size_of::<Session>());
+    assert!(size_of::<Session>() <= 400, "{}", size_of::<Session>());
 }
 
 #[test]
@@ -506,6 +506,29 @@ fn queued_events_are_counted_until_they_are_taken() {
     pair.client.poll_event();
     assert_eq!(pair.client.queued_bytes(), 0);
     assert!(!pair.client.has_events());
+}
+
+#[test]
+fn properties_count_as_queued() {
+    let user_property = || Property {
+        id: PropertyId::UserProperty,
+        value: PropertyValue::Pair(Str::from_static("name"), Str::from_static("value")),
+    };
+    let mut sizes = Vec::new();
+    for count in [0, 1, 2] {
+        let mut pair = Pair::connected(Version::V50);
+        pair.server.send(Packet::Puback(Ack {
+            packet_id: 1,
+            reason: 0,
+            properties: std::iter::repeat_with(user_property).take(count).collect(),
+        }));
+        pair.drive();
+        sizes.push(pair.client.queued_bytes());
+        pair.packets();
+        assert_eq!(pair.client.queued_bytes(), 0);
+    }
+    assert!(sizes[1] >= sizes[0] + "namevalue".len());
+    assert_eq!(sizes[2] - sizes[1], sizes[1] - sizes[0]);
 }
 
 #[test]

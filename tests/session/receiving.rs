@@ -81,10 +81,14 @@ fn acknowledgements_carry_reason_and_properties_in_v50() {
 fn what_was_not_received_is_not_acknowledged() {
     for version in BOTH {
         let mut pair = Pair::connected(version);
-        let refused = pair
-            .client
-            .acknowledge(9, QoS::ExactlyOnce, 0, Properties::new());
-        assert_eq!(refused, Err(RequestError::NotReceived(9)));
+        for (id, qos) in [
+            (9, QoS::ExactlyOnce),
+            (0, QoS::ExactlyOnce),
+            (0, QoS::AtLeastOnce),
+        ] {
+            let refused = pair.client.acknowledge(id, qos, 0, Properties::new());
+            assert_eq!(refused, Err(RequestError::NotReceived(id)));
+        }
         assert_eq!(pair.answers(), []);
     }
 }

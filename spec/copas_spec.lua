@@ -1,0 +1,305 @@
+-- The native connection under Copas, the current one and the ancient.
+
+local copas_support = require("spec.support.copas")
+local harness = require("spec.support.harness")
+local mqtt = require("mqtt")
+local servers = require("spec.support.server")
+
+for _, version in ipairs({ 1, 4 }) do
+	describe("under Copas " .. version .. ", a client", function()
+		local copas, missing, errors
+
+		before_each(function()
+			copas, missing = copas_support.load(version)
+			package.loaded["mqtt.loop.copas"] = nil
+			errors = {}
+			if copas and version == 4 then
+				copas.seterrorhandler(function(err)
+					errors[#errors + 1] = err
+				end, true)
+			end
+		end)
+
+		after_each(function()
+			harness.cleanup()
+			copas_support.unload()
+			package.loaded["mqtt.loop.copas"] = nil
+			assert.same({}, errors)
+		end)
+
+		-- A test that Copas is there for; `version` 4 if the ancient one lacks something.
+		local function with_copas(name, func, only)
+			if only and only ~= version then
+				return
+			end
+			it(name, function()
+				if copas then
+					func()
+				else
+					pending(missing)
+				end
+			end)
+		end
+
+		-- Runs Copas until something has happened.
+		local function drive(done)
+			local deadline = harness.now() + 10
+			while not done() and not errors[1] do
+				assert(harness.now() < deadline, "nothing came of it in time")
+				copas.step(0.05)
+			end
+		end
+
+		-- Has a client publish something to itself and disconnect. Returns a function that says whether it has.
+		local function talk_to_itself(subject)
+			local topic = harness.topic()
+			local received, closed
+			subject:on({
+				connect = function()
+					assert(subject:subscribe({ topic = topic, qos = 1, callback = function()
+						assert(subject:publish({ topic = topic, payload = "hello", qos = 1 }))
+					end }))
+				end,
+				message = function(message)
+					assert(subject:acknowledge(message))
+					received = message.payload
+					assert(subject:disconnect())
+				end,
+				close = function(conn)
+					closed = conn.close_reason
+				end,
+			})
+			return function()
+				if closed then
+					assert.equal("connection closed by client", closed)
+					assert.equal("hello", received)
+				end
+				return closed
+			end
+		end
+
+		for name, make in pairs({ plain = harness.client, TLS = harness.tls_client }) do
+			with_copas("is added by mqtt.loop, " .. name, function()
+				assert.equal("copas", require("mqtt.loop.detect")())
+				local subject = make({ version = mqtt.v50 })
+				local done = talk_to_itself(subject)
+				assert.is_true(require("mqtt.loop").add(subject))
+				drive(done)
+			end)
+
+			with_copas("is stepped in a thread of the program, " .. name, function()
+				local subject = make()
+				local done = talk_to_itself(subject)
+				local ended
+				copas.addthread(function()
+					repeat
+						local wait = subject:step()
+					until not wait
+					ended = true
+				end)
+				drive(function()
+					return ended
+				end)
+				assert.is_truthy(done())
+			end)
+
+			with_copas("runs in run_sync, " .. name, function()
+				local subject = make()
+				local done = talk_to_itself(subject)
+				local returned
+				copas.addthread(function()
+					returned = { mqtt.run_sync(subject) }
+				end)
+				drive(function()
+					return returned
+				end)
+				assert.same({}, returned)
+				assert.is_truthy(done())
+			end)
+		end
+
+		with_copas("connects while other threads run", function()
+			local server = servers.start(mqtt.v311, function() end)
+			local subject = harness.client({ uri = server.uri })
+			local connected
+			subject:on("connect", function()
+				connected = true
+				subject:disconnect()
+			end)
+			local loop = require("mqtt.loop")
+			assert.is_true(loop.add(subject))
+			local ok, err = loop.add(subject)
+			assert.is_false(ok)
+			assert.matches("already added", err)
+			-- The server is served by this thread: if the client blocked it, there would be no answer.
+			drive(function()
+				server:poll()
+				return server.received[1]
+			end)
+			server:send({ type = 2, sp = false, rc = 0 })
+			drive(function()
+				return connected
+			end)
+			server:stop()
+		end)
+
+		with_copas("leaves Copas when it has ended, and can be added again", function()
+			local subject = harness.client()
+			local closed = 0
+			subject:on({
+				connect = function()
+					subject:disconnect()
+				end,
+				close = function()
+					closed = closed + 1
+				end,
+			})
+			local loop = require("mqtt.loop")
+			loop.add(subject)
+			drive(function()
+				return closed == 1 and rawget(subject, "handle_received_packet") == nil
+			end)
+			assert.is_true(loop.add(subject))
+		end)
+
+		with_copas("lets copas.loop end when it has ended", function()
+			local subject = harness.client()
+			local done = talk_to_itself(subject)
+			require("mqtt.loop").add(subject)
+			drive(copas.finished)
+			copas.loop()
+			assert.is_truthy(done())
+		end, 4)
+
+		with_copas("reconnects", function()
+			local subject = harness.client({ reconnect = 0.02 })
+			local connects = 0
+			subject:on("connect", function()
+				connects = connects + 1
+				if connects == 3 then
+					subject:shutdown()
+				else
+					subject:close_connection("again")
+				end
+			end)
+			local ended
+			subject:on("shutdown", function()
+				ended = true
+			end)
+			require("mqtt.loop").add(subject)
+			drive(function()
+				return ended
+			end)
+			assert.equal(3, connects)
+		end)
+
+		with_copas("receives while its handlers wait for their own acknowledgements", function()
+			local subject, topic = harness.client(), harness.topic()
+			local started, finished = {}, {}
+			subject:on({
+				connect = function()
+					local subscribed
+					assert(subject:subscribe({ topic = topic, qos = 1, callback = function()
+						subscribed = true
+					end }))
+					-- connect may wait, too
+					while not subscribed do
+						copas.pause(0.001)
+					end
+					for i = 1, 20 do
+						assert(subject:publish({ topic = topic, payload = tostring(i), qos = 1 }))
+					end
+				end,
+				message = function(message)
+					started[#started + 1] = message.payload
+					local acknowledged
+					assert(subject:publish({ topic = topic .. "/echo", qos = 2, callback = function()
+						acknowledged = true
+					end }))
+					while not acknowledged do
+						copas.pause(0.001)
+					end
+					subject:acknowledge(message)
+					finished[#finished + 1] = message.payload
+					if #finished == 20 then
+						subject:disconnect()
+					end
+				end,
+			})
+			require("mqtt.loop").add(subject)
+			drive(copas.finished)
+			assert.equal(20, #finished)
+			for i = 1, 20 do
+				assert.equal(tostring(i), started[i])
+			end
+		end, 4)
+
+		with_copas("handles no packet after its connection is gone, and raises nothing", function()
+			local subject, topic = harness.client(), harness.topic()
+			local calls = 0
+			subject:on({
+				connect = function()
+					assert(subject:subscribe({ topic = topic, callback = function()
+						for _ = 1, 5 do
+							assert(subject:publish({ topic = topic }))
+						end
+					end }))
+				end,
+				message = function(message)
+					calls = calls + 1
+					copas.pause(0.01)
+					-- the first closes the connection of the others
+					subject:acknowledge(message)
+					subject:publish({ topic = topic })
+					subject:disconnect()
+				end,
+			})
+			require("mqtt.loop").add(subject)
+			drive(copas.finished)
+			assert.is_true(calls >= 1)
+		end, 4)
+
+		with_copas("publishes more than the connection takes at once, while other threads run", function()
+			local subject, topic = harness.client(), harness.topic()
+			local payload = ("x"):rep(100000)
+			local received = 0
+			subject:on({
+				connect = function()
+					assert(subject:subscribe({ topic = topic, callback = function()
+						for _ = 1, 60 do
+							assert(subject:publish({ topic = topic, payload = payload }))
+						end
+					end }))
+				end,
+				message = function()
+					received = received + 1
+					if received == 60 then
+						subject:disconnect()
+					end
+				end,
+			})
+			require("mqtt.loop").add(subject)
+			drive(function()
+				return received == 60
+			end)
+		end)
+
+		with_copas("uses no CPU while it waits", function()
+			local subject = harness.client()
+			local connected
+			subject:on("connect", function()
+				connected = true
+			end)
+			require("mqtt.loop").add(subject)
+			drive(function()
+				return connected
+			end)
+			local steps, deadline = 0, harness.now() + 0.5
+			while harness.now() < deadline do
+				copas.step(0.1)
+				steps = steps + 1
+			end
+			assert.is_true(steps < 20)
+		end)
+	end)
+end

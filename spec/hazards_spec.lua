@@ -1,0 +1,534 @@
+-- What could go wrong with threads and sockets beneath a Lua state: exit, fork, collection, errors in handlers, busy
+-- scripts.
+
+local broker = require("spec.support.broker")
+local child = require("spec.support.child")
+local harness = require("spec.support.harness")
+local mqtt = require("mqtt")
+local servers = require("spec.support.server")
+
+-- Begins scripts of children: `connected(opts)` makes a client and waits until it is connected.
+local PRELUDE = ([[
+local mqtt = require("mqtt")
+local function connected(opts)
+	opts.uri, opts.clean = opts.uri or %q, true
+	local client = mqtt.client(opts)
+	local deadline = os.time() + 10
+	assert(client:start_connecting())
+	while not client.connection.connack do
+		assert(os.time() < deadline)
+		assert(client:_sync_iteration())
+	end
+	return client
+end
+]]):format(broker.uri)
+
+local function run_child(script, ...)
+	return child.run((PRELUDE:gsub("%%", "%%%%")) .. script, ...)
+end
+
+describe("a program with a connected client", function()
+	after_each(harness.cleanup)
+
+	for name, script in pairs({
+		["reaching its end"] = [[ client = connected({}) ]],
+		["with os.exit"] = [[ client = connected({}) os.exit(0) ]],
+		["with os.exit that closes the state"] = [[ client = connected({}) os.exit(0, true) ]],
+		["inside a coroutine"] = [[
+			local thread = coroutine.create(function()
+				local client = connected({})
+				coroutine.yield()
+				client:disconnect()
+			end)
+			assert(coroutine.resume(thread))
+			os.exit(0, true)
+		]],
+		["held by a coroutine"] = [[
+			local client = connected({})
+			holder = coroutine.wrap(function(held)
+				coroutine.yield()
+				held:disconnect()
+			end)
+			holder(client)
+		]],
+		["inside a handler"] = [[
+			local client = mqtt.client({ uri = "]] .. broker.uri .. [[", clean = true, on = { connect = function()
+				os.exit(0, true)
+			end } })
+			mqtt.run_ioloop(client)
+		]],
+		["while it connects"] = [[
+			client = mqtt.client({ uri = "no-such-host.invalid", clean = true })
+			client:step()
+			os.exit(0, true)
+		]],
+		["while it waits to reconnect"] = [[
+			client = connected({ reconnect = 60 })
+			client:close_connection()
+			assert(client:step() > 0)
+			os.exit(0, true)
+		]],
+		["with a descriptor"] = [[ client = connected({}) assert(client:getfd()) os.exit(0, true) ]],
+		["after it has unloaded the library"] = [[
+			client = connected({})
+			client = nil
+			for name in pairs(package.loaded) do
+				if name:find("^mqtt") then
+					package.loaded[name] = nil
+				end
+			end
+			collectgarbage()
+			collectgarbage()
+			mqtt = require("mqtt")
+			connected({}):disconnect()
+		]],
+		["with twenty others"] = [[
+			clients = {}
+			for i = 1, 20 do
+				clients[i] = connected({})
+			end
+			os.exit(0, true)
+		]],
+	}) do
+		it("ends quietly " .. name, function()
+			local output, status = run_child(script)
+			assert.equal("", output)
+			assert.equal(0, status)
+		end)
+	end
+
+	it("ends quietly when a handler has thrown", function()
+		local output, status = run_child([[
+			local client = connected({})
+			client:on("shutdown", function()
+				error("thrown")
+			end)
+			client:shutdown()
+		]])
+		assert.matches("thrown", output)
+		assert.equal(1, status)
+	end)
+
+	for name, exit in pairs({
+		["os.exit"] = "os.exit(0)",
+		["os.exit that closes the state"] = "os.exit(0, true)",
+		["the end of the script"] = "",
+	}) do
+		for qos = 0, 1 do
+			it("loses nothing between publish, disconnect and " .. name .. ", QoS " .. qos, function()
+				local observer, topic = harness.connect(harness.client()), harness.topic()
+				harness.subscribe(observer, { topic = topic, qos = 0 })
+				local payloads = {}
+				observer:on("message", function(message)
+					payloads[#payloads + 1] = message.payload
+				end)
+				local output, status = run_child([[
+					local client = connected({})
+					for i = 1, 1000 do
+						assert(client:publish({ topic = %q, payload = tostring(i), qos = %d }))
+					end
+					assert(client:disconnect())
+					%s
+				]], topic, qos, exit)
+				assert.equal("", output)
+				assert.equal(0, status)
+				harness.serve({ observer }, function()
+					return #payloads == 1000
+				end)
+				for i = 1, 1000 do
+					assert.equal(tostring(i), payloads[i])
+				end
+			end)
+		end
+	end
+
+	it("loses nothing of a burst that is larger than every buffer", function()
+		local observer, topic = harness.connect(harness.client()), harness.topic()
+		harness.subscribe(observer, { topic = topic, qos = 0 })
+		local size = 0
+		observer:on("message", function(message)
+			size = size + #message.payload
+		end)
+		local output = run_child([[
+			local client = connected({})
+			for i = 1, 30 do
+				assert(client:publish({ topic = %q, payload = ("x"):rep(100000), qos = 1 }))
+			end
+			assert(client:disconnect())
+			os.exit(0)
+		]], topic)
+		assert.equal("", output)
+		harness.serve({ observer }, function()
+			return size == 3000000
+		end)
+	end)
+end)
+
+describe("fork", function()
+	-- How a child forks, `fork` and `wait`; nil if this Lua has no way.
+	local FORK
+	if rawget(_G, "jit") then
+		FORK = [[
+			local ffi = require("ffi")
+			ffi.cdef("int fork(void); int waitpid(int pid, int *status, int options);")
+			local fork = ffi.C.fork
+			local function wait(pid)
+				ffi.C.waitpid(pid, nil, 0)
+			end
+		]]
+	elseif pcall(require, "posix.unistd") then
+		FORK = [[
+			local fork = require("posix.unistd").fork
+			local wait = require("posix.sys.wait").wait
+		]]
+	end
+
+	local function forks(name, script)
+		it(name, function()
+			if FORK then
+				local output, status = run_child(FORK .. script, harness.topic())
+				assert.equal("done\n", output)
+				assert.equal(0, status)
+			else
+				pending("this Lua has no luaposix")
+			end
+		end)
+	end
+
+	for exit_name, exit in pairs({ ["os.exit"] = "os.exit(0)", ["closing its state"] = "os.exit(0, true)" }) do
+		forks("gives the child a clear error and new clients, the parent keeps its connection; the child ends by "
+			.. exit_name, [[
+			local topic = %q
+			local client = connected({})
+			client:on("close", function(conn)
+				reason = conn.close_reason
+			end)
+			local received = {}
+			client:on("message", function(message)
+				received[#received + 1] = message.payload
+			end)
+			local subscribed
+			client:subscribe({ topic = topic, callback = function()
+				subscribed = true
+			end })
+			while not subscribed do
+				assert(client:_sync_iteration())
+			end
+			local pid = fork()
+			if pid == 0 then
+				local text = "belongs to the parent process"
+				local ok, err = client:publish({ topic = topic, payload = "stolen" })
+				assert(not ok and err:find(text, 1, true), err)
+				ok, err = client:subscribe({ topic = topic })
+				assert(not ok and err:find(text, 1, true), err)
+				local wait
+				wait, err = client:step()
+				assert(not wait and err:find(text, 1, true), err)
+				assert(reason == "error", reason)
+				assert(client:step() == nil)
+				ok, err = client:start_connecting()
+				assert(not ok and err:find(text, 1, true), err)
+				local own = connected({})
+				assert(own:publish({ topic = topic, payload = "from the child" }))
+				assert(own:disconnect())
+				]] .. exit .. [[
+			end
+			wait(pid)
+			assert(client:publish({ topic = topic, payload = "from the parent" }))
+			local deadline = os.time() + 10
+			while #received < 2 do
+				assert(os.time() < deadline)
+				assert(client:_sync_iteration())
+			end
+			assert(table.concat(received, ", ") == "from the child, from the parent", table.concat(received, ", "))
+			assert(reason == nil, reason)
+			client:disconnect()
+			print("done")
+		]])
+	end
+
+	forks("before the first client leaves nothing to do", [[
+		local topic = %q
+		local pid = fork()
+		if pid == 0 then
+			connected({}):disconnect()
+			os.exit(0)
+		end
+		wait(pid)
+		connected({}):disconnect()
+		print("done")
+	]])
+end)
+
+describe("a client that is collected", function()
+	after_each(harness.cleanup)
+
+	it("ends its connection without DISCONNECT, so that the broker publishes the will", function()
+		local observer, topic = harness.connect(harness.client()), harness.topic()
+		harness.subscribe(observer, topic)
+		local will, reason
+		observer:on("message", function(message)
+			will = message.payload
+		end)
+		do
+			local subject = mqtt.client({ uri = broker.uri, clean = true, will = { topic = topic, payload = "gone" } })
+			harness.connect(subject)
+			subject:on("close", function(conn)
+				reason = conn.close_reason
+			end)
+		end
+		harness.serve({ observer, function()
+			collectgarbage()
+			return 0.01
+		end }, function()
+			return will
+		end)
+		assert.equal("gone", will)
+		assert.equal("garbage", reason)
+	end)
+
+	it("stops to connect", function()
+		local server = servers.start(mqtt.v311, function() end)
+		do
+			local subject = mqtt.client({ uri = server.uri, clean = true })
+			harness.serve({ subject, server.serve }, function()
+				return server.received[1]
+			end)
+		end
+		harness.serve({ server.serve, function()
+			collectgarbage()
+			return 0.01
+		end }, function()
+			return server.ended
+		end)
+		server:stop()
+	end)
+end)
+
+describe("a handler that throws", function()
+	after_each(harness.cleanup)
+
+	local THROWN = { "text", { code = 1 }, "nil" }
+
+	for _, thrown in ipairs(THROWN) do
+		local name = type(thrown) == "table" and "a table" or thrown
+
+		-- Has a client throw in a handler once, and expects that the error arrives.
+		local function throws_in(subject, event, trigger)
+			local armed = true
+			subject:on(event, function()
+				if armed then
+					armed = false
+					if thrown == "nil" then
+						error(nil)
+					end
+					error(thrown, 0)
+				end
+			end)
+			local err = harness.failure(function()
+				trigger()
+				harness.serve({ subject }, function()
+					return false
+				end)
+			end)
+			assert.equal(thrown ~= "nil" and thrown or nil, err)
+			assert.is_false(armed)
+		end
+
+		it(name .. " in connect is heard, and the client is connected", function()
+			local subject = harness.client()
+			throws_in(subject, "connect", function() end)
+			assert.equal(0, subject.connection.connack.rc)
+			harness.flush(subject)
+			subject:disconnect()
+			assert.is_nil((subject:step()))
+		end)
+
+		for event, trigger in pairs({
+			message = function(subject, topic)
+				subject:publish({ topic = topic })
+			end,
+			acknowledge = function(subject)
+				subject:publish({ topic = harness.topic(), qos = 2 })
+			end,
+			subscribe = function(subject)
+				subject:subscribe({ topic = harness.topic() })
+			end,
+			unsubscribe = function(subject)
+				subject:unsubscribe({ topic = harness.topic() })
+			end,
+		}) do
+			it(name .. " in " .. event .. " is heard, and the client goes on", function()
+				local subject, topic = harness.connect(harness.client()), harness.topic()
+				harness.subscribe(subject, topic)
+				throws_in(subject, event, function()
+					trigger(subject, topic)
+				end)
+				harness.flush(subject)
+			end)
+		end
+
+		for event, reason in pairs({ shutdown = "shutdown", close = "disconnect" }) do
+			it(name .. " in " .. event .. " is heard, and the client can connect again", function()
+				local subject = harness.connect(harness.client())
+				throws_in(subject, event, function()
+					subject[reason](subject)
+				end)
+				assert.is_nil(subject.connection)
+				assert.is_nil((subject:step()))
+				assert.is_true(subject:start_connecting())
+				harness.connect(subject)
+			end)
+		end
+
+		it(name .. " in error, when nobody answers, is heard, and the client has ended", function()
+			local server = servers.start(mqtt.v311)
+			server:stop()
+			local subject = harness.client({ uri = server.uri })
+			throws_in(subject, "error", function() end)
+			assert.is_nil(subject.connection)
+			assert.is_nil((subject:step()))
+		end)
+
+		it(name .. " in error, when the broker refuses, is heard, and the next step closes", function()
+			local subject = harness.client({ uri = "127.0.0.1:" .. broker.password_port })
+			local events = harness.record(subject, { "close" })
+			throws_in(subject, "error", function() end)
+			harness.serve_to_end(subject)
+			assert.same({ "close" }, harness.names(events))
+			assert.equal("connection failed", events[1][2].close_reason)
+			assert.is_false(subject.first_connect)
+		end)
+
+		it(name .. " in error, when the broker breaks a rule, is heard, and the client reconnects", function()
+			local server = servers.start(mqtt.v311)
+			local subject = harness.client({ uri = server.uri, reconnect = 0.01 })
+			local events = harness.record(subject, { "connect", "close" })
+			harness.serve({ subject, server.serve }, function()
+				return #events == 1
+			end)
+			throws_in(subject, "error", function()
+				server:send_bytes("\0\0")
+			end)
+			harness.serve({ subject, server.serve }, function()
+				return #events == 3
+			end)
+			assert.same({ "connect", "close", "connect" }, harness.names(events))
+			assert.equal("error", events[2][2].close_reason)
+			server:stop()
+		end)
+	end
+
+	it("leaves the callback of its request uncalled, and those of others alone", function()
+		local subject = harness.connect(harness.client())
+		local called = {}
+		for i = 1, 2 do
+			subject:publish({ topic = harness.topic(), qos = 1, callback = function()
+				called[#called + 1] = i
+				error("thrown", 0)
+			end })
+		end
+		for i = 1, 2 do
+			assert.equal("thrown", harness.failure(harness.serve, { subject }, function()
+				return false
+			end))
+			assert.equal(i, #called)
+		end
+		harness.flush(subject)
+		assert.same({ 1, 2 }, called)
+	end)
+end)
+
+describe("a busy script", function()
+	after_each(harness.cleanup)
+
+	-- Keeps the processor busy, and this thread away from the library.
+	local function be_busy(seconds)
+		local clock, deadline = os.clock, harness.now() + seconds
+		repeat
+			local pause = clock() + 0.05
+			while clock() < pause do end -- luacheck: ignore 542
+		until harness.now() >= deadline
+	end
+
+	it("keeps its connections, plain and TLS, for longer than the broker would wait", function()
+		local clients = { harness.client({ keep_alive = 1 }), harness.tls_client({ keep_alive = 1 }) }
+		harness.connect(clients[1], clients[2])
+		local events = { harness.record(clients[1]), harness.record(clients[2]) }
+		be_busy(3)
+		for i, client in ipairs(clients) do
+			harness.flush(client)
+			assert.same({ "acknowledge" }, harness.names(events[i]))
+			assert.not_matches(client.opts.id .. " has exceeded timeout", broker.log(), 1, true)
+		end
+	end)
+
+	it("has sent within a moment what it published before", function()
+		local topic = harness.topic()
+		local subject = harness.connect(harness.client())
+		assert(subject:publish({ topic = topic, payload = "kept", retain = true }))
+		be_busy(0.1)
+		-- Another process has received it before this one comes back to its client.
+		local output = run_child([[
+			local client = connected({ on = { message = function(message, client)
+				print(message.payload)
+				client:disconnect()
+			end } })
+			client:subscribe({ topic = %q })
+			mqtt.run_ioloop(client)
+		]], topic)
+		assert.equal("kept\n", output)
+		assert(subject:publish({ topic = topic, retain = true }))
+		harness.flush(subject)
+	end)
+
+	it("receives meanwhile, in order", function()
+		local subject, topic = harness.connect(harness.client()), harness.topic()
+		harness.subscribe(subject, topic)
+		local payloads = {}
+		subject:on("message", function(message)
+			payloads[#payloads + 1] = message.payload
+			if #payloads == 1 then
+				be_busy(0.2)
+			end
+		end)
+		for i = 1, 500 do
+			assert(subject:publish({ topic = topic, payload = tostring(i) }))
+		end
+		harness.serve({ subject }, function()
+			return #payloads == 500
+		end)
+		for i = 1, 500 do
+			assert.equal(tostring(i), payloads[i])
+		end
+	end)
+end)
+
+describe("a received length", function()
+	after_each(harness.cleanup)
+
+	it("takes no memory before its bytes have arrived", function()
+		local function memory()
+			local file = assert(io.open("/proc/self/status"))
+			local kilobytes = tonumber(file:read("*a"):match("VmSize:%s*(%d+)"))
+			file:close()
+			return kilobytes
+		end
+		local server = servers.start(mqtt.v311)
+		local subject = harness.client({ uri = server.uri })
+		harness.serve({ subject, server.serve }, function()
+			return subject.connection and subject.connection.connack
+		end)
+		local before = memory()
+		-- PUBLISH of 256 MB
+		server:send_bytes("\48\255\255\255\127\0\1tbeginning")
+		assert(subject:send_pingreq())
+		harness.serve({ subject, server.serve }, function()
+			return server:count(12) == 1
+		end)
+		subject:step()
+		-- Not the 256 MB, though perhaps what the allocator reserves for a thread.
+		assert.is_true(memory() - before < 200000)
+		server:stop()
+	end)
+end)
