@@ -37,6 +37,12 @@ local function copas_around()
 	end
 end
 
+--- Whether the caller runs in a thread of Copas.
+-- @treturn boolean
+function host.in_copas()
+	return copas_around() ~= nil
+end
+
 --- Waits for news of a link by yielding, if that can be done.
 -- @param link the link
 -- @treturn boolean whether it has waited
