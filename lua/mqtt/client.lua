@@ -146,7 +146,14 @@ local function tls_settings(self, conn)
 	end
 	local params = conn.secure_params or false
 	if self._tls_params ~= params then
-		local tls, err = core.tls(params or {})
+		local settings = {}
+		for key, value in pairs(params or {}) do
+			settings[key] = value
+		end
+		if type(settings.password) == "function" then
+			settings.password = settings.password()
+		end
+		local tls, err = core.tls(settings)
 		if not tls then
 			error(err, 0)
 		end
@@ -169,9 +176,16 @@ end
 -- A new connection table for the options as they are now. Raises on bad options.
 local function new_connection(self)
 	local opts = self.opts
-	local conn = setmetatable({ uri = opts.uri }, opts.connector)
+	local conn = { uri = opts.uri }
 	parse_connection_opts(opts, conn)
-	return conn
+	if self._token then
+		return setmetatable(conn, opts.connector)
+	end
+	local class, err = bridge.class(opts.connector)
+	if not class then
+		error(err, 0)
+	end
+	return setmetatable(conn, class)
 end
 
 --- Create and initialize MQTT client instance. Typically this is not called directly, but through `Client.create`.
@@ -195,8 +209,11 @@ end
 -- @tparam[opt] table opts.user_properties for MQTT 5.0 only: CONNECT user properties
 -- @tparam[opt=false] boolean|number opts.reconnect reconnect after the connection has been lost, not before this many
 -- seconds have passed since the last attempt; true means 30. See also `Client:shutdown`.
--- @tparam[opt] table opts.connector what opens, reads and writes the network connection, see `mqtt.connector`
--- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module for connectors that need one
+-- @tparam[opt] table opts.connector what opens, reads and writes the network connection: a class, see `mqtt.connector`,
+-- or a function table of luamqtt 3.x, see `mqtt.connector.v3`
+-- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module to do TLS with. Another one than "ssl"
+-- takes a connector: without one, the connection goes through `mqtt.connector.luasocket`, in Copas threads
+-- `mqtt.connector.copas`
 -- @tparam[opt] table opts.on event handlers, see `Client:on`
 -- @treturn Client MQTT client instance table
 -- @usage
@@ -264,18 +281,13 @@ function Client:__init(opts)
 			self:close_connection("garbage")
 		end
 	end)
-	if own.connector == native then
-		-- Tells the ioloop that this client says by itself when it has something to do.
-		self._token = self._link:token()
-	else
-		err = bridge.check(own.connector)
-		if err then
-			error(err, 3)
-		end
-	end
-
 	local ok
 	ok, err = pcall(function()
+		parse_connection_opts(own, { uri = own.uri })
+		if own.connector == native and not (own.secure and (own.ssl_module or "ssl") ~= "ssl") then
+			-- Tells the ioloop that this client says by itself when it has something to do.
+			self._token = self._link:token()
+		end
 		local conn = new_connection(self)
 		if self._token then
 			tls_settings(self, conn)
@@ -1081,8 +1093,12 @@ function Client:set_ioloop(loop)
 	self.ioloop = loop
 end
 
--- One step of a loop (luamqtt 3.x). Returns true, or false and an error message when the client has ended.
+-- One step of a loop (luamqtt 3.x); without a loop it waits for something to do. Returns true, or false and an error
+-- message when the client has ended.
 function Client:_ioloop_iteration()
+	if not self.ioloop then
+		return self:_sync_iteration()
+	end
 	local wait, err = self:step()
 	return wait ~= nil, err
 end
@@ -1091,7 +1107,15 @@ end
 -- ended.
 function Client:_sync_iteration()
 	self:_wait(IDLE_WAIT)
+	local conn = not self._token and self.connection
+	if conn then
+		-- For connectors that can wait: until keep alive wants something.
+		conn.receive_timeout = self._link:deadline() or false
+	end
 	local wait, err = self:step()
+	if conn then
+		conn.receive_timeout = nil
+	end
 	if wait == -1 and not self._token then
 		self:_pause()
 		err = select(2, self:check_keep_alive())

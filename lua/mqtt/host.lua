@@ -42,6 +42,12 @@ local function copas_around()
 	end
 end
 
+--- Whether the caller runs in a thread of Copas.
+-- @treturn boolean
+function host.in_copas()
+	return copas_around() ~= nil
+end
+
 -- The phases in which nginx lets a program yield.
 local YIELDING_PHASES = {
 	timer = true,
