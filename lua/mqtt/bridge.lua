@@ -48,6 +48,7 @@ end
 -- @return true, or false and an error message
 function bridge.open(client, conn, failed)
 	client._opening = conn
+	host.shut_down_at_exit(client)
 	local ok, err = conn:connect()
 	if client._opening ~= conn then
 		-- by another thread
@@ -66,11 +67,29 @@ function bridge.open(client, conn, failed)
 	return true
 end
 
+--- Has a function called in the context that the connection belongs to, if the caller runs in another one.
+-- In OpenResty a request cannot use the sockets of a timer; see `mqtt.connector.nginx`. Elsewhere this does nothing.
+-- @tparam Client client the client
+-- @tparam function func gets the client and the further arguments; its results are lost
+-- @param ... further arguments
+-- @treturn boolean whether it will be called; if not, the caller goes on by itself
+function bridge.hand_over(client, func, ...)
+	local conn = client.connection
+	local hand_over = conn and conn.hand_over
+	return hand_over ~= nil and hand_over(conn, func, client, ...)
+end
+
+--- Whether a thread is sending, which will send what is added meanwhile too.
+-- @tparam Client client the client
+function bridge.is_sending(client)
+	local conn = client.connection
+	return conn ~= nil and client._sending == conn
+end
+
 --- Waits until other threads have sent what they are at.
 -- @tparam Client client the client
 function bridge.drain(client)
-	local conn = client.connection
-	while conn and client._sending == conn and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
+	while bridge.is_sending(client) and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
 		-- until the thread that sends has come to the end
 	end
 end

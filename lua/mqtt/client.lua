@@ -6,7 +6,7 @@ local const = require("mqtt.const")
 local core = require("mqtt.core")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
-local native = require("mqtt.connector")
+local native = require("mqtt.connector.native")
 local packet = require("mqtt.packet")
 local protocol = require("mqtt.protocol")
 
@@ -209,8 +209,8 @@ end
 -- @tparam[opt] table opts.user_properties for MQTT 5.0 only: CONNECT user properties
 -- @tparam[opt=false] boolean|number opts.reconnect reconnect after the connection has been lost, not before this many
 -- seconds have passed since the last attempt; true means 30. See also `Client:shutdown`.
--- @tparam[opt] table opts.connector opens, reads and writes the network connection in place of the native one: a class,
--- see `mqtt.connector`, or a function table of luamqtt 3.x, see `mqtt.connector.v3`
+-- @tparam[opt] table opts.connector what opens, reads and writes the network connection: a class, see `mqtt.connector`,
+-- or a function table of luamqtt 3.x, see `mqtt.connector.v3`
 -- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module to do TLS with. Another one than "ssl"
 -- takes a connector: without one, the connection goes through `mqtt.connector.luasocket`, in Copas threads
 -- `mqtt.connector.copas`
@@ -244,7 +244,7 @@ function Client:__init(opts)
 	end
 	own.version = own.version or const.v311
 	own.keep_alive = own.keep_alive or 60
-	own.connector = own.connector or native
+	own.connector = own.connector or require("mqtt.connector")
 	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(7))
 	if own.reconnect == true then
 		own.reconnect = 30
@@ -453,7 +453,7 @@ end
 -- so by itself. Returns true, or false and an error message.
 local function sent(self, what)
 	self.send_time = os_time()
-	if self._token then
+	if self._token or bridge.is_sending(self) or bridge.hand_over(self, sent, what) then
 		return true
 	end
 	local ok, err = bridge.flush(self)
@@ -651,14 +651,10 @@ function Client:publish(opts)
 		-- Before anything that yields: the answer may come meanwhile.
 		self._callbacks[packet_id] = callback
 	end
-	local ok, err
-	if full then
+	local ok, err = sent(self, "PUBLISH")
+	if ok and full then
 		ok, err = self:_wait_for_room()
-		if not ok then
-			return false, err
-		end
 	end
-	ok, err = sent(self, "PUBLISH")
 	if not ok then
 		return false, err
 	end
@@ -721,7 +717,9 @@ function Client:disconnect(rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
-	if self._opening then
+	if bridge.hand_over(self, Client.disconnect, rc, properties, user_properties) then
+		return true
+	elseif self._opening then
 		self:close_connection()
 	end
 	local conn = self.connection
@@ -747,6 +745,9 @@ function Client:shutdown(...)
 	log:debug("[LuaMQTT] client '%s' shutting down", self.opts.id)
 	self.first_connect = false
 	self.opts.reconnect = false
+	if bridge.hand_over(self, Client.shutdown, ...) then
+		return true
+	end
 	self:disconnect(...)
 	self:handle("shutdown", self)
 	return true
@@ -778,7 +779,9 @@ function Client:close_connection(reason)
 	if reason ~= nil and type(reason) ~= "string" then
 		error("expecting reason to be a string", 2)
 	end
-	close(self, reason or "unspecified", false)
+	if not bridge.hand_over(self, Client.close_connection, reason) then
+		close(self, reason or "unspecified", false)
+	end
 	return true
 end
 
@@ -847,7 +850,7 @@ function Client:open_connection()
 	end
 	local link = self._link
 	while self._opening do
-		if not host.wait(link) then
+		if not (host.wait(link) or host.pause(POLL_PAUSE)) then
 			link:wait(OPEN_TIMEOUT)
 		end
 		local kind, message = self._pop()
@@ -1021,7 +1024,7 @@ function Client:check_keep_alive()
 		return interval, NOT_OPENED
 	end
 	local err
-	if not self._token then
+	if not (self._token or bridge.hand_over(self, Client.check_keep_alive)) then
 		err = bridge.check_keep_alive(self, handle_event)
 	end
 	return self._link:deadline() or interval, err
@@ -1178,7 +1181,7 @@ end
 -- connector can tell.
 function Client:_wait(seconds)
 	local link = self._link
-	if (self._token or not self.connection) and not host.wait(link) then
+	if (self._token or not self.connection) and not (host.wait(link) or host.pause(POLL_PAUSE)) then
 		link:wait(seconds)
 	end
 end
@@ -1190,8 +1193,12 @@ function Client:_wait_for_room()
 		local now = core.now()
 		if now >= deadline then
 			return false, "failed to send PUBLISH: the connection took nothing for " .. SEND_TIMEOUT .. " seconds"
-		elseif not host.pause(ROOM_PAUSE) then
+		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
+			-- other threads have run
+		elseif self._token then
 			link:wait_for_room(deadline - now)
+		else
+			return false, "failed to send PUBLISH: too much waits for the connection, and here nothing can wait with it"
 		end
 	end
 	return true
