@@ -30,6 +30,8 @@ local OPEN_TIMEOUT = 30
 -- seconds.
 local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
+-- How many steps of a client in a Copas thread there are before other threads have their turn.
+local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
 local POLL_PAUSE = 0.01
 
@@ -252,6 +254,8 @@ function Client:__init(opts)
 	self.send_time = 0
 	--- True until the first connection attempt has succeeded or failed.
 	self.first_connect = true
+	-- Steps since other threads had their turn.
+	self._steps = 0
 	-- Callbacks of the requests under way, by packet identifier.
 	self._callbacks = {}
 	local link, step, pop, publish, acknowledge = core.link(own.version)
@@ -1041,6 +1045,12 @@ function Client:step()
 		return bridge.step(self, implicit_connect, handle_event)
 	end
 	local link, next_event = self._link, self._step
+	local steps = self._steps
+	if steps == STEPS_PER_TURN then
+		steps = 0
+		host.give_way(link)
+	end
+	self._steps = steps + 1
 	local kind, a, b, c, d, e, f, g, h, i = next_event()
 	while not kind or kind == "woken" do
 		if kind then
