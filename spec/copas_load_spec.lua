@@ -153,23 +153,45 @@ for _, version in ipairs({ 1, 4 }) do
 			end)
 		end
 
-		it("a client that always has something to receive lets other threads run, also one that the program steps", function()
+		-- `connector` names the connector's module, nil for the native connection.
+		local function always_has_something(connector)
 			if not copas then
 				return pending(missing)
 			end
+			package.loaded["mqtt.connector.copas"] = nil
 			local topic, amount = harness.topic(), 500
-			local client = harness.client()
 			local received, at_once, most = 0, 0, 0
-			client:on("message", function()
-				received, at_once = received + 1, at_once + 1
-				most = math.max(most, at_once)
-			end)
-			harness.connect(client)
-			harness.subscribe(client, topic)
-			for _ = 1, amount do
-				assert(client:publish({ topic = topic }))
+			local client = harness.client({ connector = connector and require(connector), on = {
+				message = function()
+					received, at_once = received + 1, at_once + 1
+					most = math.max(most, at_once)
+				end,
+			} })
+			local function step_until(done)
+				local over
+				copas.addthread(function()
+					while not done() do
+						client:step()
+					end
+					over = true
+				end)
+				run(function()
+					at_once = 0
+				end, 0, function()
+					return over
+				end)
 			end
-			-- By the time that another client has them all, most are waiting for this one.
+
+			local subscribed
+			client:on("connect", function()
+				client:subscribe({ topic = topic, callback = function()
+					subscribed = true
+				end })
+			end)
+			step_until(function()
+				return subscribed
+			end)
+			-- By the time that another client has received everything, most of it is waiting for this one.
 			local witness, seen = harness.client(), 0
 			witness:on("message", function()
 				seen = seen + 1
@@ -180,20 +202,23 @@ for _, version in ipairs({ 1, 4 }) do
 				assert(witness:publish({ topic = topic }))
 			end
 			harness.serve({ witness }, function()
-				return seen >= amount
+				return seen == amount
 			end)
-
-			copas.addthread(function()
-				while received < 2 * amount do
-					client:step()
-				end
-			end)
-			run(function()
-				at_once = 0
-			end, 0, function()
-				return received == 2 * amount
+			step_until(function()
+				return received == amount
 			end)
 			assert.is_true(most <= 100, most .. " messages in a row")
+		end
+
+		it("a client that always has something to receive lets other threads run", function()
+			always_has_something()
 		end)
+
+		if version == 4 then
+			-- Copas 1.x knows no way to give way, other than to wait for a socket.
+			it("a client with a connector that always has something to receive lets other threads run", function()
+				always_has_something("mqtt.connector.copas")
+			end)
+		end
 	end)
 end

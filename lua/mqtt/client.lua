@@ -1036,6 +1036,12 @@ end
 -- @return[4] nil
 -- @return[4] error message
 function Client:step()
+	local steps = self._steps
+	if steps == STEPS_PER_TURN then
+		steps = 0
+		host.give_way(self._link)
+	end
+	self._steps = steps + 1
 	local reason = self._closing
 	if reason and not is_closing(self) then
 		self.first_connect = false
@@ -1045,12 +1051,6 @@ function Client:step()
 		return bridge.step(self, implicit_connect, handle_event)
 	end
 	local link, next_event = self._link, self._step
-	local steps = self._steps
-	if steps == STEPS_PER_TURN then
-		steps = 0
-		host.give_way(link)
-	end
-	self._steps = steps + 1
 	local kind, a, b, c, d, e, f, g, h, i = next_event()
 	while not kind or kind == "woken" do
 		if kind then
