@@ -19,7 +19,8 @@ client:on("connect", function(connack)
 			return rest
 		end
 		local used = os.clock() - cpu
-		print(("idle client: %.3f ms of CPU a second"):format(used * 1000 / SECONDS))
+		local lua = type(jit) == "table" and jit.version or _VERSION -- luacheck: globals jit
+		print(("%s: an idle client takes %.3f ms of CPU a second"):format(lua, used * 1000 / SECONDS))
 		client:shutdown()
 		loop:remove(client)
 		os.exit(0)

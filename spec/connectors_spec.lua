@@ -509,12 +509,6 @@ describe("Copas threads with the connector", function()
 		assert.equal(2, pings.pings)
 		assert.is_table(result)
 	end)
-
-	it("may not bring along another TLS module", function()
-		assert.error_matches(function()
-			mqtt.client { uri = broker.tls_uri, clean = true, connector = connector, ssl_module = "other" }
-		end, "expecting ssl_module to be 'ssl', the only one that Copas supports, got: 'other'", nil, true)
-	end)
 end)
 
 describe("run_sync", function()

@@ -2,6 +2,7 @@
 
 local broker = require("spec.support.broker")
 local child = require("spec.support.child")
+local copas_loader = require("spec.support.copas")
 local harness = require("spec.support.harness")
 local mqtt = require("mqtt")
 
@@ -152,6 +153,39 @@ describe("TLS", function()
 		end)
 	end
 
+	it("asks for the key's password when the client is made, once for each secure table", function()
+		local asked = 0
+		local subject = client({
+			uri = "mqtts://localhost:" .. broker.mutual_port,
+			secure = {
+				cafile = broker.cafile,
+				certificate = broker.certificate,
+				key = broker.key_encrypted,
+				password = function()
+					asked = asked + 1
+					return broker.key_password
+				end,
+			},
+		})
+		assert.equal(1, asked)
+		harness.connect(subject)
+		subject:disconnect()
+		assert.is_true(subject:start_connecting())
+		harness.connect(subject)
+		assert.equal(1, asked)
+		assert.equal("function", type(subject.opts.secure.password))
+	end)
+
+	it("refuses what a password function returns if it is no string", function()
+		harness.blames_caller("secure: expecting password to be a string, got: number", mqtt.client, {
+			uri = broker.tls_uri,
+			clean = true,
+			secure = { certificate = broker.certificate, key = broker.key_encrypted, password = function()
+				return 1
+			end },
+		})
+	end)
+
 	it("without a client certificate is ended by a server that wants one", function()
 		local events = rejected({
 			uri = "mqtts://localhost:" .. broker.mutual_port,
@@ -187,6 +221,8 @@ describe("TLS", function()
 	for text, secure in pairs({
 		["no%-such%-file"] = { cafile = "no-such-file" },
 		["no%-such%-dir"] = { capath = "no-such-dir" },
+		["no%-such%-cert"] = { certificate = "no-such-cert", key = broker.key_pkcs8 },
+		["no%-such%-key"] = { certificate = broker.certificate, key = "no-such-key" },
 		["sslv3"] = { protocol = "sslv3" },
 		["tlsv1_1"] = { protocol = "tlsv1_1" },
 		["certificate"] = { key = broker.key_pkcs8 },
@@ -213,4 +249,86 @@ describe("TLS", function()
 			assert.equal("connected\t0\n", output)
 		end)
 	end
+end)
+
+describe("a TLS module of the program's own", function()
+	local ssl = require("ssl")
+	local wrapped
+
+	setup(function()
+		package.loaded.own_ssl = {
+			newcontext = ssl.newcontext,
+			wrap = function(...)
+				wrapped = wrapped + 1
+				return ssl.wrap(...)
+			end,
+		}
+	end)
+
+	before_each(function()
+		wrapped = 0
+	end)
+
+	teardown(function()
+		package.loaded.own_ssl = nil
+	end)
+
+	after_each(harness.cleanup)
+
+	it("is used instead of the native TLS", function()
+		local subject = connects({ ssl_module = "own_ssl", secure = { cafile = broker.cafile } })
+		assert.equal(1, wrapped)
+		harness.flush(subject)
+	end)
+
+	it("is not needed for a plain connection", function()
+		local subject = client({ uri = broker.uri, ssl_module = "own_ssl" })
+		assert.is_truthy(subject:getfd())
+		harness.connect(subject)
+		assert.equal(0, wrapped)
+	end)
+
+	it("is told of settings that are of no use when the client is made", function()
+		for text, opts in pairs({
+			["ssl_module 'no_such_module' cannot be loaded"] = { ssl_module = "no_such_module", secure = true },
+			["error loading CA locations"] = { ssl_module = "own_ssl", secure = { cafile = "no-such-file" } },
+			["error loading private key"] = {
+				ssl_module = "own_ssl",
+				secure = { cafile = broker.cafile, certificate = broker.certificate, key = "no-such-key" },
+			},
+		}) do
+			opts.uri, opts.clean = broker.tls_uri, true
+			local err = harness.failure(mqtt.client, opts)
+			assert.matches("^[^:]*spec/.*: secure: .*" .. text, err)
+		end
+	end)
+
+	it("is used in Copas threads", function()
+		local copas, reason = copas_loader.load(4)
+		finally(function()
+			package.loaded["mqtt.connector.copas"] = nil
+			copas_loader.unload()
+		end)
+		if not copas then
+			pending(reason)
+			return
+		end
+		local subject = client({ ssl_module = "own_ssl", secure = { cafile = broker.cafile } })
+		local kind, ended
+		subject:on("connect", function()
+			kind = subject.connection.type
+			subject:disconnect()
+		end)
+		copas.addthread(function()
+			mqtt.run_sync(subject)
+			ended = true
+		end)
+		local deadline = harness.now() + 10
+		while not ended do
+			assert.is_true(harness.now() < deadline, "it did not end in time")
+			copas.step(0.1)
+		end
+		assert.equal(1, wrapped)
+		assert.equal("buffered, yielding i/o", kind)
+	end)
 end)

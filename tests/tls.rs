@@ -419,6 +419,8 @@ async fn a_client_shows_its_certificate() {
         (&ec_certificate, Some("ec-sec1.pem")),
         (&ec_certificate, Some("ec-pbkdf2.pem")),
         (&ec_certificate, Some("ec-scrypt.pem")),
+        (&ec_certificate, Some("ec-3des.pem")),
+        (&ec_certificate, Some("ec-3des-sha1.pem")),
         (&rsa_certificate, Some("rsa-pkcs1.pem")),
         (&rsa_certificate, Some("rsa-pkcs8.pem")),
         (&one_file, None),

@@ -3,6 +3,8 @@
 -- across one that another thread could have changed.
 
 local host = require("mqtt.host")
+local native = require("mqtt.connector")
+local v3 = require("mqtt.connector.v3")
 
 local str_byte = string.byte
 local tostring, type = tostring, type
@@ -12,20 +14,31 @@ local DRAIN_PAUSE = 0.005
 
 local bridge = {}
 
---- Checks a connector class.
--- @tparam table connector the class
--- @return nil, or what is wrong with it
-function bridge.check(connector)
-	for _, method in ipairs({ "validate", "connect", "shutdown", "send", "receive" }) do
+--- Returns the class of a connector.
+-- @tparam table connector what the program gave: a class, or a function table of luamqtt 3.x; or the native one, for
+-- the connector that does the same where the program wants a TLS module of its own
+-- @treturn[1] table the class
+-- @return[2] nil
+-- @return[2] what is wrong with the connector
+function bridge.class(connector)
+	if connector == native then
+		return require("mqtt.connector." .. (host.in_copas() and "copas" or "luasocket"))
+	end
+	local is_v3 = v3.is(connector)
+	for _, method in ipairs({ "connect", "shutdown", "send", "receive", not is_v3 and "validate" or nil }) do
 		if type(connector[method]) ~= "function" then
-			return "expecting connector." .. method .. " to be a function"
+			return nil, "expecting connector." .. method .. " to be a function"
 		end
+	end
+	if is_v3 then
+		return v3.class(connector)
 	end
 	for _, signal in ipairs({ "signal_closed", "signal_idle" }) do
 		if not connector[signal] then
-			return "missing connector." .. signal .. " signal value"
+			return nil, "missing connector." .. signal .. " signal value"
 		end
 	end
+	return connector
 end
 
 --- Opens a connection. Where threads can be had, one of them takes care of keep alive from then on.
@@ -53,11 +66,29 @@ function bridge.open(client, conn, failed)
 	return true
 end
 
+--- Has a function called in the context that the connection belongs to, if the caller runs in another one.
+-- In OpenResty a request cannot use the sockets of a timer; see `mqtt.connector.nginx`. Elsewhere this does nothing.
+-- @tparam Client client the client
+-- @tparam function func gets the client and the further arguments; its results are lost
+-- @param ... further arguments
+-- @treturn boolean whether it will be called; if not, the caller goes on by itself
+function bridge.hand_over(client, func, ...)
+	local conn = client.connection
+	local hand_over = conn and conn.hand_over
+	return hand_over ~= nil and hand_over(conn, func, client, ...)
+end
+
+--- Whether a thread is sending, which will send what is added meanwhile too.
+-- @tparam Client client the client
+function bridge.is_sending(client)
+	local conn = client.connection
+	return conn ~= nil and client._sending == conn
+end
+
 --- Waits until other threads have sent what they are at.
 -- @tparam Client client the client
 function bridge.drain(client)
-	local conn = client.connection
-	while conn and client._sending == conn and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
+	while bridge.is_sending(client) and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
 		-- until the thread that sends has come to the end
 	end
 end

@@ -6,7 +6,7 @@ local const = require("mqtt.const")
 local core = require("mqtt.core")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
-local native = require("mqtt.connector")
+local native = require("mqtt.connector.native")
 local packet = require("mqtt.packet")
 local protocol = require("mqtt.protocol")
 
@@ -148,7 +148,14 @@ local function tls_settings(self, conn)
 	end
 	local params = conn.secure_params or false
 	if self._tls_params ~= params then
-		local tls, err = core.tls(params or {})
+		local settings = {}
+		for key, value in pairs(params or {}) do
+			settings[key] = value
+		end
+		if type(settings.password) == "function" then
+			settings.password = settings.password()
+		end
+		local tls, err = core.tls(settings)
 		if not tls then
 			error(err, 0)
 		end
@@ -171,9 +178,16 @@ end
 -- A new connection table for the options as they are now. Raises on bad options.
 local function new_connection(self)
 	local opts = self.opts
-	local conn = setmetatable({ uri = opts.uri }, opts.connector)
+	local conn = { uri = opts.uri }
 	parse_connection_opts(opts, conn)
-	return conn
+	if self._token then
+		return setmetatable(conn, opts.connector)
+	end
+	local class, err = bridge.class(opts.connector)
+	if not class then
+		error(err, 0)
+	end
+	return setmetatable(conn, class)
 end
 
 --- Create and initialize MQTT client instance. Typically this is not called directly, but through `Client.create`.
@@ -197,9 +211,11 @@ end
 -- @tparam[opt] table opts.user_properties for MQTT 5.0 only: CONNECT user properties
 -- @tparam[opt=false] boolean|number opts.reconnect reconnect after the connection has been lost, not before this many
 -- seconds have passed since the last attempt; true means 30. See also `Client:shutdown`.
--- @tparam[opt] table opts.connector opens, reads and writes the network connection in place of the native one, see
--- `mqtt.connector`
--- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module for connectors that need one
+-- @tparam[opt] table opts.connector what opens, reads and writes the network connection: a class, see `mqtt.connector`,
+-- or a function table of luamqtt 3.x, see `mqtt.connector.v3`
+-- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module to do TLS with. Another one than "ssl"
+-- takes a connector: without one, the connection goes through `mqtt.connector.luasocket`, in Copas threads
+-- `mqtt.connector.copas`
 -- @tparam[opt] table opts.on event handlers, see `Client:on`
 -- @treturn Client MQTT client instance table
 -- @usage
@@ -230,7 +246,7 @@ function Client:__init(opts)
 	end
 	own.version = own.version or const.v311
 	own.keep_alive = own.keep_alive or 60
-	own.connector = own.connector or native
+	own.connector = own.connector or require("mqtt.connector")
 	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(7))
 	if own.reconnect == true then
 		own.reconnect = 30
@@ -269,18 +285,13 @@ function Client:__init(opts)
 			self:close_connection("garbage")
 		end
 	end)
-	if own.connector == native then
-		-- Tells the ioloop that this client says by itself when it has something to do.
-		self._token = self._link:token()
-	else
-		err = bridge.check(own.connector)
-		if err then
-			error(err, 3)
-		end
-	end
-
 	local ok
 	ok, err = pcall(function()
+		parse_connection_opts(own, { uri = own.uri })
+		if own.connector == native and not (own.secure and (own.ssl_module or "ssl") ~= "ssl") then
+			-- Tells the ioloop that this client says by itself when it has something to do.
+			self._token = self._link:token()
+		end
 		local conn = new_connection(self)
 		if self._token then
 			tls_settings(self, conn)
@@ -446,7 +457,7 @@ end
 -- so by itself. Returns true, or false and an error message.
 local function sent(self, what)
 	self.send_time = os_time()
-	if self._token then
+	if self._token or bridge.is_sending(self) or bridge.hand_over(self, sent, what) then
 		return true
 	end
 	local ok, err = bridge.flush(self)
@@ -644,14 +655,10 @@ function Client:publish(opts)
 		-- Before anything that yields: the answer may come meanwhile.
 		self._callbacks[packet_id] = callback
 	end
-	local ok, err
-	if full then
+	local ok, err = sent(self, "PUBLISH")
+	if ok and full then
 		ok, err = self:_wait_for_room()
-		if not ok then
-			return false, err
-		end
 	end
-	ok, err = sent(self, "PUBLISH")
 	if not ok then
 		return false, err
 	end
@@ -714,7 +721,9 @@ function Client:disconnect(rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
-	if self._opening then
+	if bridge.hand_over(self, Client.disconnect, rc, properties, user_properties) then
+		return true
+	elseif self._opening then
 		self:close_connection()
 	end
 	local conn = self.connection
@@ -740,6 +749,9 @@ function Client:shutdown(...)
 	log:debug("[LuaMQTT] client '%s' shutting down", self.opts.id)
 	self.first_connect = false
 	self.opts.reconnect = false
+	if bridge.hand_over(self, Client.shutdown, ...) then
+		return true
+	end
 	self:disconnect(...)
 	self:handle("shutdown", self)
 	return true
@@ -771,7 +783,9 @@ function Client:close_connection(reason)
 	if reason ~= nil and type(reason) ~= "string" then
 		error("expecting reason to be a string", 2)
 	end
-	close(self, reason or "unspecified", false)
+	if not bridge.hand_over(self, Client.close_connection, reason) then
+		close(self, reason or "unspecified", false)
+	end
 	return true
 end
 
@@ -840,7 +854,7 @@ function Client:open_connection()
 	end
 	local link = self._link
 	while self._opening do
-		if not host.wait(link) then
+		if not (host.wait(link) or host.pause(POLL_PAUSE)) then
 			link:wait(OPEN_TIMEOUT)
 		end
 		local kind, message = self._pop()
@@ -1014,7 +1028,7 @@ function Client:check_keep_alive()
 		return interval, NOT_OPENED
 	end
 	local err
-	if not self._token then
+	if not (self._token or bridge.hand_over(self, Client.check_keep_alive)) then
 		err = bridge.check_keep_alive(self, handle_event)
 	end
 	return self._link:deadline() or interval, err
@@ -1089,8 +1103,12 @@ function Client:set_ioloop(loop)
 	self.ioloop = loop
 end
 
--- One step of a loop (luamqtt 3.x). Returns true, or false and an error message when the client has ended.
+-- One step of a loop (luamqtt 3.x); without a loop it waits for something to do. Returns true, or false and an error
+-- message when the client has ended.
 function Client:_ioloop_iteration()
+	if not self.ioloop then
+		return self:_sync_iteration()
+	end
 	local wait, err = self:step()
 	return wait ~= nil, err
 end
@@ -1099,7 +1117,15 @@ end
 -- ended.
 function Client:_sync_iteration()
 	self:_wait(IDLE_WAIT)
+	local conn = not self._token and self.connection
+	if conn then
+		-- For connectors that can wait: until keep alive wants something.
+		conn.receive_timeout = self._link:deadline() or false
+	end
 	local wait, err = self:step()
+	if conn then
+		conn.receive_timeout = nil
+	end
 	if wait == -1 and not self._token then
 		self:_pause()
 		err = select(2, self:check_keep_alive())
@@ -1121,7 +1147,7 @@ end
 -- connector can tell.
 function Client:_wait(seconds)
 	local link = self._link
-	if (self._token or not self.connection) and not host.wait(link) then
+	if (self._token or not self.connection) and not (host.wait(link) or host.pause(POLL_PAUSE)) then
 		link:wait(seconds)
 	end
 end
@@ -1133,8 +1159,12 @@ function Client:_wait_for_room()
 		local now = core.now()
 		if now >= deadline then
 			return false, "failed to send PUBLISH: the connection took nothing for " .. SEND_TIMEOUT .. " seconds"
-		elseif not host.pause(ROOM_PAUSE) then
+		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
+			-- other threads have run
+		elseif self._token then
 			link:wait_for_room(deadline - now)
+		else
+			return false, "failed to send PUBLISH: too much waits for the connection, and here nothing can wait with it"
 		end
 	end
 	return true

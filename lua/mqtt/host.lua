@@ -5,6 +5,9 @@ local coroutine_running = coroutine.running
 
 local host = {}
 
+-- How soon nginx calls a function again that has thrown, in seconds.
+local RETRY_PAUSE = 1
+
 -- What Copas takes for a socket: its descriptor is the link's, and there is something to read when the link has news.
 -- Copas closes what it thinks is a connection when a thread ends, hence `close`.
 local Readable = {}
@@ -43,7 +46,33 @@ local function copas_around()
 	end
 end
 
---- Waits for news of a link by yielding, if that can be done.
+--- Whether the caller runs in a thread of Copas.
+-- @treturn boolean
+function host.in_copas()
+	return copas_around() ~= nil
+end
+
+-- The phases in which nginx lets a program yield.
+local YIELDING_PHASES = {
+	timer = true,
+	content = true,
+	access = true,
+	rewrite = true,
+	server_rewrite = true,
+	preread = true,
+	ssl_cert = true,
+	ssl_client_hello = true,
+	ssl_session_fetch = true,
+}
+
+-- Returns OpenResty's API if the caller runs inside nginx where it may yield.
+local function nginx_around()
+	local ngx = rawget(_G, "ngx")
+	local get_phase = ngx and ngx.get_phase
+	return get_phase and YIELDING_PHASES[get_phase()] and ngx or nil
+end
+
+--- Waits for news of a link by yielding, if that can be done: under Copas.
 -- @param link the link
 -- @treturn boolean whether it has waited
 function host.wait(link)
@@ -72,6 +101,11 @@ end
 -- @tparam number seconds how long
 -- @treturn boolean whether it has waited
 function host.pause(seconds)
+	local ngx = nginx_around()
+	if ngx then
+		ngx.sleep(seconds)
+		return true
+	end
 	local copas = copas_around()
 	if not (copas and copas.pause) then
 		return false
@@ -80,10 +114,33 @@ function host.pause(seconds)
 	return true
 end
 
+-- What `host.repeatedly` does inside nginx.
+local function repeatedly_in_nginx(ngx, func)
+	local soon = require("ngx.semaphore").new()
+	ngx.thread.spawn(function()
+		local seconds = 0
+		while seconds do
+			soon:wait(seconds)
+			local ok, result = xpcall(func, debug.traceback)
+			if not ok then
+				ngx.log(ngx.ERR, "MQTT: ", result)
+			end
+			seconds = ok and result or not ok and RETRY_PAUSE
+		end
+	end)
+	return function()
+		soon:post(1)
+	end
+end
+
 --- Calls a function again and again in a thread of its own, if that can be done.
 -- @tparam function func returns after how many seconds it wants to be called again, or a false value for never
 -- @treturn function to be called to have it called again at once
 function host.repeatedly(func)
+	local ngx = nginx_around()
+	if ngx then
+		return repeatedly_in_nginx(ngx, func)
+	end
 	local copas = copas_around()
 	local pause = copas and copas.pause
 	if not pause then

@@ -45,13 +45,18 @@ local mqtt = {
 	topic_match = topics.topic_match,
 }
 
---- Runs the default ioloop until all its clients and functions are gone.
+--- Runs the default ioloop until all its clients and functions are gone. Clients without a connection start to connect
+-- at once, also those that had one before.
 -- @param ... clients and functions to add before, see `Ioloop:add`
 -- @usage mqtt.run_ioloop(client1, client2, func)
 function mqtt.run_ioloop(...)
 	local loop = ioloop.get()
 	for i = 1, select("#", ...) do
-		loop:add((select(i, ...)))
+		local item = select(i, ...)
+		loop:add(item)
+		if type(item) == "table" and not item.connection then
+			item.first_connect = true
+		end
 	end
 	return loop:run_until_clients()
 end

@@ -87,6 +87,9 @@ function Ioloop:add(client)
 	end
 	clients[#clients + 1] = client
 	clients[client] = true
+	if type(client) == "table" then
+		client:set_ioloop(self)
+	end
 	local token = type(client) == "table" and client._token
 	if token then
 		self._native[token] = client
@@ -117,6 +120,9 @@ function Ioloop:remove(client)
 			table.remove(clients, i)
 			break
 		end
+	end
+	if type(client) == "table" then
+		client:set_ioloop(nil)
 	end
 	local token = type(client) == "table" and client._token
 	if token then

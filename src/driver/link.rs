@@ -365,11 +365,12 @@ impl LinkState {
         self.woken || self.opened.is_some() || self.ended.is_some() || self.session.has_events()
     }
 
-    /// Bytes that wait to be written, none if nobody will write them.
+    /// Bytes that wait to be written, none if nobody will write them. Without a transport that is up to a connector.
     fn backlog(&mut self) -> usize {
         match (&self.transport, &self.ended) {
             (Some(_), None) => self.unwritten + self.session.transmit().len(),
-            _ => 0,
+            (Some(_), Some(_)) => 0,
+            (None, _) => self.session.transmit().len(),
         }
     }
 

@@ -46,14 +46,13 @@ function connector:validate()
 		return
 	elseif is_old then
 		error("TLS needs a newer Copas than " .. tostring(copas._VERSION), 0)
-	elseif self.ssl_module and self.ssl_module ~= "ssl" then
-		error("expecting ssl_module to be 'ssl', the only one that Copas supports, got: '" .. self.ssl_module .. "'", 0)
 	end
 	luasec.validate(self)
 end
 
--- Connects to the first address of the host that answers.
-local function connect_tcp(self)
+--- Opens a TCP connection, to the first address of the host that answers: `self.sock`.
+-- @return `true`, or `false` and an error message
+function connector:connect_tcp()
 	local addresses, err = socket.dns.getaddrinfo(self.host)
 	for _, address in ipairs(addresses or {}) do
 		local sock = socket.tcp()
@@ -66,35 +65,38 @@ local function connect_tcp(self)
 		ok, err = copas.connect(sock, address.addr, self.port)
 		if ok then
 			sock:setoption("tcp-nodelay", true)
-			return sock
+			self.sock = sock
+			return true
 		end
 		sock:close()
 	end
-	return nil, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
+	return false, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
+end
+
+--- Makes `self.sock`, a plain connection, a TLS one.
+-- @return `true`, or `false` and an error message
+function connector:start_tls()
+	local sock, err = luasec.wrap(self, self.sock, function(wrapped)
+		wrapped:settimeout(0)
+		copas.settimeout(wrapped, self.timeout)
+		local ok, result, reason = pcall(copas.dohandshake, wrapped)
+		if not ok then
+			return false, result
+		end
+		return result, reason
+	end)
+	self.sock = sock
+	return sock ~= nil, err
 end
 
 --- Opens the network connection: `self.sock`, wrapped by Copas.
 -- @return `true`, or `false` and an error message
 function connector:connect()
-	self:validate()
-	self:buffer_reset()
-	local sock, err = connect_tcp(self)
-	if sock and self.secure then
-		sock, err = luasec.wrap(self, sock, function(wrapped)
-			wrapped:settimeout(0)
-			copas.settimeout(wrapped, self.timeout)
-			local ok, result, reason = pcall(copas.dohandshake, wrapped)
-			if not ok then
-				return false, result
-			end
-			return result, reason
-		end)
+	local ok, err = super.connect(self)
+	if ok then
+		self.sock = copas.wrap(self.sock)
 	end
-	if not sock then
-		return false, err
-	end
-	self.sock = copas.wrap(sock)
-	return true
+	return ok, err
 end
 
 --- Closes the network connection. A thread that waits for it finds it closed.

@@ -38,11 +38,9 @@ function luasocket:validate()
 	luasec.validate(self)
 end
 
---- Opens the network connection: `self.sock`.
+--- Opens a TCP connection: `self.sock`. To be replaced where that takes a detour, for instance a proxy.
 -- @return `true`, or `false` and an error message
-function luasocket:connect()
-	self:validate()
-	self:buffer_reset()
+function luasocket:connect_tcp()
 	local sock = socket.tcp()
 	sock:settimeout(self.timeout)
 	local ok, err = sock:connect(self.host, self.port)
@@ -51,17 +49,31 @@ function luasocket:connect()
 		return false, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
 	end
 	sock:setoption("tcp-nodelay", true)
-	if self.secure then
-		sock, err = luasec.wrap(self, sock, function(wrapped)
-			wrapped:settimeout(self.timeout)
-			return wrapped:dohandshake()
-		end)
-		if not sock then
-			return false, err
-		end
-	end
 	self.sock = sock
 	return true
+end
+
+--- Makes `self.sock`, a plain connection, a TLS one.
+-- @return `true`, or `false` and an error message
+function luasocket:start_tls()
+	local sock, err = luasec.wrap(self, self.sock, function(wrapped)
+		wrapped:settimeout(self.timeout)
+		return wrapped:dohandshake()
+	end)
+	self.sock = sock
+	return sock ~= nil, err
+end
+
+--- Opens the network connection: `self.sock`, by `connect_tcp` and, if it is secure, `start_tls`.
+-- @return `true`, or `false` and an error message
+function luasocket:connect()
+	self:validate()
+	self:buffer_reset()
+	local ok, err = self:connect_tcp()
+	if ok and self.secure then
+		ok, err = self:start_tls()
+	end
+	return ok, err
 end
 
 --- Closes the network connection.

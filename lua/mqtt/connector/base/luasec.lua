@@ -46,18 +46,10 @@ local function verifies(params)
 	return verify ~= "none" and not (type(verify) == "table" and verify[1] == "none")
 end
 
---- Checks the settings of a connection, and completes them: `conn.secure_params` becomes a table for LuaSec's
--- `newcontext`, `conn.secure_context` the context. Raises if they are of no use. Without `conn.secure` it does nothing.
--- @tparam table conn the connection
-function luasec.validate(conn)
-	if not conn.secure then
-		return
-	end
-	local found, ssl = pcall(require, conn.ssl_module or "ssl")
-	if not found then
-		error("secure: ssl_module '" .. tostring(conn.ssl_module or "ssl") .. "' cannot be loaded: " .. tostring(ssl), 0)
-	end
-	local given = conn.secure_params
+--- Completes settings for LuaSec's `newcontext` or `wrap`. Raises if they are of no use.
+-- @tparam[opt] table given the settings of the program
+-- @treturn table a copy of them, with what they lack
+function luasec.complete(given)
 	if given ~= nil and type(given) ~= "table" then
 		error("expecting secure_params to be a table, got: " .. type(given), 0)
 	end
@@ -76,6 +68,21 @@ function luasec.validate(conn)
 	if verifies(params) then
 		add_roots(params)
 	end
+	return params
+end
+
+--- Checks the settings of a connection, and completes them: `conn.secure_params` becomes a table for LuaSec's
+-- `newcontext`, `conn.secure_context` the context. Raises if they are of no use. Without `conn.secure` it does nothing.
+-- @tparam table conn the connection
+function luasec.validate(conn)
+	if not conn.secure then
+		return
+	end
+	local found, ssl = pcall(require, conn.ssl_module or "ssl")
+	if not found then
+		error("secure: ssl_module '" .. tostring(conn.ssl_module or "ssl") .. "' cannot be loaded: " .. tostring(ssl), 0)
+	end
+	local params = luasec.complete(conn.secure_params)
 	local context, err = ssl.newcontext(params)
 	if not context then
 		error("secure: " .. tostring(err), 0)

@@ -59,4 +59,11 @@ missing("receive")
 function non_buffered:buffer_clear() -- luacheck: no unused args
 end
 
+--- A connector whose connections belong to one of several contexts, such as the requests of OpenResty, may have this
+-- method: it has a function called in the connection's context if the caller runs in another one.
+-- @function hand_over
+-- @tparam function func the function; its results are lost
+-- @param ... its arguments
+-- @treturn boolean whether it will be called; if not, the caller goes on by itself
+
 return non_buffered

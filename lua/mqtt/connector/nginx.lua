@@ -1,0 +1,288 @@
+--- Connector on the cosockets of OpenResty, the default inside nginx.
+-- Nothing blocks the worker. A connection belongs to the timer or request that opened it, like all cosockets; other
+-- requests of the same worker may use the client all the same: what they want sent is sent in the owner's context.
+--
+-- nginx looks names up with the name servers of its `resolver` directive; addresses and `localhost` need none. With TLS
+-- it verifies the server's certificate against `lua_ssl_trusted_certificate` (`lua_ssl_verify_depth` is 1 unless set),
+-- and the host's name, or `server_name` of the option `secure`; it knows no addresses in certificates. Of that option
+-- `verify`, `server_name`, `certificate` and `key` count here; `lua_ssl_protocols` and `lua_ssl_ciphers` set the rest.
+-- @module mqtt.connector.nginx
+
+local semaphore = require("ngx.semaphore")
+
+local super = require("mqtt.connector.base.non_buffered_base")
+
+local ngx = ngx
+local concat = table.concat
+local spawn, kill = ngx.thread.spawn, ngx.thread.kill
+
+-- How long waiting goes on before it is begun anew, in seconds: "forever" is not to be had.
+local LONG = 24 * 60 * 60
+-- How many bytes one read takes at most, and after how many bytes other threads have their turn for as many seconds:
+-- a broker that sends without pause must not keep the worker for itself.
+local CHUNK = 16384
+local TURN_BYTES, TURN_PAUSE = 65536, 0.001
+
+local connector = setmetatable({
+	super = super,
+	type = "buffered, yielding i/o",
+	-- What has arrived, and how much of it has been returned.
+	_buffer = "",
+	_position = 0,
+}, super)
+connector.__index = connector
+
+local function get_ctx()
+	return ngx.ctx
+end
+
+-- Identifies the timer or request that the caller runs in.
+local function this_context()
+	local ok, ctx = pcall(get_ctx)
+	return ok and ctx or nil
+end
+
+local function wait_for(event)
+	while not event:wait(LONG) do -- luacheck: ignore 542
+		-- go on
+	end
+end
+
+local function is_address(name)
+	return name:find(":", 1, true) ~= nil or name:find("^%d+%.%d+%.%d+%.%d+$") ~= nil
+end
+
+local function verifies(params)
+	local verify = params.verify
+	return verify ~= "none" and not (type(verify) == "table" and verify[1] == "none")
+end
+
+-- Reads a file of PEM that the option `secure` names. Returns what ngx.ssl makes of it. Raises if that is nothing.
+local function load_pem(params, key, parse)
+	local path = params[key]
+	if type(path) ~= "string" then
+		error(("secure: expecting %s to be the path of a file, got: %s"):format(key, type(path)), 0)
+	end
+	local file, err = io.open(path)
+	if not file then
+		error(("secure: %s cannot be read: %s"):format(key, err), 0)
+	end
+	local pem = file:read("*a")
+	file:close()
+	local parsed
+	parsed, err = parse(pem)
+	if not parsed then
+		error(("secure: %s '%s' is not PEM that nginx can use: %s"):format(key, path, err), 0)
+	end
+	return parsed
+end
+
+--- Checks the TLS settings, if the connection is secure. Raises if they are of no use.
+function connector:validate()
+	local params = self.secure_params or {}
+	if not self.secure then
+		return
+	elseif self.ssl_module and self.ssl_module ~= "ssl" then
+		error("expecting ssl_module to be 'ssl', inside nginx there is no other, got: '" .. self.ssl_module .. "'", 0)
+	elseif params.mode and params.mode ~= "client" then
+		error("secure: expecting mode to be \"client\", got: " .. tostring(params.mode), 0)
+	elseif params.server_name and type(params.server_name) ~= "string" then
+		error("secure: expecting server_name to be a string, got: " .. type(params.server_name), 0)
+	elseif params.password then
+		error("secure: nginx cannot decrypt keys: give a key without password, or use mqtt.connector.native", 0)
+	elseif params.certificate or params.key then
+		local ssl = require("ngx.ssl")
+		self._certificate = load_pem(params, "certificate", ssl.parse_pem_cert)
+		self._key = load_pem(params, "key", ssl.parse_pem_priv_key)
+	end
+end
+
+-- Makes the connection a TLS one. Returns true, or false and an error message.
+local function handshake(self, sock)
+	local params = self.secure_params or {}
+	local verify = verifies(params)
+	local name = params.server_name or self.host
+	local ok, err
+	if self._certificate then
+		if not sock.setclientcert then
+			return false, "this version of nginx's Lua module knows no client certificates (tcpsock:setclientcert)"
+		end
+		ok, err = sock:setclientcert(self._certificate, self._key)
+		if not ok then
+			return false, err
+		end
+	end
+	-- An address is not sent (RFC 6066, 3), but without a name nginx would not compare any.
+	ok, err = sock:sslhandshake(nil, (verify or not is_address(name)) and name or nil, verify)
+	if ok then
+		return true
+	end
+	-- The first kind is OpenSSL's, with its number: X509_V_ERR_...
+	if err:find("^%d+: ") or err:find("certificate", 1, true) then
+		err = "verification of the server's certificate failed: " .. err
+		if err:find("issuer", 1, true) then
+			err = err .. " (trusted are those of lua_ssl_trusted_certificate)"
+		elseif is_address(name) and err:find("mismatch", 1, true) then
+			err = err .. " (nginx compares names only: set server_name)"
+		end
+	end
+	return false, err
+end
+
+-- The thread that reads, each time that `receive` wants something.
+local function read(self)
+	local sock, since_turn = self.sock, 0
+	local data, err
+	repeat
+		wait_for(self._wanted)
+		repeat
+			data, err = sock:receiveany(CHUNK)
+		until err ~= "timeout"
+		since_turn = since_turn + #(data or "")
+		if since_turn > TURN_BYTES then
+			ngx.sleep(TURN_PAUSE)
+			since_turn = 0
+		end
+		self._data, self._error = data, err
+		self._arrived:post(1)
+	until not data
+end
+
+-- The thread that makes the calls for other contexts.
+local function serve(self)
+	while true do
+		wait_for(self._handed_over)
+		local first = self._first
+		local call = self._calls[first]
+		if not call then
+			return
+		end
+		self._calls[first], self._first = nil, first + 1
+		local ok, err = xpcall(function()
+			call[1](unpack(call, 2, call.n))
+		end, debug.traceback)
+		if not ok then
+			ngx.log(ngx.ERR, "MQTT: ", err)
+		end
+	end
+end
+
+-- The thread that closes: a cosocket cannot be closed while a thread reads from it, and only the thread that has
+-- started that one can end it. Ending it closes the socket. But not while a thread sends, which would not wake up.
+local function keep(self)
+	local reader, server = spawn(read, self), spawn(serve, self)
+	repeat
+		wait_for(self._closing)
+	until not self._sending
+	kill(reader)
+	self.sock:close()
+	self._handed_over:post(1)
+	ngx.thread.wait(server)
+end
+
+--- Opens the network connection: `self.sock`.
+-- @return `true`, or `false` and an error message
+function connector:connect()
+	self:validate()
+	local sock, host = ngx.socket.tcp(), self.host
+	local timeout = self.timeout * 1000
+	sock:settimeouts(timeout, timeout, LONG * 1000)
+	if host == "localhost" then
+		host = "127.0.0.1"
+	elseif host:find(":", 1, true) then
+		host = "[" .. host .. "]"
+	end
+	local ok, err = sock:connect(host, self.port)
+	if not ok then
+		return false, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
+	end
+	if self.secure then
+		ok, err = handshake(self, sock)
+		if not ok then
+			sock:close()
+			return false, ("TLS handshake with '%s:%s' failed: %s"):format(self.host, self.port, err)
+		end
+	end
+	self.sock = sock
+	self._context = this_context()
+	self._wanted, self._arrived = semaphore.new(), semaphore.new()
+	self._calls, self._first, self._last, self._handed_over = {}, 1, 0, semaphore.new()
+	self._closing = semaphore.new()
+	spawn(keep, self)
+	return true
+end
+
+--- Closes the network connection. A thread that receives from it finds it closed. May be called in any context.
+function connector:shutdown()
+	if not self._closed then
+		self._closed = true
+		self._closing:post(1)
+		self._arrived:post(1)
+	end
+end
+
+--- Sends all of the data.
+-- @tparam string data the bytes
+-- @return `true`, or `false` and an error message
+function connector:send(data)
+	if self._closed then
+		return false, "closed"
+	end
+	self._sending = true
+	local ok, err = self.sock:send(data)
+	self._sending = false
+	if self._closed then
+		self._closing:post(1)
+	end
+	return ok ~= nil, err
+end
+
+-- Returns what has arrived, at least one byte, or nil and an error.
+local function receive_some(self)
+	if self._closed then
+		return nil, "closed"
+	end
+	self._data, self._error = nil, "closed"
+	self._wanted:post(1)
+	wait_for(self._arrived)
+	return self._data, self._error
+end
+
+--- Receives bytes: waits, by yielding, until all are there.
+-- @tparam number size how many, at least 1
+-- @return exactly that many bytes; or `nil` and `signal_closed` or an error message
+function connector:receive(size)
+	local position = self._position
+	if position + size > #self._buffer then
+		local chunks = { self._buffer:sub(position + 1) }
+		local lacking = size - #chunks[1]
+		while lacking > 0 do
+			local data, err = receive_some(self)
+			if not data then
+				return nil, err == "closed" and self.signal_closed or err
+			end
+			chunks[#chunks + 1] = data
+			lacking = lacking - #data
+		end
+		self._buffer, position = concat(chunks), 0
+	end
+	self._position = position + size
+	return self._buffer:sub(position + 1, position + size)
+end
+
+--- Has a function called in the context that the connection belongs to, if the caller runs in another one.
+-- Such calls are made one after the other. Errors that they raise are logged.
+-- @tparam function func the function
+-- @param ... its arguments
+-- @treturn boolean whether it will be called; if not, the caller runs in that context, or the connection is closed
+function connector:hand_over(func, ...)
+	if self._closed or this_context() == self._context then
+		return false
+	end
+	self._last = self._last + 1
+	self._calls[self._last] = { func, n = 1 + select("#", ...), ... }
+	self._handed_over:post(1)
+	return true
+end
+
+return connector

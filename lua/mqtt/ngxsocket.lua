@@ -1,0 +1,49 @@
+--- Connector on the cosockets of OpenResty, under its name in luamqtt 3.x. New programs need none.
+-- A function table, see `mqtt.connector.v3`. As the `connector` of a client it is `mqtt.connector.nginx`. It can be
+-- loaded, but not used, outside of nginx.
+-- @module mqtt.ngxsocket
+
+-- How long a cosocket waits for ever, and for a connection, in milliseconds.
+local FOR_EVER = 0x7FFFFFFF
+local CONNECT_TIMEOUT = 30000
+
+local ngxsocket = {
+	class = "mqtt.connector.nginx",
+	returns_partial = true,
+}
+
+function ngxsocket.connect(conn)
+	local sock = ngx.socket.tcp()
+	sock:settimeout(CONNECT_TIMEOUT)
+	local ok, err = sock:connect(conn.host, conn.port)
+	if ok and conn.secure then
+		local params = conn.secure_params or {}
+		ok, err = sock:sslhandshake(nil, params.server_name or conn.host, params.verify ~= "none")
+	end
+	if not ok then
+		sock:close()
+		return false, ("connection to '%s:%s' failed: %s"):format(conn.host, conn.port, err)
+	end
+	conn.sock = sock
+	return true
+end
+
+function ngxsocket.shutdown(conn)
+	conn.sock:close()
+end
+
+function ngxsocket.send(conn, data, i, j)
+	i = i or 1
+	local count, err = conn.sock:send(data:sub(i, j or -1))
+	return count and i - 1 + count, err
+end
+
+function ngxsocket.receive(conn, size)
+	return conn.sock:receive(size)
+end
+
+function ngxsocket.settimeout(conn, seconds)
+	conn.sock:settimeout(seconds and seconds * 1000 or FOR_EVER)
+end
+
+return ngxsocket

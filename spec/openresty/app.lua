@@ -1,0 +1,159 @@
+-- What the tests of scripts/test-openresty ask of nginx: `/NAME` calls actions.NAME and shows what it returns,
+-- `/log/NAME` calls it in the log phase.
+
+local mqtt = require("mqtt")
+local semaphore = require("ngx.semaphore")
+local add_client = require("mqtt.loop").add
+
+local app = {}
+local actions = {}
+
+-- Threads that were started in this worker.
+local spawned = 0
+local spawn = ngx.thread.spawn
+function ngx.thread.spawn(...) -- luacheck: ignore 122
+	spawned = spawned + 1
+	return spawn(...)
+end
+
+-- Clients by name, and what happened to each: lines.
+local clients = {}
+local events = {}
+
+local function note(name, ...)
+	table.insert(events[name], table.concat({ ... }, " "))
+end
+
+-- Makes a client that notes its events, and adds it to nginx.
+local function start(name, opts)
+	events[name] = {}
+	opts.id = "openresty-" .. name .. "-" .. ngx.worker.pid()
+	opts.clean = true
+	local client = mqtt.client(opts)
+	clients[name] = client
+	client:on {
+		connect = function(connack)
+			note(name, "connect", connack.rc, ngx.get_phase())
+		end,
+		close = function(conn)
+			note(name, "close", conn.close_reason, ngx.get_phase())
+		end,
+		error = function(err)
+			note(name, "error", err)
+		end,
+		shutdown = function()
+			note(name, "shutdown", ngx.get_phase())
+		end,
+	}
+	assert(add_client(client))
+	return client
+end
+
+-- Publishes with QoS 1 and waits for the PUBACK.
+local function publish_and_wait(client, opts)
+	local acknowledged = semaphore.new()
+	opts.qos = 1
+	function opts.callback()
+		acknowledged:post(1)
+	end
+	assert(client:publish(opts))
+	assert(acknowledged:wait(10))
+end
+
+local received, log_received = 0, 0
+
+function app.start()
+	start("main", {
+		uri = os.getenv("MQTT_URI"),
+		will = { topic = "openresty/will", payload = "will" },
+		reconnect = 1,
+	}):on {
+		connect = function(_, client)
+			assert(client:subscribe { topic = "openresty/in/#", qos = 1 })
+		end,
+		message = function(message, client)
+			received = received + 1
+			client:acknowledge(message)
+			local topic = message.topic
+			if topic == "openresty/in/wait" then
+				-- waits for its own acknowledgement, and for what comes after this message
+				local before = received
+				publish_and_wait(client, { topic = "openresty/in/after" })
+				while received == before do
+					ngx.sleep(0.01)
+				end
+				note("main", "waited", topic)
+			elseif topic == "openresty/in/order" then
+				note("main", "order", message.payload)
+				ngx.sleep(message.payload == "1" and 0.3 or 0)
+			elseif topic == "openresty/in/log" then
+				log_received = log_received + 1
+			elseif topic == "openresty/in/throw" then
+				error("thrown by a handler")
+			end
+		end,
+	}
+end
+
+function actions.publish()
+	local args = ngx.req.get_uri_args()
+	local id, err = clients[args.client or "main"]:publish {
+		topic = args.topic,
+		payload = args.payload,
+		qos = tonumber(args.qos or "1"),
+	}
+	return tostring(id or err)
+end
+
+-- The arguments: uri or port, and what else the client shall have.
+function actions.start()
+	local args = ngx.req.get_uri_args()
+	local secure
+	if args.secure then
+		local certs = os.getenv("MQTT_TEST_CERTS")
+		secure = {
+			verify = args.verify,
+			server_name = args.server_name,
+			certificate = args.certificate and certs .. "/" .. args.certificate,
+			key = args.key and certs .. "/" .. args.key,
+		}
+	end
+	start(args.name, {
+		uri = "mqtt" .. (secure and "s" or "") .. "://" .. (args.host or "localhost") .. ":" .. args.port,
+		secure = secure,
+		reconnect = tonumber(args.reconnect),
+		keep_alive = tonumber(args.keep_alive),
+		connector = args.native and require("mqtt.connector.native"),
+	})
+	return "started"
+end
+
+function actions.call()
+	local args = ngx.req.get_uri_args()
+	local client = clients[args.client]
+	return tostring(client[args.method](client))
+end
+
+function actions.events()
+	return table.concat(events[ngx.var.arg_client or "main"] or {}, "\n")
+end
+
+function actions.state()
+	collectgarbage()
+	return ("received %d log %d spawned %d running %d worker %d memory %d"):format(received, log_received, spawned,
+		ngx.timer.running_count(), ngx.worker.pid(), collectgarbage("count"))
+end
+
+function actions.connector()
+	return mqtt.client({ uri = "mqtt://localhost", clean = true }).opts.connector == require("mqtt.connector.nginx")
+		and require("mqtt.connector") ~= require("mqtt.connector.native") and "nginx" or "other"
+end
+
+function app.run()
+	local result = actions[ngx.var.uri:match("[^/]+$")]()
+	if ngx.get_phase() == "content" then
+		ngx.say(result)
+	end
+end
+
+return app
