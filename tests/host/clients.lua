@@ -1,6 +1,8 @@
--- What the states of host.c do: global functions without arguments, called there by name.
+-- What the states of host.c do: functions without arguments, called there by name.
 local ioloop = require("mqtt.ioloop")
 local mqtt = require("mqtt")
+
+local M = {}
 
 local uri = assert(os.getenv("MQTT_URI"), "to be run beneath scripts/with-broker")
 local tls = { uri = assert(os.getenv("MQTTS_URI")), secure = { cafile = os.getenv("MQTT_TEST_CERTS") .. "/ca.crt" } }
@@ -48,13 +50,13 @@ local function exit()
 end
 
 -- Connects a plain and a TLS client.
-function connect()
+function M.connect()
 	connected(tls)
 	connected()
 end
 
 -- The client that connected last sends itself a message.
-function talk()
+function M.talk()
 	local client, received = clients[#clients], nil
 	local function receive(message)
 		received = message.payload
@@ -70,7 +72,7 @@ function talk()
 end
 
 -- Clients in every state in which something is to happen later.
-function leave_timers()
+function M.leave_timers()
 	connected({ keep_alive = 1 })
 	-- This one waits for an answer to a connection attempt, the next one until it is time to connect again.
 	make():step()
@@ -84,20 +86,20 @@ function leave_timers()
 end
 
 -- Returns the descriptor that gets readable by the message.
-function send_to_itself()
+function M.send_to_itself()
 	local client = connected()
 	assert(client:publish({ topic = topic, payload = "hello", qos = 1 }))
 	return client:getfd()
 end
 
-function leave_unsent()
+function M.leave_unsent()
 	local client = connected(tls)
 	for _ = 1, 20 do
 		assert(client:publish({ topic = topic, payload = ("x"):rep(10000), qos = 2 }))
 	end
 end
 
-function suspend()
+function M.suspend()
 	local thread = coroutine.create(function()
 		local client = connected()
 		while client:step() do
@@ -109,29 +111,31 @@ function suspend()
 	assert(coroutine.status(thread) == "suspended")
 end
 
-function fail_in_handler()
+function M.fail_in_handler()
 	local client = connected()
 	client:on("message", function()
 		error("not caught")
 	end)
-	talk()
+	M.talk()
 end
 
-function os_exit()
-	connect()
-	leave_timers()
+function M.os_exit()
+	M.connect()
+	M.leave_timers()
 	exit()
 end
 
-function os_exit_in_coroutine()
-	connect()
+function M.os_exit_in_coroutine()
+	M.connect()
 	coroutine.wrap(function()
 		connected()
 		exit()
 	end)()
 end
 
-function os_exit_in_handler()
+function M.os_exit_in_handler()
 	connected():on("message", exit)
-	talk()
+	M.talk()
 end
+
+return M

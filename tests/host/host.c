@@ -17,11 +17,18 @@ static void fail(lua_State *L) {
 	exit(1);
 }
 
+/* Calls a function of the script. Leaves a result or an error on the stack. Returns whether it was a result. */
+static int try(lua_State *L, const char *function) {
+	lua_getfield(L, LUA_REGISTRYINDEX, "clients");
+	lua_getfield(L, -1, function);
+	lua_remove(L, -2);
+	return lua_pcall(L, 0, 1, 0) == 0;
+}
+
 /* Calls a function of the script, which returns nothing or an integer. */
 static int call(lua_State *L, const char *function) {
 	int result;
-	lua_getglobal(L, function);
-	if (lua_pcall(L, 0, 1, 0) != 0)
+	if (!try(L, function))
 		fail(L);
 	result = (int)lua_tointeger(L, -1);
 	lua_pop(L, 1);
@@ -31,8 +38,9 @@ static int call(lua_State *L, const char *function) {
 static lua_State *open(void) {
 	lua_State *L = luaL_newstate();
 	luaL_openlibs(L);
-	if (luaL_loadfile(L, script) != 0 || lua_pcall(L, 0, 0, 0) != 0)
+	if (luaL_loadfile(L, script) != 0 || lua_pcall(L, 0, 1, 0) != 0)
 		fail(L);
+	lua_setfield(L, LUA_REGISTRYINDEX, "clients");
 	return L;
 }
 
@@ -110,8 +118,7 @@ static void unheard(void) {
 
 static void uncaught_error(void) {
 	lua_State *L = open();
-	lua_getglobal(L, "fail_in_handler");
-	if (lua_pcall(L, 0, 0, 0) == 0 || strstr(lua_tostring(L, -1), "not caught") == NULL)
+	if (try(L, "fail_in_handler") || strstr(lua_tostring(L, -1), "not caught") == NULL)
 		abort();
 	lua_close(L);
 }
