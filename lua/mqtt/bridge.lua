@@ -48,6 +48,7 @@ end
 -- @return true, or false and an error message
 function bridge.open(client, conn, failed)
 	client._opening = conn
+	host.shut_down_at_exit(client)
 	local ok, err = conn:connect()
 	if client._opening ~= conn then
 		-- by another thread

@@ -7,6 +7,8 @@ local host = {}
 
 -- How soon nginx calls a function again that has thrown, in seconds.
 local RETRY_PAUSE = 1
+-- How long a timer of nginx is pending that only waits for the worker to exit, in seconds.
+local WATCH_TIME = 24 * 60 * 60
 
 -- What Copas takes for a socket: its descriptor is the link's, and there is something to read when the link has news.
 -- Copas closes what it thinks is a connection when a thread ends, hence `close`.
@@ -114,6 +116,64 @@ function host.pause(seconds)
 	return true
 end
 
+--- Calls a function where an error has nobody to go to, inside nginx: it is logged.
+-- @tparam function func the function
+-- @param ... its arguments
+-- @treturn boolean whether there was none
+-- @return what the function returned first, or the error
+function host.protected(func, ...)
+	local ok, result = xpcall(func, debug.traceback, ...)
+	if not ok then
+		local ngx = rawget(_G, "ngx")
+		ngx.log(ngx.ERR, "MQTT: ", result)
+	end
+	return ok, result
+end
+
+-- Clients to shut down when this worker of nginx exits.
+local clients_at_exit = setmetatable({}, { __mode = "k" })
+local is_watching = false
+
+local function shut_all_down()
+	local clients = {}
+	for client in pairs(clients_at_exit) do
+		clients[#clients + 1] = client
+	end
+	for _, client in ipairs(clients) do
+		if client.connection or client._opening or client.opts.reconnect then
+			host.protected(client.shutdown, client)
+		end
+	end
+end
+
+-- Notices when the worker begins to exit: nginx then calls the timers that are pending. It does so outside of its event
+-- loop, which would not notice the semaphores posted there, hence one more timer.
+local function watch(premature)
+	local ngx = rawget(_G, "ngx")
+	local ok, err
+	if premature then
+		ok, err = ngx.timer.at(0, shut_all_down)
+	else
+		ok, err = ngx.timer.at(WATCH_TIME, watch)
+	end
+	is_watching = ok
+	if not ok and err ~= "process exiting" then
+		ngx.log(ngx.ERR, "MQTT clients will not disconnect when this worker exits, there is no timer for it: ", err)
+	end
+end
+
+--- Shuts a client down when the worker of nginx that it lives in begins to exit. Outside nginx this does nothing.
+-- @tparam Client client the client
+function host.shut_down_at_exit(client)
+	local ngx = rawget(_G, "ngx")
+	if type(ngx) == "table" and ngx.timer then
+		clients_at_exit[client] = true
+		if not is_watching then
+			watch()
+		end
+	end
+end
+
 -- What `host.repeatedly` does inside nginx.
 local function repeatedly_in_nginx(ngx, func)
 	local soon = require("ngx.semaphore").new()
@@ -121,16 +181,19 @@ local function repeatedly_in_nginx(ngx, func)
 		local seconds = 0
 		while seconds do
 			soon:wait(seconds)
-			local ok, result = xpcall(func, debug.traceback)
-			if not ok then
-				ngx.log(ngx.ERR, "MQTT: ", result)
-			end
+			local ok, result = host.protected(func)
 			seconds = ok and result or not ok and RETRY_PAUSE
 		end
 	end)
 	return function()
 		soon:post(1)
 	end
+end
+
+--- Returns what a loop sleeps with where it must not block: `ngx.sleep` inside nginx, elsewhere nil.
+function host.sleep_function()
+	local ngx = rawget(_G, "ngx")
+	return type(ngx) == "table" and ngx.sleep or nil
 end
 
 --- Calls a function again and again in a thread of its own, if that can be done.

@@ -5,6 +5,7 @@
 -- @classmod Ioloop
 
 local core = require("mqtt.core")
+local host = require("mqtt.host")
 local log = require("mqtt.log")
 
 local math_huge, math_max, math_min = math.huge, math.max, math.min
@@ -24,12 +25,14 @@ Ioloop.__index = Ioloop
 -- @tparam[opt=0.002] number opts.sleep_step how much longer each sleep gets while such clients are idle
 -- @tparam[opt=0.030] number opts.sleep_max longest such sleep; also how long `Ioloop:iteration` waits at most, and how
 -- soon a function that returned nothing is called again
--- @tparam[opt] function opts.sleep_function called with seconds instead of waiting for the network; the loop then polls
+-- @tparam[opt] function opts.sleep_function called with seconds instead of waiting for the network, and the loop polls;
+-- `ngx.sleep` inside nginx
 function Ioloop:__init(opts)
 	opts = opts or {}
 	opts.sleep_min = opts.sleep_min or 0
 	opts.sleep_step = opts.sleep_step or 0.002
 	opts.sleep_max = opts.sleep_max or 0.030
+	opts.sleep_function = opts.sleep_function or host.sleep_function()
 	self.opts = opts
 	-- Everything added, as a list and as a set.
 	self.clients = {}

@@ -10,6 +10,7 @@
 
 local semaphore = require("ngx.semaphore")
 
+local host = require("mqtt.host")
 local super = require("mqtt.connector.base.non_buffered_base")
 
 local ngx = ngx
@@ -158,12 +159,7 @@ local function serve(self)
 			return
 		end
 		self._calls[first], self._first = nil, first + 1
-		local ok, err = xpcall(function()
-			call[1](unpack(call, 2, call.n))
-		end, debug.traceback)
-		if not ok then
-			ngx.log(ngx.ERR, "MQTT: ", err)
-		end
+		host.protected(unpack(call, 1, call.n))
 	end
 end
 
@@ -184,15 +180,15 @@ end
 -- @return `true`, or `false` and an error message
 function connector:connect()
 	self:validate()
-	local sock, host = ngx.socket.tcp(), self.host
+	local sock, address = ngx.socket.tcp(), self.host
 	local timeout = self.timeout * 1000
 	sock:settimeouts(timeout, timeout, LONG * 1000)
-	if host == "localhost" then
-		host = "127.0.0.1"
-	elseif host:find(":", 1, true) then
-		host = "[" .. host .. "]"
+	if address == "localhost" then
+		address = "127.0.0.1"
+	elseif address:find(":", 1, true) then
+		address = "[" .. address .. "]"
 	end
-	local ok, err = sock:connect(host, self.port)
+	local ok, err = sock:connect(address, self.port)
 	if not ok then
 		return false, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
 	end

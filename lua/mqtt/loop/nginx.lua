@@ -5,12 +5,12 @@
 
 local semaphore = require("ngx.semaphore")
 
+local host = require("mqtt.host")
 local log = require("mqtt.log")
 
 local ngx = ngx
+local protected = host.protected
 local spawn = ngx.thread.spawn
-local traceback = debug.traceback
-local xpcall = xpcall
 
 -- How long waiting goes on before it is begun anew, in seconds: "forever" is not to be had.
 local LONG = 24 * 60 * 60
@@ -23,15 +23,6 @@ local loop = {}
 
 -- What `serve` needs to know about each client of this worker.
 local registry = {}
-
--- Calls a function. An error is logged. Returns whether there was none, and what the function returned.
-local function protected(func, ...)
-	local ok, result = xpcall(func, traceback, ...)
-	if not ok then
-		ngx.log(ngx.ERR, "MQTT: ", result)
-	end
-	return ok, result
-end
 
 -- The threads that handle packets, each one packet after the other. While one waits in a handler another takes the next
 -- packet, so there are as many as handlers have ever waited at once, and one more. A thread for each packet would be
@@ -152,31 +143,6 @@ local function serve(premature, client)
 	end
 end
 
-local function shut_all_down()
-	local clients = {}
-	for client in pairs(registry) do
-		clients[#clients + 1] = client
-	end
-	for _, client in ipairs(clients) do
-		protected(client.shutdown, client)
-	end
-end
-
--- Shuts all clients down when the worker begins to exit: nginx then calls the timers that are pending. It does so
--- outside of its event loop, which would not notice the semaphores posted there, hence one more timer.
-local watching = false
-local function watch(premature)
-	local func, seconds = watch, LONG
-	if premature then
-		func, seconds = shut_all_down, 0
-	end
-	local err
-	watching, err = ngx.timer.at(seconds, func)
-	if not watching and err ~= "process exiting" then
-		ngx.log(ngx.ERR, "MQTT clients will not disconnect when this worker exits, there is no timer for it: ", err)
-	end
-end
-
 --- Adds a client to nginx; it leaves by itself when it has ended. To be called in `init_worker_by_lua`, timers and
 -- requests.
 --
@@ -213,9 +179,7 @@ function loop.add(client)
 	function client:handle(...)
 		protected(handle, self, ...)
 	end
-	if not watching then
-		watch()
-	end
+	host.shut_down_at_exit(client)
 	return true
 end
 
