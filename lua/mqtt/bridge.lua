@@ -3,7 +3,7 @@
 -- across one that another thread could have changed.
 
 local host = require("mqtt.host")
-local native = require("mqtt.connector")
+local native = require("mqtt.connector.native")
 local v3 = require("mqtt.connector.v3")
 
 local str_byte = string.byte
@@ -58,6 +58,10 @@ function bridge.open(client, conn, failed)
 		return false, "connection attempt was given up"
 	elseif not ok then
 		return false, failed(client, tostring(err))
+	end
+	if client.ioloop then
+		-- Which has other clients to ask: for connectors that could wait.
+		conn.receive_timeout = 0
 	end
 	client._link:attach()
 	client.connection, client._opening, client._connected = conn, nil, conn
