@@ -115,11 +115,18 @@ impl Caretaker {
 }
 
 /// Starts the caretaker's thread.
-pub(super) fn start(runtime: Arc<Runtime>, hub: Arc<Hub>) -> std::io::Result<JoinHandle<()>> {
+pub(super) fn start(
+    runtime: Arc<Runtime>,
+    hub: Arc<Hub>,
+    prepare_thread: fn(),
+) -> std::io::Result<JoinHandle<()>> {
     let of_thread = Arc::clone(&hub);
     let handle = Builder::new()
         .name("mqtt-caretaker".into())
-        .spawn(move || of_thread.caretaker.run(&runtime, &of_thread))?;
+        .spawn(move || {
+            prepare_thread();
+            of_thread.caretaker.run(&runtime, &of_thread);
+        })?;
     // Nobody needs it before the first task is spawned, which is after this.
     let _ = hub.caretaker.thread.set(handle.thread().clone());
     Ok(handle)

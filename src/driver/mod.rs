@@ -77,20 +77,21 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Starts a runtime and its caretaker thread.
+    /// Starts a runtime and its caretaker thread. Each thread of the driver's calls `prepare_thread` first.
     ///
     /// # Errors
     /// What the operating system says when it has no more threads or file descriptors.
-    pub fn new() -> std::io::Result<Driver> {
+    pub fn new(prepare_thread: fn()) -> std::io::Result<Driver> {
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .max_blocking_threads(RESOLVER_THREADS)
             .thread_name("mqtt-resolver")
+            .on_thread_start(prepare_thread)
             .build()?;
         let runtime = Arc::new(runtime);
         let hub = Arc::new(Hub::new());
-        let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub))?;
+        let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub), prepare_thread)?;
         Ok(Driver {
             runtime: Some(runtime),
             hub,

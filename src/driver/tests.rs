@@ -91,6 +91,10 @@ fn server<T: Send + 'static>(
     )
 }
 
+fn driver() -> Driver {
+    Driver::new(|| {}).unwrap()
+}
+
 fn link(driver: &Driver) -> Arc<Link> {
     Link::new(driver, Session::new(Version::V311, Limits::default()))
 }
@@ -159,7 +163,7 @@ fn message(payload: Bytes) -> Packet {
 
 #[test]
 fn a_link_is_ready_once_until_it_has_been_emptied() {
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = link(&driver);
     link.wake();
     assert_eq!(driver.next_ready(), Some(link.token()));
@@ -174,7 +178,7 @@ fn a_link_is_ready_once_until_it_has_been_emptied() {
 
 #[test]
 fn a_link_that_nobody_asks_for_is_listed_once_and_forgotten_with_its_end() {
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let links = [link(&driver), link(&driver)];
     for link in &links {
         for _ in 0..3 {
@@ -191,7 +195,7 @@ fn a_link_that_nobody_asks_for_is_listed_once_and_forgotten_with_its_end() {
 
 #[test]
 fn a_wait_sees_the_next_event_of_a_link_that_was_not_emptied() {
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = link(&driver);
     link.wake();
     assert!(matches!(link.next_event(), Some(LinkEvent::Woken)));
@@ -207,7 +211,7 @@ fn what_is_published_is_written_and_read_while_lua_is_away() {
         server.send(&message(Bytes::from_static(b"answer")));
         (received, server)
     });
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = connected(&driver, target, 0);
     publish(&link, b"question");
     // From here on only the caretaker drives.
@@ -230,7 +234,7 @@ fn keep_alive_goes_on_while_lua_is_away() {
         }
         server
     });
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = connected(&driver, target, 1);
     server.recv_timeout(PATIENCE).unwrap();
     assert!(!link.has_events(), "PINGRESP is not the user's business");
@@ -251,7 +255,7 @@ fn a_burst_is_written_in_order_and_whole() {
         }
         server.receive()
     });
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = connected(&driver, target, 0);
     for number in 0..MESSAGES {
         publish(&link, &number.to_be_bytes());
@@ -285,7 +289,7 @@ fn closing_in_order_loses_nothing_when_received_data_is_unread() {
         drop(flooding);
         (received, last)
     });
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = connected(&driver, target, 0);
     publish(&link, &vec![1; SIZE]);
     link.with_session(|session| session.disconnect(0, Properties::new()))
@@ -313,7 +317,7 @@ fn a_slow_reader_is_not_sent_more_than_it_takes() {
         }
         server.receive()
     });
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = connected(&driver, target, 0);
     driver.wait_until(Instant::now() + PATIENCE, || {
         link.with_session(|session| !session.wants_receive())
@@ -341,7 +345,7 @@ fn a_slow_server_makes_the_link_full_until_it_reads() {
         }
         messages
     });
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = connected(&driver, target, 0);
     let payload = vec![0; 64 << 10];
     let mut messages = 0;
@@ -368,7 +372,7 @@ fn the_end_of_the_stream_comes_after_every_packet() {
         server.accept();
         server.send(&message(Bytes::from_static(b"last words")));
     });
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = connected(&driver, target, 0);
     assert!(matches!(
         next(&driver, &link),
@@ -383,7 +387,7 @@ fn dropping_a_connection_ends_its_stream() {
         server.accept();
         server.receive()
     });
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = connected(&driver, target, 0);
     link.close();
     assert_eq!(server.recv_timeout(PATIENCE).unwrap(), None);
@@ -395,7 +399,7 @@ fn a_refused_connection_is_told() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = link(&driver);
     let (host, port) = ("127.0.0.1".into(), unused.port());
     link.open(
@@ -415,7 +419,7 @@ fn a_refused_connection_is_told() {
 
 #[test]
 fn a_timer_wakes_the_link_and_the_last_one_counts() {
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = link(&driver);
     link.wake_after(&driver, PATIENCE * 10);
     link.wake_after(&driver, Duration::from_millis(5));
@@ -425,7 +429,7 @@ fn a_timer_wakes_the_link_and_the_last_one_counts() {
 
 #[test]
 fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
-    let driver = Driver::new().unwrap();
+    let driver = driver();
     let link = link(&driver);
     link.wake_after(&driver, PATIENCE * 10);
     let start = Instant::now();

@@ -16,12 +16,13 @@ use super::args::{
     Args, Checked, PublishArgs, Scalar, byte_from_lua, connect_from_lua, properties_from_lua,
     str_from_lua, with_scalar,
 };
+use super::process;
 use super::protocol::push_failure;
 use super::stack::{RawFunction, Stack, create_raw_function};
 use super::tls::LuaTls;
 use super::values::push_packet;
 use crate::codec::{Properties, QoS, Subscription, Version};
-use crate::driver::{self, Driver, Link, LinkEvent};
+use crate::driver::{Driver, Link, LinkEvent};
 use crate::net::{Target, Uri};
 use crate::session::{Limits, RequestError, Session, State};
 
@@ -38,7 +39,7 @@ type SharedDriver = Rc<RefCell<Option<Rc<Driver>>>>;
 
 /// Adds the functions of this file to `mqtt.core`.
 pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
-    watch_process();
+    process::watch();
     let shared = SharedDriver::default();
 
     // link(version): a link without a connection, and its functions step, pop, publish and acknowledge, see below; or
@@ -114,43 +115,11 @@ fn driver(shared: &SharedDriver) -> mlua::Result<Rc<Driver>> {
     match &*slot {
         Some(driver) if !driver.is_stale() => Ok(Rc::clone(driver)),
         _ => {
-            let driver = Rc::new(Driver::new().map_err(mlua::Error::external)?);
+            let driver =
+                Rc::new(Driver::new(process::block_signals).map_err(mlua::Error::external)?);
             *slot = Some(Rc::clone(&driver));
             Ok(driver)
         }
-    }
-}
-
-/// Has the driver told of forks and of the end of the process, once in a process.
-fn watch_process() {
-    #[cfg(unix)]
-    {
-        use std::ffi::c_int;
-        use std::sync::Once;
-
-        unsafe extern "C" {
-            fn pthread_atfork(
-                prepare: Option<extern "C" fn()>,
-                parent: Option<extern "C" fn()>,
-                child: Option<extern "C" fn()>,
-            ) -> c_int;
-            fn atexit(handler: extern "C" fn()) -> c_int;
-        }
-        extern "C" fn in_child() {
-            driver::forked();
-        }
-        extern "C" fn at_exit() {
-            driver::exiting();
-        }
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| {
-            // SAFETY: the handlers live as long as the process, since the module is never unloaded (build.rs). The one
-            // only stores to atomics, which is allowed between fork and exec; the other neither panics nor exits.
-            unsafe {
-                pthread_atfork(None, None, Some(in_child));
-                atexit(at_exit);
-            }
-        });
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod link;
+mod process;
 mod protocol;
 mod stack;
 mod tls;
