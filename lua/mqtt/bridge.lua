@@ -3,7 +3,7 @@
 -- across one that another thread could have changed.
 
 local host = require("mqtt.host")
-local native = require("mqtt.connector")
+local native = require("mqtt.connector.native")
 local v3 = require("mqtt.connector.v3")
 
 local str_byte = string.byte
