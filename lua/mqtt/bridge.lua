@@ -59,6 +59,10 @@ function bridge.open(client, conn, failed)
 	elseif not ok then
 		return false, failed(client, tostring(err))
 	end
+	if client.ioloop then
+		-- Which has other clients to ask: for connectors that could wait.
+		conn.receive_timeout = 0
+	end
 	client._link:attach()
 	client.connection, client._opening, client._connected = conn, nil, conn
 	client._check_soon = host.repeatedly(function()

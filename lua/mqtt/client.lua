@@ -30,6 +30,8 @@ local OPEN_TIMEOUT = 30
 -- seconds.
 local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
+-- How many steps of a client in a Copas thread there are before other threads have their turn.
+local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
 local POLL_PAUSE = 0.01
 
@@ -268,6 +270,8 @@ function Client:__init(opts)
 	self.send_time = 0
 	--- True until the first connection attempt has succeeded or failed.
 	self.first_connect = true
+	-- Steps since other threads had their turn.
+	self._steps = 0
 	-- Callbacks of the requests under way, by packet identifier.
 	self._callbacks = {}
 	local link, step, pop, publish, acknowledge = core.link(own.version)
@@ -1046,6 +1050,12 @@ end
 -- @return[4] nil
 -- @return[4] error message
 function Client:step()
+	local steps = self._steps
+	if steps == STEPS_PER_TURN then
+		steps = 0
+		host.give_way(self._link)
+	end
+	self._steps = steps + 1
 	local reason = self._closing
 	if reason and not is_closing(self) then
 		self.first_connect = false

@@ -27,10 +27,16 @@ function Readable.settimeout() end
 function Readable.close() end
 
 function Readable:receive()
-	if self.link:has_events() then
-		return true
+	if self.gives_way or not self.link:has_events() then
+		self.gives_way = false
+		return nil, "timeout"
 	end
-	return nil, "timeout"
+	return true
+end
+
+-- Waits for news of a link under Copas; with `gives_way` other threads have their turn first in any case.
+local function receive(copas, link, gives_way)
+	copas.receive(setmetatable({ link = link, fd = assert(link:getfd()), gives_way = gives_way }, Readable), 1)
 end
 
 -- Returns Copas if the caller runs in one of its threads, so that it may yield to Copas.
@@ -74,9 +80,23 @@ end
 function host.wait(link)
 	local copas = copas_around()
 	if copas then
-		copas.receive(setmetatable({ link = link, fd = assert(link:getfd()) }, Readable), 1)
+		receive(copas, link)
 	end
 	return copas ~= nil
+end
+
+--- Lets other threads run, if there are any: a link that always has news would keep the program from everything else.
+-- @param link the link
+function host.give_way(link)
+	local copas = copas_around()
+	if not copas then -- luacheck: ignore 542
+		-- nobody to give way to
+	elseif copas.pause then
+		copas.pause(0)
+	elseif link:has_events() then
+		-- Copas 1.x knows no pause.
+		receive(copas, link, true)
+	end
 end
 
 --- Waits for some time by yielding, if that can be done.

@@ -128,6 +128,49 @@ function actions.start()
 	return "started"
 end
 
+-- Two clients in one ioloop of a timer, on the connector of luamqtt 3.x: one publishes what the other receives.
+function actions.ioloop()
+	events.ioloop = {}
+	local function new(id)
+		return mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, id = id, connector = require("mqtt.ngxsocket") }
+	end
+	local subscriber, publisher = new("openresty-subscriber"), new("openresty-publisher")
+	subscriber:on("connect", function()
+		subscriber:subscribe { topic = "openresty/ioloop", qos = 1, callback = function()
+			publisher:publish { topic = "openresty/ioloop", payload = "hello", qos = 1 }
+		end }
+	end)
+	subscriber:on("message", function(message)
+		note("ioloop", message.payload)
+		subscriber:acknowledge(message)
+		subscriber:disconnect()
+		publisher:disconnect()
+	end)
+	publisher:on("connect", function()
+		mqtt.get_ioloop():add(subscriber)
+	end)
+	assert(ngx.timer.at(0, function()
+		mqtt.run_ioloop(publisher)
+		note("ioloop", "end")
+	end))
+	return "started"
+end
+
+-- A client in run_sync.
+function actions.sync()
+	events.sync = {}
+	local client = mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, id = "openresty-sync", keep_alive = 1 }
+	client:on("connect", function()
+		note("sync", "connect")
+	end)
+	clients.sync = client
+	assert(ngx.timer.at(0, function()
+		local _, err = mqtt.run_sync(client)
+		note("sync", "end", err or "")
+	end))
+	return "started"
+end
+
 function actions.call()
 	local args = ngx.req.get_uri_args()
 	local client = clients[args.client]

@@ -233,27 +233,40 @@ function connector:send(data)
 	return ok ~= nil, err
 end
 
--- Returns what has arrived, at least one byte, or nil and an error.
-local function receive_some(self)
+-- Returns what arrives within some seconds, if so limited: at least one byte; or nil and an error.
+local function receive_some(self, timeout)
 	if self._closed then
 		return nil, "closed"
+	elseif not self._asked then
+		self._asked = true
+		self._data, self._error = nil, "closed"
+		self._wanted:post(1)
 	end
-	self._data, self._error = nil, "closed"
-	self._wanted:post(1)
-	wait_for(self._arrived)
+	if not timeout then
+		wait_for(self._arrived)
+	elseif not self._arrived:wait(timeout) then
+		return nil, self.signal_idle
+	end
+	self._asked = false
 	return self._data, self._error
 end
 
---- Receives bytes: waits, by yielding, until all are there.
+--- Called when the packet to which the received bytes belong has been dealt with.
+function connector:buffer_clear()
+	self._inside = false
+end
+
+--- Receives bytes: waits, by yielding, until all are there. With the field `receive_timeout` it waits only so many
+-- seconds for a packet to begin.
 -- @tparam number size how many, at least 1
--- @return exactly that many bytes; or `nil` and `signal_closed` or an error message
+-- @return exactly that many bytes; or `nil` and `signal_idle`, `signal_closed` or an error message
 function connector:receive(size)
 	local position = self._position
 	if position + size > #self._buffer then
 		local chunks = { self._buffer:sub(position + 1) }
 		local lacking = size - #chunks[1]
 		while lacking > 0 do
-			local data, err = receive_some(self)
+			local data, err = receive_some(self, not self._inside and self.receive_timeout)
 			if not data then
 				return nil, err == "closed" and self.signal_closed or err
 			end
@@ -262,6 +275,7 @@ function connector:receive(size)
 		end
 		self._buffer, position = concat(chunks), 0
 	end
+	self._inside = true
 	self._position = position + size
 	return self._buffer:sub(position + 1, position + size)
 end

@@ -1,0 +1,224 @@
+-- Many clients under Copas at once: everything arrives, and the program's other threads go on meanwhile.
+
+local copas_support = require("spec.support.copas")
+local harness = require("spec.support.harness")
+
+local now = harness.now
+
+local CLIENTS = 20
+local MESSAGES = 200
+-- How many of them a client publishes at once.
+local BURST = 100
+
+-- How much longer than while idle a thread may be held up, in seconds.
+local LIMIT = 0.020
+-- How long the thread that is watched waits each time, and how long it is watched while nothing else runs, in seconds.
+local TICK = 0.001
+local IDLE_TIME = 0.2
+-- The machine may slow down anything: one of so many rounds has to do. What the library does, it does in each.
+local ROUNDS = 5
+
+-- The time in seconds that counts: not that in which this thread was ready to run and others had the processor.
+local function own_time()
+	local file, waited = io.open("/proc/thread-self/schedstat"), 0
+	if file then
+		waited = tonumber(file:read("*a"):match("^%d+ (%d+)")) * 1e-9
+		file:close()
+	end
+	return now() - waited
+end
+
+for _, version in ipairs({ 1, 4 }) do
+	describe("under Copas " .. version, function()
+		local copas, missing, errors
+
+		before_each(function()
+			copas, missing = copas_support.load(version)
+			package.loaded["mqtt.loop.copas"] = nil
+			errors = {}
+			if copas and version == 4 then
+				copas.seterrorhandler(function(err)
+					errors[#errors + 1] = err
+				end, true)
+			end
+		end)
+
+		after_each(function()
+			harness.cleanup()
+			copas_support.unload()
+			package.loaded["mqtt.loop.copas"] = nil
+		end)
+
+		-- Runs Copas until `done`, and calls a function, the ticker, with a pause after each call: in a thread, or where
+		-- threads cannot sleep, as in Copas 1.x, between its steps.
+		local function run(ticker, pause, done)
+			local over
+			if version == 4 then
+				copas.addthread(function()
+					while not over do
+						ticker()
+						copas.pause(pause)
+					end
+				end)
+			end
+			local deadline = now() + 30
+			repeat
+				copas.step(pause)
+				if version == 1 then
+					ticker()
+				end
+				assert.same({}, errors)
+				assert(now() < deadline, "nothing came of it in time")
+			until done()
+			over = true
+		end
+
+		-- Runs Copas until `done`. Returns the longest time beyond `TICK` until a ticker had its next turn.
+		local function watch(done)
+			local worst, last = 0, own_time()
+			run(function()
+				local time = own_time()
+				worst, last = math.max(worst, time - last - TICK), time
+			end, TICK, done)
+			return worst
+		end
+
+		-- A client that publishes messages to itself and disconnects when each of them has been acknowledged and received.
+		-- Calls `ended` then.
+		local function talker(make, ended)
+			local topic = harness.topic()
+			local received, published, acknowledged = {}, 0, 0
+			local client = make()
+			local function check()
+				if #received == MESSAGES and acknowledged == MESSAGES then
+					assert(client:disconnect())
+				end
+			end
+			local function publish()
+				for _ = 1, BURST do
+					published = published + 1
+					assert(client:publish({ topic = topic, payload = tostring(published), qos = 1, callback = function()
+						acknowledged = acknowledged + 1
+						if acknowledged == published and published < MESSAGES then
+							publish()
+						end
+						check()
+					end }))
+				end
+			end
+			client:on({
+				connect = function()
+					assert(client:subscribe({ topic = topic, qos = 1, callback = publish }))
+				end,
+				message = function(message)
+					assert(client:acknowledge(message))
+					received[#received + 1] = message.payload
+					check()
+				end,
+				close = function(conn)
+					assert.equal("connection closed by client", conn.close_reason)
+					for i = 1, MESSAGES do
+						assert.equal(tostring(i), received[i])
+					end
+					ended()
+				end,
+			})
+			return client
+		end
+
+		for name, make in pairs({ plain = harness.client, TLS = harness.tls_client }) do
+			it(("%d clients with %d messages each hold up no other thread, %s"):format(CLIENTS, MESSAGES, name), function()
+				if not copas then
+					return pending(missing)
+				end
+				local add = require("mqtt.loop").add
+				local held_up = {}
+				repeat
+					local idle_until = now() + IDLE_TIME
+					local idle = watch(function()
+						return now() > idle_until
+					end)
+					local active = CLIENTS
+					for _ = 1, CLIENTS do
+						add(talker(make, function()
+							active = active - 1
+						end))
+					end
+					held_up[#held_up + 1] = watch(function()
+						return active == 0
+					end) - idle
+					local enough = held_up[#held_up] <= LIMIT
+				until enough or #held_up == ROUNDS
+				assert.is_true(math.min((table.unpack or unpack)(held_up)) <= LIMIT) -- luacheck: ignore 143
+			end)
+		end
+
+		-- `connector` names the connector's module, nil for the native connection.
+		local function always_has_something(connector)
+			if not copas then
+				return pending(missing)
+			end
+			package.loaded["mqtt.connector.copas"] = nil
+			local topic, amount = harness.topic(), 500
+			local received, at_once, most = 0, 0, 0
+			local client = harness.client({ connector = connector and require(connector), on = {
+				message = function()
+					received, at_once = received + 1, at_once + 1
+					most = math.max(most, at_once)
+				end,
+			} })
+			local function step_until(done)
+				local over
+				copas.addthread(function()
+					while not done() do
+						client:step()
+					end
+					over = true
+				end)
+				run(function()
+					at_once = 0
+				end, 0, function()
+					return over
+				end)
+			end
+
+			local subscribed
+			client:on("connect", function()
+				client:subscribe({ topic = topic, callback = function()
+					subscribed = true
+				end })
+			end)
+			step_until(function()
+				return subscribed
+			end)
+			-- By the time that another client has received everything, most of it is waiting for this one.
+			local witness, seen = harness.client(), 0
+			witness:on("message", function()
+				seen = seen + 1
+			end)
+			harness.connect(witness)
+			harness.subscribe(witness, topic)
+			for _ = 1, amount do
+				assert(witness:publish({ topic = topic }))
+			end
+			harness.serve({ witness }, function()
+				return seen == amount
+			end)
+			step_until(function()
+				return received == amount
+			end)
+			assert.is_true(most <= 100, most .. " messages in a row")
+		end
+
+		it("a client that always has something to receive lets other threads run", function()
+			always_has_something()
+		end)
+
+		if version == 4 then
+			-- Copas 1.x knows no way to give way, other than to wait for a socket.
+			it("a client with a connector that always has something to receive lets other threads run", function()
+				always_has_something("mqtt.connector.copas")
+			end)
+		end
+	end)
+end
