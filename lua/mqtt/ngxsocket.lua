@@ -1,6 +1,10 @@
 --- Connector on the cosockets of OpenResty, under its name in luamqtt 3.x. New programs need none.
 -- A function table, see `mqtt.connector.v3`. As the `connector` of a client it is `mqtt.connector.nginx`. It can be
 -- loaded, but not used, outside of nginx.
+--
+-- A connector that calls the functions serves only the timer or request that has connected, since cosockets belong to
+-- that: others cannot use the client, nor is it shut down when the worker exits. If it shares an ioloop with others,
+-- nginx logs an error for each look at whether something has arrived, unless `lua_socket_log_errors` is off.
 -- @module mqtt.ngxsocket
 
 -- How long a cosocket waits for ever, and for a connection, in milliseconds.

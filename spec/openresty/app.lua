@@ -105,6 +105,15 @@ function actions.publish()
 	return tostring(id or err)
 end
 
+-- A connector of the program's own in the way of luamqtt 3.x, which calls the functions of one that comes with it.
+local function functions()
+	local connector = {}
+	for _, name in ipairs { "connect", "shutdown", "send", "receive", "settimeout" } do
+		connector[name] = require("mqtt.ngxsocket")[name]
+	end
+	return connector
+end
+
 -- The arguments: uri or port, and what else the client shall have.
 function actions.start()
 	local args = ngx.req.get_uri_args()
@@ -118,13 +127,23 @@ function actions.start()
 			key = args.key and certs .. "/" .. args.key,
 		}
 	end
-	start(args.name, {
+	local client = start(args.name, {
 		uri = "mqtt" .. (secure and "s" or "") .. "://" .. (args.host or "localhost") .. ":" .. args.port,
 		secure = secure,
 		reconnect = tonumber(args.reconnect),
 		keep_alive = tonumber(args.keep_alive),
-		connector = args.native and require("mqtt.connector.native"),
+		connector = args.native and require("mqtt.connector.native") or args.functions and functions(),
 	})
+	if args.functions then
+		client:on {
+			connect = function()
+				client:subscribe { topic = "openresty/functions" }
+			end,
+			message = function()
+				client:shutdown()
+			end,
+		}
+	end
 	return "started"
 end
 

@@ -33,8 +33,9 @@ local TIMEOUT_ERRORS = { timeout = true, wantread = true, wantwrite = true }
 local v3 = setmetatable({
 	super = super,
 	type = "luamqtt 3.x functions",
-	--- How long receiving may wait for bytes, in seconds; false is for ever.
-	receive_timeout = TURN,
+	--- How long receiving may wait for bytes, in seconds; false is for ever: inside nginx others have their turn
+	-- meanwhile, and an error is logged at the end of that time.
+	receive_timeout = not rawget(_G, "ngx") and TURN,
 }, super)
 v3.__index = v3
 
