@@ -22,7 +22,8 @@ function ngxsocket.connect(conn)
 	local ok, err = sock:connect(conn.host, conn.port)
 	if ok and conn.secure then
 		local params = conn.secure_params or {}
-		ok, err = sock:sslhandshake(nil, params.server_name or conn.host, params.verify ~= "none")
+		local sslhandshake = require("mqtt.connector.nginx").sslhandshake
+		ok, err = sslhandshake(sock, params.server_name or conn.host, params.verify ~= "none")
 	end
 	if not ok then
 		sock:close()

@@ -206,9 +206,10 @@ function actions.state()
 		ngx.timer.running_count(), ngx.worker.pid(), collectgarbage("count"))
 end
 
+-- What the client "main" is connected by.
 function actions.connector()
-	return mqtt.client({ uri = "mqtt://localhost", clean = true }).opts.connector == require("mqtt.connector.nginx")
-		and require("mqtt.connector") ~= require("mqtt.connector.native") and "nginx" or "other"
+	local class = getmetatable(clients.main.connection)
+	return class == require("mqtt.connector.nginx") and "nginx" or "other"
 end
 
 function app.run()
