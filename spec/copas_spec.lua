@@ -143,6 +143,22 @@ for _, version in ipairs({ 1, 4 }) do
 			server:stop()
 		end)
 
+		with_copas("can be added again after a handler has ended its thread by an error", function()
+			local subject = harness.client({ uri = "mqtt://127.0.0.1:1" })
+			subject:on("error", function()
+				error("thrown by a handler")
+			end)
+			local loop = require("mqtt.loop")
+			for _ = 1, 2 do
+				assert.is_true(loop.add(subject))
+				assert.is_false(loop.add(subject))
+				drive(function() end)
+				assert.matches("thrown by a handler", errors[1])
+				errors[1] = nil
+				subject.first_connect = true
+			end
+		end, 4)
+
 		with_copas("leaves Copas when it has ended, and can be added again", function()
 			local subject = harness.client()
 			local closed = 0

@@ -7,22 +7,31 @@ local log = require("mqtt.log")
 
 local loop = {}
 
--- Clients in Copas.
+-- For each client in Copas the thread that serves it, and the method of its own that was replaced.
 local registry = setmetatable({}, { __mode = "k" })
+
+local function leave(client)
+	client.handle_received_packet = registry[client].replaced
+	registry[client] = nil
+end
 
 --- Adds a client to Copas; it leaves by itself when it has ended.
 -- Each received packet is handled in a thread of its own, started in order of arrival. So a handler may yield, even
--- until a message of its own is acknowledged, while the client goes on receiving.
+-- until a message of its own is acknowledged, while the client goes on receiving. Other handlers are called in the
+-- thread that serves the client: an error that one of them raises ends it, and the client may be added again.
 -- @tparam Client client the client
 -- @return `true`, or `false` and an error message
 function loop.add(client)
-	if registry[client] then
+	local record = registry[client]
+	if record and record.thread and coroutine.status(record.thread) == "dead" then
+		leave(client)
+	elseif record then
 		log:warn("[LuaMQTT] client '%s' was already added to Copas", client.opts.id)
 		return false, "MQTT client was already added to Copas"
 	end
-	registry[client] = true
+	record = { replaced = rawget(client, "handle_received_packet") }
+	registry[client] = record
 
-	local replaced = rawget(client, "handle_received_packet")
 	local handle_received_packet = client.handle_received_packet
 	function client:handle_received_packet(packet)
 		-- Copas 1.x would put an argument of its own before those given to it.
@@ -32,7 +41,7 @@ function loop.add(client)
 		return true
 	end
 
-	copas.addthread(function()
+	record.thread = copas.addthread(function()
 		local wait
 		repeat
 			wait = client:step()
@@ -42,8 +51,7 @@ function loop.add(client)
 				client:_wait(wait)
 			end
 		until not wait
-		registry[client] = nil
-		client.handle_received_packet = replaced
+		leave(client)
 	end)
 	return true
 end
