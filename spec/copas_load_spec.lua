@@ -16,7 +16,7 @@ local LIMIT = 0.020
 local TICK = 0.001
 local IDLE_TIME = 0.2
 -- The machine may slow down anything: one of so many rounds has to do. What the library does, it does in each.
-local ROUNDS = 5
+local ROUNDS = 20
 
 -- The time in seconds that counts: not that in which this thread was ready to run and others had the processor.
 local function own_time()
