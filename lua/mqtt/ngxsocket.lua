@@ -7,6 +7,8 @@
 -- nginx logs an error for each look at whether something has arrived, unless `lua_socket_log_errors` is off.
 -- @module mqtt.ngxsocket
 
+local sslhandshake = require("mqtt.connector.base.sslhandshake")
+
 -- How long a cosocket waits for ever, and for a connection, in milliseconds.
 local FOR_EVER = 0x7FFFFFFF
 local CONNECT_TIMEOUT = 30000
@@ -22,7 +24,6 @@ function ngxsocket.connect(conn)
 	local ok, err = sock:connect(conn.host, conn.port)
 	if ok and conn.secure then
 		local params = conn.secure_params or {}
-		local sslhandshake = require("mqtt.connector.nginx").sslhandshake
 		ok, err = sslhandshake(sock, params.server_name or conn.host, params.verify ~= "none")
 	end
 	if not ok then

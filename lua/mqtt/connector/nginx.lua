@@ -11,6 +11,7 @@
 local semaphore = require("ngx.semaphore")
 
 local host = require("mqtt.host")
+local sslhandshake = require("mqtt.connector.base.sslhandshake")
 local super = require("mqtt.connector.base.non_buffered_base")
 
 local ngx = ngx
@@ -98,22 +99,6 @@ function connector:validate()
 	end
 end
 
--- `sslhandshake` of a cosocket. Where a handshake is over before it has to wait, and has failed, lua-resty-core raises,
--- with the reason still where it keeps them (asked for no session it would say that all is well).
--- Returns a true value, or nil and an error message.
-function connector.sslhandshake(sock, name, verify)
-	local called, ok, err = pcall(sock.sslhandshake, sock, nil, name, verify)
-	if called then
-		return ok, err
-	elseif not tostring(ok):find("assertion failed", 1, true) then
-		error(ok, 0)
-	end
-	local found, reason = pcall(function()
-		return require("ffi").string(require("resty.core.base").get_errmsg_ptr()[0])
-	end)
-	return nil, found and reason or "certificate refused"
-end
-
 -- Makes the connection a TLS one. Returns true, or false and an error message.
 local function handshake(self, sock)
 	local params = self.secure_params or {}
@@ -130,7 +115,7 @@ local function handshake(self, sock)
 		end
 	end
 	-- An address is not sent (RFC 6066, 3), but without a name nginx would not compare any.
-	ok, err = connector.sslhandshake(sock, (verify or not is_address(name)) and name or nil, verify)
+	ok, err = sslhandshake(sock, (verify or not is_address(name)) and name or nil, verify)
 	if ok then
 		return true
 	end
