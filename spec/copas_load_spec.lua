@@ -33,20 +33,12 @@ for _, version in ipairs({ 1, 4 }) do
 		local copas, missing, errors
 
 		before_each(function()
-			copas, missing = copas_support.load(version)
-			package.loaded["mqtt.loop.copas"] = nil
-			errors = {}
-			if copas and version == 4 then
-				copas.seterrorhandler(function(err)
-					errors[#errors + 1] = err
-				end, true)
-			end
+			copas, missing, errors = copas_support.load_watched(version)
 		end)
 
 		after_each(function()
 			harness.cleanup()
 			copas_support.unload()
-			package.loaded["mqtt.loop.copas"] = nil
 		end)
 
 		-- Runs Copas until `done`, and calls a function, the ticker, with a pause after each call: in a thread, or where

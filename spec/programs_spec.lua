@@ -10,20 +10,12 @@ describe("a program under Copas", function()
 	local copas, missing, errors
 
 	before_each(function()
-		copas, missing = copas_support.load(4)
-		package.loaded["mqtt.loop.copas"] = nil
-		errors = {}
-		if copas then
-			copas.seterrorhandler(function(err)
-				errors[#errors + 1] = err
-			end, true)
-		end
+		copas, missing, errors = copas_support.load_watched(4)
 	end)
 
 	after_each(function()
 		harness.cleanup()
 		copas_support.unload()
-		package.loaded["mqtt.loop.copas"] = nil
 	end)
 
 	-- A test in a Copas thread, which lasts until all threads have ended.

@@ -4,10 +4,10 @@ local M = {}
 
 local path = package.path
 
---- Takes Copas, and what it brings along, out of `package.loaded`.
+--- Takes Copas, what it brings along and what holds on to it, out of `package.loaded`.
 function M.unload()
 	package.path = path
-	for _, name in ipairs({ "copas", "copas.semaphore", "binaryheap", "timerwheel" }) do
+	for _, name in ipairs({ "copas", "copas.semaphore", "binaryheap", "timerwheel", "mqtt.loop.copas" }) do
 		package.loaded[name] = nil
 	end
 end
@@ -28,6 +28,22 @@ function M.load(version)
 		return nil, ("no Copas %d for this Lua: %s"):format(version, name:match("[^\n]*"))
 	end
 	return copas
+end
+
+--- Loads a Copas afresh, and collects the errors that end its threads; Copas 1.x only prints them.
+-- @tparam number version 1 or 4
+-- @return the module, or nil
+-- @treturn ?string why this Lua has none
+-- @treturn table errors, as they come
+function M.load_watched(version)
+	local copas, missing = M.load(version)
+	local errors = {}
+	if copas and version == 4 then
+		copas.seterrorhandler(function(err)
+			errors[#errors + 1] = err
+		end, true)
+	end
+	return copas, missing, errors
 end
 
 return M
