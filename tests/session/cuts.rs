@@ -165,12 +165,20 @@ impl World {
                     self.unanswered = self.unanswered.saturating_sub(1);
                     self.pair.server.send(pubcomp(ack.packet_id, 0));
                 }
-                Packet::Puback(ack) | Packet::Pubcomp(ack) => {
+                Packet::Puback(ack) => {
                     assert!(self.sent.remove(&ack.packet_id).is_some(), "{ack:?}");
                     self.order.retain(|id| *id != ack.packet_id);
                 }
+                // A message acknowledged between connections has its PUBREC before the server repeats it, and one more
+                // after that.
+                Packet::Pubcomp(ack) => {
+                    self.sent.remove(&ack.packet_id);
+                    self.order.retain(|id| *id != ack.packet_id);
+                }
                 Packet::Pubrec(ack) => {
-                    self.sent.get_mut(&ack.packet_id).unwrap().released = true;
+                    if let Some(sent) = self.sent.get_mut(&ack.packet_id) {
+                        sent.released = true;
+                    }
                     self.pair.server.send(pubrel(ack.packet_id, 0));
                 }
                 other => panic!("{other:?}"),
