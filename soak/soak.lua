@@ -17,6 +17,8 @@ local socket = require("socket")
 
 -- How many messages each client has under way.
 local WINDOW = 200
+-- How many messages a stream may be ahead of the slowest one: the cuts hit all of them.
+local AHEAD = 500
 -- How soon a lost connection is opened again, in seconds.
 local RECONNECT = 0.05
 -- After how many seconds without any progress the run is given up.
@@ -94,6 +96,14 @@ local function sum(field, of)
 	return total
 end
 
+local function slowest()
+	local least = math.huge
+	for _, stream in ipairs(streams) do
+		least = math.min(least, stream.acknowledged)
+	end
+	return least
+end
+
 local function all(test)
 	for _, stream in ipairs(streams) do
 		if not test(stream) then
@@ -132,6 +142,7 @@ end
 -- The clients ---------------------------------------------------------------------------------------------------------
 
 local clients = {}
+local pump_all
 local restarted = 0
 local phase = "subscribe"
 local advance
@@ -143,7 +154,8 @@ local function pump(peer)
 		more = false
 		for _, stream in ipairs(peer.publishes) do
 			local number = stream.published + 1
-			if number <= stream.goal and sum("published", peer.publishes) - sum("acknowledged", peer.publishes) < WINDOW then
+			local under_way = sum("published", peer.publishes) - sum("acknowledged", peer.publishes)
+			if under_way < WINDOW and number <= math.min(stream.goal, slowest() + AHEAD) then
 				local ok = peer.client:publish {
 					topic = stream.topic,
 					payload = payload(number),
@@ -151,7 +163,7 @@ local function pump(peer)
 					callback = function(ack)
 						acknowledged(stream, number, ack)
 						advance()
-						pump(peer)
+						pump_all()
 					end,
 				}
 				-- Else there is no connection, and the next one starts this again.
@@ -161,6 +173,12 @@ local function pump(peer)
 				end
 			end
 		end
+	end
+end
+
+function pump_all()
+	for _, peer in ipairs(clients) do
+		pump(peer)
 	end
 end
 
@@ -351,9 +369,7 @@ local function set_goals(goal)
 	for _, stream in ipairs(streams) do
 		stream.goal = goal
 	end
-	for _, peer in ipairs(clients) do
-		pump(peer)
-	end
+	pump_all()
 end
 
 local function is_connected()

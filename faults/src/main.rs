@@ -24,6 +24,7 @@ usage: fault-proxy ADDRESS:PORT [OPTION VALUE]...
   --reset P              probability of a cut by RST; by FIN is what remains of these
   --half-open P          ... of swallowing one direction for a while, then RST
   --abandon P            ... of RST to the client, and silence to the server
+  --server-fin P         probability that the server sees FIN where the client sees RST
   --calm MIN..MAX        after how many bytes in a direction it is disturbed again; never unless given
   --trickle P            probability that a disturbance lets bytes pass one by one; else it is a pause
   --pause MIN..MAX       how long pauses and half-open connections last, in milliseconds";
@@ -76,6 +77,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--reset" => plan.reset = value(&name, &text)?,
             "--half-open" => plan.half_open = value(&name, &text)?,
             "--abandon" => plan.abandon = value(&name, &text)?,
+            "--server-fin" => plan.server_fin = value(&name, &text)?,
             "--calm" => plan.calm = range(&name, &text)?,
             "--trickle" => plan.trickle = value(&name, &text)?,
             "--pause" => plan.pause = range(&name, &text)?,

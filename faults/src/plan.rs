@@ -31,6 +31,8 @@ pub struct Plan {
     pub half_open: f64,
     /// See [`CutKind::Abandon`].
     pub abandon: f64,
+    /// How probable it is that the server sees FIN where the client sees RST. What it writes does not fail then.
+    pub server_fin: f64,
     /// How many bytes pass in a direction between two disturbances; none are injected where this is empty.
     pub calm: RangeInclusive<u64>,
     /// How probable it is that a disturbance is a [`Disturbance::Trickle`]; else it is a [`Disturbance::Pause`].
@@ -50,6 +52,7 @@ impl Default for Plan {
             reset: 0.0,
             half_open: 0.0,
             abandon: 0.0,
+            server_fin: 0.0,
             calm: RangeInclusive::new(1, 0),
             trickle: 0.0,
             pause: 1..=20,
@@ -110,6 +113,8 @@ pub struct Cut {
     pub kind: CutKind,
     /// How long it takes before, where it is half open.
     pub pause: Duration,
+    /// Whether the server sees FIN where the client sees RST.
+    pub server_fin: bool,
 }
 
 /// What a connection survives.
@@ -189,11 +194,13 @@ impl Plan {
             CutKind::Fin
         };
         let pause = draw_pause(rng, &self.pause);
+        let server_fin = rng.f64() < self.server_fin;
         Cut {
             direction,
             after,
             kind,
             pause,
+            server_fin,
         }
     }
 }

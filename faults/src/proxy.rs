@@ -251,7 +251,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 /// Why bytes do not pass any more.
 enum End {
-    Cut(CutKind),
+    Cut {
+        kind: CutKind,
+        /// Whether the server sees FIN where the client sees RST.
+        server_fin: bool,
+    },
     /// A peer has reset it.
     Broken,
 }
@@ -286,7 +290,7 @@ impl Connection {
                 ) } => end.err(),
                 kind = self.cut_by_command() => {
                     self.tell(Event::CutByCommand { connection, kind });
-                    Some(End::Cut(kind))
+                    Some(End::Cut { kind, server_fin: false })
                 }
             }
         };
@@ -297,15 +301,25 @@ impl Connection {
                 reset(server);
                 self.tell(Event::Closed { connection });
             }
-            Some(End::Cut(CutKind::Fin)) => {
-                let both = async { tokio::join!(finish(client), finish(server)) };
-                let _ = timeout(FIN_WAIT, both).await;
+            Some(End::Cut {
+                kind: CutKind::Fin, ..
+            }) => {
+                tokio::join!(finish(client), finish(server));
             }
-            Some(End::Cut(CutKind::Reset | CutKind::HalfOpen)) => {
+            Some(End::Cut {
+                kind: CutKind::Reset | CutKind::HalfOpen,
+                server_fin,
+            }) => {
                 reset(client);
-                reset(server);
+                match server_fin {
+                    true => finish(server).await,
+                    false => reset(server),
+                }
             }
-            Some(End::Cut(CutKind::Abandon)) => {
+            Some(End::Cut {
+                kind: CutKind::Abandon,
+                ..
+            }) => {
                 reset(client);
                 swallow(&mut server.split().0).await;
             }
@@ -397,7 +411,8 @@ impl Connection {
                         if kind == CutKind::HalfOpen {
                             let _ = timeout(cut.pause, swallow(&mut from)).await;
                         }
-                        return Err(End::Cut(kind));
+                        let server_fin = cut.server_fin;
+                        return Err(End::Cut { kind, server_fin });
                     }
                     Step::Cut(_) => {}
                 }
@@ -435,10 +450,10 @@ async fn swallow(from: &mut ReadHalf<'_>) {
     while matches!(from.read(&mut buffer).await, Ok(1..)) {}
 }
 
-/// Ends a stream by FIN. Closing it with bytes unread would send RST, so they are read.
+/// Ends a stream by FIN. Closing it with bytes unread would send RST, so they are read, for a while.
 async fn finish(mut stream: TcpStream) {
     let _ = stream.shutdown().await;
-    swallow(&mut stream.split().0).await;
+    let _ = timeout(FIN_WAIT, swallow(&mut stream.split().0)).await;
 }
 
 /// Closes a stream by RST.

@@ -169,6 +169,24 @@ async fn reset_reaches_both_peers() {
 }
 
 #[tokio::test]
+async fn the_server_may_see_fin_where_the_client_is_reset() {
+    let plan = Plan {
+        server_fin: 1.0,
+        ..cut_after(321, CutKind::Reset)
+    };
+    let mut bench = Bench::new(plan).await;
+    let (mut client, mut server, _) = connect_for(&mut bench, Direction::ToServer).await;
+    assert_eq!(
+        read_all(&mut client).await.1,
+        Some(ErrorKind::ConnectionReset)
+    );
+    assert_eq!(read_all(&mut server).await, (bytes(321), None));
+    // What it writes is read, until it ends too.
+    server.write_all(b"never mind").await.unwrap();
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_half_open_connection_goes_on_in_the_other_direction() {
     let mut bench = Bench::new(cut_after(321, CutKind::HalfOpen)).await;
     let (mut sender, mut receiver, _) = connect_for(&mut bench, Direction::ToServer).await;
