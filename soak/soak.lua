@@ -41,7 +41,6 @@ local restarts = settings.restarts or 0
 io.stdout:setvbuf("line")
 math.randomseed(settings.seed)
 
-local loop = mqtt.get_ioloop()
 local started
 local problems = {}
 
