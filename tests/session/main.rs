@@ -2,6 +2,7 @@
 
 mod authentication;
 mod connection;
+mod hostile;
 mod keep_alive;
 mod model;
 mod pair;
