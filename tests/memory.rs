@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use mqtt_core::codec::*;
-use mqtt_core::session::{Event, Limits, Session, State};
+use mqtt_core::session::{Event, Session, Settings, State};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -39,7 +39,7 @@ fn receive(session: &mut Session, bytes: &[u8]) {
 }
 
 fn connected(version: Version) -> Session {
-    let mut session = Session::new(version, Limits::default());
+    let mut session = Session::new(version, Settings::default());
     session.open(Instant::now());
     session
         .connect(&Connect {
@@ -144,6 +144,31 @@ fn a_flood_of_messages_is_bounded() {
             // It goes on as soon as the program has taken what there is.
             while session.poll_event().is_some() {}
             assert!(session.wants_receive());
+        }
+    }
+}
+
+#[test]
+fn messages_do_not_keep_what_came_between_them() {
+    let _alone = alone();
+    for version in BOTH {
+        let mut session = connected(version);
+        let mut bytes = publish(version, 0);
+        bytes.extend([0xD0, 0].repeat(READ / 2));
+        let used = peak(|| flood(&mut session, &bytes, 100 * MIB));
+        assert!(used < 32 * MIB, "{version}: {used}");
+    }
+}
+
+#[test]
+fn answers_to_a_server_that_does_not_read_them_are_bounded() {
+    let _alone = alone();
+    for version in BOTH {
+        for first_byte in [0x62, 0x50] {
+            let mut session = connected(version);
+            let bytes = [first_byte, 2, 0, 1];
+            let used = peak(|| flood(&mut session, &bytes, 50 * MIB));
+            assert!(used < 32 * MIB, "{version}: {used}");
         }
     }
 }

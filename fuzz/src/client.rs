@@ -1,21 +1,25 @@
 //! A whole session under arbitrary calls of its driver and its program, fed with arbitrary bytes of a broker. What the
 //! session promises whatever they do is checked after each step.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::codec::*;
 use crate::script::Script;
-use crate::session::{Event, Limits, Session, State};
+use crate::server::Server;
+use crate::session::{Event, QueueLimits, Session, Settings, State};
 
-/// Plays `data`: the first byte chooses the version, the rest is a sequence of steps.
+/// Plays `data`: the first bytes choose version and settings, the rest is a sequence of steps.
 pub fn check_session(data: &[u8]) {
     let mut script = Script::new(data);
     let mut client = Client::new(&mut script);
     while !script.is_over() {
         client.step(&mut script);
+        if client.prompt {
+            client.settle();
+        }
         client.check();
     }
 }
@@ -33,56 +37,61 @@ struct Client {
     now: Instant,
     /// What was read and not taken yet.
     input: BytesMut,
-    /// What was written, up to the last complete packet.
-    output: BytesMut,
-    /// Reads what was written, as a server does.
-    server: Decoder,
-    sent: Sent,
+    server: Server,
     /// A failure was reported on this connection.
     failed: bool,
-    /// QoS 2 messages given to the program whose exchange has not ended. Kept if prompt.
-    delivered: HashSet<u16>,
-    /// Whether every packet is read alone and its event taken at once. Otherwise what is read and taken when is left to
-    /// the script, and less can be said about it.
+    /// Whether everything that is sent is read at once, every packet of the broker alone, and every event taken at once.
+    /// Otherwise all that is left to the script, and less can be said of it.
     prompt: bool,
-}
-
-/// How far the client's side of a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Sent {
-    Nothing,
-    Connect,
-    Disconnect,
+    /// QoS 2 messages given to the program whose exchange has not ended.
+    delivered: HashSet<u16>,
+    /// The number of each QoS 1 and 2 message that was accepted and not acknowledged, by packet identifier.
+    accepted: BTreeMap<u16, u32>,
+    /// The same of SUBSCRIBE and UNSUBSCRIBE, which have no number.
+    requests: HashSet<u16>,
+    /// How many messages were published.
+    published: u32,
 }
 
 impl Client {
     fn new(script: &mut Script) -> Self {
-        let options = script.byte();
+        let (options, queue) = (script.byte(), script.byte());
         let version = match options & 1 {
             0 => Version::V311,
             _ => Version::V50,
         };
-        let limits = Limits {
+        let settings = Settings {
             max_packet_size: if options & 2 == 0 { 1 << 20 } else { 100 },
             max_queued_bytes: MAX_QUEUED,
+            max_outgoing_bytes: 1 << 20,
             connack_timeout: (options & 4 == 0).then_some(Duration::from_secs(30)),
+            pingresp_timeout: (options & 32 != 0).then_some(Duration::from_secs(3)),
+            keep_exchanges: options & 16 != 0,
+            queue: (queue & 1 != 0).then(|| QueueLimits {
+                max_messages: usize::from(queue >> 1 & 7),
+                max_bytes: if queue & 16 == 0 { 10_000 } else { 100 },
+                drop_oldest: queue & 32 != 0,
+            }),
+            resubscribe: options & 64 != 0,
+            topic_aliases: options & 128 != 0,
         };
         Self {
             version,
-            session: Session::new(version, limits),
+            session: Session::new(version, settings),
             now: Instant::now(),
             input: BytesMut::new(),
-            output: BytesMut::new(),
-            server: Decoder::new(version),
-            sent: Sent::Nothing,
+            server: Server::new(version),
             failed: false,
-            delivered: HashSet::new(),
             prompt: options & 8 == 0,
+            delivered: HashSet::new(),
+            accepted: BTreeMap::new(),
+            requests: HashSet::new(),
+            published: 0,
         }
     }
 
     fn step(&mut self, script: &mut Script) {
-        match script.byte() % 19 {
+        match script.byte() % 20 {
             0 => self.open(),
             1 => self.close(),
             2 | 3 => self.connect(script),
@@ -103,19 +112,25 @@ impl Client {
             13 | 14 => self.broker_packet(script),
             15 => self.receive(),
             16 => self.pass(script.byte()),
-            17 => self.write(usize::from(script.byte())),
-            _ => self.take_event(),
+            17 => drop(self.write(usize::from(script.byte()))),
+            18 => self.take_event(),
+            // What the program gives up it does not see: no more is known of what it has got.
+            _ if !self.prompt => self.session.discard_events(),
+            _ => {}
         }
-        if self.prompt {
-            while self.session.has_events() {
-                self.take_event();
-            }
+    }
+
+    /// Everything is written and read, every event taken.
+    fn settle(&mut self) {
+        while self.write(usize::MAX) || self.session.has_events() {
+            self.take_event();
         }
     }
 
     fn open(&mut self) {
         self.session.open(self.now);
         self.forget_connection();
+        assert_eq!(self.session.state(), State::Open);
     }
 
     fn close(&mut self) {
@@ -127,8 +142,7 @@ impl Client {
     fn forget_connection(&mut self) {
         assert!(self.session.transmit().is_empty());
         self.input.clear();
-        self.output.clear();
-        self.sent = Sent::Nothing;
+        self.server.open();
         self.failed = false;
     }
 
@@ -150,7 +164,11 @@ impl Client {
             }),
             properties: properties(script, self.version),
         };
-        let _ = self.session.connect(&connect);
+        let connected = self.session.connect(&connect);
+        if connected.is_ok() && connect.clean && !self.session.settings().keep_exchanges {
+            self.accepted.clear();
+            self.requests.clear();
+        }
     }
 
     fn publish(&mut self, script: &mut Script) {
@@ -162,9 +180,13 @@ impl Client {
         };
         let properties = properties(script, self.version);
         let topic = topic(script);
-        let payload = vec![b'.'; usize::from(script.byte())];
+        self.published += 1;
+        let mut payload = self.published.to_be_bytes().to_vec();
+        payload.resize(4 + usize::from(script.byte()), b'.');
+        let unsent = self.session.transmit().len();
+        let queued = self.session.stats().queued;
         let published = self.session.publish(&PublishRef {
-            dup: flags & 8 != 0,
+            dup: false,
             qos,
             retain: flags & 16 != 0,
             topic: &topic,
@@ -172,9 +194,31 @@ impl Client {
             properties: &properties,
             payload: &payload,
         });
-        if let Ok(id) = published {
-            assert_eq!(id == 0, qos == QoS::AtMostOnce);
-            assert!(packet_id == 0 || id == packet_id || id == 0);
+        match published {
+            Ok(id) => {
+                assert_eq!(id == 0, qos == QoS::AtMostOnce);
+                assert!(packet_id == 0 || id == packet_id || id == 0);
+                if id > 0 {
+                    self.begin(id, Some(self.published));
+                }
+            }
+            // Refused: nothing is sent and nothing kept.
+            Err(_) => {
+                assert_eq!(self.session.transmit().len(), unsent);
+                assert!(self.session.stats().queued <= queued);
+            }
+        }
+    }
+
+    /// An exchange has begun, with an identifier that no other holds.
+    fn begin(&mut self, id: u16, number: Option<u32>) {
+        if self.prompt {
+            let free = !self.accepted.contains_key(&id) && !self.requests.contains(&id);
+            assert!(free && !self.server.awaits_answer(id), "{id} is in use");
+        }
+        match number {
+            Some(number) => drop(self.accepted.insert(id, number)),
+            None => drop(self.requests.insert(id)),
         }
     }
 
@@ -189,15 +233,19 @@ impl Client {
         };
         let subscriptions = filters(script).into_iter().map(subscription).collect();
         let properties = properties(script, self.version);
-        if let Ok(id) = self.session.subscribe(subscriptions, properties) {
-            assert_ne!(id, 0);
+        let unsent = self.session.transmit().len();
+        match self.session.subscribe(subscriptions, properties) {
+            Ok(id) => self.begin(id, None),
+            Err(_) => assert_eq!(self.session.transmit().len(), unsent),
         }
     }
 
     fn unsubscribe(&mut self, script: &mut Script) {
         let (filters, properties) = (filters(script), properties(script, self.version));
-        if let Ok(id) = self.session.unsubscribe(filters, properties) {
-            assert_ne!(id, 0);
+        let unsent = self.session.transmit().len();
+        match self.session.unsubscribe(filters, properties) {
+            Ok(id) => self.begin(id, None),
+            Err(_) => assert_eq!(self.session.transmit().len(), unsent),
         }
     }
 
@@ -283,13 +331,17 @@ impl Client {
             let Some(packet) = packet else {
                 return self.receive_all();
             };
+            self.settle();
             let mut bytes = self.input.split_to(self.input.len() - rest.len());
             let (state, unsent) = (self.session.state(), self.session.transmit().len());
             self.session.receive(&mut bytes, self.now);
             assert!(bytes.is_empty());
-            if state == State::Connected && self.session.state() == state {
-                let answers = self.session.transmit()[unsent..].into();
-                self.check_answered(&packet, answers);
+            if self.session.state() == State::Connected {
+                self.server.sends(&packet);
+                if state == State::Connected {
+                    let answers = self.session.transmit()[unsent..].into();
+                    self.check_answered(&packet, answers);
+                }
             }
             self.take_event_of(&packet);
         }
@@ -305,12 +357,13 @@ impl Client {
 
     /// The exchanges of QoS 2 go on whether their identifier is known or not.
     fn check_answered(&self, packet: &Packet, mut answers: BytesMut) {
-        let answers = std::iter::from_fn(|| self.server.decode(&mut answers).unwrap());
         let (kind, id) = match packet {
             Packet::Pubrec(ack) if ack.reason < 0x80 => (PacketType::Pubrel, ack.packet_id),
             Packet::Pubrel(ack) => (PacketType::Pubcomp, ack.packet_id),
             _ => return,
         };
+        let decoder = Decoder::new(self.version);
+        let answers = std::iter::from_fn(|| decoder.decode(&mut answers).unwrap());
         let count = answers
             .filter(|answer| match answer {
                 Packet::Pubrel(ack) | Packet::Pubcomp(ack) => {
@@ -333,16 +386,31 @@ impl Client {
             Some(Event::Packet(event)) => {
                 assert_eq!(event.packet_type(), packet.packet_type());
                 assert!(!self.failed);
-                if let Packet::Publish(publish) = event
+                if let Packet::Publish(publish) = &event
                     && publish.qos == QoS::ExactlyOnce
                 {
                     assert!(self.delivered.insert(publish.packet_id), "{publish:?}");
                 }
+                self.end(&event);
             }
             Some(Event::Failed { message }) => self.fail(&message),
+            Some(dropped) => panic!("{dropped:?} because of {packet:?}"),
             None => {}
         }
         assert_eq!(self.session.poll_event(), None);
+    }
+
+    /// The program learns that an exchange is over.
+    fn end(&mut self, event: &Packet) {
+        match event {
+            Packet::Puback(ack) | Packet::Pubrec(ack) => {
+                self.accepted.remove(&ack.packet_id);
+            }
+            Packet::Suback(suback) | Packet::Unsuback(suback) => {
+                self.requests.remove(&suback.packet_id);
+            }
+            _ => {}
+        }
     }
 
     fn take_event(&mut self) {
@@ -353,8 +421,14 @@ impl Client {
             Some(_) => assert!(self.session.queued_bytes() < queued),
             None => assert_eq!(queued, 0),
         }
-        if let Some(Event::Failed { message }) = event {
-            self.fail(&message);
+        match event {
+            Some(Event::Packet(packet)) => self.end(&packet),
+            Some(Event::Dropped { packet_id, .. }) => {
+                self.accepted.remove(&packet_id);
+                self.requests.remove(&packet_id);
+            }
+            Some(Event::Failed { message }) => self.fail(&message),
+            None => {}
         }
     }
 
@@ -378,48 +452,52 @@ impl Client {
         assert!(self.session.poll_timeout().is_none_or(|at| at > self.now));
     }
 
-    /// The driver writes so many bytes, and a server reads them.
-    fn write(&mut self, most: usize) {
+    /// The driver writes so many bytes, and the server reads them. Says whether there were any.
+    fn write(&mut self, most: usize) -> bool {
         let waiting = self.session.transmit();
         let bytes = waiting.split_to(most.min(waiting.len()));
         if bytes.is_empty() {
-            return;
+            return false;
         }
-        self.session.transmitted(self.now);
-        self.output.extend_from_slice(&bytes);
-        while let Some(packet) = self.server.decode(&mut self.output).expect("well-formed") {
-            self.check_sent(&packet);
-        }
-    }
-
-    /// CONNECT first and once [MQTT-3.1.0-1, MQTT-3.1.0-2], nothing after DISCONNECT [MQTT-3.14.4-2], and nothing that
-    /// only a server sends.
-    fn check_sent(&mut self, packet: &Packet) {
-        self.sent = match (self.sent, packet) {
-            (Sent::Nothing, Packet::Connect(_)) => Sent::Connect,
-            (Sent::Connect, Packet::Disconnect(_)) => Sent::Disconnect,
-            (
-                Sent::Connect,
-                Packet::Publish(_)
-                | Packet::Puback(_)
-                | Packet::Pubrec(_)
-                | Packet::Pubrel(_)
-                | Packet::Pubcomp(_)
-                | Packet::Subscribe(_)
-                | Packet::Unsubscribe(_)
-                | Packet::Pingreq
-                | Packet::Auth(_),
-            ) => Sent::Connect,
-            (sent, packet) => panic!("{packet:?} after {sent:?}"),
-        };
+        self.session.transmitted(bytes.len(), self.now);
+        self.server.receives(&bytes, self.prompt);
+        true
     }
 
     /// What holds at any time.
     fn check(&mut self) {
+        let stats = self.session.stats();
         if matches!(self.session.state(), State::Disconnected | State::Open) {
             assert_eq!(self.session.poll_timeout(), None);
         }
         assert_eq!(self.session.has_events(), self.session.queued_bytes() > 0);
+        assert!(stats.queued_bytes <= self.session.stored_bytes());
+        if self.prompt && self.session.state() == State::Connected {
+            self.check_nothing_lost(stats.queued);
+        }
+    }
+
+    /// What was accepted and not acknowledged is with the server, or waits only because the server's receive maximum is
+    /// reached.
+    fn check_nothing_lost(&self, queued: usize) {
+        if self.server.has_quota() {
+            assert_eq!(queued, 0);
+            for (id, number) in &self.accepted {
+                assert_eq!(self.server.number(*id), Some(*number), "{id}");
+            }
+            for id in &self.requests {
+                assert!(self.server.awaits_answer(*id), "{id}");
+            }
+        } else {
+            let held = self.accepted.len() + self.requests.len();
+            let with_server = |id: &&u16| self.server.awaits_answer(**id);
+            let sent = self
+                .accepted
+                .keys()
+                .chain(&self.requests)
+                .filter(with_server);
+            assert!(held - sent.count() <= queued);
+        }
     }
 }
 

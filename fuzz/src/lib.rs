@@ -1,4 +1,4 @@
-//! What the fuzz targets check: here of the codec, in `client.rs` of the session.
+//! What the fuzz targets check: here of the codec, in `client.rs` and `server.rs` of the session.
 
 /// The rooms themselves and not the crate around them, whose dependencies take minutes to build for a fuzzer.
 #[path = "../../src/codec/mod.rs"]
@@ -8,6 +8,7 @@ pub mod session;
 
 mod client;
 mod script;
+mod server;
 
 pub use client::check_session;
 

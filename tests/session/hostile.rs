@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use mqtt_core::codec::*;
-use mqtt_core::session::{Event, Limits, State};
+use mqtt_core::session::{Event, Settings, State};
 
 use crate::pair::*;
 
@@ -75,6 +75,7 @@ fn a_connack_that_breaks_a_rule() {
         ("20 06 00 00 03 23 0001", 0x81, "CONNACK: failed to parse packet properties: property topic_alias (35) is not allowed for that packet type"),
         ("20 05 00 00 03 21 00", 0x81, "CONNACK: failed to parse packet properties: not enough bytes for property list: expected 3, got 2"),
         ("20 05 00 00 02 21 00", 0x81, "CONNACK: failed to parse packet properties: not enough bytes for receive_maximum: expected 2, got 1"),
+        ("20 07 00 00 04 15 0001 61", 0x82, "CONNACK: authentication method is not that of CONNECT"),
         ("30 04 0001 61 00", 0x82, "expecting CONNACK but received 3"),
         ("F0 02 18 00", 0x82, "expecting CONNACK but received 15"),
     ] {
@@ -93,6 +94,9 @@ fn a_packet_of_v311_that_breaks_a_rule() {
         ("82 06 0001 0001 61 00", "SUBSCRIBE: only a client sends it"),
         ("A2 05 0001 0001 61", "UNSUBSCRIBE: only a client sends it"),
         ("10 0C 0004 4D515454 04 02 0000 0000", "CONNECT: only a client sends it"),
+        // Whatever else is wrong with them.
+        ("10 02 0000", "CONNECT: only a client sends it"),
+        ("82 06 0000 0001 61 00", "SUBSCRIBE: only a client sends it"),
         // Fixed headers.
         ("00 00", "packet type 0 is reserved in MQTT 3.1.1"),
         ("F0 00", "packet type 15 is reserved in MQTT 3.1.1"),
@@ -150,6 +154,11 @@ fn a_packet_of_v50_that_breaks_a_rule() {
         ("82 07 0001 00 0001 61 00", 0x82, "SUBSCRIBE: only a client sends it"),
         ("A2 06 0001 00 0001 61", 0x82, "UNSUBSCRIBE: only a client sends it"),
         ("10 0D 0004 4D515454 05 02 0000 00 0000", 0x82, "CONNECT: only a client sends it"),
+        // Whatever else is wrong with them: an unknown protocol, a bad filter, bad flags.
+        ("10 0D 0004 4D515455 05 02 0000 00 0000", 0x82, "CONNECT: only a client sends it"),
+        ("82 06 0001 00 0000 00", 0x82, "SUBSCRIBE: only a client sends it"),
+        ("C1 00", 0x82, "PINGREQ: only a client sends it"),
+        ("E0 01 04", 0x82, "DISCONNECT: unexpected reason code: 0x04"),
         ("E0 07 00 05 11 00000001", 0x82, "DISCONNECT: session_expiry_interval: only a client sends it"),
         ("F0 02 18 00", 0x82, "AUTH: CONNECT had no authentication method"),
         // Fixed headers.
@@ -397,11 +406,11 @@ fn a_fault_is_seen_before_the_packet_is_there() {
             &[0x36, 0xFF, 0xFF, 0xFF, 0x7F][..],
             &[0x31, 0xFF, 0xFF, 0x7F],
         ] {
-            let limits = Limits {
+            let settings = Settings {
                 max_packet_size: 1000,
-                ..Limits::default()
+                ..Settings::default()
             };
-            let mut pair = Pair::with_limits(version, limits);
+            let mut pair = Pair::with_settings(version, settings);
             pair.connect(connect(version));
             pair.deliver(connack(0));
             let mut buffer = BytesMut::from(bytes);
