@@ -380,6 +380,10 @@ impl Client {
         match packet {
             Packet::Pubrel(ack) => drop(self.delivered.remove(&ack.packet_id)),
             Packet::Connack(connack) if !connack.session_present => self.delivered.clear(),
+            // The server uses the identifier for another message.
+            Packet::Publish(publish) if publish.qos == QoS::AtLeastOnce => {
+                self.delivered.remove(&publish.packet_id);
+            }
             _ => {}
         }
         match self.session.poll_event() {
@@ -489,14 +493,10 @@ impl Client {
                 assert!(self.server.awaits_answer(*id), "{id}");
             }
         } else {
-            let held = self.accepted.len() + self.requests.len();
-            let with_server = |id: &&u16| self.server.awaits_answer(**id);
-            let sent = self
-                .accepted
-                .keys()
-                .chain(&self.requests)
-                .filter(with_server);
-            assert!(held - sent.count() <= queued);
+            let unsent = self.accepted.iter().filter(|(id, number)| {
+                !self.server.awaits_answer(**id) && !self.server.has_seen(**number)
+            });
+            assert!(unsent.count() <= queued);
         }
     }
 }

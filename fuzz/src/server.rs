@@ -38,6 +38,8 @@ pub struct Server {
     counted: HashSet<u16>,
     /// Messages that came on an earlier connection.
     seen: HashSet<u32>,
+    /// Identifiers of those that had their PUBREC there.
+    released: HashSet<u16>,
     /// Number of the last message on this connection.
     last: u32,
     aliases: HashMap<u16, Str>,
@@ -54,6 +56,7 @@ impl Server {
             awaited: HashMap::new(),
             counted: HashSet::new(),
             seen: HashSet::new(),
+            released: HashSet::new(),
             last: 0,
             aliases: HashMap::new(),
         }
@@ -61,14 +64,17 @@ impl Server {
 
     /// A new connection.
     pub fn open(&mut self) {
-        for awaited in self.awaited.values() {
-            if let Awaited::Puback(number) | Awaited::Pubrec(number) = awaited {
-                self.seen.insert(*number);
+        let (mut seen, mut released) = (std::mem::take(&mut self.seen), HashSet::new());
+        for (id, awaited) in &self.awaited {
+            match awaited {
+                Awaited::Puback(number) | Awaited::Pubrec(number) => drop(seen.insert(*number)),
+                Awaited::Pubcomp => drop(released.insert(*id)),
+                Awaited::Suback | Awaited::Unsuback => {}
             }
         }
-        let seen = std::mem::take(&mut self.seen);
         *self = Self {
             seen,
+            released,
             ..Self::new(self.version)
         };
     }
@@ -84,6 +90,11 @@ impl Server {
             Awaited::Puback(number) | Awaited::Pubrec(number) => Some(*number),
             _ => None,
         }
+    }
+
+    /// Whether the message with this number came on an earlier connection.
+    pub fn has_seen(&self, number: u32) -> bool {
+        self.seen.contains(&number)
     }
 
     /// Whether the client may send one more QoS 1 or 2 message.
@@ -110,6 +121,9 @@ impl Server {
     pub fn sends(&mut self, packet: &Packet) {
         let (id, ends) = match packet {
             Packet::Connack(connack) => {
+                if !connack.session_present {
+                    self.released.clear();
+                }
                 self.connack = Some(connack.clone());
                 return;
             }
@@ -202,8 +216,8 @@ impl Server {
             Packet::Unsubscribe(unsubscribe) => {
                 self.begin(unsubscribe.packet_id, Awaited::Unsuback);
             }
-            // On a resumed session the PUBREL may be the first that is heard of a message here.
-            Packet::Pubrel(ack) if ack.reason == 0 => {
+            // Repeated on a resumed session it is all that is heard of the message here.
+            Packet::Pubrel(ack) if self.released.contains(&ack.packet_id) => {
                 self.awaited.insert(ack.packet_id, Awaited::Pubcomp);
             }
             _ => {}
