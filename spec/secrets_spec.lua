@@ -69,7 +69,7 @@ local script = [[
 		authentication_method = "SCRAM", authentication_data = TOKEN,
 	} })
 
-	-- Private keys: the wrong password, no certificate, a key where a certificate belongs, an encrypted one without password.
+	-- Private keys: the wrong password, no certificate, a key where a certificate belongs, one without its password.
 	local certificate, key, encrypted = %q, %q, %q
 	for _, secure in ipairs({
 		{ certificate = certificate, key = encrypted, password = PASSPHRASE },
