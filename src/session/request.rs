@@ -255,7 +255,8 @@ impl Session {
             id => id,
         };
         let kept = PublishRef { packet_id, ..kept };
-        if held || !self.has_quota() {
+        let counted = self.is_counted(phase);
+        if held || counted && !self.has_quota() {
             let packet = self.encode_stored(|version, out| encode_publish(&kept, version, out))?;
             self.admit(packet.len())?;
             self.outgoing
@@ -271,7 +272,7 @@ impl Session {
             };
             self.remember_alias(message);
             self.counters.messages_sent += 1;
-            let progress = Progress::Sent { counted: true };
+            let progress = Progress::Sent { counted };
             self.outgoing.begin(packet_id, phase, packet, progress);
         }
         if !given {

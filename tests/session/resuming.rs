@@ -315,6 +315,30 @@ fn the_servers_receive_maximum_makes_messages_wait_in_order() {
 }
 
 #[test]
+fn a_server_of_v311_gets_20_messages_of_qos_2_at_a_time() {
+    let mut pair = connected(Version::V311, keeping());
+    for _ in 0..30 {
+        pair.publish(QOS_1);
+    }
+    assert_eq!(pair.answers().len(), 30);
+    for id in 31..=60 {
+        assert_eq!(pair.publish(QOS_2), id);
+    }
+    assert_eq!(pair.answers().len(), 20);
+    pair.deliver(pubrec(31, 0));
+    assert_eq!(pair.answers(), [pubrel(31, 0)]);
+    pair.deliver(pubcomp(31, 0));
+    assert_eq!(pair.answers(), [publish(QOS_2, 51)]);
+    // What has its PUBREC counts on the next connection too.
+    pair.deliver(pubrec(32, 0));
+    let again = resume(&mut pair, true, Properties::new());
+    assert_eq!(again.len(), 30 + 20);
+    assert_eq!(again[30], pubrel(32, 0));
+    pair.deliver(pubcomp(32, 0));
+    assert_eq!(pair.answers(), [publish(QOS_2, 52)]);
+}
+
+#[test]
 fn a_repeated_pubrel_does_not_count_against_the_receive_maximum() {
     let mut pair = connected(Version::V50, keeping());
     for _ in 0..3 {
