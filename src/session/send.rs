@@ -130,7 +130,7 @@ impl Session {
                         dup: publish.dup || dup,
                         ..(&publish).into()
                     };
-                    return self.append_publish(&message).map(drop);
+                    return self.append_publish(&message);
                 }
             }
             Some(PacketType::Subscribe) => {
@@ -194,15 +194,11 @@ impl Session {
         Ok(())
     }
 
-    /// Appends a PUBLISH, with an alias for its topic where that is asked for. Returns where its bytes begin if they
-    /// are good for any connection, that is, without an alias.
-    pub(super) fn append_publish(
-        &mut self,
-        message: &PublishRef<'_>,
-    ) -> Result<Option<usize>, RequestError> {
+    /// Appends a PUBLISH, with an alias for its topic where that is asked for.
+    pub(super) fn append_publish(&mut self, message: &PublishRef<'_>) -> Result<(), RequestError> {
         let automatic = self.settings.topic_aliases;
         let maximum = self.connection.server.topic_alias_maximum;
-        if automatic && maximum > 0 {
+        if automatic && maximum > 0 && !message.topic.is_empty() {
             match self.connection.sent_aliases.assign(message.topic, maximum) {
                 None => {}
                 Some(Assigned::Known(alias)) => {
@@ -212,8 +208,7 @@ impl Session {
                         properties,
                         ..*message
                     };
-                    self.append(|version, out| encode_publish(&message, version, out))?;
-                    return Ok(None);
+                    return self.append(|version, out| encode_publish(&message, version, out));
                 }
                 Some(Assigned::New(alias)) => {
                     let properties = &with_alias(message.properties, alias);
@@ -223,13 +218,11 @@ impl Session {
                     };
                     self.append(|version, out| encode_publish(&message, version, out))?;
                     self.connection.sent_aliases.assigned(alias, message.topic);
-                    return Ok(None);
+                    return Ok(());
                 }
             }
         }
-        let start = self.connection.transmit.len();
-        self.append(|version, out| encode_publish(message, version, out))?;
-        Ok(Some(start))
+        self.append(|version, out| encode_publish(message, version, out))
     }
 
     pub(super) fn append_packet(&mut self, packet: &Packet) -> Result<(), RequestError> {
