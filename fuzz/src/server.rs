@@ -6,6 +6,9 @@ use bytes::BytesMut;
 
 use crate::codec::*;
 
+/// What servers of 3.1.1 are believed to take at a time.
+const V311_RECEIVE_MAXIMUM: u16 = 20;
+
 /// What the client waits for with a packet identifier.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Awaited {
@@ -34,7 +37,8 @@ pub struct Server {
     /// The properties of CONNACK, once it was sent.
     connack: Option<Connack>,
     awaited: HashMap<u16, Awaited>,
-    /// Identifiers whose PUBLISH came on this connection: they count against the receive maximum.
+    /// Identifiers that count against the receive maximum: of PUBLISH packets that came on this connection, in 3.1.1 those
+    /// of all QoS 2 exchanges.
     counted: HashSet<u16>,
     /// Messages that came on an earlier connection.
     seen: HashSet<u32>,
@@ -99,7 +103,11 @@ impl Server {
 
     /// Whether the client may send one more QoS 1 or 2 message.
     pub fn has_quota(&self) -> bool {
-        self.counted.len() < usize::from(self.limit(PropertyId::ReceiveMaximum))
+        let most = match self.version {
+            Version::V311 => V311_RECEIVE_MAXIMUM,
+            Version::V50 => self.limit(PropertyId::ReceiveMaximum),
+        };
+        self.counted.len() < usize::from(most)
     }
 
     /// A limit among the properties of CONNACK.
@@ -219,6 +227,9 @@ impl Server {
             // Repeated on a resumed session it is all that is heard of the message here.
             Packet::Pubrel(ack) if self.released.contains(&ack.packet_id) => {
                 self.awaited.insert(ack.packet_id, Awaited::Pubcomp);
+                if self.version == Version::V311 {
+                    self.counted.insert(ack.packet_id);
+                }
             }
             _ => {}
         }
@@ -242,7 +253,11 @@ impl Server {
             QoS::AtLeastOnce => self.begin(publish.packet_id, Awaited::Puback(number)),
             QoS::ExactlyOnce => self.begin(publish.packet_id, Awaited::Pubrec(number)),
         }
-        if publish.qos != QoS::AtMostOnce {
+        let counted = match self.version {
+            Version::V311 => publish.qos == QoS::ExactlyOnce,
+            Version::V50 => publish.qos != QoS::AtMostOnce,
+        };
+        if counted {
             assert!(self.has_quota() || self.connack.is_none());
             self.counted.insert(publish.packet_id);
         }

@@ -1,17 +1,42 @@
 --- How to wait for a link without blocking the program that the client lives in.
 -- Internal: programs use `Client:step` and `Client:getfd`.
 
+local core = require("mqtt.core")
+
 local coroutine_running = coroutine.running
+local now = core.now
 
 local host = {}
+
+-- How long all clients together may keep Copas from its other threads, in seconds.
+local TURN = 0.003
+-- How often a client that has something to do lets Copas go on without it because that time is over.
+local PATIENCE = 50
 
 -- How soon nginx calls a function again that has thrown, in seconds.
 local RETRY_PAUSE = 1
 -- How long a timer of nginx is pending that only waits for the worker to exit, in seconds.
 local WATCH_TIME = 24 * 60 * 60
 
--- What Copas takes for a socket: its descriptor is the link's, and there is something to read when the link has news.
--- Copas closes what it thinks is a connection when a thread ends, hence `close`.
+-- When the clients' turn began: the first of them that Copas resumed since they all had yielded has set it.
+local turn = 0
+
+-- Notes that a thread has been resumed that yielded in the turn given.
+local function resumed(before)
+	if turn == before then
+		turn = now()
+	end
+end
+
+--- Whether the threads of clients have kept Copas from its other threads for so long that they should give way.
+-- @treturn boolean
+function host.is_turn_over()
+	return now() - turn > TURN
+end
+
+-- What Copas takes for a socket: its descriptor is the link's, and there is something to read when the link has news
+-- and it is its turn. Copas asks before it waits, and whenever the descriptor is readable. It closes what it thinks is
+-- a connection when a thread ends, hence `close`.
 local Readable = {}
 Readable.__index = Readable
 
@@ -27,8 +52,13 @@ function Readable.settimeout() end
 function Readable.close() end
 
 function Readable:receive()
+	resumed(self.turn)
+	self.turn = turn
 	if self.gives_way or not self.link:has_events() then
 		self.gives_way = false
+		return nil, "timeout"
+	elseif self.patience > 0 and host.is_turn_over() then
+		self.patience = self.patience - 1
 		return nil, "timeout"
 	end
 	return true
@@ -36,7 +66,15 @@ end
 
 -- Waits for news of a link under Copas; with `gives_way` other threads have their turn first in any case.
 local function receive(copas, link, gives_way)
-	copas.receive(setmetatable({ link = link, fd = assert(link:getfd()), gives_way = gives_way }, Readable), 1)
+	local readable = { link = link, fd = assert(link:getfd()), gives_way = gives_way, patience = PATIENCE }
+	copas.receive(setmetatable(readable, Readable), 1)
+end
+
+-- Waits for some time in a thread of Copas 4.
+local function pause(copas, seconds)
+	local before = turn
+	copas.pause(seconds)
+	resumed(before)
 end
 
 -- Returns Copas if the caller runs in one of its threads, so that it may yield to Copas.
@@ -92,7 +130,7 @@ function host.give_way(link)
 	if not copas then -- luacheck: ignore 542
 		-- nobody to give way to
 	elseif copas.pause then
-		copas.pause(0)
+		pause(copas, 0)
 	elseif link:has_events() then
 		-- Copas 1.x knows no pause.
 		receive(copas, link, true)
@@ -112,7 +150,7 @@ function host.pause(seconds)
 	if not (copas and copas.pause) then
 		return false
 	end
-	copas.pause(seconds)
+	pause(copas, seconds)
 	return true
 end
 
@@ -205,14 +243,13 @@ function host.repeatedly(func)
 		return repeatedly_in_nginx(ngx, func)
 	end
 	local copas = copas_around()
-	local pause = copas and copas.pause
-	if not pause then
+	if not (copas and copas.pause) then
 		return function() end
 	end
 	local thread = copas.addthread(function()
 		local seconds = func()
 		while seconds do
-			pause(seconds)
+			copas.pause(seconds)
 			seconds = func()
 		end
 	end)

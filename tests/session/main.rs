@@ -2,9 +2,11 @@
 
 mod authentication;
 mod connection;
+mod cuts;
 mod hostile;
 mod keep_alive;
 mod model;
 mod pair;
 mod publishing;
 mod receiving;
+mod resuming;
