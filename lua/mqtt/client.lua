@@ -486,7 +486,7 @@ end
 -- Ends the connection, or the attempt to open one. With `flush` everything requested before is still sent.
 local function close(self, reason, flush)
 	local conn = self.connection
-	if self._opening or conn and conn.connack then
+	if self._opening or conn and conn.connack and not self._brokers:is_midway() then
 		self.first_connect = false
 	end
 	if conn or self._opening then
