@@ -225,7 +225,8 @@ for _, copas_version in ipairs({ 1, 4 }) do
 					connector = require("mqtt.connector." .. connector),
 				})
 				local listener = assert(socket.bind("127.0.0.1", 0))
-				local ear = assert(socket.connect(listener:getsockname()))
+				local _, port = listener:getsockname()
+				local ear = assert(socket.connect("127.0.0.1", port))
 				local bell = assert(listener:accept())
 				ear:settimeout(0)
 				local order = {}

@@ -187,6 +187,10 @@ function bridge.step(client, connect, handle_event)
 	local link, conn = client._link, client.connection
 	local kind, a, b, c, d, e, f, g, h, i = skip_woken(client, client._pop())
 	if not conn then
+		if kind then
+			-- an answer that came by the last connection
+			return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
+		end
 		return connect(client)
 	elseif not kind then
 		local header, body = receive_packet(conn)

@@ -11,7 +11,8 @@ local native = require("mqtt.connector.native")
 local packet = require("mqtt.packet")
 local protocol = require("mqtt.protocol")
 
-local error, ipairs, pairs, setmetatable, tostring, type = error, ipairs, pairs, setmetatable, tostring, type
+local error, getmetatable, ipairs, pairs, setmetatable = error, getmetatable, ipairs, pairs, setmetatable
+local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
 local math_huge, math_max = math.huge, math.max
 local os_time = os.time
@@ -22,6 +23,7 @@ local packet_type = packet.types
 
 local NOT_OPENED = "network connection is not opened"
 local CLOSED_BY_CLIENT = "connection closed by client"
+local STUCK = "the connection takes nothing"
 
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
@@ -30,8 +32,7 @@ local IDLE_WAIT = 1
 -- which the broker has for its CONNACK in any case.
 local CONNECT_TIMEOUT = 30
 local CONNACK_PART = 0.1
--- How long publishing waits for room in the send buffer before it fails, and how often a Copas thread looks for it, in
--- seconds.
+-- How long publishing waits for a connection that takes nothing, and how often a Copas thread looks, in seconds.
 local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
 -- How many steps of a client in a Copas thread there are before other threads have their turn.
@@ -65,11 +66,43 @@ local OPTIONS = {
 	connector = "table",
 	follow_server_reference = "boolean",
 	auto_ack = "boolean",
+	max_packet_size = "number",
+	ping_timeout = "number",
+	queue = "table",
+	resubscribe = "boolean",
+	topic_aliases = "boolean",
 	on = { table = true, "a table with events and callbacks" },
 	reconnect = { boolean = true, number = true, table = true, "a boolean or number" },
 	secure = { boolean = true, table = true, "a boolean or table" },
 	clean = { boolean = true, string = true, "a boolean, or 'first'" },
 }
+
+-- The fields of the option queue: the default of each number, or the strings it may be.
+local QUEUE = {
+	max_messages = 1000,
+	max_bytes = 2 ^ 20,
+	when_full = { reject = true, drop_oldest = true },
+}
+
+local function is_whole(value, min, max)
+	return type(value) == "number" and value >= min and value <= max and value % 1 == 0
+end
+
+-- Returns what is wrong with the option queue, or nil.
+local function check_queue(queue)
+	for key, value in pairs(queue) do
+		local expected = QUEUE[key]
+		if not expected then
+			return "unexpected key in queue: " .. tostring(key)
+		elseif type(expected) == "number" then
+			if not is_whole(value, 1, 0xFFFFFFFF) then
+				return str_format("expecting queue.%s to be a whole number from 1 to 4294967295", key)
+			end
+		elseif not expected[value] then
+			return "expecting queue.when_full to be 'reject' or 'drop_oldest'"
+		end
+	end
+end
 
 -- Returns what is wrong with one option, or nil.
 local function check_option(key, value)
@@ -90,7 +123,7 @@ local function check_option(key, value)
 	end
 	if key == "version" and value ~= const.v311 and value ~= const.v50 then
 		return "expecting version to be a value either 4 or 5"
-	elseif key == "keep_alive" and not (value >= 0 and value <= 0xFFFF and value % 1 == 0) then
+	elseif key == "keep_alive" and not is_whole(value, 0, 0xFFFF) then
 		return "expecting keep_alive to be a whole number of seconds from 0 to 65535, got: " .. tostring(value)
 	elseif key == "connect_timeout" and not (value > 0 and value < math_huge) then
 		return "expecting connect_timeout to be a number of seconds above 0, got: " .. tostring(value)
@@ -98,6 +131,12 @@ local function check_option(key, value)
 		return brokers.check_uris(value)
 	elseif key == "reconnect" and value_type == "table" then
 		return brokers.check_reconnect(value)
+	elseif key == "max_packet_size" and not is_whole(value, 16, 268435460) then
+		return "expecting max_packet_size to be a whole number of bytes from 16 to 268435460, got: " .. tostring(value)
+	elseif key == "ping_timeout" and (value <= 0 or value ~= value) then
+		return "expecting ping_timeout to be a positive number of seconds, got: " .. tostring(value)
+	elseif key == "queue" then
+		return check_queue(value)
 	end
 end
 
@@ -207,6 +246,28 @@ local function tls_settings(self, conn)
 	return self._tls
 end
 
+-- Whether what was interrupted by the end of a connection is taken up on the next one.
+local function keeps_exchanges(opts)
+	return not not (opts.reconnect or opts.queue or not opts.clean)
+end
+
+-- Tells the session which options count from now on. Returns true, or nil and an error message.
+local function configure(self)
+	local opts = self.opts
+	local queue = opts.queue
+	return self._link:configure {
+		max_packet_size = opts.max_packet_size,
+		connack_timeout = self._connack_timeout,
+		pingresp_timeout = opts.ping_timeout,
+		keep_exchanges = keeps_exchanges(opts),
+		max_messages = queue and (queue.max_messages or QUEUE.max_messages),
+		max_bytes = queue and (queue.max_bytes or QUEUE.max_bytes),
+		drop_oldest = queue and queue.when_full == "drop_oldest",
+		resubscribe = opts.resubscribe,
+		topic_aliases = opts.topic_aliases,
+	}
+end
+
 -- Calls a function when Lua collects what this returns; that is before anything is collected that was made earlier.
 local function at_collection(func)
 	if newproxy then
@@ -292,6 +353,14 @@ end
 -- @tparam[opt] table opts.user_properties for MQTT 5.0 only: CONNECT user properties
 -- @tparam[opt=false] boolean|number opts.reconnect reconnect after the connection has been lost, not before this many
 -- seconds have passed since the last attempt; true means 30. See also `Client:shutdown`.
+-- @tparam[opt] number opts.ping_timeout seconds that the broker may take to answer a PINGREQ, `keep_alive` by default
+-- @tparam[opt] number opts.max_packet_size largest packet accepted from the broker, in bytes; one of MQTT 5.0 is told
+-- @tparam[opt] table opts.queue accept publishes without a connection, and send them in order when there is one: a
+-- table with the optional fields `max_messages` (1000 by default), `max_bytes` (1 MiB) and `when_full`, "reject" (the
+-- default: `publish` returns false and an error message) or "drop_oldest" (of those that were never sent)
+-- @tparam[opt=false] boolean opts.resubscribe renew subscriptions when the broker has lost them with its session
+-- @tparam[opt=false] boolean opts.topic_aliases for MQTT 5.0 only: send aliases in place of topics, as many as the
+-- broker takes
 -- @tparam[opt] table opts.connector what opens, reads and writes the network connection: a class, see `mqtt.connector`,
 -- or a function table of luamqtt 3.x, see `mqtt.connector.v3`
 -- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module to do TLS with. Another one than "ssl"
@@ -355,7 +424,7 @@ function Client:__init(opts)
 	self._brokers = brokers.new(random)
 	-- The options that are there because the last uri said so.
 	self._from_uri = {}
-	-- The connections that messages came by which nobody has acknowledged yet, for the option `auto_ack`.
+	-- Messages that nobody has acknowledged yet, for the option `auto_ack`.
 	self._unacknowledged = setmetatable({}, { __mode = "k" })
 	-- Steps since other threads had their turn.
 	self._steps = 0
@@ -367,6 +436,9 @@ function Client:__init(opts)
 	end
 	-- What is done for each message does not go through the link's methods.
 	self._link, self._step, self._pop, self._publish, self._acknowledge = link, step, pop, publish, acknowledge
+	configure(self)
+	-- The metatable of received QoS 1 and 2 messages: it tells which session of the server's they belong to.
+	self._session_mt = packet.new_session_mt()
 	self._guard = at_collection(function()
 		if self.connection then
 			self:close_connection("garbage")
@@ -574,7 +646,8 @@ local function request(self, callback, what, method, ...)
 	end
 	local ok
 	ok, err = sent(self, what)
-	if not ok then
+	-- If not, the connection is gone, which has been told; an exchange that is kept goes on on the next one.
+	if not ok and (result == true or not keeps_exchanges(self.opts)) then
 		return false, err
 	end
 	return result
@@ -691,9 +764,30 @@ local OPTIONAL_BOOLEAN = { ["nil"] = true, boolean = true }
 local OPTIONAL_TABLE = { ["nil"] = true, table = true }
 local OPTIONAL_FUNCTION = { ["nil"] = true, ["function"] = true }
 
+-- Publishes. Returns what the link's function returns.
+local function send_publish(self, topic, payload, qos, retain, dup, packet_id, properties, user_properties)
+	if properties or user_properties then
+		return self._link:publish(topic, payload, qos, retain or false, dup or false, packet_id, properties,
+			user_properties)
+	end
+	return self._publish(topic, payload, qos, retain, dup, packet_id)
+end
+
+-- Whether the connection, for which a publish has waited in vain, has still taken nothing.
+local function is_stuck(self)
+	if self._link:outgoing_bytes() < self._stuck or not self._link:is_full() then
+		self._stuck = nil
+	end
+	return self._stuck ~= nil
+end
+
 --- Publish message to broker.
 -- The native connection gathers messages that are published at once and sends them together. It never refuses one
--- because of a full socket: when the connection is slower than the program, this waits until there is room.
+-- because of a full socket: while more than 1 MiB waits to be written, this waits, for as long as the connection takes
+-- something at least every 30 seconds, and only where that holds up nobody else: in a Copas thread, inside nginx, or if
+-- the client is the only one in its loop. A message is refused when the connection takes nothing, or 16 MiB wait to be
+-- written or acknowledged. One accepted with QoS 1 or 2 is sent again on the next connection if this one is lost
+-- (with `reconnect`, `queue`, or without a clean start).
 -- @tparam table opts publish operation options table
 -- @tparam string opts.topic topic to publish message
 -- @tparam[opt] string opts.payload publish message payload
@@ -718,16 +812,19 @@ function Client:publish(opts)
 		or not OPTIONAL_FUNCTION[type(callback)] then
 		error(explain_publish(opts), 2)
 	end
-	if not self.connection then
+	if not (self.connection or self.opts.queue) then
 		return false, NOT_OPENED
 	end
 
-	local packet_id, full, misuse
-	if properties or user_properties then
-		packet_id, full, misuse = self._link:publish(topic, payload, qos, retain or false, dup or false, opts.packet_id,
-			properties, user_properties)
-	else
-		packet_id, full, misuse = self._publish(topic, payload, qos, retain, dup, opts.packet_id)
+	if self._stuck and is_stuck(self) then
+		return false, "failed to send PUBLISH: " .. STUCK
+	end
+
+	local packet_id, full, misuse = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+		user_properties)
+	if packet_id == false and self:_wait_for_room() then
+		packet_id, full, misuse = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+			user_properties)
 	end
 	if not packet_id then
 		if misuse then
@@ -739,12 +836,15 @@ function Client:publish(opts)
 		-- Before anything that yields: the answer may come meanwhile.
 		self._callbacks[packet_id] = callback
 	end
-	local ok, err = sent(self, "PUBLISH")
-	if ok and full then
-		ok, err = self:_wait_for_room()
+	if self.connection then
+		local ok, err = sent(self, "PUBLISH")
+		-- If not, the connection is gone, which has been told; a message that is kept will be sent on the next one.
+		if not ok and (packet_id == 0 or not keeps_exchanges(self.opts)) then
+			return false, err
+		end
 	end
-	if not ok then
-		return false, err
+	if full then
+		self:_wait_for_room()
 	end
 	if packet_id == 0 then
 		if callback then
@@ -778,6 +878,10 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	local packet_id, qos = msg.packet_id, msg.qos
 	if not packet_id or qos == 0 then
 		return true
+	end
+	local mt = getmetatable(msg)
+	if mt ~= self._session_mt and packet.is_session_mt(mt) then
+		return false, "the session that this message belongs to is over"
 	end
 	local ok, misuse
 	local what = qos == 1 and "PUBACK" or "PUBREC"
@@ -924,6 +1028,22 @@ function Client:start_connecting()
 	return true
 end
 
+--- Tells what the client has done so far, on all its connections.
+-- @treturn table `messages_sent` and `messages_received` (repetitions not counted), `bytes_sent` and `bytes_received`
+-- (without TLS), `in_flight` (QoS 1 and 2 messages sent and not acknowledged to the end), `queued` and `queued_bytes`
+-- (what was accepted and not sent yet), `dropped` (messages accepted and never sent), `reconnects`, `ping_round_trip`
+-- (seconds that the last PINGRESP took, or nil), `tls_version` (such as "TLSv1.3", or nil)
+-- @usage
+-- print(client:stats().in_flight)
+function Client:stats()
+	local stats = self._link:stats()
+	local conn = self.connection
+	if conn and not stats.tls_version then
+		stats.tls_version = conn.tls_version
+	end
+	return stats
+end
+
 --- Low-level methods
 -- @section low-level
 
@@ -969,6 +1089,19 @@ function Client:open_connection()
 	return false, "connection attempt was given up"
 end
 
+-- The properties of CONNECT: the program's, and the largest packet it accepts.
+local function connect_properties(opts)
+	local size, properties = opts.max_packet_size, opts.properties
+	if not size or opts.version ~= const.v50 or properties and properties.maximum_packet_size then
+		return properties
+	end
+	local all = { maximum_packet_size = size }
+	for name, value in pairs(properties or {}) do
+		all[name] = value
+	end
+	return all
+end
+
 --- Send CONNECT packet into opened network connection
 -- @return true on success or false and error message on failure
 function Client:send_connect()
@@ -977,19 +1110,24 @@ function Client:send_connect()
 	end
 	local opts = self.opts
 	log:info("[LuaMQTT] client '%s' sending CONNECT (user '%s')", opts.id, opts.username or "not specified")
-	-- The broker starts anew, and so do the packet identifiers.
-	self._callbacks = {}
-	local ok, err = self._link:connect {
-		id = opts.id,
-		-- "first" is true for now
-		clean = not not opts.clean,
-		username = opts.username,
-		password = opts.password,
-		will = opts.will,
-		keep_alive = opts.keep_alive,
-		properties = opts.properties,
-		user_properties = opts.user_properties,
-	}
+	local ok, err = configure(self)
+	if ok and opts.clean and not keeps_exchanges(opts) then
+		-- The broker starts anew, and so do the packet identifiers.
+		self._callbacks = {}
+	end
+	if ok then
+		ok, err = self._link:connect {
+			id = opts.id,
+			-- "first" is true for now
+			clean = not not opts.clean,
+			username = opts.username,
+			password = opts.password,
+			will = opts.will,
+			keep_alive = opts.keep_alive,
+			properties = connect_properties(opts),
+			user_properties = opts.user_properties,
+		}
+	end
 	if not ok then
 		err = "failed to send CONNECT: " .. err
 		fail(self, err, "error")
@@ -1088,6 +1226,17 @@ local function disconnect_received(self, disconnect)
 	return gone(self, reason)
 end
 
+-- A message that had to wait will not be sent: it had to make room in the queue, or the broker does not take it, as the
+-- message says. Its callback is not called.
+local function dropped(self, packet_id, message)
+	self._callbacks[packet_id] = nil
+	if message then
+		message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
+		log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
+		self:handle("error", message, self)
+	end
+end
+
 -- Deals with what the link has. Returns what `step` returns.
 local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 	if kind == "opened" then
@@ -1112,15 +1261,24 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 	elseif kind == "failed" or kind == "broken" then
 		fail(self, a, "error")
 		return gone(self, a)
+	elseif kind == "dropped" then
+		dropped(self, a, b)
+		return 0
 	end
 	local pck = shape(self.opts.version, kind, a, b, c, d, e, f, g, h, i)
-	if kind == packet_type.DISCONNECT then
+	if kind == packet_type.PUBLISH and b ~= 0 then
+		setmetatable(pck, self._session_mt)
+		if self.opts.auto_ack then
+			self._unacknowledged[pck] = true
+		end
+	elseif kind == packet_type.CONNACK then
+		if not a then
+			self._session_mt = packet.new_session_mt()
+		end
+		note_connack(self, pck)
+	elseif kind == packet_type.DISCONNECT then
 		-- Here, since a thread that handles it later may find another connection.
 		return disconnect_received(self, pck)
-	elseif kind == packet_type.CONNACK then
-		note_connack(self, pck)
-	elseif kind == packet_type.PUBLISH and self.opts.auto_ack and pck.qos > 0 then
-		self._unacknowledged[pck] = self.connection
 	end
 	local ok, err = self:handle_received_packet(pck)
 	if ok then
@@ -1352,19 +1510,24 @@ function Client:_wait(seconds)
 	end
 end
 
--- Waits until the connection has taken most of what is to be sent. Returns true, or false and an error message.
+-- Waits until the connection has taken most of what is to be sent, if that holds up nobody else. Returns whether so.
 function Client:_wait_for_room()
-	local link, deadline = self._link, core.now() + SEND_TIMEOUT
+	local link, loop = self._link, self.ioloop
+	local least, deadline = link:outgoing_bytes(), core.now() + SEND_TIMEOUT
 	while link:is_full() do
-		local now = core.now()
+		local bytes, now = link:outgoing_bytes(), core.now()
+		if bytes < least then
+			least, deadline = bytes, now + SEND_TIMEOUT
+		end
 		if now >= deadline then
-			return false, "failed to send PUBLISH: the connection took nothing for " .. SEND_TIMEOUT .. " seconds"
+			self._stuck = bytes
+			return false
 		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
 			-- other threads have run
-		elseif self._token then
+		elseif self._token and not host.in_copas() and (not loop or #(loop.clients or {}) < 2) then
 			link:wait_for_room(deadline - now)
 		else
-			return false, "failed to send PUBLISH: too much waits for the connection, and here nothing can wait with it"
+			return false
 		end
 	end
 	return true
@@ -1373,13 +1536,7 @@ end
 -- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
 -- If that fails, the broker sends it once more.
 local function acknowledge_handled(self, pck)
-	local conn, now = self._unacknowledged[pck], self.connection
-	if not conn then
-		return
-	end
-	self._unacknowledged[pck] = nil
-	if conn ~= now and (pck.qos == 1 or now and now.connack and not now.connack.sp) then
-		-- On another connection, or in another session, the packet identifier belongs to another message.
+	if not self._unacknowledged[pck] then
 		return
 	end
 	local ok, err = self:acknowledge(pck)

@@ -219,6 +219,22 @@ v5[types.DISCONNECT] = function(...)
 	return setmetatable(v5[types.AUTH](...), packet.disconnect5_mt)
 end
 
+-- The metatables made by `new_session_mt`.
+local session_mts = setmetatable({}, { __mode = "k" })
+
+--- Returns a new metatable for received messages. It prints packets as all do, and tells by its identity which session
+-- of the server's a message belongs to.
+function packet.new_session_mt()
+	local session_mt = { __tostring = mt.__tostring }
+	session_mts[session_mt] = true
+	return session_mt
+end
+
+--- Whether a metatable comes from `new_session_mt`.
+function packet.is_session_mt(metatable)
+	return session_mts[metatable] ~= nil
+end
+
 --- Builds a packet from the values that mqtt.core gives for one.
 -- @tparam number version protocol version
 -- @tparam ?number ptype packet type, or nil if there is no packet

@@ -156,7 +156,7 @@ impl Connection<'_> {
             match Pin::new(&mut self.stream).poll_write(cx, &self.io.output) {
                 Poll::Ready(Ok(written)) => {
                     self.io.output.advance(written);
-                    self.io.wrote = true;
+                    self.io.written += written;
                 }
                 Poll::Ready(Err(error)) => {
                     self.io.output.clear();

@@ -12,14 +12,31 @@ use super::hub::Hub;
 use super::signal::Signal;
 use super::transport::{Ending, Transport};
 use super::{Driver, lock};
-use crate::codec::Packet;
+use crate::codec::{Packet, PublishRef};
 use crate::net::{OpenError, Stream, Target};
-use crate::session::{Event, Session, State};
+use crate::session::{Event, RequestError, Session, State};
 
 /// Bytes waiting to be written above which [`Link::is_full`] says so.
 const FULL: usize = 1 << 20;
 /// Bytes waiting to be written below which a full link has room again.
 const ROOM: usize = FULL / 4;
+/// Why a message was not accepted.
+#[derive(Debug)]
+pub enum PublishError {
+    /// The session refuses it.
+    Refused(RequestError),
+    /// The link holds so much already that it takes no more.
+    TooMuch {
+        /// Bytes that wait to be written or acknowledged.
+        waiting: usize,
+    },
+}
+
+impl From<RequestError> for PublishError {
+    fn from(error: RequestError) -> Self {
+        Self::Refused(error)
+    }
+}
 
 /// What a link has for Lua.
 #[derive(Debug)]
@@ -30,6 +47,13 @@ pub enum LinkEvent {
     OpenFailed(String),
     /// A packet that the user sees.
     Packet(Packet),
+    /// A message that was accepted will not be sent, see [`Event::Dropped`].
+    Dropped {
+        /// Its packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// Why, if the server does not take it.
+        message: Option<String>,
+    },
     /// The session ended the connection, with the reason.
     Failed(String),
     /// The peer closed the connection.
@@ -60,6 +84,7 @@ struct LinkState {
     woken: bool,
     /// Bytes that the task has taken from the session and not yet written.
     unwritten: usize,
+    tls_version: Option<&'static str>,
     reading_paused: bool,
     /// More than `FULL` was waiting to be written, and there is not yet `ROOM` again.
     full: bool,
@@ -83,6 +108,7 @@ impl Link {
                 timer: 0,
                 woken: false,
                 unwritten: 0,
+                tls_version: None,
                 reading_paused: false,
                 full: false,
                 ready: false,
@@ -120,37 +146,60 @@ impl Link {
     pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T) -> T {
         let mut state = self.lock();
         let result = request(&mut state.session);
-        if !state.session.transmit().is_empty()
-            && let Some(transport) = &state.transport
-        {
-            self.hub.mark_dirty(transport);
-        }
+        self.see_to_transmit(&mut state);
         result
     }
 
     /// Drops the connection at once, if there is one. The peer sees the end of the stream. What it had for Lua is
-    /// dropped too.
+    /// dropped too, but for answers to requests.
     pub fn close(&self) {
-        self.lock().detach(&self.hub, |_| Ending::Drop);
+        let mut state = self.lock();
+        state.detach(&self.hub, |_| Ending::Drop);
+        self.tell_rest(&mut state);
     }
 
     /// Drops the connection after everything in the transmit buffer has been written, and waits for that until
     /// `deadline` at the longest; the rest is then written in the background.
     pub fn close_flushed(&self, driver: &Driver, deadline: Instant) {
-        let transport = self.lock().detach(&self.hub, |session| {
-            Ending::Flush(session.transmit().split())
-        });
+        let transport = {
+            let mut state = self.lock();
+            let transport = state.detach(&self.hub, |session| {
+                Ending::Flush(session.transmit().split())
+            });
+            self.tell_rest(&mut state);
+            transport
+        };
         if let Some(transport) = transport {
             driver.wait_until(deadline, || transport.is_flushed());
         }
     }
 
-    /// Whether so much waits to be written that the program should wait for room before it sends more. A connection
-    /// that has ended is never full.
+    /// Whether so much waits to be written or acknowledged that the program should wait before it sends more.
     pub fn is_full(&self) -> bool {
+        self.lock().is_full()
+    }
+
+    /// Bytes that wait to be written or acknowledged.
+    pub fn outgoing_bytes(&self) -> usize {
+        self.lock().outgoing_bytes()
+    }
+
+    /// Publishes, and says whether the program should wait before it sends more.
+    ///
+    /// # Errors
+    /// Those of [`Session::publish`], and that too much waits already.
+    pub fn publish(&self, message: &PublishRef<'_>) -> Result<(u16, bool), PublishError> {
         let mut state = self.lock();
-        state.full = state.full && !state.has_room() || state.backlog() > FULL;
-        state.full
+        // What the queue for no connection takes is the session's to say.
+        if state.session.state() != State::Disconnected {
+            let waiting = state.outgoing_bytes();
+            if waiting >= state.session.settings().max_outgoing_bytes {
+                return Err(PublishError::TooMuch { waiting });
+            }
+        }
+        let packet_id = state.session.publish(message)?;
+        self.see_to_transmit(&mut state);
+        Ok((packet_id, state.is_full()))
     }
 
     /// Makes [`LinkEvent::Woken`] come at once.
@@ -197,6 +246,11 @@ impl Link {
         event
     }
 
+    /// Version of TLS that the connection uses, if any.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        self.lock().tls_version
+    }
+
     /// Whether `next_event` has something.
     pub fn has_events(&self) -> bool {
         let mut state = self.lock();
@@ -232,6 +286,21 @@ impl Link {
         lock(&self.state)
     }
 
+    /// Answers that Lua has not taken outlive the connection.
+    fn tell_rest(&self, state: &mut LinkState) {
+        if state.has_events() {
+            self.has_news(state);
+        }
+    }
+
+    fn see_to_transmit(&self, state: &mut LinkState) {
+        if !state.session.transmit().is_empty()
+            && let Some(transport) = &state.transport
+        {
+            self.hub.mark_dirty(transport);
+        }
+    }
+
     fn has_news(&self, state: &mut LinkState) {
         if !state.ready {
             state.ready = true;
@@ -261,6 +330,7 @@ impl Link {
         let (result, stream) = match opened {
             Ok(stream) => {
                 state.session.open(now);
+                state.tls_version = stream.tls_version();
                 (Ok(()), Some(stream))
             }
             Err(error) => (Err(error.to_string()), None),
@@ -291,8 +361,9 @@ impl Link {
         if !state.is_attached(transport) {
             return None;
         }
-        if std::mem::take(&mut io.wrote) {
-            state.session.transmitted(now);
+        let written = std::mem::take(&mut io.written);
+        if written > 0 {
+            state.session.transmitted(written, now);
         }
         if !io.input.is_empty() {
             state.session.receive(&mut io.input, now);
@@ -338,8 +409,8 @@ impl Drop for Link {
 pub(super) struct Exchange {
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
-    /// Something was written since the last exchange.
-    pub(super) wrote: bool,
+    /// Bytes written since the last exchange.
+    pub(super) written: usize,
     /// How the connection ended.
     pub(super) ended: Option<LinkEvent>,
 }
@@ -365,17 +436,30 @@ impl LinkState {
         self.woken || self.opened.is_some() || self.ended.is_some() || self.session.has_events()
     }
 
-    /// Bytes that wait to be written, none if nobody will write them. Without a transport that is up to a connector.
+    /// Bytes that wait to be written. Without a transport that is up to a connector.
     fn backlog(&mut self) -> usize {
-        match (&self.transport, &self.ended) {
-            (Some(_), None) => self.unwritten + self.session.transmit().len(),
-            (Some(_), Some(_)) => 0,
-            (None, _) => self.session.transmit().len(),
-        }
+        self.unwritten + self.session.transmit().len()
+    }
+
+    /// Bytes that wait to be written or acknowledged.
+    fn outgoing_bytes(&mut self) -> usize {
+        self.backlog() + self.session.stored_bytes()
     }
 
     fn has_room(&mut self) -> bool {
-        self.backlog() <= ROOM
+        self.backlog() <= ROOM && !self.stores_much()
+    }
+
+    fn stores_much(&self) -> bool {
+        self.session.stored_bytes() > self.session.settings().max_outgoing_bytes / 2
+    }
+
+    /// A connection that has ended is never full: there is nothing to wait for.
+    fn is_full(&mut self) -> bool {
+        let over = self.ended.is_some() || self.session.state() == State::Disconnected;
+        let much = self.backlog() > FULL || self.stores_much();
+        self.full = !over && (much || self.full && !self.has_room());
+        self.full
     }
 
     /// Lua has seen that there is nothing.
@@ -399,7 +483,10 @@ impl LinkState {
         }
         match self.session.poll_event() {
             Some(Event::Packet(packet)) => Some(LinkEvent::Packet(packet)),
-            Some(Event::Failed { message, .. }) => Some(LinkEvent::Failed(message)),
+            Some(Event::Dropped { packet_id, message }) => {
+                Some(LinkEvent::Dropped { packet_id, message })
+            }
+            Some(Event::Failed { message }) => Some(LinkEvent::Failed(message)),
             None => self.ended.take(),
         }
     }
@@ -424,10 +511,11 @@ impl LinkState {
             }
         }
         self.session.close();
-        while self.session.poll_event().is_some() {}
+        self.session.discard_events();
         self.opened = None;
         self.ended = None;
         self.unwritten = 0;
+        self.tls_version = None;
         self.reading_paused = false;
         self.full = false;
         transport

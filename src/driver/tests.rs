@@ -15,7 +15,7 @@ use crate::codec::{
     Version, encode,
 };
 use crate::net::Target;
-use crate::session::{Limits, Session};
+use crate::session::{Session, Settings};
 
 /// Longer than anything here takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -96,7 +96,7 @@ fn driver() -> Driver {
 }
 
 fn link(driver: &Driver) -> Arc<Link> {
-    Link::new(driver, Session::new(Version::V311, Limits::default()))
+    Link::new(driver, Session::new(Version::V311, Settings::default()))
 }
 
 /// The next event, driving the runtime until there is one.
@@ -323,7 +323,7 @@ fn a_slow_reader_is_not_sent_more_than_it_takes() {
         link.with_session(|session| !session.wants_receive())
     });
     let queued = link.with_session(|session| session.queued_bytes());
-    let limit = Limits::default().max_queued_bytes;
+    let limit = Settings::default().max_queued_bytes;
     assert!(queued > limit && queued < 2 * limit, "{queued}");
     for _ in 0..MESSAGES {
         assert!(matches!(

@@ -21,10 +21,10 @@ use super::protocol::push_failure;
 use super::stack::{RawFunction, Stack, create_raw_function};
 use super::tls::LuaTls;
 use super::values::push_packet;
-use crate::codec::{Properties, QoS, Subscription, Version};
-use crate::driver::{Driver, Link, LinkEvent};
+use crate::codec::{Properties, PublishRef, QoS, Subscription, Version};
+use crate::driver::{Driver, Link, LinkEvent, PublishError};
 use crate::net::{Target, Uri};
-use crate::session::{Limits, RequestError, Session, State};
+use crate::session::{QueueLimits, RequestError, Session, Settings, State};
 
 /// The longest time that is taken from Lua as seconds; what is longer means "for ever".
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
@@ -149,7 +149,7 @@ fn lua_link(
     driver: Rc<Driver>,
     version: Version,
 ) -> mlua::Result<(LuaLink, Function, Function, Function, Function)> {
-    let link = Link::new(&driver, Session::new(version, Limits::default()));
+    let link = Link::new(&driver, Session::new(version, Settings::default()));
     let events = |turn| {
         let events = Events {
             link: Arc::clone(&link),
@@ -224,12 +224,16 @@ fn request<T>(
     request: impl FnOnce(&mut Session) -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
     if link.is_stale() {
-        return Err(Refusal {
-            message: STALE.into(),
-            misuse: false,
-        });
+        return Err(stale());
     }
     link.with_session(request)
+}
+
+fn stale() -> Refusal {
+    Refusal {
+        message: STALE.into(),
+        misuse: false,
+    }
 }
 
 /// `step()`, `pop()`: the link's next event: the values of a packet for `shape` of `mqtt.packet`; or a name and perhaps
@@ -262,6 +266,14 @@ impl RawFunction for Events {
     fn push((event, version): &Self::Output, results: &Stack) {
         let (name, message) = match event {
             None => return,
+            Some(LinkEvent::Dropped { packet_id, message }) => {
+                results.push_bytes(b"dropped");
+                results.push_integer(*packet_id);
+                if let Some(message) = message {
+                    results.push_bytes(message.as_bytes());
+                }
+                return;
+            }
             Some(LinkEvent::Packet(packet)) => return push_packet(packet, *version, results),
             Some(LinkEvent::Opened) => ("opened", None),
             Some(LinkEvent::OpenFailed(message)) => ("open_failed", Some(message)),
@@ -278,11 +290,12 @@ impl RawFunction for Events {
 }
 
 /// `publish(topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0, and
-/// whether the program should wait before it sends more; or nil, an error message and whether it is misuse.
+/// whether the program should wait before it sends more; or false and an error message if so much waits already that it
+/// must; or nil, an error message and whether it is misuse.
 struct PlainPublish(Arc<Link>);
 
 impl RawFunction for PlainPublish {
-    type Output = Result<(u16, bool), Refusal>;
+    type Output = Published;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
         let argument = |index| arguments.argument(index);
@@ -297,10 +310,7 @@ impl RawFunction for PlainPublish {
             Scalar::Nil => 0,
             packet_id => packet_id.packet_id()?,
         };
-        let packet_id = request(&self.0, |session| {
-            Ok(session.publish(&message.packet(packet_id, &Properties::new()))?)
-        })?;
-        Ok((packet_id, self.0.is_full()))
+        publish(&self.0, &message.packet(packet_id, &Properties::new()))
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -309,9 +319,38 @@ impl RawFunction for PlainPublish {
                 results.push_integer(*packet_id);
                 results.push_boolean(*full);
             }
-            Err(refusal) => push_refusal(refusal, results),
+            Err(NotPublished::TooMuch(message)) => {
+                results.push_boolean(false);
+                results.push_bytes(message.as_bytes());
+            }
+            Err(NotPublished::Refused(refusal)) => push_refusal(refusal, results),
         }
     }
+}
+
+type Published = Result<(u16, bool), NotPublished>;
+
+enum NotPublished {
+    Refused(Refusal),
+    TooMuch(String),
+}
+
+impl<T: Into<Refusal>> From<T> for NotPublished {
+    fn from(refusal: T) -> Self {
+        Self::Refused(refusal.into())
+    }
+}
+
+fn publish(link: &Link, message: &PublishRef<'_>) -> Published {
+    if link.is_stale() {
+        return Err(stale().into());
+    }
+    link.publish(message).map_err(|error| match error {
+        PublishError::Refused(error) => error.into(),
+        PublishError::TooMuch { waiting } => NotPublished::TooMuch(format!(
+            "{waiting} bytes wait to be sent or acknowledged already"
+        )),
+    })
 }
 
 /// `acknowledge(packet_id, qos, rc)`, without properties: true; or nil, an error message and whether it is misuse.
@@ -419,6 +458,49 @@ impl UserData for LuaLink {
             Ok(())
         });
 
+        // configure(settings): what counts from now on, see `settings_from_lua`.
+        methods.add_method("configure", |_, this, settings: Table| {
+            answer(if this.link.is_stale() {
+                Err(stale())
+            } else {
+                settings_from_lua(&settings)
+                    .map(|settings| {
+                        this.link
+                            .with_session(|session| session.configure(settings));
+                        true
+                    })
+                    .map_err(|error| Refusal::from(error.to_string()))
+            })
+        });
+
+        // stats(): table of what was counted so far.
+        methods.add_method("stats", |lua, this, ()| {
+            let table = lua.create_table()?;
+            let stats = this.link.with_session(|session| session.stats());
+            for (name, count) in [
+                ("messages_sent", stats.messages_sent),
+                ("messages_received", stats.messages_received),
+                ("bytes_sent", stats.bytes_sent),
+                ("bytes_received", stats.bytes_received),
+                ("in_flight", stats.in_flight as u64),
+                ("queued", stats.queued as u64),
+                ("queued_bytes", stats.queued_bytes as u64),
+                ("dropped", stats.dropped),
+                ("reconnects", stats.connections.saturating_sub(1)),
+            ] {
+                table.set(name, count)?;
+            }
+            let round_trip = stats.ping_round_trip;
+            table.set("ping_round_trip", round_trip.map(|time| time.as_secs_f64()))?;
+            table.set("tls_version", this.link.tls_version())?;
+            Ok(table)
+        });
+
+        // outgoing_bytes(): how many wait to be sent or acknowledged.
+        methods.add_method("outgoing_bytes", |_, this, ()| {
+            Ok(this.link.outgoing_bytes())
+        });
+
         // getfd(): a descriptor that is readable while pop has something; or nil and an error.
         methods.add_method("getfd", |_, this, ()| {
             if this.link.is_stale() {
@@ -451,23 +533,28 @@ impl UserData for LuaLink {
             })
         });
 
-        // publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties): the packet identifier, 0
-        // for QoS 0, as the plain one returns it but for what comes second.
+        // publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties): as the plain one.
         type Publish = (Value, Value, u8, bool, bool, Option<u16>, Value, Value);
-        methods.add_method("publish", |_, this, fields: Publish| {
+        methods.add_method("publish", |lua, this, fields: Publish| {
             let (topic, payload, qos, retain, dup, packet_id, properties, user_properties) = fields;
             let (qos, flag) = (Scalar::Number(qos.into()), Scalar::Boolean);
-            with_scalar(&topic, |topic| {
+            let published = with_scalar(&topic, |topic| {
                 with_scalar(&payload, |payload| {
-                    this.request(|session| {
-                        let message =
-                            PublishArgs::new(topic, payload, qos, flag(retain), flag(dup))?;
-                        let properties = this.properties(&properties, &user_properties)?;
-                        let packet = message.packet(packet_id.unwrap_or(0), &properties);
-                        Ok(session.publish(&packet)?)
-                    })
+                    let message = PublishArgs::new(topic, payload, qos, flag(retain), flag(dup))?;
+                    let properties = this.properties(&properties, &user_properties)?;
+                    publish(
+                        &this.link,
+                        &message.packet(packet_id.unwrap_or(0), &properties),
+                    )
                 })
-            })
+            });
+            match published {
+                Ok(published) => published.into_lua_multi(lua),
+                Err(NotPublished::TooMuch(message)) => (false, message).into_lua_multi(lua),
+                Err(NotPublished::Refused(Refusal { message, misuse })) => {
+                    (Nil, message, misuse).into_lua_multi(lua)
+                }
+            }
         });
 
         // subscribe(topic, qos, no_local, retain_as_published, retain_handling, properties, user_properties): the
@@ -573,7 +660,7 @@ impl UserData for LuaLink {
             let bytes = this.link.with_session(|session| {
                 let bytes = session.transmit().split();
                 if !bytes.is_empty() {
-                    session.transmitted(Instant::now());
+                    session.transmitted(bytes.len(), Instant::now());
                 }
                 bytes
             });
@@ -598,4 +685,34 @@ impl UserData for LuaLink {
 
 fn qos(code: u8) -> Checked<QoS> {
     QoS::from_code(code).ok_or_else(|| format!("expecting qos to be 0, 1 or 2, got: {code}"))
+}
+
+/// The settings of a session: `max_packet_size` in bytes, `connack_timeout` and `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`,
+/// `max_bytes` and `drop_oldest` of the queue, if there is to be one. What is left out has its default.
+fn settings_from_lua(table: &Table) -> mlua::Result<Settings> {
+    let defaults = Settings::default();
+    let seconds = |key| Ok::<_, mlua::Error>(table.get::<Option<f64>>(key)?.map(duration));
+    let queue = match table.get("max_messages")? {
+        None => None,
+        Some(max_messages) => Some(QueueLimits {
+            max_messages,
+            max_bytes: table.get("max_bytes")?,
+            drop_oldest: table.get("drop_oldest")?,
+        }),
+    };
+    Ok(Settings {
+        max_packet_size: table
+            .get::<Option<u32>>("max_packet_size")?
+            .unwrap_or(defaults.max_packet_size),
+        max_outgoing_bytes: queue.map_or(defaults.max_outgoing_bytes, |queue| {
+            defaults.max_outgoing_bytes.max(queue.max_bytes)
+        }),
+        connack_timeout: seconds("connack_timeout")?.or(defaults.connack_timeout),
+        pingresp_timeout: seconds("pingresp_timeout")?,
+        keep_exchanges: table.get("keep_exchanges")?,
+        queue,
+        resubscribe: table.get("resubscribe")?,
+        topic_aliases: table.get("topic_aliases")?,
+        ..defaults
+    })
 }

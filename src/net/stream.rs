@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{client::TlsStream, rustls::ProtocolVersion};
 
 use super::tls;
 
@@ -21,6 +21,20 @@ pub enum Stream {
     Tcp(TcpStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Version of TLS, as LuaSec names it; `None` for a plain stream.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        match self {
+            Stream::Tcp(_) => None,
+            Stream::Tls(stream) => match stream.get_ref().1.protocol_version()? {
+                ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+                ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+                _ => None,
+            },
+        }
+    }
 }
 
 /// Calls a poll function on whichever stream is inside; errors of TLS are put into words.

@@ -4,26 +4,57 @@ use std::time::Duration;
 
 use crate::codec::{Properties, PropertyId, QoS};
 
-/// What this client accepts and how long it waits. The defaults accept everything that the standard allows.
+/// What this client accepts, how long it waits, and what it keeps. The defaults accept everything that the standard
+/// allows.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct Settings {
     /// Largest packet accepted from the server, in bytes with its fixed header. A smaller Maximum Packet Size among
     /// the CONNECT properties counts instead.
     pub max_packet_size: u32,
     /// Bytes of queued events above which [`Session::wants_receive`](super::Session::wants_receive) says no.
     pub max_queued_bytes: usize,
+    /// Bytes that wait to be written or acknowledged above which the driver should accept no more messages.
+    pub max_outgoing_bytes: usize,
     /// How long the server may take to answer CONNECT with CONNACK or AUTH; `None` waits forever.
     pub connack_timeout: Option<Duration>,
+    /// How long the server may take to answer PINGREQ; `None` is the keep alive interval.
+    pub pingresp_timeout: Option<Duration>,
+    /// Whether exchanges that the end of a connection interrupted are taken up on the next one even if that starts a
+    /// clean session. Without a clean start they are in any case [MQTT-4.4.0-1].
+    pub keep_exchanges: bool,
+    /// Whether publications are accepted without a connection.
+    pub queue: Option<QueueLimits>,
+    /// Whether subscriptions are renewed when the server has no session.
+    pub resubscribe: bool,
+    /// Whether topics are replaced by aliases where the server takes any (3.3.2.3.4).
+    pub topic_aliases: bool,
 }
 
-impl Default for Limits {
+impl Default for Settings {
     fn default() -> Self {
         Self {
             max_packet_size: 268_435_460,
             max_queued_bytes: 1 << 20,
+            max_outgoing_bytes: 16 << 20,
             connack_timeout: Some(Duration::from_secs(30)),
+            pingresp_timeout: None,
+            keep_exchanges: false,
+            queue: None,
+            resubscribe: false,
+            topic_aliases: false,
         }
     }
+}
+
+/// How much may wait for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Packets.
+    pub max_messages: usize,
+    /// Bytes of these packets.
+    pub max_bytes: usize,
+    /// Whether the oldest message that was never sent makes room for a new one; if not, the new one is refused.
+    pub drop_oldest: bool,
 }
 
 /// What the server allows on this connection: the properties of its CONNACK, or what the standard assumes without

@@ -18,17 +18,29 @@ use bytes::BytesMut;
 
 use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
+mod aliases;
+mod id_map;
 mod limits;
-mod packet_ids;
+mod outgoing;
 mod receive;
 mod request;
+mod send;
+mod subscriptions;
 mod timers;
 
-pub use limits::{Limits, ServerLimits};
+pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::RequestError;
 
-use packet_ids::{IdMap, Outgoing};
+use aliases::SentAliases;
+use id_map::IdMap;
+use outgoing::Outgoing;
+use subscriptions::Subscriptions;
 use timers::{Due, Timers};
+
+/// How many answers to what the server sends may wait to be written before reading stops.
+const MOST_ANSWERS: u32 = 1 << 16;
+/// How many times the limit of queued bytes may have been read since there was no event.
+const PINNED_RATIO: usize = 16;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +61,13 @@ pub enum State {
 pub enum Event {
     /// A packet from the server: CONNACK, PUBLISH, PUBACK, PUBREC, SUBACK, UNSUBACK, DISCONNECT or AUTH.
     Packet(Packet),
+    /// A message that was accepted will not be sent, or a request to subscribe.
+    Dropped {
+        /// Its packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// Why the server does not take it; nothing if it had to make room in the queue.
+        message: Option<String>,
+    },
     /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
     Failed {
         /// What went wrong.
@@ -71,7 +90,9 @@ impl Event {
             }
             Self::Packet(Packet::Disconnect(last) | Packet::Auth(last)) => (0, &last.properties),
             // No other packet becomes an event.
-            Self::Packet(_) | Self::Failed { .. } => return mem::size_of::<Self>(),
+            Self::Packet(_) | Self::Dropped { .. } | Self::Failed { .. } => {
+                return mem::size_of::<Self>();
+            }
         };
         let properties = properties.iter().map(|Property { value, .. }| {
             mem::size_of::<Property>()
@@ -86,13 +107,40 @@ impl Event {
     }
 }
 
-/// A received QoS 2 message whose PUBREL has not come (4.3.3).
+/// A received message whose exchange has not ended (4.3.2, 4.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Received {
-    /// Given to the user, who has not acknowledged it.
+    /// QoS 1: given to the user, who has not acknowledged it. Belongs to the connection.
+    DeliveredOnce,
+    /// QoS 2: given to the user, who has not acknowledged it.
     Delivered,
-    /// The user acknowledged it.
+    /// QoS 2: the user acknowledged it, PUBREL has not come.
     Acknowledged,
+}
+
+/// What a session has done and has at hand, see [`Session::stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// PUBLISH packets sent, repetitions not counted.
+    pub messages_sent: u64,
+    /// Messages received, repetitions of QoS 2 not counted.
+    pub messages_received: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// QoS 1 and 2 messages sent and not acknowledged to the end.
+    pub in_flight: usize,
+    /// Packets that wait to be sent.
+    pub queued: usize,
+    /// Bytes of these.
+    pub queued_bytes: usize,
+    /// Messages that were accepted and never sent.
+    pub dropped: u64,
+    /// Connections that the server has accepted.
+    pub connections: u64,
+    /// How long the last answer to PINGREQ took.
+    pub ping_round_trip: Option<Duration>,
 }
 
 /// What our CONNECT asked for, as far as later packets are judged by it.
@@ -120,6 +168,10 @@ struct Connection {
     unacknowledged: u32,
     /// What the server's topic aliases stand for (3.3.2.3.4).
     topic_aliases: IdMap<Str>,
+    /// Answers sent since there was last nothing to write.
+    answers: u32,
+    /// What our topic aliases stand for.
+    sent_aliases: SentAliases,
     /// Whether reading was held back since the last PINGREQ: its answer may lie unread.
     held_back: bool,
 }
@@ -136,6 +188,8 @@ impl Connection {
             session_present: false,
             unacknowledged: 0,
             topic_aliases: IdMap::default(),
+            answers: 0,
+            sent_aliases: SentAliases::default(),
             held_back: false,
         }
     }
@@ -146,34 +200,53 @@ impl Connection {
 /// An idle one takes a few hundred bytes.
 pub struct Session {
     version: Version,
-    limits: Limits,
+    settings: Settings,
     connection: Connection,
-    /// Exchanges this client began. They end with the connection.
+    /// What this client was asked to send. It outlives the connection, see [`Settings::keep_exchanges`].
     outgoing: Outgoing,
-    /// Received QoS 2 messages by packet identifier. They outlive the connection if the server keeps the session.
+    /// Received messages by packet identifier. Those of QoS 2 outlive the connection if the server keeps the session.
     incoming: IdMap<Received>,
+    /// What the server has granted, if subscriptions are to be renewed.
+    subscriptions: Subscriptions,
+    /// What has been counted so far.
+    counters: Stats,
     events: VecDeque<Event>,
     /// Sum of the queued events' sizes.
     queued_bytes: usize,
+    /// Bytes received since there was no event.
+    pinned_bytes: usize,
 }
 
 impl Session {
     /// A client that is not connected.
-    pub fn new(version: Version, limits: Limits) -> Self {
+    pub fn new(version: Version, settings: Settings) -> Self {
         Self {
             version,
-            limits,
+            settings,
             connection: Connection::new(version),
             outgoing: Outgoing::default(),
             incoming: IdMap::default(),
+            subscriptions: Subscriptions::default(),
+            counters: Stats::default(),
             events: VecDeque::new(),
             queued_bytes: 0,
+            pinned_bytes: 0,
         }
     }
 
     /// Protocol version, the same for all its connections.
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// What counts from now on. The size of packets, and whether exchanges are kept, count from the next connection on.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// What counts now.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// How far the connection has come.
@@ -196,9 +269,26 @@ impl Session {
         self.connection.timers.keep_alive()
     }
 
-    /// The transport is up. Packet identifiers start again at 1.
+    /// What has been done so far, and what is at hand.
+    pub fn stats(&self) -> Stats {
+        let (queued, queued_bytes) = self.outgoing.queued();
+        Stats {
+            in_flight: self.outgoing.unacknowledged(),
+            queued,
+            queued_bytes,
+            ..self.counters
+        }
+    }
+
+    /// Bytes of packets that are kept until they have been sent and answered.
+    pub fn stored_bytes(&self) -> usize {
+        self.outgoing.bytes()
+    }
+
+    /// The transport is up. New packet identifiers start again at 1.
     pub fn open(&mut self, now: Instant) {
         self.close();
+        self.outgoing.restart_ids();
         self.connection.state = State::Open;
         self.connection.timers = Timers::new(now);
     }
@@ -206,7 +296,35 @@ impl Session {
     /// The transport is gone, or about to be dropped. Queued events stay.
     pub fn close(&mut self) {
         self.connection = Connection::new(self.version);
+        self.outgoing.connection_lost();
+        self.incoming
+            .retain(|_, received| *received != Received::DeliveredOnce);
+    }
+
+    /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
+    /// to requests stay: those exchanges are over.
+    pub fn discard_events(&mut self) {
+        for event in mem::take(&mut self.events) {
+            self.queued_bytes -= event.size();
+            match event {
+                Event::Packet(
+                    Packet::Puback(_) | Packet::Pubrec(_) | Packet::Suback(_) | Packet::Unsuback(_),
+                )
+                | Event::Dropped { .. } => self.deliver(event),
+                Event::Packet(Packet::Publish(publish)) if publish.qos == QoS::ExactlyOnce => {
+                    self.incoming.remove(&publish.packet_id);
+                }
+                Event::Packet(_) | Event::Failed { .. } => {}
+            }
+        }
+    }
+
+    /// Forgets everything that was to be sent, answers that nobody has asked for yet included.
+    fn forget(&mut self) {
         self.outgoing = Outgoing::default();
+        self.subscriptions.clear();
+        self.events.clear();
+        self.queued_bytes = 0;
     }
 
     /// Takes the next event off the queue.
@@ -226,19 +344,31 @@ impl Session {
         self.queued_bytes
     }
 
-    /// Whether the driver should read on. While this is false the server is not blamed for a PINGRESP that may lie
-    /// unread.
+    /// Whether the driver should read on: not while the user has much to take, or the server does not read the answers
+    /// to what it sends. As long as the user is to blame, the server is not, for a PINGRESP that may lie unread.
     pub fn wants_receive(&self) -> bool {
-        self.queued_bytes <= self.limits.max_queued_bytes
+        let connection = &self.connection;
+        let unread = connection.answers > MOST_ANSWERS && !connection.transmit.is_empty();
+        !unread && !self.is_slow()
+    }
+
+    /// Whether the user has much to take, or what is to be taken keeps much in memory: each event is a slice of what was
+    /// read with it.
+    fn is_slow(&self) -> bool {
+        let most = self.settings.max_queued_bytes;
+        self.queued_bytes > most
+            || !self.events.is_empty() && self.pinned_bytes > PINNED_RATIO * most
     }
 
     /// Bytes that wait to be written. The driver takes what it can off the front.
     pub fn transmit(&mut self) -> &mut BytesMut {
+        self.send_held();
         &mut self.connection.transmit
     }
 
-    /// Something was written. Keep alive counts from here [MQTT-3.1.2-23].
-    pub fn transmitted(&mut self, now: Instant) {
+    /// So many bytes were written. Keep alive counts from here [MQTT-3.1.2-23].
+    pub fn transmitted(&mut self, bytes: usize, now: Instant) {
+        self.counters.bytes_sent += bytes as u64;
         let timers = &mut self.connection.timers;
         timers.transmitted(now);
         if self.connection.state == State::Connecting && !timers.awaits_connack() {
@@ -266,17 +396,18 @@ impl Session {
                     self.send_pingreq(now);
                 }
                 Due::Pingresp if self.connection.held_back => {
-                    self.connection.timers.pingresp();
+                    self.connection.timers.pingresp(now);
                     self.send_pingreq(now);
                 }
                 Due::Pingresp => {
-                    let seconds = self.keep_alive();
+                    let waited = self.pingresp_timeout();
                     self.fail(format!(
-                        "failed to receive PINGRESP within {seconds} seconds"
+                        "failed to receive PINGRESP within {} seconds",
+                        waited.as_secs_f64()
                     ));
                 }
                 Due::Connack => {
-                    let waited = self.limits.connack_timeout.unwrap_or_default();
+                    let waited = self.settings.connack_timeout.unwrap_or_default();
                     self.fail(format!(
                         "failed to receive CONNACK within {} seconds",
                         waited.as_secs_f64()
@@ -290,16 +421,23 @@ impl Session {
     /// Gives the server its time to answer CONNECT, or the next step of an authentication.
     fn await_connack(&mut self, now: Instant) {
         let deadline = self
-            .limits
+            .settings
             .connack_timeout
             .map(|timeout: Duration| now + timeout);
         self.connection.timers.set_connack(deadline);
     }
 
+    fn pingresp_timeout(&self) -> Duration {
+        self.settings
+            .pingresp_timeout
+            .unwrap_or(self.connection.timers.interval())
+    }
+
     fn send_pingreq(&mut self, now: Instant) {
         self.reply(&Packet::Pingreq);
-        self.connection.timers.pinged(now);
-        self.connection.held_back = !self.wants_receive();
+        let timeout = self.pingresp_timeout();
+        self.connection.timers.pinged(timeout, now);
+        self.connection.held_back = self.is_slow();
     }
 
     /// Sends a packet that cannot break a rule, being all our own.
@@ -308,12 +446,12 @@ impl Session {
         debug_assert_eq!(encoded, Ok(()));
     }
 
-    /// Ends the exchange of a received QoS 1 or 2 message; says whether there was one, as far as that is known.
-    fn end_incoming(&mut self, packet_id: u16, qos: QoS) -> bool {
-        let known = qos != QoS::ExactlyOnce || self.incoming.remove(&packet_id).is_some();
+    /// Ends the exchange of a received message; says whether there was one.
+    fn end_incoming(&mut self, packet_id: u16) -> bool {
+        let known = self.incoming.remove(&packet_id).is_some();
         if known {
             let count = &mut self.connection.unacknowledged;
-            // Too low (a QoS 1 message acknowledged twice) it lets one message more through, which does no harm.
+            // Messages of earlier connections are not counted on this one.
             *count = count.saturating_sub(1);
         }
         known

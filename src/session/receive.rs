@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::packet_ids::Exchange;
+use super::outgoing::{Phase, Progress};
 use super::{Event, Received, ServerLimits, Session, State};
 use crate::codec::{
     Ack, Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyId, Publish,
-    QoS, Str, Suback, Version, encode_ack, reason_listed,
+    QoS, Str, Suback, Version, encode, encode_ack, reason_listed,
 };
 
+/// Only a client disconnects so.
+const DISCONNECT_WITH_WILL: u8 = 0x04;
 const PROTOCOL_ERROR: u8 = 0x82;
 const PACKET_IDENTIFIER_NOT_FOUND: u8 = 0x92;
 const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
@@ -37,6 +39,10 @@ impl Violation {
 
 impl From<DecodeError> for Violation {
     fn from(error: DecodeError) -> Self {
+        // Whatever else is wrong with it, and with a reason code that a client may send (table 3-10).
+        if let Some(packet) = error.packet().filter(is_only_from_clients) {
+            return only_from_clients(packet);
+        }
         Self {
             reason: error.reason_code(),
             message: error.to_string(),
@@ -51,6 +57,10 @@ impl Session {
     ///
     /// A PINGRESP that has arrived should be received before [`handle_timeout`](Session::handle_timeout) is called.
     pub fn receive(&mut self, buffer: &mut BytesMut, now: Instant) {
+        let before = buffer.len();
+        if self.events.is_empty() {
+            self.pinned_bytes = 0;
+        }
         while self.state() != State::Disconnected {
             let handled = match self.connection.decoder.decode(buffer) {
                 Ok(Some(packet)) => self.handle_packet(packet, now),
@@ -61,10 +71,13 @@ impl Session {
                 self.reject(violation);
             }
         }
+        let consumed = before - buffer.len();
+        self.counters.bytes_received += consumed as u64;
+        self.pinned_bytes += consumed;
         if self.state() == State::Disconnected {
             buffer.clear();
         }
-        self.connection.held_back |= !self.wants_receive();
+        self.connection.held_back |= self.is_slow();
     }
 
     /// Ends the connection because of what the server sent, in 5.0 with a DISCONNECT that says why (4.13).
@@ -96,7 +109,8 @@ impl Session {
                 self.handle_suback(PacketType::Unsuback, unsuback, Packet::Unsuback)
             }
             Packet::Pingresp => {
-                self.connection.timers.pingresp();
+                let round_trip = self.connection.timers.pingresp(now);
+                self.counters.ping_round_trip = round_trip.or(self.counters.ping_round_trip);
                 Ok(())
             }
             Packet::Disconnect(disconnect) => self.handle_disconnect(disconnect),
@@ -141,6 +155,16 @@ impl Session {
     fn handle_connack(&mut self, connack: Connack) -> Handled {
         let refused = connack.reason != 0;
         self.check_listed(PacketType::Connack, connack.reason)?;
+        let method = PropertyId::AuthenticationMethod;
+        let method = connack.properties.string(method);
+        // [MQTT-4.12.0-5, MQTT-4.12.0-6]
+        if !refused
+            && method.is_some()
+            && method != self.connection.requested.authentication_method.as_ref()
+        {
+            let rule = "authentication method is not that of CONNECT";
+            return Err(Violation::protocol(PacketType::Connack, rule));
+        }
         if connack.session_present && (refused || self.connection.requested.clean_start) {
             let rule = match refused {
                 true => "session present together with a refusal",
@@ -151,9 +175,6 @@ impl Session {
         if refused {
             self.connection.state = State::Disconnected;
         } else {
-            if !connack.session_present {
-                self.incoming.clear();
-            }
             let keep_alive = connack.properties.two_byte(PropertyId::ServerKeepAlive);
             let connection = &mut self.connection;
             connection.timers.set_connack(None);
@@ -163,9 +184,43 @@ impl Session {
             connection.server = ServerLimits::new(&connack.properties);
             connection.session_present = connack.session_present;
             connection.state = State::Connected;
+            self.counters.connections += 1;
+            if !connack.session_present {
+                self.begin_anew();
+            }
         }
         self.deliver(Event::Packet(Packet::Connack(connack)));
         Ok(())
+    }
+
+    /// The server has no session: what it sent on earlier connections means nothing any more, and it knows of no
+    /// subscription and of no message of ours.
+    fn begin_anew(&mut self) {
+        self.incoming.clear();
+        self.outgoing.session_lost();
+        if !self.settings.resubscribe {
+            self.subscriptions.clear();
+            return;
+        }
+        let mut renewals = 0;
+        for mut subscribe in self.subscriptions.renewals() {
+            let Some(id) = self.outgoing.next_id() else {
+                break;
+            };
+            subscribe.packet_id = id.get();
+            let phase = Phase::Suback(subscribe.subscriptions.len() as u32);
+            let request = Packet::Subscribe(subscribe);
+            // What is too large for this server is found out when it is sent.
+            let mut packet = BytesMut::new();
+            if encode(&request, self.version, &mut packet).is_ok() {
+                let progress = Progress::Repeat;
+                self.outgoing
+                    .begin(id.get(), phase, packet[..].into(), progress);
+                self.outgoing.set_last_id(id.get());
+                renewals += 1;
+            }
+        }
+        self.outgoing.repeat_first(renewals);
     }
 
     #[inline]
@@ -175,9 +230,17 @@ impl Session {
         }
         match publish.qos {
             QoS::AtMostOnce => {}
-            QoS::AtLeastOnce => self.begin_incoming()?,
+            QoS::AtLeastOnce => {
+                // Some servers of 3.1.1 repeat on the same connection: that is one message.
+                let before = self
+                    .incoming
+                    .insert(publish.packet_id, Received::DeliveredOnce);
+                if before != Some(Received::DeliveredOnce) {
+                    self.begin_incoming()?;
+                }
+            }
             QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id) {
-                None => {
+                None | Some(Received::DeliveredOnce) => {
                     self.begin_incoming()?;
                     self.incoming.insert(publish.packet_id, Received::Delivered);
                 }
@@ -188,6 +251,7 @@ impl Session {
                 }
             },
         }
+        self.counters.messages_received += 1;
         self.deliver(Event::Packet(Packet::Publish(publish)));
         Ok(())
     }
@@ -242,7 +306,10 @@ impl Session {
     fn handle_puback(&mut self, ack: Ack) -> Handled {
         self.check_listed(PacketType::Puback, ack.reason)?;
         self.end_exchange(PacketType::Puback, ack.packet_id)?;
-        self.deliver(Event::Packet(Packet::Puback(ack)));
+        // One that nobody waits for too, unless it names an exchange to come.
+        if !self.outgoing.in_use(ack.packet_id) {
+            self.deliver(Event::Packet(Packet::Puback(ack)));
+        }
         Ok(())
     }
 
@@ -250,20 +317,22 @@ impl Session {
     fn handle_pubrec(&mut self, ack: Ack) -> Handled {
         self.check_listed(PacketType::Pubrec, ack.reason)?;
         let id = ack.packet_id;
-        let exchange = self.outgoing.get(id);
-        match exchange {
-            None | Some(Exchange::Pubrec | Exchange::Pubcomp) => {}
+        let phase = self.outgoing.awaited(id);
+        match phase {
+            None | Some(Phase::Pubrec | Phase::Pubcomp) => {}
             Some(other) => return Err(awaits_another(PacketType::Pubrec, id, other)),
         }
         if ack.reason >= 0x80 {
-            self.outgoing.end(id);
+            if phase.is_some() {
+                self.outgoing.end(id);
+            }
         } else {
-            if exchange == Some(Exchange::Pubrec) {
+            if phase.is_some() {
                 self.outgoing.released(id);
             }
-            self.answer(PacketType::Pubrel, id, exchange.is_some());
+            self.answer(PacketType::Pubrel, id, phase.is_some());
         }
-        if exchange == Some(Exchange::Pubrec) {
+        if phase == Some(Phase::Pubrec) {
             self.deliver(Event::Packet(Packet::Pubrec(ack)));
         }
         Ok(())
@@ -272,15 +341,17 @@ impl Session {
     /// Every PUBREL is answered with PUBCOMP.
     fn handle_pubrel(&mut self, ack: Ack) -> Handled {
         self.check_listed(PacketType::Pubrel, ack.reason)?;
-        let known = self.end_incoming(ack.packet_id, QoS::ExactlyOnce);
+        let known = match self.incoming.get(&ack.packet_id) {
+            None | Some(Received::DeliveredOnce) => false,
+            Some(Received::Delivered | Received::Acknowledged) => self.end_incoming(ack.packet_id),
+        };
         self.answer(PacketType::Pubcomp, ack.packet_id, known);
         Ok(())
     }
 
     fn handle_pubcomp(&mut self, ack: Ack) -> Handled {
         self.check_listed(PacketType::Pubcomp, ack.reason)?;
-        self.end_exchange(PacketType::Pubcomp, ack.packet_id)?;
-        Ok(())
+        self.end_exchange(PacketType::Pubcomp, ack.packet_id)
     }
 
     fn handle_suback(
@@ -292,22 +363,46 @@ impl Session {
         for reason in &suback.reasons {
             self.check_listed(kind, *reason)?;
         }
-        let filters = match self.end_exchange(kind, suback.packet_id)? {
-            Some(Exchange::Suback(filters)) => Some(filters),
-            Some(Exchange::Unsuback(filters)) if self.version == Version::V50 => Some(filters),
-            _ => None,
+        let id = suback.packet_id;
+        let filters = match self.outgoing.awaited(id) {
+            Some(phase) if phase.awaits() != kind => return Err(awaits_another(kind, id, phase)),
+            Some(Phase::Suback(filters)) => Some(filters),
+            Some(Phase::Unsuback(filters)) if self.version == Version::V50 => Some(filters),
+            // Nobody waits for it: the user is told all the same, unless it names an exchange to come.
+            None if self.outgoing.in_use(id) => return Ok(()),
+            Some(_) | None => None,
         };
         // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1].
         match filters {
-            Some(filters) if filters != suback.reasons.len() => {
+            Some(filters) if filters as usize != suback.reasons.len() => {
                 let got = suback.reasons.len();
                 let rule = format_args!("expected {filters} reason codes, got {got}");
-                Err(Violation::protocol(kind, rule))
+                return Err(Violation::protocol(kind, rule));
             }
-            _ => {
-                self.deliver(Event::Packet(packet(suback)));
-                Ok(())
+            _ => {}
+        }
+        if let Some(exchange) = self.outgoing.end(id)
+            && self.settings.resubscribe
+        {
+            self.note_subscriptions(&exchange.packet, &suback.reasons);
+        }
+        self.deliver(Event::Packet(packet(suback)));
+        Ok(())
+    }
+
+    /// Keeps in mind what the answer to this SUBSCRIBE or UNSUBSCRIBE has changed.
+    fn note_subscriptions(&mut self, request: &[u8], reasons: &[u8]) {
+        match self.decode_stored(request) {
+            Some(Packet::Subscribe(subscribe)) => self.subscriptions.answered(&subscribe, reasons),
+            Some(Packet::Unsubscribe(unsubscribe)) => {
+                for (i, filter) in unsubscribe.filters.iter().enumerate() {
+                    // 3.1.1 has no reason codes here.
+                    if reasons.get(i).is_none_or(|reason| *reason < 0x80) {
+                        self.subscriptions.remove(filter);
+                    }
+                }
             }
+            _ => {}
         }
     }
 
@@ -316,6 +411,9 @@ impl Session {
             return Err(only_from_clients(PacketType::Disconnect));
         }
         self.check_listed(PacketType::Disconnect, disconnect.reason)?;
+        if disconnect.reason == DISCONNECT_WITH_WILL {
+            return Err(unexpected_reason(PacketType::Disconnect, disconnect.reason));
+        }
         let expiry = PropertyId::SessionExpiryInterval;
         if disconnect.properties.first(expiry).is_some() {
             // [MQTT-3.14.2-2]
@@ -362,20 +460,26 @@ impl Session {
         }
     }
 
-    /// Ends the exchange that this packet answers. An answer nobody waits for changes nothing, one of the wrong kind
-    /// breaks the protocol.
-    fn end_exchange(&mut self, packet: PacketType, id: u16) -> Result<Option<Exchange>, Violation> {
-        match self.outgoing.get(id) {
+    /// Ends the exchange that this packet answers. An answer nobody waits for changes nothing, one of the wrong kind breaks
+    /// the protocol.
+    fn end_exchange(&mut self, packet: PacketType, id: u16) -> Handled {
+        match self.outgoing.awaited(id) {
             Some(other) if other.awaits() != packet => Err(awaits_another(packet, id, other)),
-            exchange => {
+            Some(_) => {
                 self.outgoing.end(id);
-                Ok(exchange)
+                Ok(())
             }
+            None => Ok(()),
         }
     }
 
     /// Sends PUBREC, PUBREL or PUBCOMP, in 5.0 saying so if its packet identifier belongs to no exchange.
     fn answer(&mut self, kind: PacketType, packet_id: u16, known: bool) {
+        let connection = &mut self.connection;
+        if connection.transmit.is_empty() {
+            connection.answers = 0;
+        }
+        connection.answers += 1;
         if known || self.version == Version::V311 {
             encode_ack(kind, packet_id, &mut self.connection.transmit);
             return;
@@ -392,6 +496,11 @@ impl Session {
     }
 }
 
+fn is_only_from_clients(packet: &PacketType) -> bool {
+    use PacketType::{Connect, Pingreq, Subscribe, Unsubscribe};
+    matches!(packet, Connect | Subscribe | Unsubscribe | Pingreq)
+}
+
 fn only_from_clients(packet: PacketType) -> Violation {
     Violation::protocol(packet, "only a client sends it")
 }
@@ -403,8 +512,8 @@ fn unexpected_reason(packet: PacketType, reason: u8) -> Violation {
     )
 }
 
-fn awaits_another(packet: PacketType, id: u16, exchange: Exchange) -> Violation {
-    let awaited = exchange.awaits();
+fn awaits_another(packet: PacketType, id: u16, phase: Phase) -> Violation {
+    let awaited = phase.awaits();
     let rule = format_args!("packet identifier {id} waits for {awaited}");
     Violation::protocol(packet, rule)
 }

@@ -3,10 +3,8 @@
 use std::fmt;
 use std::time::Instant;
 
-use bytes::BytesMut;
-
-use super::packet_ids::Exchange;
-use super::{Received, Requested, Session, State};
+use super::outgoing::{Phase, Progress};
+use super::{QueueLimits, Received, Requested, Session, State};
 use crate::codec::{
     Ack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyId, PublishRef,
     QoS, Str, Subscribe, Subscription, Unsubscribe, Version, encode, encode_ack, encode_publish,
@@ -59,8 +57,14 @@ pub enum RequestError {
         /// What the server accepts, 0 for none.
         max: u16,
     },
+    /// A topic alias without a topic that was not sent with its topic on this connection (3.3.2.3.4).
+    TopicAliasUnknown(u16),
+    /// A topic alias of the program's own while the session gives them out.
+    TopicAliasAutomatic,
     /// A client may not publish with a subscription identifier [MQTT-3.3.4-6].
     SubscriptionIdentifier,
+    /// So much waits for a connection already.
+    QueueFull(QueueLimits),
     /// The server does not support wildcards in topic filters (3.2.2.3.11).
     WildcardsNotSupported,
     /// The server does not support shared subscriptions (3.2.2.3.13).
@@ -117,6 +121,20 @@ impl fmt::Display for RequestError {
                     "the server accepts topic aliases up to {max}, got {alias}"
                 )
             }
+            Self::TopicAliasUnknown(alias) => {
+                write!(
+                    f,
+                    "topic alias {alias} stands for no topic on this connection"
+                )
+            }
+            Self::TopicAliasAutomatic => {
+                f.write_str("PUBLISH: topic_alias must not be given with automatic topic aliases")
+            }
+            Self::QueueFull(limits) => write!(
+                f,
+                "the queue is full: it takes {} messages and {} bytes",
+                limits.max_messages, limits.max_bytes
+            ),
             Self::SubscriptionIdentifier => {
                 f.write_str("PUBLISH: a client must not send subscription_identifiers")
             }
@@ -150,7 +168,10 @@ impl Session {
             State::Open => {}
             State::Connecting | State::Connected => return Err(RequestError::ConnectAgain),
         }
-        self.send(&Packet::Connect(Box::new(connect.clone())))?;
+        self.append_packet(&Packet::Connect(Box::new(connect.clone())))?;
+        if connect.clean && !self.settings.keep_exchanges {
+            self.forget();
+        }
 
         let properties = &connect.properties;
         let authentication_method = properties.string(PropertyId::AuthenticationMethod);
@@ -162,8 +183,8 @@ impl Session {
         }
         let max_packet_size = properties.four_byte(PropertyId::MaximumPacketSize);
         connection.decoder.set_max_packet_size(
-            max_packet_size.map_or(self.limits.max_packet_size, |size| {
-                size.min(self.limits.max_packet_size)
+            max_packet_size.map_or(self.settings.max_packet_size, |size| {
+                size.min(self.settings.max_packet_size)
             }),
         );
         connection.requested = Requested {
@@ -186,101 +207,173 @@ impl Session {
         Ok(())
     }
 
-    /// Sends PUBLISH. For QoS 1 and 2 the packet identifier 0 asks for a new one, another is one of the program's own
-    /// that must be free; the one used is returned. For QoS 0 it is ignored, and 0 returned.
+    /// Sends PUBLISH, as soon as that may be. For QoS 1 and 2 the packet identifier 0 asks for a new one, another is one
+    /// of the program's own that must be free; the one used is returned. For QoS 0 it is ignored, and 0 returned.
     pub fn publish(&mut self, message: &PublishRef<'_>) -> Result<u16, RequestError> {
-        self.may_send(PacketType::Publish)?;
-        let server = &self.connection.server;
-        if message.qos > server.maximum_qos {
-            let (qos, max) = (message.qos, server.maximum_qos);
-            return Err(RequestError::QoSNotSupported { qos, max });
-        }
-        if message.retain && !server.retain_available {
-            return Err(RequestError::RetainNotSupported);
-        }
-        if !message.properties.is_empty() {
-            let max = server.topic_alias_maximum;
-            match message.properties.two_byte(PropertyId::TopicAlias) {
-                Some(alias) if alias > max => return Err(RequestError::TopicAlias { alias, max }),
-                _ => {}
+        let held = self.is_held(PacketType::Publish)?;
+        self.check_publish(message.qos, message.retain)?;
+        let resolved = match message.properties.is_empty() {
+            true => None,
+            false => {
+                let identifier = PropertyId::SubscriptionIdentifier;
+                if message.properties.first(identifier).is_some() {
+                    return Err(RequestError::SubscriptionIdentifier);
+                }
+                self.without_alias(message)?
             }
-            let identifier = PropertyId::SubscriptionIdentifier;
-            if message.properties.first(identifier).is_some() {
-                return Err(RequestError::SubscriptionIdentifier);
-            }
-        }
-        let exchange = match message.qos {
-            QoS::AtMostOnce => return self.send_publish(message, 0).map(|()| 0),
-            QoS::AtLeastOnce => Exchange::Puback,
-            QoS::ExactlyOnce => Exchange::Pubrec,
         };
-        match message.packet_id {
-            0 => self.begin(exchange, |session, id| session.send_publish(message, id)),
-            id if self.outgoing.in_use(id) => Err(RequestError::PacketIdInUse(id)),
-            id => {
-                self.send_publish(message, id)?;
-                self.outgoing.begin_given(id, exchange);
-                Ok(id)
+        // What is kept must be good for any connection.
+        let kept = match &resolved {
+            None => *message,
+            Some((topic, properties)) => PublishRef {
+                topic,
+                properties,
+                ..*message
+            },
+        };
+        let phase = match message.qos {
+            QoS::AtMostOnce => {
+                let packet_id = 0;
+                self.publish_plain(
+                    &PublishRef {
+                        packet_id,
+                        ..*message
+                    },
+                    &PublishRef { packet_id, ..kept },
+                    held,
+                )?;
+                self.remember_alias(message);
+                return Ok(0);
+            }
+            QoS::AtLeastOnce => Phase::Puback,
+            QoS::ExactlyOnce => Phase::Pubrec,
+        };
+        let given = message.packet_id != 0;
+        let packet_id = match message.packet_id {
+            0 => self.next_id()?,
+            id if self.outgoing.in_use(id) => return Err(RequestError::PacketIdInUse(id)),
+            id => id,
+        };
+        let kept = PublishRef { packet_id, ..kept };
+        if held || !self.has_quota() {
+            let packet = self.encode_stored(|version, out| encode_publish(&kept, version, out))?;
+            self.admit(packet.len())?;
+            self.outgoing
+                .begin(packet_id, phase, packet, Progress::Waiting);
+        } else {
+            let start = self.append_publish(&PublishRef {
+                packet_id,
+                ..*message
+            })?;
+            let packet = match start {
+                Some(start) if resolved.is_none() => self.connection.transmit[start..].into(),
+                _ => self.encode_stored(|version, out| encode_publish(&kept, version, out))?,
+            };
+            self.remember_alias(message);
+            self.counters.messages_sent += 1;
+            let progress = Progress::Sent { counted: true };
+            self.outgoing.begin(packet_id, phase, packet, progress);
+        }
+        if !given {
+            self.outgoing.set_last_id(packet_id);
+        }
+        Ok(packet_id)
+    }
+
+    fn publish_plain(
+        &mut self,
+        message: &PublishRef<'_>,
+        kept: &PublishRef<'_>,
+        held: bool,
+    ) -> Result<(), RequestError> {
+        if held {
+            let packet = self.encode_stored(|version, out| encode_publish(kept, version, out))?;
+            self.admit(packet.len())?;
+            self.outgoing.hold(packet);
+        } else {
+            self.append_publish(message)?;
+            self.counters.messages_sent += 1;
+        }
+        Ok(())
+    }
+
+    /// The program's own topic alias may have been sent.
+    fn remember_alias(&mut self, message: &PublishRef<'_>) {
+        if let Some(alias) = message.properties.two_byte(PropertyId::TopicAlias)
+            && self.state() == State::Connected
+            && !message.topic.is_empty()
+        {
+            self.connection.sent_aliases.insert(alias, message.topic);
+        }
+    }
+
+    /// Makes room in the queue for a message of this size, or refuses it.
+    fn admit(&mut self, size: usize) -> Result<(), RequestError> {
+        let Some(limits) = self.settings.queue else {
+            return Ok(());
+        };
+        let full = Err(RequestError::QueueFull(limits));
+        if matches!(self.state(), State::Connecting | State::Connected) {
+            return Ok(());
+        }
+        if size > limits.max_bytes || limits.max_messages == 0 {
+            return full;
+        }
+        loop {
+            let (messages, bytes) = self.outgoing.queued();
+            if messages < limits.max_messages && bytes + size <= limits.max_bytes {
+                return Ok(());
+            }
+            let dropped = match limits.drop_oldest {
+                true => self.outgoing.drop_oldest(),
+                false => None,
+            };
+            match dropped {
+                Some(id) => self.drop_message(id, None),
+                None => return full,
             }
         }
     }
 
-    /// Sends SUBSCRIBE and returns its packet identifier.
+    /// Sends SUBSCRIBE, as soon as that may be, and returns its packet identifier.
     pub fn subscribe(
         &mut self,
         subscriptions: Vec<Subscription>,
         properties: Properties,
     ) -> Result<u16, RequestError> {
-        self.may_send(PacketType::Subscribe)?;
-        let server = &self.connection.server;
-        for Subscription { filter, .. } in &subscriptions {
-            if !server.wildcard_subscription_available && filter.contains(['+', '#']) {
-                return Err(RequestError::WildcardsNotSupported);
-            }
-            if !server.shared_subscription_available && filter.starts_with("$share/") {
-                return Err(RequestError::SharedNotSupported);
-            }
-        }
-        if !server.subscription_identifiers_available
-            && properties
-                .first(PropertyId::SubscriptionIdentifier)
-                .is_some()
-        {
-            return Err(RequestError::SubscriptionIdentifiersNotSupported);
-        }
-        self.begin(
-            Exchange::Suback(subscriptions.len()),
-            |session, packet_id| {
-                session.send(&Packet::Subscribe(Subscribe {
-                    packet_id,
-                    subscriptions,
-                    properties,
-                }))
-            },
-        )
+        let held = self.is_held(PacketType::Subscribe)?;
+        let subscribe = Subscribe {
+            packet_id: self.next_id()?,
+            subscriptions,
+            properties,
+        };
+        self.check_subscribe(&subscribe)?;
+        let phase = Phase::Suback(subscribe.subscriptions.len() as u32);
+        self.begin_request(phase, &Packet::Subscribe(subscribe), held)
     }
 
-    /// Sends UNSUBSCRIBE and returns its packet identifier.
+    /// Sends UNSUBSCRIBE, as soon as that may be, and returns its packet identifier.
     pub fn unsubscribe(
         &mut self,
         filters: Vec<Str>,
         properties: Properties,
     ) -> Result<u16, RequestError> {
-        self.may_send(PacketType::Unsubscribe)?;
-        self.begin(Exchange::Unsuback(filters.len()), |session, packet_id| {
-            session.send(&Packet::Unsubscribe(Unsubscribe {
-                packet_id,
-                filters,
-                properties,
-            }))
-        })
+        let held = self.is_held(PacketType::Unsubscribe)?;
+        let unsubscribe = Unsubscribe {
+            packet_id: self.next_id()?,
+            filters,
+            properties,
+        };
+        let phase = Phase::Unsuback(unsubscribe.filters.len() as u32);
+        self.begin_request(phase, &Packet::Unsubscribe(unsubscribe), held)
     }
 
     /// Acknowledges a received message: PUBACK for QoS 1, PUBREC for QoS 2, nothing for QoS 0. 3.1.1 has no reason
     /// codes and properties: they are left out.
     ///
     /// A QoS 2 message counts as acknowledged even if the connection it came by is gone (and that is the error): if
-    /// the server repeats it on another, it gets the PUBREC. A second acknowledgement of one does nothing.
+    /// the server repeats it on another, it gets the PUBREC. A second acknowledgement of one does nothing. A QoS 1
+    /// message belongs to its connection: the server repeats it on the next, with the same packet identifier or not.
     pub fn acknowledge(
         &mut self,
         packet_id: u16,
@@ -294,32 +387,39 @@ impl Session {
             QoS::ExactlyOnce => PacketType::Pubrec,
         };
         let (reason, properties) = self.check_reason(kind, reason, properties)?;
-        // Who acknowledges QoS 1 is believed: nothing is remembered of such messages.
-        let received = match qos {
-            QoS::ExactlyOnce => self.incoming.get(&packet_id).copied(),
-            _ if packet_id != 0 && self.state() == State::Connected => Some(Received::Delivered),
-            _ => None,
+        let received = self.incoming.get(&packet_id).copied();
+        let awaited = match qos {
+            QoS::ExactlyOnce => Received::Delivered,
+            _ => Received::DeliveredOnce,
         };
-        if received == Some(Received::Delivered) {
+        if received == Some(awaited) {
             if self.state() == State::Connected {
                 self.send_ack(kind, packet_id, reason, properties)?;
             }
             if qos == QoS::ExactlyOnce && reason < 0x80 {
                 self.incoming.insert(packet_id, Received::Acknowledged);
             } else {
-                self.end_incoming(packet_id, qos);
+                self.end_incoming(packet_id);
             }
         }
         match received {
             _ if self.state() == State::Disconnected => Err(RequestError::NotConnected),
-            None => Err(RequestError::NotReceived(packet_id)),
-            Some(_) => Ok(()),
+            Some(Received::Acknowledged) if qos == QoS::ExactlyOnce => Ok(()),
+            received if received == Some(awaited) => Ok(()),
+            _ => Err(RequestError::NotReceived(packet_id)),
         }
     }
 
     /// Sends PINGREQ, due or not.
     pub fn ping(&mut self, now: Instant) -> Result<(), RequestError> {
-        self.may_send(PacketType::Pingreq)?;
+        match self.state() {
+            State::Disconnected => return Err(RequestError::NotConnected),
+            State::Open => return Err(RequestError::ConnectFirst(PacketType::Pingreq)),
+            State::Connecting if self.connection.requested.authentication_method.is_some() => {
+                return Err(RequestError::Authenticating(PacketType::Pingreq));
+            }
+            State::Connecting | State::Connected => {}
+        }
         self.send_pingreq(now);
         Ok(())
     }
@@ -336,7 +436,7 @@ impl Session {
             return Err(RequestError::NoAuthenticationMethod);
         }
         let (reason, properties) = self.check_reason(PacketType::Auth, reason, properties)?;
-        self.send(&Packet::Auth(Disconnect { reason, properties }))
+        self.append_packet(&Packet::Auth(Disconnect { reason, properties }))
     }
 
     /// Sends DISCONNECT (unless even CONNECT was not sent) and ends the connection [MQTT-3.14.4-1]. 3.1.1 has no reason
@@ -354,22 +454,45 @@ impl Session {
                 {
                     return Err(RequestError::SessionExpiry);
                 }
-                self.send(&Packet::Disconnect(Disconnect { reason, properties }))?;
+                self.send_before_disconnect();
+                self.append_packet(&Packet::Disconnect(Disconnect { reason, properties }))?;
             }
         }
         self.connection.state = State::Disconnected;
         Ok(())
     }
 
-    /// Whether a packet other than CONNECT, AUTH and DISCONNECT may be sent now. It need not wait for CONNACK (3.1.4).
-    fn may_send(&self, packet: PacketType) -> Result<(), RequestError> {
+    /// What was accepted goes out before DISCONNECT as far as the server takes it. It need not have answered CONNECT yet
+    /// (3.1.4), unless there is something to repeat, or the client has to authenticate itself.
+    fn send_before_disconnect(&mut self) {
+        let may_send = match self.state() {
+            State::Connected => true,
+            State::Connecting => {
+                self.connection.requested.authentication_method.is_none()
+                    && !self.outgoing.has_repeats()
+            }
+            State::Disconnected | State::Open => false,
+        };
+        if may_send {
+            self.send_held_up_to(usize::MAX);
+        }
+    }
+
+    /// Whether a packet other than CONNECT, AUTH, PINGREQ and DISCONNECT has to wait; an error if it cannot even do that.
+    ///
+    /// It need not wait for CONNACK (3.1.4), but only CONNACK tells what a server of 5.0 accepts, and what is to be
+    /// repeated comes first.
+    fn is_held(&self, packet: PacketType) -> Result<bool, RequestError> {
         match self.state() {
+            State::Disconnected | State::Open
+                if packet == PacketType::Publish && self.settings.queue.is_some() =>
+            {
+                Ok(true)
+            }
             State::Disconnected => Err(RequestError::NotConnected),
             State::Open => Err(RequestError::ConnectFirst(packet)),
-            State::Connecting if self.connection.requested.authentication_method.is_some() => {
-                Err(RequestError::Authenticating(packet))
-            }
-            State::Connecting | State::Connected => Ok(()),
+            State::Connecting => Ok(self.version == Version::V50 || self.outgoing.has_held()),
+            State::Connected => Ok(self.outgoing.has_held()),
         }
     }
 
@@ -387,28 +510,30 @@ impl Session {
         }
     }
 
-    /// Begins an exchange with a new packet identifier.
-    fn begin(
-        &mut self,
-        exchange: Exchange,
-        send: impl FnOnce(&mut Self, u16) -> Result<(), RequestError>,
-    ) -> Result<u16, RequestError> {
+    fn next_id(&self) -> Result<u16, RequestError> {
         let id = self.outgoing.next_id().ok_or(RequestError::NoPacketId)?;
-        send(self, id.get())?;
-        self.outgoing.begin(id, exchange);
         Ok(id.get())
     }
 
-    fn send_publish(
+    /// Begins the exchange of a SUBSCRIBE or UNSUBSCRIBE.
+    fn begin_request(
         &mut self,
-        message: &PublishRef<'_>,
-        packet_id: u16,
-    ) -> Result<(), RequestError> {
-        let message = PublishRef {
-            packet_id,
-            ..*message
+        phase: Phase,
+        request: &Packet,
+        held: bool,
+    ) -> Result<u16, RequestError> {
+        let id = self.next_id()?;
+        let packet = self.encode_stored(|version, out| encode(request, version, out))?;
+        let progress = match held {
+            true => Progress::Waiting,
+            false => {
+                self.connection.transmit.extend_from_slice(&packet);
+                Progress::Sent { counted: false }
+            }
         };
-        self.send_with(|version, out| encode_publish(&message, version, out))
+        self.outgoing.begin(id, phase, packet, progress);
+        self.outgoing.set_last_id(id);
+        Ok(id)
     }
 
     fn send_ack(
@@ -427,30 +552,9 @@ impl Session {
             reason,
             properties,
         };
-        self.send(&match kind {
+        self.append_packet(&match kind {
             PacketType::Puback => Packet::Puback(ack),
             _ => Packet::Pubrec(ack),
         })
-    }
-
-    fn send(&mut self, packet: &Packet) -> Result<(), RequestError> {
-        self.send_with(|version, out| encode(packet, version, out))
-    }
-
-    /// Appends a packet to what waits to be written, unless it is larger than the server accepts [MQTT-3.2.2-15].
-    fn send_with(
-        &mut self,
-        encode: impl FnOnce(Version, &mut BytesMut) -> Result<(), EncodeError>,
-    ) -> Result<(), RequestError> {
-        let max = self.connection.server.maximum_packet_size;
-        let out = &mut self.connection.transmit;
-        let before = out.len();
-        encode(self.version, out)?;
-        let size = out.len() - before;
-        if size > max as usize {
-            out.truncate(before);
-            return Err(RequestError::PacketTooLarge { size, max });
-        }
-        Ok(())
     }
 }

@@ -21,8 +21,8 @@ pub(super) struct Timers {
     keep_alive: u16,
     /// When something was written last; before that, when the transport came up.
     last_transmit: Option<Instant>,
-    /// Until when the server may answer a PINGREQ.
-    pingresp: Option<Instant>,
+    /// When the PINGREQ was sent that has not been answered, and until when it may be.
+    pingresp: Option<(Instant, Instant)>,
     /// Until when the server may answer CONNECT.
     connack: Option<Instant>,
 }
@@ -64,16 +64,17 @@ impl Timers {
         self.connack = deadline;
     }
 
-    /// PINGREQ was sent. The answer to an earlier one does not get more time by that.
-    pub(super) fn pinged(&mut self, now: Instant) {
+    /// PINGREQ was sent, to be answered within `timeout`. An earlier one does not get more time by that.
+    pub(super) fn pinged(&mut self, timeout: Duration, now: Instant) {
         if self.keep_alive > 0 && self.pingresp.is_none() {
-            self.pingresp = Some(now + self.interval());
+            self.pingresp = Some((now, now + timeout));
         }
     }
 
-    /// PINGRESP came, or is no longer waited for.
-    pub(super) fn pingresp(&mut self) {
-        self.pingresp = None;
+    /// PINGRESP came, or is no longer waited for. Returns how long it took.
+    pub(super) fn pingresp(&mut self, now: Instant) -> Option<Duration> {
+        let (sent, _) = self.pingresp.take()?;
+        Some(now.saturating_duration_since(sent))
     }
 
     /// The next deadline, and what it asks for.
@@ -84,7 +85,7 @@ impl Timers {
         };
         [
             self.connack.map(|at| (at, Due::Connack)),
-            self.pingresp.map(|at| (at, Due::Pingresp)),
+            self.pingresp.map(|(_, at)| (at, Due::Pingresp)),
             pingreq.map(|at| (at, Due::Pingreq)),
         ]
         .into_iter()
@@ -92,7 +93,8 @@ impl Timers {
         .min_by_key(|(at, _)| *at)
     }
 
-    fn interval(&self) -> Duration {
+    /// The keep alive interval.
+    pub(super) fn interval(&self) -> Duration {
         Duration::from_secs(self.keep_alive.into())
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mqtt_core::codec::*;
-use mqtt_core::session::{Limits, State};
+use mqtt_core::session::{Settings, State};
 
 use crate::pair::*;
 
@@ -152,11 +152,11 @@ fn an_unasked_pingresp_is_ignored() {
 
 #[test]
 fn an_answer_that_may_lie_unread_is_not_missed() {
-    let limits = Limits {
+    let limits = Settings {
         max_queued_bytes: 0,
-        ..Limits::default()
+        ..Settings::default()
     };
-    let mut pair = Pair::with_limits(Version::V311, limits);
+    let mut pair = Pair::with_settings(Version::V311, limits);
     pair.connect(Connect {
         keep_alive: 10,
         ..connect(Version::V311)
@@ -184,11 +184,11 @@ fn an_answer_that_may_lie_unread_is_not_missed() {
 
 #[test]
 fn reading_held_back_after_a_ping_counts_too() {
-    let limits = Limits {
+    let limits = Settings {
         max_queued_bytes: 0,
-        ..Limits::default()
+        ..Settings::default()
     };
-    let mut pair = Pair::with_limits(Version::V311, limits);
+    let mut pair = Pair::with_settings(Version::V311, limits);
     pair.connect(Connect {
         keep_alive: 10,
         ..connect(Version::V311)
@@ -208,11 +208,11 @@ fn reading_held_back_after_a_ping_counts_too() {
 
 #[test]
 fn keep_alive_runs_before_connack() {
-    let limits = Limits {
+    let limits = Settings {
         connack_timeout: None,
-        ..Limits::default()
+        ..Settings::default()
     };
-    let mut pair = Pair::with_limits(Version::V311, limits);
+    let mut pair = Pair::with_settings(Version::V311, limits);
     pair.connect(connect(Version::V311));
     pair.advance_seconds(60);
     assert_eq!(pair.answers(), [Packet::Pingreq]);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use mqtt_core::codec::*;
-use mqtt_core::session::{Event, Limits, Session, State};
+use mqtt_core::session::{Event, Session, Settings, State};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
 pub const BOTH: [Version; 2] = [Version::V311, Version::V50];
@@ -104,12 +104,12 @@ pub struct Pair {
 impl Pair {
     /// The transport is up, nothing was sent.
     pub fn open(version: Version) -> Self {
-        Self::with_limits(version, Limits::default())
+        Self::with_settings(version, Settings::default())
     }
 
-    pub fn with_limits(version: Version, limits: Limits) -> Self {
+    pub fn with_settings(version: Version, settings: Settings) -> Self {
         let mut pair = Self {
-            client: Session::new(version, limits),
+            client: Session::new(version, settings),
             server: Server {
                 version,
                 decoder: Decoder::new(version),
@@ -178,7 +178,7 @@ impl Pair {
         let waiting = self.client.transmit();
         let bytes = waiting.split_to(most.min(waiting.len()));
         if !bytes.is_empty() {
-            self.client.transmitted(self.now);
+            self.client.transmitted(bytes.len(), self.now);
             self.server.read(&bytes);
         }
         !bytes.is_empty()
@@ -220,6 +220,7 @@ impl Pair {
         std::iter::from_fn(|| self.client.poll_event())
             .map(|event| match event {
                 Event::Packet(packet) => packet,
+                Event::Dropped { packet_id, message } => panic!("dropped {packet_id}: {message:?}"),
                 Event::Failed { message } => panic!("failed: {message}"),
             })
             .collect()

@@ -142,6 +142,7 @@ function luasec.wrap(conn, sock, handshake)
 		err = REFUSED
 	end
 	if ok then
+		conn.tls_version = wrapped.info and wrapped:info("protocol")
 		return wrapped
 	end
 	(wrapped or sock):close()

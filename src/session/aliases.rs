@@ -1,0 +1,50 @@
+//! Topic aliases of messages this client sends (3.3.2.3.4). They last as long as the connection.
+
+use std::collections::HashMap;
+
+use super::id_map::IdMap;
+use crate::codec::Str;
+
+/// What the server has been told.
+#[derive(Default)]
+pub(super) struct SentAliases {
+    /// What each alias stands for.
+    topics: IdMap<Str>,
+    /// The aliases given out by [`assign`](Self::assign).
+    automatic: HashMap<Box<str>, u16>,
+}
+
+/// How an automatic alias goes into a PUBLISH.
+pub(super) enum Assigned {
+    /// The server knows it: the topic may be left out.
+    Known(u16),
+    /// It goes along with the topic.
+    New(u16),
+}
+
+impl SentAliases {
+    /// What an alias of the program's stands for.
+    pub(super) fn topic(&self, alias: u16) -> Option<&Str> {
+        self.topics.get(&alias)
+    }
+
+    /// The program has sent an alias together with its topic.
+    pub(super) fn insert(&mut self, alias: u16, topic: &str) {
+        let topic = Str::try_from(topic).expect("a topic that has been encoded");
+        self.topics.insert(alias, topic);
+    }
+
+    /// An alias for a topic: the first topics get one each, until the server's maximum is reached.
+    pub(super) fn assign(&self, topic: &str, maximum: u16) -> Option<Assigned> {
+        if let Some(alias) = self.automatic.get(topic) {
+            return Some(Assigned::Known(*alias));
+        }
+        let next = self.automatic.len() + 1;
+        (next <= usize::from(maximum)).then_some(Assigned::New(next as u16))
+    }
+
+    /// The server has been sent a new alias.
+    pub(super) fn assigned(&mut self, alias: u16, topic: &str) {
+        self.automatic.insert(topic.into(), alias);
+    }
+}

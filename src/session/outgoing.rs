@@ -1,0 +1,330 @@
+//! What this client has been asked to send and is not done with: exchanges by packet identifier (2.2.1), and the order
+//! in which what could not be sent yet will be. What is sent when stands in `send`.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+use super::id_map::IdMap;
+use crate::codec::PacketType;
+
+/// How far an exchange has come, named by the packet that is awaited next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// A QoS 1 PUBLISH.
+    Puback,
+    /// A QoS 2 PUBLISH.
+    Pubrec,
+    /// A QoS 2 PUBLISH that had its PUBREC: the PUBREL is repeated from here on.
+    Pubcomp,
+    /// A SUBSCRIBE with this many topic filters.
+    Suback(u32),
+    /// An UNSUBSCRIBE with this many topic filters.
+    Unsuback(u32),
+}
+
+impl Phase {
+    /// The packet that is awaited.
+    pub(super) fn awaits(self) -> PacketType {
+        match self {
+            Self::Puback => PacketType::Puback,
+            Self::Pubrec => PacketType::Pubrec,
+            Self::Pubcomp => PacketType::Pubcomp,
+            Self::Suback(_) => PacketType::Suback,
+            Self::Unsuback(_) => PacketType::Unsuback,
+        }
+    }
+}
+
+/// Whether an exchange's packet has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Never.
+    Waiting,
+    /// On an earlier connection, and not yet on this one.
+    Repeat,
+    /// On this connection. A PUBLISH counts against the server's receive maximum, a repeated PUBREL does not (4.9).
+    Sent {
+        /// Whether it counts.
+        counted: bool,
+    },
+}
+
+/// An exchange that this client began.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) phase: Phase,
+    pub(super) progress: Progress,
+    /// The whole PUBLISH, SUBSCRIBE or UNSUBSCRIBE, as long as it may have to be sent (again).
+    pub(super) packet: Box<[u8]>,
+    /// Place in the order in which exchanges began.
+    sequence: u64,
+}
+
+/// Something that has not been sent yet.
+enum Waiting {
+    /// The packet of this exchange.
+    Exchange(u16),
+    /// A QoS 0 PUBLISH.
+    Plain(Box<[u8]>),
+}
+
+/// What is to be sent next of that which had to wait.
+pub(super) enum Front {
+    Exchange(u16),
+    Plain,
+}
+
+#[derive(Default)]
+pub(super) struct Outgoing {
+    exchanges: IdMap<Exchange>,
+    /// The identifier handed out last, 0 before the first.
+    last: u16,
+    /// How many exchanges have begun.
+    begun: u64,
+    /// Exchanges to be repeated before anything new, in the order in which they began [MQTT-4.6.0-1]. May name some that
+    /// have ended meanwhile.
+    repeat: VecDeque<u16>,
+    /// What was never sent, in the order in which it was asked for.
+    waiting: VecDeque<Waiting>,
+    /// Bytes of the packets in `waiting`.
+    waiting_bytes: usize,
+    /// Bytes of all packets here.
+    bytes: usize,
+    /// Exchanges that count against the server's receive maximum.
+    in_flight: u32,
+}
+
+impl Outgoing {
+    /// The identifier that comes next, skipping those in use; `None` when all are. Nothing changes until it is
+    /// [begun](Self::begin) with.
+    ///
+    /// With `f` identifiers free, a full turn of the counter looks at 65,535 and hands out at least `f`: with 60,000
+    /// exchanges in flight an identifier costs 12 lookups on average, whatever the order in which they end.
+    pub(super) fn next_id(&self) -> Option<NonZeroU16> {
+        if self.exchanges.len() == usize::from(u16::MAX) {
+            return None;
+        }
+        let mut id = self.last;
+        loop {
+            id = id.wrapping_add(1);
+            match NonZeroU16::new(id) {
+                Some(free) if !self.exchanges.contains_key(&id) => return Some(free),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether an exchange holds this identifier.
+    pub(super) fn in_use(&self, id: u16) -> bool {
+        self.exchanges.contains_key(&id)
+    }
+
+    /// The counter starts again, as on every connection; identifiers in use stay so.
+    pub(super) fn restart_ids(&mut self) {
+        self.last = 0;
+    }
+
+    /// The counter goes on from here.
+    pub(super) fn set_last_id(&mut self, id: u16) {
+        self.last = id;
+    }
+
+    /// Begins an exchange with a free identifier; one that has not been sent joins the queue.
+    pub(super) fn begin(&mut self, id: u16, phase: Phase, packet: Box<[u8]>, progress: Progress) {
+        self.bytes += packet.len();
+        match progress {
+            Progress::Waiting => {
+                self.waiting.push_back(Waiting::Exchange(id));
+                self.waiting_bytes += packet.len();
+            }
+            Progress::Repeat => self.repeat.push_back(id),
+            Progress::Sent { counted } => self.in_flight += u32::from(counted),
+        }
+        self.begun += 1;
+        let exchange = Exchange {
+            phase,
+            progress,
+            packet,
+            sequence: self.begun,
+        };
+        self.exchanges.insert(id, exchange);
+    }
+
+    /// Puts a QoS 0 PUBLISH into the queue.
+    pub(super) fn hold(&mut self, packet: Box<[u8]>) {
+        self.bytes += packet.len();
+        self.waiting_bytes += packet.len();
+        self.waiting.push_back(Waiting::Plain(packet));
+    }
+
+    /// The exchange that holds this identifier.
+    pub(super) fn get(&self, id: u16) -> Option<&Exchange> {
+        self.exchanges.get(&id)
+    }
+
+    /// What the exchange with this identifier waits for, if the server can know of it.
+    pub(super) fn awaited(&self, id: u16) -> Option<Phase> {
+        self.exchanges
+            .get(&id)
+            .filter(|exchange| exchange.progress != Progress::Waiting)
+            .map(|exchange| exchange.phase)
+    }
+
+    /// Takes a QoS 2 exchange from PUBREC to PUBCOMP, as its PUBREL is sent.
+    pub(super) fn released(&mut self, id: u16) {
+        if let Some(exchange) = self.exchanges.get_mut(&id) {
+            exchange.phase = Phase::Pubcomp;
+            self.bytes -= exchange.packet.len();
+            exchange.packet = Box::default();
+            if exchange.progress == Progress::Repeat {
+                exchange.progress = Progress::Sent { counted: false };
+            }
+        }
+    }
+
+    /// Ends an exchange that is not in the queue: its identifier is free again.
+    pub(super) fn end(&mut self, id: u16) -> Option<Exchange> {
+        let exchange = self.exchanges.remove(&id)?;
+        self.bytes -= exchange.packet.len();
+        if exchange.progress == (Progress::Sent { counted: true }) {
+            self.in_flight -= 1;
+        }
+        Some(exchange)
+    }
+
+    /// How many exchanges count against the server's receive maximum.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// How many QoS 1 and 2 messages have been sent and not acknowledged to the end.
+    pub(super) fn unacknowledged(&self) -> usize {
+        let of_message = |exchange: &&Exchange| {
+            let message = !matches!(exchange.phase, Phase::Suback(_) | Phase::Unsuback(_));
+            message && exchange.progress != Progress::Waiting
+        };
+        self.exchanges.values().filter(of_message).count()
+    }
+
+    /// Whether something has to be sent before anything new.
+    pub(super) fn has_held(&self) -> bool {
+        !(self.repeat.is_empty() && self.waiting.is_empty())
+    }
+
+    /// How many packets were never sent, and their bytes.
+    pub(super) fn queued(&self) -> (usize, usize) {
+        (self.waiting.len(), self.waiting_bytes)
+    }
+
+    /// Bytes of all packets here.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What is to be sent next.
+    pub(super) fn front(&mut self) -> Option<Front> {
+        while let Some(&id) = self.repeat.front() {
+            let exchange = self.exchanges.get(&id);
+            if exchange.is_some_and(|exchange| exchange.progress == Progress::Repeat) {
+                return Some(Front::Exchange(id));
+            }
+            self.repeat.pop_front();
+        }
+        self.waiting.front().map(|waiting| match waiting {
+            Waiting::Exchange(id) => Front::Exchange(*id),
+            Waiting::Plain(_) => Front::Plain,
+        })
+    }
+
+    /// Takes the QoS 0 PUBLISH that is at the front.
+    pub(super) fn take_plain(&mut self) -> Option<Box<[u8]>> {
+        match self.waiting.pop_front()? {
+            Waiting::Plain(packet) => {
+                self.waiting_bytes -= packet.len();
+                self.bytes -= packet.len();
+                Some(packet)
+            }
+            exchange => {
+                self.waiting.push_front(exchange);
+                None
+            }
+        }
+    }
+
+    /// The exchange at the front leaves its queue.
+    pub(super) fn leave_queue(&mut self, id: u16, progress: Progress) {
+        let Some(exchange) = self.exchanges.get_mut(&id) else {
+            return;
+        };
+        if exchange.progress == Progress::Waiting {
+            self.waiting.pop_front();
+            self.waiting_bytes -= exchange.packet.len();
+        } else {
+            self.repeat.pop_front();
+        }
+        exchange.progress = progress;
+        if progress == (Progress::Sent { counted: true }) {
+            self.in_flight += 1;
+        }
+    }
+
+    /// Drops the oldest message that was never sent. Returns its packet identifier, 0 for QoS 0; `None` if there is none.
+    pub(super) fn drop_oldest(&mut self) -> Option<u16> {
+        let is_message = |waiting: &Waiting| match waiting {
+            Waiting::Plain(_) => true,
+            Waiting::Exchange(id) => {
+                let exchange = self.exchanges.get(id);
+                exchange.is_some_and(|e| matches!(e.phase, Phase::Puback | Phase::Pubrec))
+            }
+        };
+        let position = self.waiting.iter().position(is_message)?;
+        let (id, size) = match self.waiting.remove(position)? {
+            Waiting::Plain(packet) => (0, packet.len()),
+            Waiting::Exchange(id) => {
+                let exchange = self.exchanges.remove(&id)?;
+                (id, exchange.packet.len())
+            }
+        };
+        self.waiting_bytes -= size;
+        self.bytes -= size;
+        Some(id)
+    }
+
+    /// The connection is gone: what was sent on it is to be repeated on the next.
+    pub(super) fn connection_lost(&mut self) {
+        self.in_flight = 0;
+        self.repeat.clear();
+        let mut sent: Vec<(u64, u16)> = Vec::new();
+        for (&id, exchange) in &mut self.exchanges {
+            if exchange.progress != Progress::Waiting {
+                exchange.progress = Progress::Repeat;
+                sent.push((exchange.sequence, id));
+            }
+        }
+        sent.sort_unstable();
+        self.repeat.extend(sent.into_iter().map(|(_, id)| id));
+    }
+
+    /// The server has no session: what it had acknowledged with PUBREC is done.
+    pub(super) fn session_lost(&mut self) {
+        self.exchanges
+            .retain(|_, exchange| exchange.phase != Phase::Pubcomp);
+    }
+
+    /// So many exchanges that were added last to those to be repeated come first.
+    pub(super) fn repeat_first(&mut self, added: usize) {
+        self.repeat.rotate_right(added);
+    }
+
+    /// Whether there may be exchanges to be repeated.
+    pub(super) fn has_repeats(&self) -> bool {
+        !self.repeat.is_empty()
+    }
+
+    /// Gives back memory that a burst needed.
+    pub(super) fn shrink(&mut self) {
+        self.exchanges.shrink_to_fit();
+        self.repeat.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+    }
+}

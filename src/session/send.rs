@@ -1,0 +1,289 @@
+//! What goes out when: at once, or, in order, when the connection, the server's CONNACK or its receive maximum lets it.
+
+use bytes::BytesMut;
+
+use super::aliases::Assigned;
+use super::outgoing::{Front, Phase, Progress};
+use super::{Event, Session, State};
+use crate::codec::{
+    Decoder, EncodeError, Packet, PacketType, Properties, Property, PropertyId, PropertyValue,
+    PublishRef, QoS, Str, Subscribe, Version, encode, encode_ack, encode_publish,
+};
+use crate::session::RequestError;
+
+/// What was held back is sent as long as less than this waits to be written, in bytes.
+const BURST: usize = 64 << 10;
+/// The DUP flag in the first byte of a PUBLISH.
+const DUP: u8 = 1 << 3;
+
+impl Session {
+    /// Sends what had to wait, as far as it may go now.
+    pub(super) fn send_held(&mut self) {
+        if self.state() == State::Connected && self.outgoing.has_held() {
+            self.send_held_up_to(BURST);
+        }
+    }
+
+    /// The same, as long as less than `most` bytes wait to be written.
+    pub(super) fn send_held_up_to(&mut self, most: usize) {
+        while self.connection.transmit.len() < most {
+            let sent = match self.outgoing.front() {
+                None => return,
+                Some(Front::Plain) => self.send_plain(),
+                Some(Front::Exchange(id)) => self.send_exchange(id),
+            };
+            if !sent {
+                return;
+            }
+        }
+    }
+
+    /// Sends the QoS 0 PUBLISH that comes next.
+    fn send_plain(&mut self) -> bool {
+        let Some(packet) = self.outgoing.take_plain() else {
+            return false;
+        };
+        match self.append_stored(&packet, false) {
+            Ok(()) => self.counters.messages_sent += 1,
+            Err(error) => self.drop_message(0, Some(error)),
+        }
+        true
+    }
+
+    /// Sends the packet of an exchange that comes next. Returns false if it has to wait.
+    fn send_exchange(&mut self, id: u16) -> bool {
+        let Some(exchange) = self.outgoing.get(id) else {
+            return false;
+        };
+        let counted = match exchange.phase {
+            Phase::Puback | Phase::Pubrec => true,
+            Phase::Suback(_) | Phase::Unsuback(_) => false,
+            Phase::Pubcomp => {
+                encode_ack(PacketType::Pubrel, id, &mut self.connection.transmit);
+                let progress = Progress::Sent { counted: false };
+                self.outgoing.leave_queue(id, progress);
+                return true;
+            }
+        };
+        if counted && !self.has_quota() {
+            return false;
+        }
+        let repeated = exchange.progress == Progress::Repeat;
+        // [MQTT-3.3.1-1]; to a server without a session it is a new message.
+        let dup = counted && repeated && self.connection.session_present;
+        let packet = exchange.packet.clone();
+        let sent = self.append_stored(&packet, dup);
+        self.outgoing.leave_queue(id, Progress::Sent { counted });
+        match sent {
+            Ok(()) => self.counters.messages_sent += u64::from(counted && !repeated),
+            Err(error) => {
+                self.outgoing.end(id);
+                self.drop_message(id, Some(error));
+            }
+        }
+        true
+    }
+
+    /// Whether the server takes one more QoS 1 or 2 message now [MQTT-3.3.4-7].
+    pub(super) fn has_quota(&self) -> bool {
+        self.outgoing.in_flight() < u32::from(self.connection.server.receive_maximum)
+    }
+
+    /// Tells the user of a message that was accepted and will not be sent: the server does not take it, or it had to
+    /// make room.
+    pub(super) fn drop_message(&mut self, packet_id: u16, error: Option<RequestError>) {
+        self.counters.dropped += 1;
+        self.deliver(Event::Dropped {
+            packet_id,
+            message: error.map(|error| error.to_string()),
+        });
+    }
+
+    /// Appends a packet that has been kept, if the server takes it.
+    fn append_stored(&mut self, packet: &[u8], dup: bool) -> Result<(), RequestError> {
+        let first_byte = packet[0];
+        match PacketType::from_code(first_byte >> 4) {
+            Some(PacketType::Publish) => {
+                let qos = QoS::from_code(first_byte >> 1 & 3).expect("as it was encoded");
+                self.check_publish(qos, first_byte & 1 != 0)?;
+                if self.settings.topic_aliases && self.connection.server.topic_alias_maximum > 0 {
+                    let Some(Packet::Publish(publish)) = self.decode_stored(packet) else {
+                        unreachable!("a PUBLISH, as it was encoded");
+                    };
+                    let message = PublishRef {
+                        dup: publish.dup || dup,
+                        ..(&publish).into()
+                    };
+                    return self.append_publish(&message).map(drop);
+                }
+            }
+            Some(PacketType::Subscribe) => {
+                if let Some(Packet::Subscribe(subscribe)) = self.decode_stored(packet) {
+                    self.check_subscribe(&subscribe)?;
+                }
+            }
+            _ => {}
+        }
+        self.append(|_, out| {
+            let start = out.len();
+            out.extend_from_slice(packet);
+            if dup {
+                out[start] |= DUP;
+            }
+            Ok(())
+        })
+    }
+
+    /// The packet that was kept as these bytes.
+    pub(super) fn decode_stored(&self, packet: &[u8]) -> Option<Packet> {
+        let mut bytes = BytesMut::from(packet);
+        Decoder::new(self.version).decode(&mut bytes).ok().flatten()
+    }
+
+    /// What the server allows of messages.
+    pub(super) fn check_publish(&self, qos: QoS, retain: bool) -> Result<(), RequestError> {
+        let server = &self.connection.server;
+        if qos > server.maximum_qos {
+            let max = server.maximum_qos;
+            return Err(RequestError::QoSNotSupported { qos, max });
+        }
+        if retain && !server.retain_available {
+            return Err(RequestError::RetainNotSupported);
+        }
+        Ok(())
+    }
+
+    /// What the server allows of subscriptions.
+    pub(super) fn check_subscribe(&self, subscribe: &Subscribe) -> Result<(), RequestError> {
+        let server = &self.connection.server;
+        for subscription in &subscribe.subscriptions {
+            let (filter, qos) = (&subscription.filter, subscription.qos);
+            if qos > server.maximum_qos {
+                let max = server.maximum_qos;
+                return Err(RequestError::QoSNotSupported { qos, max });
+            }
+            if !server.wildcard_subscription_available && filter.contains(['+', '#']) {
+                return Err(RequestError::WildcardsNotSupported);
+            }
+            if !server.shared_subscription_available && filter.starts_with("$share/") {
+                return Err(RequestError::SharedNotSupported);
+            }
+        }
+        let identifier = PropertyId::SubscriptionIdentifier;
+        if !server.subscription_identifiers_available
+            && subscribe.properties.first(identifier).is_some()
+        {
+            return Err(RequestError::SubscriptionIdentifiersNotSupported);
+        }
+        Ok(())
+    }
+
+    /// Appends a PUBLISH, with an alias for its topic where that is asked for. Returns where its bytes begin if they
+    /// are good for any connection, that is, without an alias.
+    pub(super) fn append_publish(
+        &mut self,
+        message: &PublishRef<'_>,
+    ) -> Result<Option<usize>, RequestError> {
+        let automatic = self.settings.topic_aliases;
+        let maximum = self.connection.server.topic_alias_maximum;
+        if automatic && maximum > 0 {
+            match self.connection.sent_aliases.assign(message.topic, maximum) {
+                None => {}
+                Some(Assigned::Known(alias)) => {
+                    let (topic, properties) = ("", &with_alias(message.properties, alias));
+                    let message = PublishRef {
+                        topic,
+                        properties,
+                        ..*message
+                    };
+                    self.append(|version, out| encode_publish(&message, version, out))?;
+                    return Ok(None);
+                }
+                Some(Assigned::New(alias)) => {
+                    let properties = &with_alias(message.properties, alias);
+                    let message = PublishRef {
+                        properties,
+                        ..*message
+                    };
+                    self.append(|version, out| encode_publish(&message, version, out))?;
+                    self.connection.sent_aliases.assigned(alias, message.topic);
+                    return Ok(None);
+                }
+            }
+        }
+        let start = self.connection.transmit.len();
+        self.append(|version, out| encode_publish(message, version, out))?;
+        Ok(Some(start))
+    }
+
+    pub(super) fn append_packet(&mut self, packet: &Packet) -> Result<(), RequestError> {
+        self.append(|version, out| encode(packet, version, out))
+    }
+
+    /// Appends a packet to what waits to be written, unless it is larger than the server accepts [MQTT-3.2.2-15].
+    #[inline]
+    fn append(
+        &mut self,
+        encode: impl FnOnce(Version, &mut BytesMut) -> Result<(), EncodeError>,
+    ) -> Result<(), RequestError> {
+        let max = self.connection.server.maximum_packet_size;
+        let out = &mut self.connection.transmit;
+        let before = out.len();
+        encode(self.version, out)?;
+        let size = out.len() - before;
+        if size > max as usize {
+            out.truncate(before);
+            return Err(RequestError::PacketTooLarge { size, max });
+        }
+        Ok(())
+    }
+
+    /// The bytes of a packet that is kept. While the server's limits are known they count already.
+    pub(super) fn encode_stored(
+        &self,
+        encode: impl FnOnce(Version, &mut BytesMut) -> Result<(), EncodeError>,
+    ) -> Result<Box<[u8]>, RequestError> {
+        let mut packet = BytesMut::new();
+        encode(self.version, &mut packet)?;
+        let (size, max) = (packet.len(), self.connection.server.maximum_packet_size);
+        if size > max as usize {
+            return Err(RequestError::PacketTooLarge { size, max });
+        }
+        Ok(packet[..].into())
+    }
+
+    /// A message as it can be sent on any connection, if it has a topic alias of the program's, which is only good for
+    /// this one.
+    pub(super) fn without_alias(
+        &self,
+        message: &PublishRef<'_>,
+    ) -> Result<Option<(Str, Properties)>, RequestError> {
+        let Some(alias) = message.properties.two_byte(PropertyId::TopicAlias) else {
+            return Ok(None);
+        };
+        if self.settings.topic_aliases {
+            return Err(RequestError::TopicAliasAutomatic);
+        }
+        let max = self.connection.server.topic_alias_maximum;
+        if self.state() == State::Connected && alias > max {
+            return Err(RequestError::TopicAlias { alias, max });
+        }
+        let topic = match message.topic {
+            "" => self.connection.sent_aliases.topic(alias).cloned(),
+            topic => Str::try_from(topic).ok(),
+        };
+        let topic = topic.ok_or(RequestError::TopicAliasUnknown(alias))?;
+        let kept = |property: &&Property| property.id != PropertyId::TopicAlias;
+        let properties = message.properties.iter().filter(kept).cloned().collect();
+        Ok(Some((topic, properties)))
+    }
+}
+
+fn with_alias(properties: &Properties, alias: u16) -> Properties {
+    let mut properties = properties.clone();
+    properties.push(Property {
+        id: PropertyId::TopicAlias,
+        value: PropertyValue::TwoByte(alias),
+    });
+    properties
+}
