@@ -155,27 +155,68 @@ for name, version in pairs({ ["MQTT 3.1.1"] = mqtt.v311, ["MQTT 5.0"] = mqtt.v50
 				assert.same({}, acknowledged(subject))
 			end)
 
-			it("is not acknowledged on another connection than it came by", function()
+			-- A client whose handler closes the connection at its first message, and connects again if `at_once`.
+			-- Returns it when it has connected again, to a broker that has or has not kept the session.
+			local function reconnected(qos, is_session_kept, at_once)
 				local subject = connected({ reconnect = 0.01 })
-				local again
+				server.on_packet = function(_, packet)
+					if packet.type == packet_type.CONNECT then
+						server:send({ type = packet_type.CONNACK, sp = is_session_kept, rc = 0 })
+					end
+				end
+				subject.messages = 0
 				subject:on("message", function()
-					if not again then
-						again = true
+					subject.messages = subject.messages + 1
+					if subject.messages == 1 then
 						subject:close_connection()
-						assert.is_true(subject:start_connecting())
+						if at_once then
+							assert.is_true(subject:start_connecting())
+						end
 					end
 				end)
-				send(1, 7)
+				send(qos, 7)
 				run(subject, function()
 					return server.accepted == 2 and subject.connection and subject.connection.connack
 				end)
 				assert.same({}, acknowledged(subject))
-				send(1, 9)
-				run(subject, function()
-					return server:count(packet_type.PUBACK) == 1
+				return subject
+			end
+
+			for moment, at_once in pairs({ ["without a connection"] = false, ["on the next connection"] = true }) do
+				it("of QoS 1 is acknowledged when it is repeated, not " .. moment, function()
+					local subject = reconnected(1, true, at_once)
+					send(1, 7)
+					run(subject, function()
+						return server:count(packet_type.PUBACK) == 1
+					end)
+					assert.equal(2, subject.messages)
 				end)
-				assert.same({ 9 }, acknowledged(subject))
-			end)
+
+				it("of QoS 2 is not handled again when it is repeated, having been handled " .. moment, function()
+					local subject = reconnected(2, true, at_once)
+					send(2, 7)
+					run(subject, function()
+						return server:count(packet_type.PUBREC) == 1
+					end)
+					assert.equal(1, subject.messages)
+				end)
+
+				it("of a session that is over is not acknowledged " .. moment, function()
+					for qos = 1, 2 do
+						local subject = reconnected(qos, false, at_once)
+						send(qos, 7)
+						run(subject, function()
+							return subject.messages == 2
+						end)
+						run(subject, function()
+							return server:count(ANSWERS[qos]) == 1
+						end)
+						subject:shutdown()
+						server:stop()
+						server = servers.start(version)
+					end
+				end)
+			end
 
 			it("may close the connection in its handler", function()
 				local subject = connected({})

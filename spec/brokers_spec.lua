@@ -2,6 +2,7 @@
 
 local broker = require("spec.support.broker")
 local brokers = require("mqtt.brokers")
+local core = require("mqtt.core")
 local harness = require("spec.support.harness")
 local log = require("mqtt.log")
 local mqtt = require("mqtt")
@@ -780,14 +781,39 @@ for way, load in pairs(ways) do
 			assert.is_true(took > 0.25 and took < 2, took)
 		end)
 
-		it("counts what opening took towards the time for the CONNACK", function()
-			local subject = new({ uri = broker.uri, connect_timeout = 5 })
-			assert.is_true(subject:open_connection())
-			assert.is_true(subject._connack_timeout > 0.5 and subject._connack_timeout < 5)
-			subject:close_connection()
-			subject.opts.connect_timeout = nil
-			assert.is_true(subject:open_connection())
-			assert.is_true(subject._connack_timeout > 25 and subject._connack_timeout < 30)
+		it("gives up on a broker that opens and does not answer CONNECT, in time", function()
+			local silent = start(function() end)
+			local subject = new({ uri = { silent.uri, broker.uri }, version = mqtt.v50, connect_timeout = 0.3 })
+			local events = record(subject, { "error", "connect", "close" })
+			local before = harness.now()
+			connected(subject)
+			local took = harness.now() - before
+			assert.same({ "error", "close", "connect" }, harness.names(events))
+			assert.matches("^failed to receive CONNACK within 0%.%d+ seconds$", events[1][2])
+			assert.is_true(took > 0.25 and took < 2, took)
+		end)
+
+		it("gives the CONNACK the time that opening has left, and a little in any case", function()
+			local now = core.now
+			-- Opens a connection with a clock that goes on by so many seconds at each look.
+			local function rest(connect_timeout, step)
+				local subject = new({ uri = broker.uri, connect_timeout = connect_timeout })
+				local time = 0
+				function core.now()
+					time = time + step
+					return time
+				end
+				local ok, err = subject:open_connection()
+				core.now = now
+				assert(ok, err)
+				return subject._connack_timeout
+			end
+			assert.equal(5, rest(5, 0))
+			local left = rest(5, 1)
+			assert.is_true(left >= 2 and left <= 4, left)
+			assert.equal(0.5, rest(5, 100))
+			assert.equal(30, rest(nil, 0))
+			assert.equal(3, rest(nil, 100))
 		end)
 
 		it("keeps the identifier that the broker has assigned, and with it its session", function()

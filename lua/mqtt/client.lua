@@ -14,7 +14,7 @@ local protocol = require("mqtt.protocol")
 local error, getmetatable, ipairs, pairs, setmetatable = error, getmetatable, ipairs, pairs, setmetatable
 local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
-local math_huge, math_max = math.huge, math.max
+local math_ceil, math_huge, math_max = math.ceil, math.huge, math.max
 local os_time = os.time
 local str_format = string.format
 
@@ -872,15 +872,17 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 		error(err, 2)
 	end
 	self._unacknowledged[msg] = nil
+	local packet_id, qos, mt = msg.packet_id, msg.qos, getmetatable(msg)
+	local is_over = mt ~= self._session_mt and packet.is_session_mt(mt)
 	if not self.connection then
+		if packet_id and qos == 2 and not is_over then
+			-- Counts when the session is resumed.
+			self._acknowledge(packet_id, qos, rc or 0)
+		end
 		return false, NOT_OPENED
-	end
-	local packet_id, qos = msg.packet_id, msg.qos
-	if not packet_id or qos == 0 then
+	elseif not packet_id or qos == 0 then
 		return true
-	end
-	local mt = getmetatable(msg)
-	if mt ~= self._session_mt and packet.is_session_mt(mt) then
+	elseif is_over then
 		return false, "the session that this message belongs to is over"
 	end
 	local ok, misuse
@@ -991,7 +993,9 @@ end
 -- The connection is open: what is left of the time for connecting is for the CONNACK.
 local function leave_rest_to_connack(self)
 	local whole = self.opts.connect_timeout or CONNECT_TIMEOUT
-	self._connack_timeout = math_max(self._last_attempt + whole - core.now(), whole * CONNACK_PART)
+	local rest = math_max(self._last_attempt + whole - core.now(), whole * CONNACK_PART)
+	-- In milliseconds: an error message will show it.
+	self._connack_timeout = math_ceil(rest * 1000) / 1000
 end
 
 -- The native connection is open.
