@@ -1,9 +1,7 @@
 --- Which broker a client tries next, and when.
 -- Internal to `mqtt.client`. A state machine: no I/O, no clock; chance is passed in.
---
 -- The brokers of a list are tried in turn, one pass after the other; only a pass in which all of them have failed is
 -- followed by a delay. Where a broker refers to others, those come first.
--- @module mqtt.brokers
 
 local core = require("mqtt.core")
 

@@ -334,8 +334,11 @@ end
 
 --- Create and initialize MQTT client instance. Typically this is not called directly, but through `Client.create`.
 -- @tparam table opts client creation options; copied, so one table may serve several clients
--- @tparam string opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; any option
--- given explicitly takes precedence over that part of the uri
+-- @tparam string|table opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; any
+-- option given explicitly takes precedence over that part of the uri. Or a list of them: the brokers are tried in turn
+-- without delay, each with the credentials of its own uri; after all have failed comes the delay of `reconnect`, or the
+-- end if that is not set. When a connection is lost its broker is tried first. A table of TLS settings (`secure`) then
+-- counts for those that are not `mqtt://`
 -- @tparam boolean|string opts.clean clean session start flag, use "first" to start clean only on first connect
 -- @tparam[opt] string opts.protocol either "mqtt" or "mqtts"
 -- @tparam[opt] string opts.username username for authorization on MQTT broker
@@ -343,7 +346,8 @@ end
 -- @tparam[opt] string opts.host hostname or address of the MQTT broker
 -- @tparam[opt] int opts.port port number, defaults to 1883 for plain and 8883 for secure connections
 -- @tparam[opt=4] number opts.version MQTT protocol version, `mqtt.v311` or `mqtt.v50`
--- @tparam[opt] string opts.id MQTT client identifier, random by default
+-- @tparam[opt] string opts.id MQTT client identifier, random by default; with MQTT 5.0, "" lets the broker assign one,
+-- which then takes the place of this option: the next connect finds the same session
 -- @tparam[opt=false] boolean|table opts.secure use TLS: true for the defaults, or a table as LuaSec takes it, see the
 -- guide on TLS
 -- @tparam[opt] table opts.will will message `{ topic="...", payload="..." }` with the optional fields qos, retain and,
@@ -351,8 +355,20 @@ end
 -- @tparam[opt=60] number opts.keep_alive seconds without traffic after which a PINGREQ is sent; 0 switches that off
 -- @tparam[opt] table opts.properties for MQTT 5.0 only: CONNECT properties
 -- @tparam[opt] table opts.user_properties for MQTT 5.0 only: CONNECT user properties
--- @tparam[opt=false] boolean|number opts.reconnect reconnect after the connection has been lost, not before this many
--- seconds have passed since the last attempt; true means 30. See also `Client:shutdown`.
+-- @tparam[opt=false] boolean|number|table opts.reconnect reconnect after the connection has been lost, not before this
+-- many seconds have passed since the last attempt; true means 30. Or a table with the optional fields `min` (1 second
+-- by default), `max` (60) and `jitter` (0.5): `min` seconds, twice as long after each further attempt that fails, but
+-- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again once the broker has
+-- accepted. See also `Client:shutdown`.
+-- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, TLS and CONNACK together;
+-- the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this is given;
+-- connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long
+-- @tparam[opt=false] boolean opts.follow_server_reference for MQTT 5.0 only: connect to the server that the broker
+-- refers to in a CONNACK or DISCONNECT: at once, but after the delay of `reconnect` if that server refers further. With
+-- "Use another server" until that fails; with "Server moved" also later, before the brokers of `uri`, until one of
+-- those accepts again. That server gets the credentials meant for the broker, by TLS if the broker is reached by TLS
+-- @tparam[opt=false] boolean opts.auto_ack acknowledge each message when all its handlers have returned, unless one of
+-- them has done so. If one raises an error, the message is not acknowledged
 -- @tparam[opt] number opts.ping_timeout seconds that the broker may take to answer a PINGREQ, `keep_alive` by default
 -- @tparam[opt] number opts.max_packet_size largest packet accepted from the broker, in bytes; one of MQTT 5.0 is told
 -- @tparam[opt] table opts.queue accept publishes without a connection, and send them in order when there is one: a
@@ -465,7 +481,7 @@ end
 -- @tparam function events.connect `function(connack_packet, client)`: after the CONNACK of a connection attempt; the
 -- connection is established if `connack_packet.rc == 0`
 -- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that
--- refused the connection
+-- refused the connection, or the DISCONNECT that ended it
 -- @tparam function events.close `function(connection, client)`: after the connection has been closed;
 -- `connection.close_reason` (string) says why
 -- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
@@ -856,8 +872,8 @@ function Client:publish(opts)
 end
 
 --- Acknowledge given received message.
--- Messages of QoS 1 and 2 are never acknowledged by the library itself, so that one which the program could not handle
--- is sent again by the broker after a reconnect.
+-- Messages of QoS 1 and 2 are not acknowledged by the library itself, unless the option `auto_ack` is set, so that one
+-- which the program could not handle is sent again by the broker after a reconnect.
 -- @tparam packet_mt msg PUBLISH message to acknowledge
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the reason code of the PUBACK or PUBREC packet
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for PUBACK/PUBREC packets
