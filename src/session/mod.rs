@@ -76,6 +76,15 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether it ends something that the user has begun.
+    fn is_answer(&self) -> bool {
+        use Packet::{Puback, Pubrec, Suback, Unsuback};
+        matches!(
+            self,
+            Self::Packet(Puback(_) | Pubrec(_) | Suback(_) | Unsuback(_)) | Self::Dropped { .. }
+        )
+    }
+
     /// Memory it holds, near enough.
     fn size(&self) -> usize {
         let (own, properties) = match self {
@@ -285,10 +294,13 @@ impl Session {
         self.outgoing.bytes()
     }
 
-    /// The transport is up. New packet identifiers start again at 1.
+    /// The transport is up. Packet identifiers start again at 1, unless some are in use, or the user has still to learn
+    /// that they are not.
     pub fn open(&mut self, now: Instant) {
         self.close();
-        self.outgoing.restart_ids();
+        if self.outgoing.is_empty() && !self.events.iter().any(Event::is_answer) {
+            self.outgoing.set_last_id(0);
+        }
         self.connection.state = State::Open;
         self.connection.timers = Timers::new(now);
     }
@@ -307,14 +319,11 @@ impl Session {
         for event in mem::take(&mut self.events) {
             self.queued_bytes -= event.size();
             match event {
-                Event::Packet(
-                    Packet::Puback(_) | Packet::Pubrec(_) | Packet::Suback(_) | Packet::Unsuback(_),
-                )
-                | Event::Dropped { .. } => self.deliver(event),
+                answer if answer.is_answer() => self.deliver(answer),
                 Event::Packet(Packet::Publish(publish)) if publish.qos == QoS::ExactlyOnce => {
                     self.incoming.remove(&publish.packet_id);
                 }
-                Event::Packet(_) | Event::Failed { .. } => {}
+                _ => {}
             }
         }
     }

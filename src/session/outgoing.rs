@@ -119,9 +119,9 @@ impl Outgoing {
         self.exchanges.contains_key(&id)
     }
 
-    /// The counter starts again, as on every connection; identifiers in use stay so.
-    pub(super) fn restart_ids(&mut self) {
-        self.last = 0;
+    /// Whether no identifier is in use.
+    pub(super) fn is_empty(&self) -> bool {
+        self.exchanges.is_empty()
     }
 
     /// The counter goes on from here.

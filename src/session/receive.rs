@@ -12,6 +12,8 @@ use crate::codec::{
     QoS, Str, Suback, Version, encode, encode_ack, reason_listed,
 };
 
+/// How a TLS server answers what it does not understand; no MQTT packet begins like this.
+const TLS_ALERT: &[u8] = &[0x15, 0x03];
 /// Only a client disconnects so.
 const DISCONNECT_WITH_WILL: u8 = 0x04;
 const PROTOCOL_ERROR: u8 = 0x82;
@@ -60,6 +62,9 @@ impl Session {
         let before = buffer.len();
         if self.events.is_empty() {
             self.pinned_bytes = 0;
+        }
+        if self.state() == State::Connecting && buffer.starts_with(TLS_ALERT) {
+            self.fail("the server expects TLS on this port".into());
         }
         while self.state() != State::Disconnected {
             let handled = match self.connection.decoder.decode(buffer) {

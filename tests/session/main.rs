@@ -2,8 +2,10 @@
 
 mod authentication;
 mod connection;
+mod cuts;
 mod keep_alive;
 mod model;
 mod pair;
 mod publishing;
 mod receiving;
+mod resuming;

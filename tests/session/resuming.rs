@@ -1,0 +1,656 @@
+//! What outlives a connection: exchanges under way, messages that wait, subscriptions.
+
+use mqtt_core::codec::*;
+use mqtt_core::session::{Event, QueueLimits, RequestError, Settings};
+
+use crate::pair::*;
+
+fn keeping() -> Settings {
+    Settings {
+        keep_exchanges: true,
+        ..Settings::default()
+    }
+}
+
+fn queueing(max_messages: usize, max_bytes: usize, drop_oldest: bool) -> Settings {
+    Settings {
+        queue: Some(QueueLimits {
+            max_messages,
+            max_bytes,
+            drop_oldest,
+        }),
+        ..keeping()
+    }
+}
+
+/// A connected client with these settings.
+fn connected(version: Version, settings: Settings) -> Pair {
+    let mut pair = Pair::with_settings(version, settings);
+    pair.connect(connect(version));
+    accept(&mut pair, false, Properties::new());
+    pair
+}
+
+/// The server accepts. Returns what it then receives.
+fn accept(pair: &mut Pair, session_present: bool, properties: Properties) -> Vec<Packet> {
+    let connack = Packet::Connack(Connack {
+        session_present,
+        reason: 0,
+        properties,
+    });
+    pair.server.send(connack.clone());
+    pair.drive();
+    assert_eq!(pair.client.poll_event(), Some(Event::Packet(connack)));
+    pair.server.received()
+}
+
+/// The connection breaks, and the server accepts another. Returns what it then receives.
+fn resume(pair: &mut Pair, session_present: bool, properties: Properties) -> Vec<Packet> {
+    pair.reconnect();
+    pair.server.received();
+    pair.connect(Connect {
+        clean: false,
+        ..connect(pair.client.version())
+    });
+    accept(pair, session_present, properties)
+}
+
+fn repeated(qos: QoS, packet_id: u16) -> Packet {
+    let Packet::Publish(publish) = publish(qos, packet_id) else {
+        unreachable!()
+    };
+    Packet::Publish(Publish {
+        dup: true,
+        ..publish
+    })
+}
+
+fn subscribe_packet(packet_id: u16, filters: &[&'static str]) -> Packet {
+    Packet::Subscribe(Subscribe {
+        packet_id,
+        subscriptions: filters.iter().map(|filter| subscription(filter)).collect(),
+        properties: Properties::new(),
+    })
+}
+
+fn subscribe(pair: &mut Pair, filter: &'static str) -> u16 {
+    let list = vec![subscription(filter)];
+    pair.client.subscribe(list, Properties::new()).unwrap()
+}
+
+fn unsubscribe(pair: &mut Pair, filter: &'static str) -> u16 {
+    let list = vec![Str::from_static(filter)];
+    pair.client.unsubscribe(list, Properties::new()).unwrap()
+}
+
+fn limit(id: PropertyId, value: u16) -> Properties {
+    properties([(id, PropertyValue::TwoByte(value))])
+}
+
+const QOS_1: QoS = QoS::AtLeastOnce;
+const QOS_2: QoS = QoS::ExactlyOnce;
+
+#[test]
+fn a_resumed_session_gets_what_it_may_have_missed_in_the_original_order() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        for qos in [QOS_1, QOS_2, QOS_1, QOS_2, QOS_2] {
+            pair.publish(qos);
+        }
+        pair.drive();
+        pair.deliver(puback(3, 0));
+        pair.deliver(pubrec(4, 0));
+        assert_eq!(
+            resume(&mut pair, true, Properties::new()),
+            [
+                repeated(QOS_1, 1),
+                repeated(QOS_2, 2),
+                pubrel(4, 0),
+                repeated(QOS_2, 5)
+            ]
+        );
+        // Each acknowledgement is told once, and everything ends.
+        assert_eq!(pair.deliver(puback(1, 0)), [puback(1, 0)]);
+        for id in [2, 5] {
+            assert_eq!(pair.deliver(pubrec(id, 0)), [pubrec(id, 0)]);
+        }
+        for id in [2, 4, 5] {
+            assert_eq!(pair.deliver(pubcomp(id, 0)), []);
+        }
+        assert_eq!(pair.client.stats().in_flight, 0);
+        assert_eq!(pair.client.stored_bytes(), 0);
+        assert_eq!(resume(&mut pair, true, Properties::new()), []);
+    }
+}
+
+#[test]
+fn without_a_session_they_are_new_messages_and_what_had_its_pubrec_is_done() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        for qos in [QOS_2, QOS_1, QOS_2] {
+            pair.publish(qos);
+        }
+        pair.drive();
+        pair.deliver(pubrec(1, 0));
+        assert_eq!(
+            resume(&mut pair, false, Properties::new()),
+            [publish(QOS_1, 2), publish(QOS_2, 3)]
+        );
+        // A third connection resumes the session that the second began.
+        assert_eq!(
+            resume(&mut pair, true, Properties::new()),
+            [repeated(QOS_1, 2), repeated(QOS_2, 3)]
+        );
+    }
+}
+
+#[test]
+fn new_messages_wait_until_everything_old_has_been_repeated() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        pair.publish(QOS_1);
+        pair.reconnect();
+        pair.connect(Connect {
+            clean: false,
+            ..connect(version)
+        });
+        assert_eq!(pair.publish(QOS_1), 2);
+        assert_eq!(pair.publish(QoS::AtMostOnce), 0);
+        assert_eq!(subscribe(&mut pair, "a"), 3);
+        assert_eq!(pair.answers(), []);
+        assert_eq!(pair.client.stats().queued, 3);
+        assert_eq!(
+            accept(&mut pair, true, Properties::new()),
+            [
+                repeated(QOS_1, 1),
+                publish(QOS_1, 2),
+                publish(QoS::AtMostOnce, 0),
+                subscribe_packet(3, &["a"])
+            ]
+        );
+    }
+}
+
+#[test]
+fn subscribe_and_unsubscribe_under_way_are_repeated() {
+    for version in BOTH {
+        for session_present in [true, false] {
+            let mut pair = connected(version, keeping());
+            subscribe(&mut pair, "a");
+            unsubscribe(&mut pair, "b");
+            pair.drive();
+            let first = pair.server.received();
+            let again = resume(&mut pair, session_present, Properties::new());
+            assert_eq!(first, again);
+            assert_eq!(pair.deliver(suback(1, vec![1])), [suback(1, vec![1])]);
+        }
+    }
+}
+
+#[test]
+fn a_clean_start_forgets_unless_told_otherwise() {
+    for version in BOTH {
+        let mut pair = connected(version, Settings::default());
+        pair.publish(QOS_1);
+        pair.reconnect();
+        pair.connect(connect(version));
+        assert_eq!(accept(&mut pair, false, Properties::new()), []);
+        assert_eq!(pair.publish(QOS_1), 1);
+
+        // It is the next CONNECT that counts.
+        let mut pair = connected(version, Settings::default());
+        pair.publish(QOS_1);
+        let again = resume(&mut pair, true, Properties::new());
+        assert_eq!(again, [repeated(QOS_1, 1)]);
+    }
+}
+
+#[test]
+fn a_pubrec_that_the_server_repeats_before_the_message_comes_again_counts() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        pair.publish(QOS_2);
+        pair.publish(QOS_2);
+        pair.reconnect();
+        pair.connect(Connect {
+            clean: false,
+            ..connect(version)
+        });
+        pair.server.send(session_present(0));
+        pair.server.send(pubrec(2, 0));
+        // Both are in the client's hands before it sends anything.
+        pair.carry_to_client(usize::MAX);
+        pair.drive();
+        assert_eq!(pair.packets(), [session_present(0), pubrec(2, 0)]);
+        let received = pair.server.received();
+        assert_eq!(received.len(), 2, "{received:?}");
+        assert!(received.contains(&repeated(QOS_2, 1)));
+        assert!(received.contains(&pubrel(2, 0)));
+    }
+}
+
+#[test]
+fn answers_outlive_a_connection_that_the_user_gives_up() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        pair.publish(QOS_1);
+        pair.drive();
+        pair.server.send(puback(1, 0));
+        pair.server.send(publish(QOS_1, 1));
+        pair.server.send(publish(QOS_2, 2));
+        pair.drive();
+        pair.client.close();
+        pair.client.discard_events();
+        assert_eq!(pair.packets(), [puback(1, 0)]);
+        assert_eq!(pair.client.queued_bytes(), 0);
+        // The messages come again, and are delivered then.
+        assert_eq!(resume(&mut pair, true, Properties::new()), []);
+        assert_eq!(
+            pair.deliver(repeated(QOS_1, 1)),
+            [repeated(QOS_1, 1)],
+            "QoS 1"
+        );
+        assert_eq!(
+            pair.deliver(repeated(QOS_2, 2)),
+            [repeated(QOS_2, 2)],
+            "QoS 2"
+        );
+    }
+}
+
+#[test]
+fn a_qos_1_message_is_acknowledged_once_and_on_its_own_connection() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        let acknowledge = |pair: &mut Pair| {
+            let result = pair.client.acknowledge(7, QOS_1, 0, Properties::new());
+            pair.drive();
+            result
+        };
+        pair.deliver(publish(QOS_1, 7));
+        assert_eq!(resume(&mut pair, true, Properties::new()), []);
+        assert_eq!(acknowledge(&mut pair), Err(RequestError::NotReceived(7)));
+        pair.deliver(repeated(QOS_1, 7));
+        assert_eq!(acknowledge(&mut pair), Ok(()));
+        assert_eq!(pair.server.received(), [puback(7, 0)]);
+        assert_eq!(acknowledge(&mut pair), Err(RequestError::NotReceived(7)));
+        assert_eq!(pair.server.received(), []);
+    }
+}
+
+#[test]
+fn the_servers_receive_maximum_makes_messages_wait_in_order() {
+    let maximum = limit(PropertyId::ReceiveMaximum, 2);
+    let mut pair = Pair::accepted(connect(Version::V50), maximum);
+    for (id, qos) in [QOS_1, QOS_2, QOS_1, QoS::AtMostOnce, QOS_2]
+        .into_iter()
+        .enumerate()
+    {
+        let id = match qos {
+            QoS::AtMostOnce => 0,
+            _ if id > 3 => id as u16,
+            _ => id as u16 + 1,
+        };
+        assert_eq!(pair.publish(qos), id);
+    }
+    assert_eq!(pair.answers(), [publish(QOS_1, 1), publish(QOS_2, 2)]);
+    assert_eq!(pair.client.stats().queued, 3);
+    // The acknowledgement of a message that was never sent means nothing.
+    assert_eq!(pair.deliver(puback(3, 0)), []);
+    assert_eq!(pair.deliver(pubrec(2, 0)), [pubrec(2, 0)]);
+    // PUBREC does not end the exchange.
+    assert_eq!(pair.answers(), [pubrel(2, 0)]);
+    assert_eq!(pair.deliver(puback(1, 0)), [puback(1, 0)]);
+    assert_eq!(
+        pair.answers(),
+        [publish(QOS_1, 3), publish(QoS::AtMostOnce, 0)]
+    );
+    assert_eq!(pair.deliver(pubcomp(2, 0)), []);
+    assert_eq!(pair.answers(), [publish(QOS_2, 4)]);
+    // A PUBREC with an error ends it.
+    pair.publish(QOS_1);
+    assert_eq!(pair.answers(), []);
+    assert_eq!(pair.deliver(pubrec(4, 0x97)), [pubrec(4, 0x97)]);
+    assert_eq!(pair.answers(), [publish(QOS_1, 5)]);
+}
+
+#[test]
+fn a_repeated_pubrel_does_not_count_against_the_receive_maximum() {
+    let mut pair = connected(Version::V50, keeping());
+    for _ in 0..3 {
+        pair.publish(QOS_2);
+    }
+    pair.drive();
+    pair.deliver(pubrec(1, 0));
+    let maximum = limit(PropertyId::ReceiveMaximum, 1);
+    let received = resume(&mut pair, true, maximum);
+    assert_eq!(received, [pubrel(1, 0), repeated(QOS_2, 2)]);
+    assert_eq!(pair.deliver(pubcomp(1, 0)), []);
+    assert_eq!(pair.answers(), []);
+    pair.deliver(pubrec(2, 0));
+    pair.deliver(pubcomp(2, 0));
+    assert_eq!(pair.answers(), [pubrel(2, 0), repeated(QOS_2, 3)]);
+}
+
+#[test]
+fn the_queue_accepts_messages_without_a_connection() {
+    for version in BOTH {
+        let mut pair = Pair::with_settings(version, queueing(10, 1000, false));
+        pair.client.close();
+        assert_eq!(pair.publish(QOS_1), 1);
+        assert_eq!(pair.publish(QoS::AtMostOnce), 0);
+        assert_eq!(pair.publish(QOS_2), 2);
+        assert_eq!(pair.client.stats().queued, 3);
+        pair.client.open(pair.now);
+        assert_eq!(pair.publish(QOS_1), 3);
+        pair.connect(connect(version));
+        assert_eq!(
+            accept(&mut pair, false, Properties::new()),
+            [
+                publish(QOS_1, 1),
+                publish(QoS::AtMostOnce, 0),
+                publish(QOS_2, 2),
+                publish(QOS_1, 3)
+            ]
+        );
+        assert_eq!(pair.client.stats().queued, 0);
+        assert_eq!(pair.client.stats().messages_sent, 4);
+        // Only messages wait for a connection.
+        pair.client.close();
+        let refused = pair
+            .client
+            .subscribe(vec![subscription("a")], Properties::new());
+        assert_eq!(refused, Err(RequestError::NotConnected));
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_or_drops_the_oldest() {
+    for version in BOTH {
+        for limits in [queueing(2, 1000, false), queueing(1000, 30, false)] {
+            let full = limits.queue.unwrap();
+            let mut pair = Pair::with_settings(version, limits);
+            pair.publish(QOS_1);
+            pair.publish(QoS::AtMostOnce);
+            let refused = pair.client.publish(&message(QOS_2));
+            assert_eq!(refused, Err(RequestError::QueueFull(full)));
+            assert_eq!(pair.client.stats().queued, 2);
+        }
+        let mut pair = connected(version, queueing(2, 1000, true));
+        pair.publish(QOS_1);
+        pair.reconnect();
+        // What was sent already does not count, and is not dropped.
+        for _ in 0..2 {
+            pair.publish(QoS::AtMostOnce);
+        }
+        assert_eq!(pair.publish(QOS_2), 2);
+        assert_eq!(pair.publish(QOS_2), 3);
+        assert_eq!(pair.publish(QOS_2), 4);
+        let dropped = |packet_id| Event::Dropped {
+            packet_id,
+            message: None,
+        };
+        let events: Vec<_> = std::iter::from_fn(|| pair.client.poll_event()).collect();
+        assert_eq!(events, [dropped(0), dropped(0), dropped(2)]);
+        assert_eq!(pair.client.stats().dropped, 3);
+        pair.connect(Connect {
+            clean: false,
+            ..connect(version)
+        });
+        assert_eq!(
+            accept(&mut pair, true, Properties::new()),
+            [repeated(QOS_1, 1), publish(QOS_2, 3), publish(QOS_2, 4)]
+        );
+        // A message that no room can be made for.
+        let mut pair = Pair::with_settings(version, queueing(2, 5, true));
+        assert!(pair.client.publish(&message(QOS_1)).is_err());
+    }
+}
+
+#[test]
+fn what_the_server_does_not_take_is_dropped_with_a_reason() {
+    let byte = |id| properties([(id, PropertyValue::Byte(0))]);
+    let size = |size| properties([(PropertyId::MaximumPacketSize, PropertyValue::FourByte(size))]);
+    let retained = PublishRef {
+        retain: true,
+        ..message(QOS_1)
+    };
+    // PUBLISH: 2 + 3 ("t") + 2 (identifier) + 1 (properties) + 7 bytes.
+    for (properties, message, expected) in [
+        (byte(PropertyId::MaximumQoS), message(QOS_1), "QoS 0"),
+        (byte(PropertyId::RetainAvailable), retained, "retained"),
+        (size(14), message(QOS_1), "at most 14 bytes, got 15"),
+    ] {
+        let mut pair = Pair::connecting(connect(Version::V50));
+        assert_eq!(pair.client.publish(&message), Ok(1));
+        assert_eq!(accept(&mut pair, false, properties), []);
+        match pair.client.poll_event() {
+            Some(Event::Dropped {
+                packet_id: 1,
+                message: Some(message),
+            }) => assert!(message.contains(expected), "{message}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(pair.client.stats().dropped, 1);
+        assert_eq!(pair.client.stored_bytes(), 0);
+        assert_eq!(pair.publish(QoS::AtMostOnce), 0);
+    }
+    // The exact size is allowed.
+    let mut pair = Pair::connecting(connect(Version::V50));
+    pair.publish(QOS_1);
+    let received = accept(&mut pair, false, size(15));
+    assert_eq!(received, [publish(QOS_1, 1)]);
+}
+
+#[test]
+fn subscriptions_are_renewed_when_the_session_is_lost() {
+    for version in BOTH {
+        let settings = Settings {
+            resubscribe: true,
+            ..keeping()
+        };
+        let mut pair = connected(version, settings);
+        let codes = |codes: &[u8]| match version {
+            Version::V311 => vec![],
+            Version::V50 => codes.to_vec(),
+        };
+        for (id, filter, reason) in [(1, "a", 1), (2, "b/#", 1), (3, "c", 0x80), (4, "d", 1)] {
+            assert_eq!(subscribe(&mut pair, filter), id);
+            pair.drive();
+            pair.deliver(suback(id, vec![reason]));
+        }
+        unsubscribe(&mut pair, "a");
+        pair.drive();
+        pair.deliver(unsuback(5, codes(&[0])));
+        pair.publish(QOS_1);
+        pair.drive();
+        // With a session there is nothing to do.
+        let again = resume(&mut pair, true, Properties::new());
+        assert_eq!(again, [repeated(QOS_1, 6)]);
+        let again = resume(&mut pair, false, Properties::new());
+        assert_eq!(
+            again,
+            [subscribe_packet(7, &["b/#", "d"]), publish(QOS_1, 6)]
+        );
+        // The answer counts: what is refused now is not renewed again.
+        pair.deliver(suback(7, vec![1, 0x80]));
+        pair.deliver(puback(6, 0));
+        let again = resume(&mut pair, false, Properties::new());
+        assert_eq!(again, [subscribe_packet(1, &["b/#"])]);
+    }
+}
+
+#[test]
+fn an_alias_of_the_programs_lasts_as_long_as_the_connection() {
+    let maximum = || limit(PropertyId::TopicAliasMaximum, 5);
+    let mut pair = Pair::with_settings(Version::V50, queueing(10, 1000, false));
+    pair.connect(connect(Version::V50));
+    accept(&mut pair, false, maximum());
+    let alias = limit(PropertyId::TopicAlias, 5);
+    let publish_to = |pair: &mut Pair, topic| {
+        pair.client.publish(&PublishRef {
+            topic,
+            properties: &alias,
+            ..message(QOS_1)
+        })
+    };
+    assert_eq!(
+        publish_to(&mut pair, ""),
+        Err(RequestError::TopicAliasUnknown(5))
+    );
+    assert_eq!(publish_to(&mut pair, "t"), Ok(1));
+    assert_eq!(publish_to(&mut pair, ""), Ok(2));
+    let sent: Vec<_> = pair.answers().iter().map(topic_and_alias).collect();
+    assert_eq!(sent, [("t".into(), Some(5)), ("".into(), Some(5))]);
+    // Repeated, they need no alias.
+    let again = resume(&mut pair, true, maximum());
+    assert_eq!(again, [repeated(QOS_1, 1), repeated(QOS_1, 2)]);
+    assert_eq!(
+        publish_to(&mut pair, ""),
+        Err(RequestError::TopicAliasUnknown(5))
+    );
+    // Nor does what waits for a connection.
+    pair.reconnect();
+    assert_eq!(publish_to(&mut pair, "t"), Ok(3));
+    pair.connect(Connect {
+        clean: false,
+        ..connect(Version::V50)
+    });
+    let received = accept(&mut pair, true, Properties::new());
+    assert_eq!(received[2], publish(QOS_1, 3));
+}
+
+fn topic_and_alias(packet: &Packet) -> (String, Option<u16>) {
+    let Packet::Publish(publish) = packet else {
+        panic!("{packet:?}")
+    };
+    let alias = publish.properties.two_byte(PropertyId::TopicAlias);
+    (publish.topic.to_string(), alias)
+}
+
+#[test]
+fn aliases_are_given_out_where_the_server_takes_them() {
+    let settings = Settings {
+        topic_aliases: true,
+        ..keeping()
+    };
+    let mut pair = Pair::with_settings(Version::V50, settings);
+    pair.connect(connect(Version::V50));
+    accept(&mut pair, false, limit(PropertyId::TopicAliasMaximum, 2));
+    let publish_to = |pair: &mut Pair, topic| {
+        let message = PublishRef {
+            topic,
+            ..message(QOS_1)
+        };
+        pair.client.publish(&message).unwrap();
+    };
+    for topic in ["a", "b", "a", "c", "b", "c"] {
+        publish_to(&mut pair, topic);
+    }
+    let sent: Vec<_> = pair.answers().iter().map(topic_and_alias).collect();
+    let expected = [
+        ("a", Some(1)),
+        ("b", Some(2)),
+        ("", Some(1)),
+        ("c", None),
+        ("", Some(2)),
+        ("c", None),
+    ]
+    .map(|(topic, alias)| (topic.to_owned(), alias));
+    assert_eq!(sent, expected);
+    // A repetition gets an alias of the new connection.
+    let maximum = limit(PropertyId::TopicAliasMaximum, 1);
+    let again = resume(&mut pair, true, maximum);
+    let again: Vec<_> = again.iter().map(topic_and_alias).collect();
+    let expected = [
+        ("a", Some(1)),
+        ("b", None),
+        ("", Some(1)),
+        ("c", None),
+        ("b", None),
+        ("c", None),
+    ]
+    .map(|(topic, alias)| (topic.to_owned(), alias));
+    assert_eq!(again, expected);
+    // The program's own would get in the way.
+    let alias = limit(PropertyId::TopicAlias, 1);
+    let refused = pair.client.publish(&PublishRef {
+        properties: &alias,
+        ..message(QOS_1)
+    });
+    assert_eq!(refused, Err(RequestError::TopicAliasAutomatic));
+}
+
+#[test]
+fn disconnect_sends_first_what_waits_for_connack() {
+    let mut pair = Pair::connecting(connect(Version::V50));
+    pair.publish(QoS::AtMostOnce);
+    pair.publish(QOS_1);
+    pair.client.disconnect(0, Properties::new()).unwrap();
+    assert_eq!(
+        pair.answers(),
+        [
+            publish(QoS::AtMostOnce, 0),
+            publish(QOS_1, 1),
+            disconnect_packet(0)
+        ]
+    );
+}
+
+#[test]
+fn stats_count() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        pair.publish(QOS_1);
+        pair.publish(QOS_2);
+        pair.drive();
+        pair.deliver(publish(QOS_1, 1));
+        pair.deliver(pubrec(2, 0));
+        let stats = pair.client.stats();
+        assert_eq!((stats.messages_sent, stats.messages_received), (2, 1));
+        assert_eq!((stats.in_flight, stats.queued, stats.dropped), (2, 0, 0));
+        assert_eq!(stats.connections, 1);
+        assert!(stats.bytes_sent > 20 && stats.bytes_received > 10);
+        assert_eq!(stats.ping_round_trip, None);
+        pair.client.ping(pair.now).unwrap();
+        pair.carry_to_server(usize::MAX);
+        pair.server.send(Packet::Pingresp);
+        pair.now += std::time::Duration::from_millis(30);
+        pair.drive();
+        let round_trip = pair.client.stats().ping_round_trip;
+        assert_eq!(round_trip, Some(std::time::Duration::from_millis(30)));
+        resume(&mut pair, true, Properties::new());
+        assert_eq!(pair.client.stats().connections, 2);
+        assert_eq!(pair.client.stats().messages_sent, 2);
+    }
+}
+
+#[test]
+fn many_exchanges_are_repeated_in_portions() {
+    let mut pair = connected(Version::V311, keeping());
+    for _ in 0..60_000 {
+        pair.publish(QOS_1);
+    }
+    pair.drive();
+    pair.server.received();
+    pair.reconnect();
+    pair.connect(Connect {
+        clean: false,
+        ..connect(Version::V311)
+    });
+    pair.server.send(session_present(0));
+    pair.carry_to_client(usize::MAX);
+    // What waits to be written is bounded.
+    assert!(pair.client.transmit().len() < 70_000);
+    pair.drive();
+    let ids: Vec<u16> = pair
+        .server
+        .received()
+        .iter()
+        .map(|packet| match packet {
+            Packet::Publish(publish) => publish.packet_id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(ids, (1..=60_000).collect::<Vec<_>>());
+}
