@@ -2,6 +2,7 @@
 
 local broker = require("spec.support.broker")
 local brokers = require("mqtt.brokers")
+local copas_support = require("spec.support.copas")
 local core = require("mqtt.core")
 local harness = require("spec.support.harness")
 local log = require("mqtt.log")
@@ -457,6 +458,20 @@ for way, load in pairs(ways) do
 			end)
 		end
 
+		it("reports options that have become bad, and stays usable", function()
+			local subject = new({ uri = broker.uri })
+			for text, uri in pairs({
+				["expecting uri to be a string or a list of strings, got an empty list"] = {},
+				["expecting uri%[2%] to be a string, got: number"] = { "a", 1 },
+				["expecting uri to be a string"] = 1,
+			}) do
+				subject.opts.uri = uri
+				assert.matches(text, harness.failure(subject.step, subject))
+			end
+			subject.opts.uri = { dead_uri(), broker.uri }
+			connected(subject)
+		end)
+
 		it("does not go on without reconnect once it was connected", function()
 			local good, other = start(), start()
 			local subject = connected(new({ uri = { good.uri, other.uri }, version = mqtt.v50 }))
@@ -844,4 +859,60 @@ for way, load in pairs(ways) do
 			connected(subject)
 		end)
 	end)
+end
+
+for _, version in ipairs({ 1, 4 }) do
+	for _, name in ipairs({ "native", "copas" }) do
+		describe(("under Copas %d, %s, a client"):format(version, name), function()
+			local copas, missing, errors
+
+			before_each(function()
+				copas, missing, errors = copas_support.load_watched(version)
+				package.loaded["mqtt.connector.copas"] = nil
+			end)
+
+			after_each(function()
+				harness.cleanup()
+				copas_support.unload()
+				package.loaded["mqtt.connector.copas"] = nil
+				assert.same({}, errors)
+			end)
+
+			it("goes on to the next broker at once, and holds nobody up", function()
+				if not copas then
+					pending(missing)
+					return
+				end
+				local dead = servers.start(mqtt.v50)
+				dead:stop()
+				local uris = { dead.uri, broker.uri }
+				-- Accepts, by the system, and says nothing. The ancient Copas has neither TLS nor time limits.
+				local silent = servers.start(mqtt.v50)
+				if version == 4 then
+					table.insert(uris, 2, ("mqtts://localhost:%d"):format(silent.port))
+				end
+				local subject = harness.client({
+					uri = uris,
+					reconnect = 600,
+					connect_timeout = 0.3,
+					connector = require("mqtt.connector." .. name),
+				})
+				local events, longest = record(subject, { "error", "connect" }), 0
+				assert.is_true(require("mqtt.loop").add(subject))
+				local last = harness.now()
+				local deadline = last + 10
+				repeat
+					copas.step(0.01)
+					local now = harness.now()
+					assert(now < deadline, "nothing came of it in time")
+					longest, last = math.max(longest, now - last), now
+				until subject.connection and subject.connection.connack
+				silent:stop()
+				assert.equal(version == 4 and 3 or 2, #events)
+				assert.equal("connect", events[#events][1])
+				assert.equal(broker.uri, subject.connection.uri)
+				assert.is_true(longest < 0.25, longest)
+			end)
+		end)
+	end
 end

@@ -996,9 +996,19 @@ function Client:close_connection(reason)
 	return true
 end
 
+-- A new connection table for the broker whose turn it is. Raises if the options have become bad.
+local function next_connection(self)
+	local uri = self.opts.uri
+	local err = check_option("uri", uri)
+	if err then
+		error(err, 0)
+	end
+	return new_connection(self, self._brokers:next(uri))
+end
+
 -- Starts to open a native connection. Raises if the options have become bad.
 local function begin_open(self)
-	local conn = new_connection(self, self._brokers:next(self.opts.uri))
+	local conn = next_connection(self)
 	local tls = tls_settings(self, conn)
 	log:info("[LuaMQTT] client '%s' connecting to %s:%d", self.opts.id, conn.host, conn.port)
 	self._last_attempt = core.now()
@@ -1081,8 +1091,7 @@ function Client:open_connection()
 		return true
 	elseif not self._token then
 		self._last_attempt = core.now()
-		local conn = new_connection(self, self._brokers:next(self.opts.uri))
-		local ok, err = bridge.open(self, conn, open_failed)
+		local ok, err = bridge.open(self, next_connection(self), open_failed)
 		if ok then
 			leave_rest_to_connack(self)
 		end
