@@ -35,6 +35,8 @@ local CONNACK_PART = 0.1
 -- How long publishing waits for a connection that takes nothing, and how often a Copas thread looks, in seconds.
 local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
+-- How long disconnecting waits for a broker that has to acknowledge before it takes more, in seconds.
+local DRAIN_TIMEOUT = 5
 -- How many steps of a client in a Copas thread there are before other threads have their turn.
 local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
@@ -916,8 +918,32 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	return false, "failed to send " .. what .. ": " .. err
 end
 
+-- Whether waiting for the connection would hold up nothing but this client.
+local function may_block(self)
+	local loop = self.ioloop
+	return self._token and not host.in_copas() and (not loop or #(loop.clients or {}) < 2)
+end
+
+-- Waits for a while until the broker has taken what its receive maximum keeps back, where waiting holds up nobody else.
+local function drain(self)
+	local link, deadline = self._link, core.now() + DRAIN_TIMEOUT
+	while link:holds_back() do
+		local rest = deadline - core.now()
+		if rest <= 0 then
+			return
+		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
+			-- other threads have run
+		elseif may_block(self) then
+			link:wait_until_sent(rest)
+		else
+			return
+		end
+	end
+end
+
 --- Send DISCONNECT packet to the broker and close the connection. When this returns, everything published before and
--- the DISCONNECT are on their way. An attempt to connect that is under way is given up. Note: if the client is set to
+-- the DISCONNECT are on their way; for what the broker's receive maximum keeps back this waits a few seconds, where
+-- that holds up nobody else. An attempt to connect that is under way is given up. Note: if the client is set to
 -- automatically reconnect, it will do so. If you want to disconnect and NOT reconnect, use `Client:shutdown`.
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the Disconnect Reason Code value
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for the DISCONNECT packet
@@ -934,6 +960,10 @@ function Client:disconnect(rc, properties, user_properties)
 		self:close_connection()
 	end
 	local conn = self.connection
+	drain(self)
+	if self.connection ~= conn then
+		return false, NOT_OPENED
+	end
 	local ok
 	ok, err = request(self, nil, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
 	if not ok then
@@ -1541,7 +1571,7 @@ end
 
 -- Waits until the connection has taken most of what is to be sent, if that holds up nobody else. Returns whether so.
 function Client:_wait_for_room()
-	local link, loop = self._link, self.ioloop
+	local link = self._link
 	local least, deadline = link:outgoing_bytes(), core.now() + SEND_TIMEOUT
 	while link:is_full() do
 		local bytes, now = link:outgoing_bytes(), core.now()
@@ -1553,7 +1583,7 @@ function Client:_wait_for_room()
 			return false
 		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
 			-- other threads have run
-		elseif self._token and not host.in_copas() and (not loop or #(loop.clients or {}) < 2) then
+		elseif may_block(self) then
 			link:wait_for_room(deadline - now)
 		else
 			return false
