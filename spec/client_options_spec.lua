@@ -36,6 +36,9 @@ describe("an option of mqtt.client", function()
 		password = "a string",
 		ssl_module = "a string",
 		keep_alive = "a number",
+		connect_timeout = "a number",
+		follow_server_reference = "a boolean",
+		auto_ack = "a boolean",
 		version = "a number",
 		properties = "a table",
 		user_properties = "a table",
@@ -47,7 +50,9 @@ describe("an option of mqtt.client", function()
 	}) do
 		it(name .. " is " .. expected, function()
 			for _, value in ipairs({ "text", 1, true, {}, print }) do
-				if not (expected:find(type(value), 1, true) or name == "clean" and value == true) then
+				-- What these tables may hold has specs of its own.
+				local is_taken = (name == "uri" or name == "reconnect") and type(value) == "table"
+				if not (is_taken or expected:find(type(value), 1, true) or name == "clean" and value == true) then
 					refuses("expecting " .. name .. " to be " .. expected, { [name] = value })
 				end
 			end
@@ -61,6 +66,46 @@ describe("an option of mqtt.client", function()
 	it("version is 4 or 5", function()
 		for _, version in ipairs({ 3, 6, 4.5, 0 }) do
 			refuses("expecting version to be a value either 4 or 5", { version = version })
+		end
+	end)
+
+	it("connect_timeout is above 0", function()
+		for _, value in ipairs({ 0, -1, 0 / 0, math.huge }) do
+			refuses("expecting connect_timeout to be a number of seconds above 0, got: " .. tostring(value),
+				{ connect_timeout = value })
+		end
+	end)
+
+	it("uri may be a list of strings, each of them sound", function()
+		local no_list = "expecting uri to be a string or a list of strings, got "
+		refuses(no_list .. "an empty list", { uri = {} })
+		refuses(no_list .. "a table with the key host", { uri = { host = "a" } })
+		refuses("expecting uri[2] to be a string, got: number", { uri = { "a", 2 } })
+		refuses("expecting uri[1] to be a string, got: nil", { uri = { [2] = "b" } })
+		refuses("uri[2]: only 'mqtt' and 'mqtts' are supported as scheme in uri, got: 'http'",
+			{ uri = { "a", "http://b" }, clean = true })
+		refuses("uri[2]: cannot use protocol 'mqtt' with 'secure=true|table'",
+			{ uri = { "mqtts://a", "mqtt://b" }, clean = true, secure = true })
+	end)
+
+	it("reconnect may be a table of delays", function()
+		local function refuses_table(text, reconnect)
+			refuses(text, { uri = "host", clean = true, reconnect = reconnect })
+		end
+		for _, name in ipairs({ "min", "max" }) do
+			for _, value in ipairs({ 0, -1, "1", true, 0 / 0, math.huge }) do
+				refuses_table(("expecting reconnect.%s to be a number of seconds above 0, got: %s"):format(name, tostring(value)),
+					{ [name] = value })
+			end
+		end
+		for _, value in ipairs({ -0.5, 1.5, "1", 0 / 0 }) do
+			refuses_table("expecting reconnect.jitter to be a number from 0 to 1, got: " .. tostring(value), { jitter = value })
+		end
+		refuses_table("unexpected key in reconnect: wait = 5", { wait = 5 })
+		refuses_table("unexpected key in reconnect: 1 = 5", { 5 })
+		refuses_table("expecting reconnect.min to be at most reconnect.max, got: 3 and 2", { min = 3, max = 2 })
+		for _, reconnect in ipairs({ {}, { min = 100 }, { max = 0.5 }, { min = 2, max = 2, jitter = 0 }, { jitter = 1 } }) do
+			assert.equal(reconnect, mqtt.client({ uri = "host", clean = true, reconnect = reconnect }).opts.reconnect)
 		end
 	end)
 
@@ -122,6 +167,9 @@ describe("mqtt.client", function()
 		properties = { session_expiry_interval = 20 },
 		user_properties = { a = "b", c = "d" },
 		reconnect = 5,
+		connect_timeout = 10,
+		follow_server_reference = true,
+		auto_ack = true,
 		connector = require("mqtt.connector"),
 		ssl_module = "ssl",
 		on = { message = function() end },

@@ -620,11 +620,21 @@ for version_name, version in pairs(VERSIONS) do
 				assert.equal(1, subject:publish({ topic = topic, qos = 1 }))
 				assert.equal(2, subject:publish({ topic = topic, qos = 2 }))
 				assert.equal(3, subject:subscribe({ topic = topic }))
-				assert.equal(4, subject:unsubscribe({ topic = topic }))
+				local answered
+				assert.equal(4, subject:unsubscribe({ topic = topic, callback = function()
+					answered = true
+				end }))
+				serve({ subject }, function()
+					return answered and subject:stats().in_flight == 0
+				end)
 				subject.opts.reconnect = 0.01
 				subject:disconnect()
 				connect(subject)
 				assert.equal(1, subject:publish({ topic = topic, qos = 1 }))
+				-- One that is in use is not handed out again.
+				subject:close_connection()
+				connect(subject)
+				assert.equal(2, subject:publish({ topic = topic, qos = 1 }))
 			end)
 
 			it("with QoS 0 calls back before it returns, with a string", function()
@@ -1273,18 +1283,40 @@ describe("in MQTT 5.0", function()
 		assert.equal(subject, events[1][3])
 	end)
 
-	it("a DISCONNECT of the broker closes the connection", function()
-		server = servers.start(mqtt.v50)
-		local subject = new({ uri = server.uri })
-		local events = record(subject, { "error", "close" })
-		serve({ subject, server.serve }, function()
-			return subject.connection and subject.connection.connack
+	for name, case in pairs({
+		["without an error"] = { disconnect = { rc = 0 }, reason = "disconnect received from broker" },
+		["with a reason"] = {
+			disconnect = { rc = 0x8E },
+			reason = "disconnect received from broker: Session taken over [0x8E]",
+			is_error = true,
+		},
+		["with a reason in words"] = {
+			disconnect = { rc = 0x98, properties = { reason_string = "house keeping" } },
+			reason = "disconnect received from broker: Administrative action [0x98]: house keeping",
+			is_error = true,
+		},
+	}) do
+		it("a DISCONNECT of the broker " .. name .. " closes the connection", function()
+			server = servers.start(mqtt.v50)
+			local subject = new({ uri = server.uri })
+			local events = record(subject, { "error", "close" })
+			serve({ subject, server.serve }, function()
+				return subject.connection and subject.connection.connack
+			end)
+			case.disconnect.type = packet_type.DISCONNECT
+			server:send(case.disconnect)
+			harness.serve_to_end(subject)
+			local close = table.remove(events)
+			assert.equal("close", close[1])
+			assert.equal(case.reason, close[2].close_reason)
+			if case.is_error then
+				assert.equal(case.reason, events[1][2])
+				assert.equal(subject, events[1][3])
+				assert.equal(case.disconnect.rc, events[1][4].rc)
+			end
+			assert.equal(case.is_error and 1 or 0, #events)
 		end)
-		server:send({ type = packet_type.DISCONNECT, rc = 0x8E })
-		harness.serve_to_end(subject)
-		assert.same({ "close" }, harness.names(events))
-		assert.equal("disconnect received from broker", events[1][2].close_reason)
-	end)
+	end
 
 	it("the CONNACK tells what the broker is able to do", function()
 		local subject = connect(new({ id = "" }))

@@ -433,6 +433,26 @@ describe("a real broker", function()
 	after_each(harness.cleanup)
 
 	each(function(name, version, connector)
+		it("gets every message of a burst of QoS 2, " .. name, function()
+			local topic, got, acknowledged = harness.topic(), 0, 0
+			local watcher = harness.connect(client())
+			watcher:on("message", function(message)
+				got = got + 1
+				assert.equal(tostring(got), message.payload)
+				watcher:acknowledge(message)
+			end)
+			harness.subscribe(watcher, { topic = topic, qos = 2 })
+			local subject = harness.connect(client({ version = version, connector = connector }))
+			for i = 1, 100 do
+				assert.equal(i, subject:publish({ topic = topic, payload = tostring(i), qos = 2, callback = function()
+					acknowledged = acknowledged + 1
+				end }))
+			end
+			serve({ subject, watcher }, function()
+				return acknowledged == 100 and got == 100
+			end)
+		end)
+
 		it("gets a message once, with QoS 2, whenever the connection breaks, " .. name, function()
 			local id, topic = "resuming-" .. core.random_hex(8), harness.topic()
 			local properties = version == mqtt.v50 and { session_expiry_interval = 60 } or nil
@@ -444,8 +464,8 @@ describe("a real broker", function()
 			end)
 			harness.subscribe(watcher, { topic = topic, qos = 2 })
 			-- A clean start of MQTT 3.1.1 makes a session that ends with its connection.
-			local subject = client({ id = id, clean = version == mqtt.v50 and "first", version = version, connector = connector, reconnect = SOON,
-				properties = properties })
+			local subject = client({ id = id, clean = version == mqtt.v50 and "first", version = version,
+				connector = connector, reconnect = SOON, properties = properties })
 			harness.connect(subject)
 			local acknowledged = {}
 			for i = 1, 30 do

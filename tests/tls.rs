@@ -488,7 +488,10 @@ async fn a_refused_certificate_is_explained() {
         (vec![good.self_signed(&key).unwrap().into()], key.into())
     };
     for (identity, expected) in [
-        (issue(&other, &good), "unknown issuer"),
+        (
+            issue(&other, &good),
+            "unknown issuer \"Other CA\"; the server sent no intermediate certificate",
+        ),
         (
             issue(&ca(), &good),
             "it is not signed with the key of its issuer; is that an older or newer CA of the same name?",
@@ -517,6 +520,39 @@ async fn a_refused_certificate_is_explained() {
             .await
             .unwrap();
         echo(stream).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_chain_must_be_sent_up_to_a_root() {
+    let root = named_ca("Test root");
+    let mut intermediate = CertificateParams::default();
+    intermediate.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    intermediate
+        .distinguished_name
+        .push(DnType::CommonName, "Test intermediate");
+    let intermediate =
+        CertifiedIssuer::signed_by(intermediate, KeyPair::generate().unwrap(), &root).unwrap();
+    let (chain, key) = issue(&intermediate, &params(&["localhost"]));
+    let whole = [chain.clone(), vec![intermediate.der().clone()]].concat();
+    let incomplete = server_config((chain, key.clone_key()), BOTH);
+    let complete = server_config((whole, key), BOTH);
+    let (incomplete, complete) = (serve(incomplete).await, serve(complete).await);
+    let trusted = trusting(file("chain/root.pem", &root.pem()));
+    let others = trusting(file("chain/other.pem", &named_ca("Other root").pem()));
+
+    let stream = connect("localhost", complete, &trusted).await.unwrap();
+    echo(stream).await.unwrap();
+    for (port, options, expected) in [
+        (
+            incomplete,
+            &trusted,
+            "unknown issuer \"Test intermediate\"; the server sent no intermediate certificate",
+        ),
+        (complete, &others, "unknown issuer \"Test root\""),
+    ] {
+        let text = failure("localhost", port, options).await;
+        assert_eq!(text, format!("{VERIFICATION}{expected}"));
     }
 }
 
@@ -619,6 +655,49 @@ async fn a_handshake_that_is_not_answered_times_out() {
         format!("timed out after 0.1 s during the TLS handshake with '127.0.0.1:{port}'")
     );
     drop(accepted.unwrap());
+}
+
+/// The server begins its answer, and says no more.
+#[tokio::test]
+async fn a_handshake_that_stalls_times_out() {
+    // The first half of a record's header, and a record that is announced and does not come.
+    for begun in [&b"\x16\x03"[..], b"\x16\x03\x03\x40\x00\x02\x00"] {
+        let (listener, port) = listen().await;
+        let server = async {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            tcp.write_all(begun).await.unwrap();
+            tcp
+        };
+        let target = Target {
+            host: "127.0.0.1".into(),
+            port,
+            tls: Some(TlsConfig::new(&no_verification()).unwrap()),
+        };
+        let limit = Duration::from_millis(100);
+        let (result, _tcp) = tokio::join!(open(&target, limit), server);
+        assert_eq!(
+            result.unwrap_err().to_string(),
+            format!("timed out after 0.1 s during the TLS handshake with '127.0.0.1:{port}'")
+        );
+    }
+}
+
+/// What a server of TLS says to a client that speaks none is no packet of MQTT.
+#[tokio::test]
+async fn a_server_of_tls_answers_a_plain_client_with_an_alert() {
+    let identity = issue(&ca(), &params(&["localhost"]));
+    let target = Target {
+        host: "127.0.0.1".into(),
+        port: serve(server_config(identity, BOTH)).await,
+        tls: None,
+    };
+    let mut stream = open(&target, LONG).await.unwrap();
+    // A CONNECT.
+    let connect = b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0";
+    stream.write_all(connect).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert_eq!(answer[..2], [0x15, 3]);
 }
 
 #[tokio::test]

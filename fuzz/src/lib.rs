@@ -1,8 +1,16 @@
-//! What every fuzz target checks of the codec.
+//! What the fuzz targets check: here of the codec, in `client.rs` and `server.rs` of the session.
 
-/// The room itself and not the crate around it, whose dependencies take minutes to build for a fuzzer.
+/// The rooms themselves and not the crate around them, whose dependencies take minutes to build for a fuzzer.
 #[path = "../../src/codec/mod.rs"]
 pub mod codec;
+#[path = "../../src/session/mod.rs"]
+pub mod session;
+
+mod client;
+mod script;
+mod server;
+
+pub use client::check_session;
 
 use bytes::BytesMut;
 use codec::{DecodeError, Decoder, Packet, QoS, Version, encode};

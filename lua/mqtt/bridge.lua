@@ -49,7 +49,13 @@ end
 function bridge.open(client, conn, failed)
 	client._opening = conn
 	host.shut_down_at_exit(client)
+	local own, timeout = rawget(conn, "timeout"), client.opts.connect_timeout
+	conn.timeout = timeout or own
 	local ok, err = conn:connect()
+	if timeout then
+		-- What is sent later has the connector's own limit.
+		conn.timeout = own
+	end
 	if client._opening ~= conn then
 		-- by another thread
 		if ok then

@@ -2,6 +2,7 @@
 -- @classmod Client
 
 local bridge = require("mqtt.bridge")
+local brokers = require("mqtt.brokers")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 local host = require("mqtt.host")
@@ -10,9 +11,10 @@ local native = require("mqtt.connector.native")
 local packet = require("mqtt.packet")
 local protocol = require("mqtt.protocol")
 
-local error, getmetatable, pairs, setmetatable = error, getmetatable, pairs, setmetatable
+local error, getmetatable, ipairs, pairs, setmetatable = error, getmetatable, ipairs, pairs, setmetatable
 local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
+local math_ceil, math_huge, math_max = math.ceil, math.huge, math.max
 local os_time = os.time
 local str_format = string.format
 
@@ -26,11 +28,15 @@ local STUCK = "the connection takes nothing"
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
 local IDLE_WAIT = 1
--- How long opening a connection may take: name resolution, TCP and TLS handshake together, in seconds.
-local OPEN_TIMEOUT = 30
+-- How long connecting may take unless the option `connect_timeout` says otherwise, in seconds; and the part of that
+-- which the broker has for its CONNACK in any case.
+local CONNECT_TIMEOUT = 30
+local CONNACK_PART = 0.1
 -- How long publishing waits for a connection that takes nothing, and how often a Copas thread looks, in seconds.
 local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
+-- How long disconnecting waits for a broker that has to acknowledge before it takes more, in seconds.
+local DRAIN_TIMEOUT = 5
 -- How many steps of a client in a Copas thread there are before other threads have their turn.
 local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
@@ -45,7 +51,7 @@ end
 
 -- What each option must be: a type, or the types and the words for them.
 local OPTIONS = {
-	uri = "string",
+	uri = { string = true, table = true, "a string" },
 	protocol = "string",
 	host = "string",
 	port = "number",
@@ -54,18 +60,21 @@ local OPTIONS = {
 	password = "string",
 	ssl_module = "string",
 	keep_alive = "number",
+	connect_timeout = "number",
 	version = "number",
 	properties = "table",
 	user_properties = "table",
 	will = "table",
 	connector = "table",
+	follow_server_reference = "boolean",
+	auto_ack = "boolean",
 	max_packet_size = "number",
 	ping_timeout = "number",
 	queue = "table",
 	resubscribe = "boolean",
 	topic_aliases = "boolean",
 	on = { table = true, "a table with events and callbacks" },
-	reconnect = { boolean = true, number = true, "a boolean or number" },
+	reconnect = { boolean = true, number = true, table = true, "a boolean or number" },
 	secure = { boolean = true, table = true, "a boolean or table" },
 	clean = { boolean = true, string = true, "a boolean, or 'first'" },
 }
@@ -118,6 +127,12 @@ local function check_option(key, value)
 		return "expecting version to be a value either 4 or 5"
 	elseif key == "keep_alive" and not is_whole(value, 0, 0xFFFF) then
 		return "expecting keep_alive to be a whole number of seconds from 0 to 65535, got: " .. tostring(value)
+	elseif key == "connect_timeout" and not (value > 0 and value < math_huge) then
+		return "expecting connect_timeout to be a number of seconds above 0, got: " .. tostring(value)
+	elseif key == "uri" and value_type == "table" then
+		return brokers.check_uris(value)
+	elseif key == "reconnect" and value_type == "table" then
+		return brokers.check_reconnect(value)
 	elseif key == "max_packet_size" and not is_whole(value, 16, 268435460) then
 		return "expecting max_packet_size to be a whole number of bytes from 16 to 268435460, got: " .. tostring(value)
 	elseif key == "ping_timeout" and (value <= 0 or value ~= value) then
@@ -180,6 +195,36 @@ local function parse_connection_opts(opts, conn)
 	conn.ssl_module = conn.secure and (opts.ssl_module or "ssl") or nil
 end
 
+-- The options that a uri may give.
+local URI_OPTIONS = { "username", "password", "secure" }
+
+-- Fills the connection table as `parse_connection_opts` does. What the last uri gave to the options is taken back
+-- first, since it is not for another broker. In a list a table of TLS settings is only for the brokers reached by TLS.
+local function parse_uri(self, conn)
+	local opts, last = self.opts, self._from_uri
+	local now = {}
+	for _, key in ipairs(URI_OPTIONS) do
+		if last[key] ~= nil and opts[key] == last[key] then
+			opts[key] = nil
+		end
+	end
+	local parsed = setmetatable({}, { __index = opts })
+	if type(opts.uri) == "table" and type(opts.secure) == "table" then
+		local uri = core.parse_uri(conn.uri)
+		if uri and uri.scheme == "mqtt" then
+			parsed.secure = false
+		end
+	end
+	parse_connection_opts(parsed, conn)
+	for _, key in ipairs(URI_OPTIONS) do
+		if opts[key] == nil then
+			now[key] = parsed[key]
+			opts[key] = parsed[key]
+		end
+	end
+	self._from_uri = now
+end
+
 -- Returns the TLS settings for a connection, made once for each value of the `secure` option. Raises on bad ones.
 local function tls_settings(self, conn)
 	if not conn.secure then
@@ -236,25 +281,66 @@ local function at_collection(func)
 	return setmetatable({}, { __gc = func })
 end
 
--- A new connection table for the options as they are now. Raises on bad options.
-local function new_connection(self)
-	local opts = self.opts
-	local conn = { uri = opts.uri }
-	parse_connection_opts(opts, conn)
-	if self._token then
-		return setmetatable(conn, opts.connector)
+-- A new connection table for a broker and the options as they are now. Raises on bad options.
+-- The broker is given as `Brokers:next` returns it.
+local function new_connection(self, uri, referred_host, port)
+	local conn = { uri = uri }
+	parse_uri(self, conn)
+	if referred_host then
+		conn.host, conn.port = referred_host, port or (conn.secure and 8883 or 1883)
+		local is_ipv6 = referred_host:find(":", 1, true)
+		conn.uri = str_format(is_ipv6 and "%s://[%s]:%d" or "%s://%s:%d", conn.protocol, referred_host, conn.port)
 	end
-	local class, err = bridge.class(opts.connector)
+	if self._token then
+		return setmetatable(conn, self.opts.connector)
+	end
+	local class, err = bridge.class(self.opts.connector)
 	if not class then
 		error(err, 0)
 	end
 	return setmetatable(conn, class)
 end
 
+-- Checks what the options say of each broker. Raises if that is of no use.
+local function check_brokers(self)
+	local opts = self.opts
+	local uris = type(opts.uri) == "table" and opts.uri or { opts.uri }
+	local secure = false
+	for i, uri in ipairs(uris) do
+		local conn = { uri = uri }
+		local ok, err = pcall(parse_uri, self, conn)
+		if not ok then
+			error(uris == opts.uri and str_format("uri[%d]: %s", i, err) or err, 0)
+		end
+		secure = secure or conn.secure
+	end
+	if opts.connector == native and not (secure and (opts.ssl_module or "ssl") ~= "ssl") then
+		-- Tells the ioloop that this client says by itself when it has something to do.
+		self._token = self._link:token()
+	end
+	-- The first one last: what its uri says is what the options show.
+	for i = #uris, 1, -1 do
+		local conn = new_connection(self, uris[i])
+		if self._token then
+			tls_settings(self, conn)
+		else
+			conn:validate()
+		end
+	end
+end
+
+-- A random number of at least 0 and less than 1: not the program's `math.random`, which may be the same everywhere.
+local function random()
+	return tonumber(core.random_hex(8), 16) / 2 ^ 32
+end
+
 --- Create and initialize MQTT client instance. Typically this is not called directly, but through `Client.create`.
 -- @tparam table opts client creation options; copied, so one table may serve several clients
--- @tparam string opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; any option
--- given explicitly takes precedence over that part of the uri
+-- @tparam string|table opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; any
+-- option given explicitly takes precedence over that part of the uri. Or a list of them: the brokers are tried in turn
+-- without delay, each with the credentials of its own uri; after all have failed comes the delay of `reconnect`, or the
+-- end if that is not set. When a connection is lost its broker is tried first. A table of TLS settings (`secure`) then
+-- counts for those that are not `mqtt://`
 -- @tparam boolean|string opts.clean clean session start flag, use "first" to start clean only on first connect
 -- @tparam[opt] string opts.protocol either "mqtt" or "mqtts"
 -- @tparam[opt] string opts.username username for authorization on MQTT broker
@@ -262,7 +348,8 @@ end
 -- @tparam[opt] string opts.host hostname or address of the MQTT broker
 -- @tparam[opt] int opts.port port number, defaults to 1883 for plain and 8883 for secure connections
 -- @tparam[opt=4] number opts.version MQTT protocol version, `mqtt.v311` or `mqtt.v50`
--- @tparam[opt] string opts.id MQTT client identifier, random by default
+-- @tparam[opt] string opts.id MQTT client identifier, random by default; with MQTT 5.0, "" lets the broker assign one,
+-- which then takes the place of this option: the next connect finds the same session
 -- @tparam[opt=false] boolean|table opts.secure use TLS: true for the defaults, or a table as LuaSec takes it, see the
 -- guide on TLS
 -- @tparam[opt] table opts.will will message `{ topic="...", payload="..." }` with the optional fields qos, retain and,
@@ -270,8 +357,20 @@ end
 -- @tparam[opt=60] number opts.keep_alive seconds without traffic after which a PINGREQ is sent; 0 switches that off
 -- @tparam[opt] table opts.properties for MQTT 5.0 only: CONNECT properties
 -- @tparam[opt] table opts.user_properties for MQTT 5.0 only: CONNECT user properties
--- @tparam[opt=false] boolean|number opts.reconnect reconnect after the connection has been lost, not before this many
--- seconds have passed since the last attempt; true means 30. See also `Client:shutdown`.
+-- @tparam[opt=false] boolean|number|table opts.reconnect reconnect after the connection has been lost, not before this
+-- many seconds have passed since the last attempt; true means 30. Or a table with the optional fields `min` (1 second
+-- by default), `max` (60) and `jitter` (0.5): `min` seconds, twice as long after each further attempt that fails, but
+-- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again once the broker has
+-- accepted. See also `Client:shutdown`.
+-- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, TLS and CONNACK together;
+-- the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this is given;
+-- connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long
+-- @tparam[opt=false] boolean opts.follow_server_reference for MQTT 5.0 only: connect to the server that the broker
+-- refers to in a CONNACK or DISCONNECT: at once, but after the delay of `reconnect` if that server refers further. With
+-- "Use another server" until that fails; with "Server moved" also later, before the brokers of `uri`, until one of
+-- those accepts again. That server gets the credentials meant for the broker, by TLS if the broker is reached by TLS
+-- @tparam[opt=false] boolean opts.auto_ack acknowledge each message when all its handlers have returned, unless one of
+-- them has done so. If one raises an error, the message is not acknowledged
 -- @tparam[opt] number opts.ping_timeout seconds that the broker may take to answer a PINGREQ, `keep_alive` by default
 -- @tparam[opt] number opts.max_packet_size largest packet accepted from the broker, in bytes; one of MQTT 5.0 is told
 -- @tparam[opt] table opts.queue accept publishes without a connection, and send them in order when there is one: a
@@ -337,8 +436,14 @@ function Client:__init(opts)
 	}
 	--- Time of the last packet sent by a method of the client, in seconds as of `os.time`.
 	self.send_time = 0
-	--- True until the first connection attempt has succeeded or failed.
+	--- True until the first connection attempt has succeeded or failed; with a list of brokers, until one attempt has
+	-- succeeded or all have failed.
 	self.first_connect = true
+	self._brokers = brokers.new(random)
+	-- The options that are there because the last uri said so.
+	self._from_uri = {}
+	-- Messages that nobody has acknowledged yet, for the option `auto_ack`.
+	self._unacknowledged = setmetatable({}, { __mode = "k" })
 	-- Steps since other threads had their turn.
 	self._steps = 0
 	-- Callbacks of the requests under way, by packet identifier.
@@ -358,19 +463,7 @@ function Client:__init(opts)
 		end
 	end)
 	local ok
-	ok, err = pcall(function()
-		parse_connection_opts(own, { uri = own.uri })
-		if own.connector == native and not (own.secure and (own.ssl_module or "ssl") ~= "ssl") then
-			-- Tells the ioloop that this client says by itself when it has something to do.
-			self._token = self._link:token()
-		end
-		local conn = new_connection(self)
-		if self._token then
-			tls_settings(self, conn)
-		else
-			conn:validate()
-		end
-	end)
+	ok, err = pcall(check_brokers, self)
 	if not ok then
 		error(err, 3)
 	end
@@ -390,7 +483,7 @@ end
 -- @tparam function events.connect `function(connack_packet, client)`: after the CONNACK of a connection attempt; the
 -- connection is established if `connack_packet.rc == 0`
 -- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that
--- refused the connection
+-- refused the connection, or the DISCONNECT that ended it
 -- @tparam function events.close `function(connection, client)`: after the connection has been closed;
 -- `connection.close_reason` (string) says why
 -- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
@@ -483,8 +576,11 @@ end
 -- Ends the connection, or the attempt to open one. With `flush` everything requested before is still sent.
 local function close(self, reason, flush)
 	local conn = self.connection
-	if self._opening or conn and conn.connack then
+	if self._opening or conn and conn.connack and not self._brokers:is_midway() then
 		self.first_connect = false
+	end
+	if conn or self._opening then
+		self._brokers:ended()
 	end
 	self.connection = nil
 	self._opening = nil
@@ -502,17 +598,23 @@ local function close(self, reason, flush)
 	self:handle("close", conn, self)
 end
 
+-- Whether the first connect goes on: there are brokers in the list that have not been tried.
+local function is_first_pass(self)
+	return self.first_connect and self._brokers:is_midway()
+end
+
 -- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event,
 -- and the close event. If a handler throws, the next step closes the connection.
-local function fail(self, message, reason, connack)
+local function fail(self, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	local conn = self.connection
 	self._closing, self._closer = reason, coroutine_running()
-	self:handle("error", message, self, connack)
-	if connack then
-		self:handle("connect", connack, self)
+	self._brokers:ended()
+	self:handle("error", message, self, pck)
+	if pck and pck.type == packet_type.CONNACK then
+		self:handle("connect", pck, self)
 	end
-	self.first_connect = false
+	self.first_connect = is_first_pass(self)
 	-- The handlers may have closed it already, and opened another.
 	if self.connection == conn then
 		self:close_connection(reason)
@@ -772,8 +874,8 @@ function Client:publish(opts)
 end
 
 --- Acknowledge given received message.
--- Messages of QoS 1 and 2 are never acknowledged by the library itself, so that one which the program could not handle
--- is sent again by the broker after a reconnect.
+-- Messages of QoS 1 and 2 are not acknowledged by the library itself, unless the option `auto_ack` is set, so that one
+-- which the program could not handle is sent again by the broker after a reconnect.
 -- @tparam packet_mt msg PUBLISH message to acknowledge
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the reason code of the PUBACK or PUBREC packet
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for PUBACK/PUBREC packets
@@ -787,15 +889,18 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
+	self._unacknowledged[msg] = nil
+	local packet_id, qos, mt = msg.packet_id, msg.qos, getmetatable(msg)
+	local is_over = mt ~= self._session_mt and packet.is_session_mt(mt)
 	if not self.connection then
+		if packet_id and qos == 2 and not is_over then
+			-- Counts when the session is resumed.
+			self._acknowledge(packet_id, qos, rc or 0)
+		end
 		return false, NOT_OPENED
-	end
-	local packet_id, qos = msg.packet_id, msg.qos
-	if not packet_id or qos == 0 then
+	elseif not packet_id or qos == 0 then
 		return true
-	end
-	local mt = getmetatable(msg)
-	if mt ~= self._session_mt and packet.is_session_mt(mt) then
+	elseif is_over then
 		return false, "the session that this message belongs to is over"
 	end
 	local ok, misuse
@@ -813,8 +918,36 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	return false, "failed to send " .. what .. ": " .. err
 end
 
+-- Whether waiting for the connection would hold up no other client.
+local function may_block(self)
+	for _, item in ipairs(self.ioloop and self.ioloop.clients or {}) do
+		if item ~= self and type(item) == "table" then
+			return false
+		end
+	end
+	return self._token and not host.in_copas()
+end
+
+-- Waits for a while until the broker has taken what its receive maximum keeps back, where waiting holds up nobody else.
+local function drain(self)
+	local link, deadline = self._link, core.now() + DRAIN_TIMEOUT
+	while link:holds_back() do
+		local rest = deadline - core.now()
+		if rest <= 0 then
+			return
+		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
+			-- other threads have run
+		elseif may_block(self) then
+			link:wait_until_sent(rest)
+		else
+			return
+		end
+	end
+end
+
 --- Send DISCONNECT packet to the broker and close the connection. When this returns, everything published before and
--- the DISCONNECT are on their way. An attempt to connect that is under way is given up. Note: if the client is set to
+-- the DISCONNECT are on their way; for what the broker's receive maximum keeps back this waits a few seconds, where
+-- that holds up nobody else. An attempt to connect that is under way is given up. Note: if the client is set to
 -- automatically reconnect, it will do so. If you want to disconnect and NOT reconnect, use `Client:shutdown`.
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the Disconnect Reason Code value
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for the DISCONNECT packet
@@ -831,6 +964,10 @@ function Client:disconnect(rc, properties, user_properties)
 		self:close_connection()
 	end
 	local conn = self.connection
+	drain(self)
+	if self.connection ~= conn then
+		return false, NOT_OPENED
+	end
 	local ok
 	ok, err = request(self, nil, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
 	if not ok then
@@ -893,34 +1030,55 @@ function Client:close_connection(reason)
 	return true
 end
 
+-- A new connection table for the broker whose turn it is. Raises if the options have become bad.
+local function next_connection(self)
+	local uri = self.opts.uri
+	local err = check_option("uri", uri)
+	if err then
+		error(err, 0)
+	end
+	return new_connection(self, self._brokers:next(uri))
+end
+
 -- Starts to open a native connection. Raises if the options have become bad.
 local function begin_open(self)
-	local conn = new_connection(self)
+	local conn = next_connection(self)
 	local tls = tls_settings(self, conn)
 	log:info("[LuaMQTT] client '%s' connecting to %s:%d", self.opts.id, conn.host, conn.port)
 	self._last_attempt = core.now()
 	self._opening = conn
-	self._link:open(conn.host, conn.port, OPEN_TIMEOUT, tls)
+	self._link:open(conn.host, conn.port, self.opts.connect_timeout or CONNECT_TIMEOUT, tls)
+end
+
+-- The connection is open: what is left of the time for connecting is for the CONNACK.
+local function leave_rest_to_connack(self)
+	local whole = self.opts.connect_timeout or CONNECT_TIMEOUT
+	local rest = math_max(self._last_attempt + whole - core.now(), whole * CONNACK_PART)
+	-- In milliseconds: an error message will show it.
+	self._connack_timeout = math_ceil(rest * 1000) / 1000
 end
 
 -- The native connection is open.
 local function opened(self)
 	self.connection, self._opening = self._opening, nil
+	leave_rest_to_connack(self)
 end
 
--- The native connection could not be opened. Returns the error message.
+-- The connection could not be opened. Returns the error message.
 local function open_failed(self, reason)
 	self._link:close(false)
 	self._opening = nil
-	self.first_connect = false
+	self._brokers:ended()
+	self.first_connect = is_first_pass(self)
 	local message = "failed to open network connection: " .. reason
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	self:handle("error", message, self)
 	return message
 end
 
---- Start connecting to broker: opens the network connection and sends CONNECT. Waits for the former, for 30 seconds at
--- most; in a Copas thread only the thread waits. Whether the broker accepts is told by the `connect` event.
+--- Start connecting to broker: opens the network connection and sends CONNECT. Waits for the former, for
+-- `connect_timeout` at most; in a Copas thread only the thread waits. Whether the broker accepts is told by the
+-- `connect` event. Of a list of brokers each call tries the next one.
 -- @return true on success or false and error message on failure
 function Client:start_connecting()
 	local ok, err = self:open_connection()
@@ -928,7 +1086,7 @@ function Client:start_connecting()
 		ok, err = self:send_connect()
 	end
 	if not ok then
-		self.first_connect = false
+		self.first_connect = is_first_pass(self)
 		return false, err
 	end
 	return true
@@ -959,15 +1117,19 @@ function Client:send_pingreq()
 	return request(self, nil, "PINGREQ", "ping")
 end
 
---- Open network connection to the broker, and wait until it is open, for 30 seconds at most; in a Copas thread only the
--- thread waits.
+--- Open network connection to the broker, and wait until it is open, for `connect_timeout` at most; in a Copas thread
+-- only the thread waits.
 -- @return true on success or false and error message on failure
 function Client:open_connection()
 	if self.connection then
 		return true
 	elseif not self._token then
 		self._last_attempt = core.now()
-		return bridge.open(self, new_connection(self), open_failed)
+		local ok, err = bridge.open(self, next_connection(self), open_failed)
+		if ok then
+			leave_rest_to_connack(self)
+		end
+		return ok, err
 	end
 	if not self._opening then
 		begin_open(self)
@@ -975,7 +1137,7 @@ function Client:open_connection()
 	local link = self._link
 	while self._opening do
 		if not (host.wait(link) or host.pause(POLL_PAUSE)) then
-			link:wait(OPEN_TIMEOUT)
+			link:wait(IDLE_WAIT)
 		end
 		local kind, message = self._pop()
 		if kind == "opened" then
@@ -1079,7 +1241,52 @@ end
 -- What `step` returns when a connection, or the attempt to open one, has come to its end. A handler may have opened
 -- another.
 local function gone(self, err)
-	return (self.connection or self._opening or self.opts.reconnect) and 0 or nil, err
+	return (self.connection or self._opening or self.opts.reconnect or is_first_pass(self)) and 0 or nil, err
+end
+
+-- The reason codes with which a server refers to others (4.11).
+local USE_ANOTHER_SERVER, SERVER_MOVED = 0x9C, 0x9D
+
+-- Follows the server reference of a CONNACK or DISCONNECT of 5.0, if there is one and that is allowed.
+local function follow_reference(self, pck)
+	local reference = pck.properties and pck.properties.server_reference
+	if not (reference and self.opts.follow_server_reference)
+		or pck.rc ~= USE_ANOTHER_SERVER and pck.rc ~= SERVER_MOVED then
+		return
+	end
+	for _, ignored in ipairs(self._brokers:refer(reference, pck.rc == SERVER_MOVED)) do
+		log:warn("[LuaMQTT] client '%s' ignores server reference %q: expecting host[:port]", self.opts.id, ignored)
+	end
+end
+
+-- What a CONNACK means for the next connection. At once: its handlers may run in another thread, later.
+local function note_connack(self, connack)
+	if connack.rc ~= 0 then
+		return follow_reference(self, connack)
+	end
+	self._brokers:succeeded()
+	local assigned = connack.properties and connack.properties.assigned_client_identifier
+	if assigned then
+		-- The session is known by it (3.2.2.3.7).
+		self.opts.id = assigned
+	end
+end
+
+-- The broker ends the connection. Returns what `step` returns.
+local function disconnect_received(self, disconnect)
+	local reason = "disconnect received from broker"
+	if (disconnect.rc or 0) == 0 then
+		self:close_connection(reason)
+		return 0
+	end
+	follow_reference(self, disconnect)
+	reason = str_format("%s: %s [0x%02X]", reason, disconnect:reason_string(), disconnect.rc)
+	local text = disconnect.properties.reason_string
+	if text then
+		reason = reason .. ": " .. text
+	end
+	fail(self, reason, reason, disconnect)
+	return gone(self, reason)
 end
 
 -- A message that had to wait will not be sent: it had to make room in the queue, or the broker does not take it, as the
@@ -1101,19 +1308,19 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		if ok then
 			return 0
 		end
-		self.first_connect = false
+		self.first_connect = is_first_pass(self)
 		return gone(self, err)
 	elseif kind == "open_failed" then
 		return gone(self, open_failed(self, a))
 	elseif kind == "closed" then
 		-- After a DISCONNECT of ours the broker closes, perhaps before the thread that sent it comes to that.
 		local reason = self._link:is_failed() and CLOSED_BY_CLIENT or "connection closed by broker"
-		self:close_connection(reason)
+		if type(self.opts.uri) == "table" and not self._brokers:has_accepted() and reason ~= CLOSED_BY_CLIENT then
+			fail(self, reason .. " before its CONNACK", reason)
+		else
+			self:close_connection(reason)
+		end
 		return gone(self, reason)
-	elseif kind == packet_type.DISCONNECT then
-		-- Here, since a thread that handles it later may find another connection.
-		self:close_connection("disconnect received from broker")
-		return 0
 	elseif kind == "failed" or kind == "broken" then
 		fail(self, a, "error")
 		return gone(self, a)
@@ -1124,8 +1331,17 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 	local pck = shape(self.opts.version, kind, a, b, c, d, e, f, g, h, i)
 	if kind == packet_type.PUBLISH and b ~= 0 then
 		setmetatable(pck, self._session_mt)
-	elseif kind == packet_type.CONNACK and not a then
-		self._session_mt = packet.new_session_mt()
+		if self.opts.auto_ack then
+			self._unacknowledged[pck] = true
+		end
+	elseif kind == packet_type.CONNACK then
+		if not a then
+			self._session_mt = packet.new_session_mt()
+		end
+		note_connack(self, pck)
+	elseif kind == packet_type.DISCONNECT then
+		-- Here, since a thread that handles it later may find another connection.
+		return disconnect_received(self, pck)
 	end
 	local ok, err = self:handle_received_packet(pck)
 	if ok then
@@ -1141,7 +1357,7 @@ local function implicit_connect(self)
 		return nil, NOT_OPENED
 	end
 	local now = core.now()
-	local due = self._last_attempt and reconnect and self._last_attempt + (reconnect == true and 30 or reconnect) or now
+	local due = self._last_attempt and reconnect and self._last_attempt + self._brokers:delay(reconnect) or now
 	if due > now then
 		if self._wake_at ~= due then
 			-- Whoever waits for the link is woken when it is time.
@@ -1216,7 +1432,7 @@ function Client:step()
 	self._steps = steps + 1
 	local reason = self._closing
 	if reason and not is_closing(self) then
-		self.first_connect = false
+		self.first_connect = is_first_pass(self)
 		self:close_connection(reason)
 		return gone(self, reason)
 	elseif not self._token then
@@ -1315,6 +1531,9 @@ function Client:_ioloop_iteration()
 	return wait ~= nil, err
 end
 
+-- Whether a broker of the list has failed in the first connect, and the next one has not been tried.
+Client._is_first_pass = is_first_pass
+
 -- Waits for something to do and does it (luamqtt 3.x). Returns true, or false and an error message when the client has
 -- ended.
 function Client:_sync_iteration()
@@ -1356,7 +1575,7 @@ end
 
 -- Waits until the connection has taken most of what is to be sent, if that holds up nobody else. Returns whether so.
 function Client:_wait_for_room()
-	local link, loop = self._link, self.ioloop
+	local link = self._link
 	local least, deadline = link:outgoing_bytes(), core.now() + SEND_TIMEOUT
 	while link:is_full() do
 		local bytes, now = link:outgoing_bytes(), core.now()
@@ -1368,7 +1587,7 @@ function Client:_wait_for_room()
 			return false
 		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
 			-- other threads have run
-		elseif self._token and not host.in_copas() and (not loop or #(loop.clients or {}) < 2) then
+		elseif may_block(self) then
 			link:wait_for_room(deadline - now)
 		else
 			return false
@@ -1377,13 +1596,28 @@ function Client:_wait_for_room()
 	return true
 end
 
+-- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
+-- If that fails, the broker sends it once more.
+local function acknowledge_handled(self, pck)
+	if not self._unacknowledged[pck] then
+		return
+	end
+	local ok, err = self:acknowledge(pck)
+	if not ok then
+		log:warn("[LuaMQTT] client '%s' could not acknowledge a message: %s", self.opts.id, err)
+	end
+end
+
 -- Deals with a received packet: calls the handlers and callbacks. The Copas and OpenResty loops replace this on the
 -- instance to do so in a thread of its own, in which the connection may be gone already.
 -- Returns true, or false and an error message.
 function Client:handle_received_packet(pck)
 	local ptype = pck.type
 	if ptype == packet_type.PUBLISH then
-		self:handle("message", pck, self)
+		-- False where an error that a handler has raised was caught.
+		if self:handle("message", pck, self) ~= false then
+			acknowledge_handled(self, pck)
+		end
 	elseif ptype == packet_type.CONNACK then
 		return connack_received(self, pck)
 	elseif ptype == packet_type.AUTH then

@@ -65,15 +65,15 @@ end
 -- @tparam Client cl the client
 -- @return nothing after a connection that ended in order, or `false` and an error message
 function mqtt.run_sync(cl)
-	local ok, err = cl:start_connecting()
+	local ok, err
+	repeat
+		ok, err = cl:start_connecting()
+		while ok and cl.connection do
+			ok, err = cl:_sync_iteration()
+		end
+	until not cl:_is_first_pass()
 	if not ok then
 		return false, err
-	end
-	while cl.connection do
-		ok, err = cl:_sync_iteration()
-		if not ok then
-			return false, err
-		end
 	end
 end
 

@@ -24,6 +24,9 @@ for number, name in ipairs(types) do
 	types[name] = number
 end
 
+-- Fields that are not shown.
+local secrets = { password = true, authentication_data = true }
+
 -- A value as in Lua source, keys of tables sorted.
 local function value_tostring(value)
 	if type(value) == "string" then
@@ -33,7 +36,7 @@ local function value_tostring(value)
 	end
 	local items = {}
 	for key, item in sortedpairs(value) do
-		local text = value_tostring(item)
+		local text = secrets[key] and "(hidden)" or value_tostring(item)
 		if type(key) == "string" then
 			text = format(key:find("^[%a_][%w_]*$") and "%s=%s" or "[%q]=%s", key, text)
 		end
@@ -42,7 +45,7 @@ local function value_tostring(value)
 	return "{" .. concat(items, ", ") .. "}"
 end
 
---- A packet for people to read: `NAME{key=value, ...}`, keys sorted.
+--- A packet for people to read: `NAME{key=value, ...}`, keys sorted. `password` and `authentication_data` are hidden.
 -- @tparam table self packet
 -- @treturn string text
 function packet.tostring(self)

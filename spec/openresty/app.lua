@@ -127,13 +127,30 @@ function actions.start()
 			key = args.key and certs .. "/" .. args.key,
 		}
 	end
+	local uri = "mqtt" .. (secure and "s" or "") .. "://" .. (args.host or "localhost") .. ":" .. args.port
 	local client = start(args.name, {
-		uri = "mqtt" .. (secure and "s" or "") .. "://" .. (args.host or "localhost") .. ":" .. args.port,
+		uri = args.dead and { "mqtt://localhost:" .. args.dead, uri } or uri,
 		secure = secure,
+		auto_ack = args.auto_ack and true,
 		reconnect = tonumber(args.reconnect),
 		keep_alive = tonumber(args.keep_alive),
 		connector = args.native and require("mqtt.connector.native") or args.functions and functions(),
 	})
+	if args.auto_ack then
+		client:on {
+			connect = function()
+				client:subscribe { topic = "openresty/auto_ack", qos = 1, callback = function()
+					note(args.name, "subscribed")
+				end }
+			end,
+			message = function(message)
+				ngx.sleep(0.01)
+				if message.payload == "throw" then
+					error("thrown by a handler")
+				end
+			end,
+		}
+	end
 	if args.functions then
 		client:on {
 			connect = function()

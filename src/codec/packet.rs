@@ -179,8 +179,8 @@ impl Packet {
     }
 }
 
-/// CONNECT (3.1).
-#[derive(Clone, Debug, PartialEq)]
+/// CONNECT (3.1). `Debug` does not show the password.
+#[derive(Clone, PartialEq)]
 pub struct Connect {
     /// Protocol version asked for.
     pub version: Version,
@@ -198,6 +198,20 @@ pub struct Connect {
     pub will: Option<Will>,
     /// CONNECT properties.
     pub properties: Properties,
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect")
+            .field("version", &self.version)
+            .field("clean", &self.clean)
+            .field("keep_alive", &self.keep_alive)
+            .field("client_id", &self.client_id)
+            .field("username", &self.username)
+            .field("will", &self.will)
+            .field("properties", &self.properties)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Will message of a CONNECT (3.1.2.5).

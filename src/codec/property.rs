@@ -1,6 +1,8 @@
 //! The properties of 5.0 (2.2.2): the table of what the standard says about each, lists of them, and both directions of
 //! the wire, derived from the table.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::error::Fault;
@@ -296,13 +298,24 @@ impl PropertyValue {
     }
 }
 
-/// A property (2.2.2.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A property (2.2.2.2). `Debug` does not show authentication data.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Property {
     /// Identifier.
     pub id: PropertyId,
     /// Value, of the identifier's kind.
     pub value: PropertyValue,
+}
+
+impl fmt::Debug for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Property");
+        shown.field("id", &self.id);
+        match self.id {
+            PropertyId::AuthenticationData => shown.finish_non_exhaustive(),
+            _ => shown.field("value", &self.value).finish(),
+        }
+    }
 }
 
 /// The properties of a packet or a will, in their order on the wire. An empty list holds no memory.

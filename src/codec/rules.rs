@@ -43,11 +43,12 @@ pub(super) fn topic_name(name: &[u8], field: &str) -> Result<(), Fault> {
     check_name(name).map_err(|error| error.of(field, Fault::TOPIC_NAME_INVALID))
 }
 
-/// The topic name of a PUBLISH may be empty if a topic alias stands for it (3.3.2.1).
+/// The topic name of a PUBLISH may be empty only if a topic alias stands for it, else it is a Protocol Error (3.3.2.1).
 #[inline]
 pub(super) fn publish_topic(name: &[u8], properties: &Properties) -> Result<(), Fault> {
-    match name.is_empty() && properties.first(PropertyId::TopicAlias).is_some() {
-        true => Ok(()),
+    match name.is_empty() {
+        true if properties.first(PropertyId::TopicAlias).is_some() => Ok(()),
+        true => check_name(name).map_err(|error| error.of("topic", Fault::PROTOCOL_ERROR)),
         false => topic_name(name, "topic"),
     }
 }

@@ -88,6 +88,8 @@ struct LinkState {
     reading_paused: bool,
     /// More than `FULL` was waiting to be written, and there is not yet `ROOM` again.
     full: bool,
+    /// Somebody waits until nothing that was accepted has still to be sent.
+    draining: bool,
     /// On the hub's list of ready links, or being emptied by Lua. `signal` is raised exactly while this is set.
     ready: bool,
     #[cfg(unix)]
@@ -111,6 +113,7 @@ impl Link {
                 tls_version: None,
                 reading_paused: false,
                 full: false,
+                draining: false,
                 ready: false,
                 #[cfg(unix)]
                 signal: None,
@@ -182,6 +185,13 @@ impl Link {
     /// Bytes that wait to be written or acknowledged.
     pub fn outgoing_bytes(&self) -> usize {
         self.lock().outgoing_bytes()
+    }
+
+    /// Whether the server's receive maximum still keeps back something that was accepted.
+    pub fn holds_back(&self) -> bool {
+        let mut state = self.lock();
+        state.draining = state.holds_back();
+        state.draining
     }
 
     /// Publishes, and says whether the program should wait before it sends more.
@@ -387,6 +397,10 @@ impl Link {
             state.full = false;
             self.hub.news.notify_one();
         }
+        if state.draining && !state.holds_back() {
+            state.draining = false;
+            self.hub.news.notify_one();
+        }
         if state.has_events() {
             self.has_news(&mut state);
         }
@@ -444,6 +458,11 @@ impl LinkState {
     /// Bytes that wait to be written or acknowledged.
     fn outgoing_bytes(&mut self) -> usize {
         self.backlog() + self.session.stored_bytes()
+    }
+
+    fn holds_back(&self) -> bool {
+        let connected = self.session.state() == State::Connected && self.ended.is_none();
+        connected && self.session.holds_back()
     }
 
     fn has_room(&mut self) -> bool {

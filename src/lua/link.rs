@@ -436,6 +436,19 @@ impl UserData for LuaLink {
             Ok(())
         });
 
+        // holds_back(): whether the server's receive maximum keeps back something that was accepted.
+        methods.add_method("holds_back", |_, this, ()| {
+            Ok(!this.link.is_stale() && this.link.holds_back())
+        });
+        // wait_until_sent(seconds): blocks until that is over, for a second at most.
+        methods.add_method("wait_until_sent", |_, this, seconds: f64| {
+            if !this.link.is_stale() {
+                let deadline = Instant::now() + duration(seconds);
+                this.driver.wait_until(deadline, || !this.link.holds_back());
+            }
+            Ok(())
+        });
+
         // close([flush]): drops the connection; with flush, after what waits to be written has been.
         methods.add_method("close", |_, this, flush: Option<bool>| {
             if !this.link.is_stale() {

@@ -294,6 +294,11 @@ impl Session {
         self.outgoing.bytes()
     }
 
+    /// Whether something that was accepted has still to be sent.
+    pub fn holds_back(&self) -> bool {
+        self.outgoing.has_held()
+    }
+
     /// The transport is up. Packet identifiers start again at 1, unless some are in use, or the user has still to learn
     /// that they are not.
     pub fn open(&mut self, now: Instant) {

@@ -42,9 +42,9 @@ pub(super) enum Progress {
     Waiting,
     /// On an earlier connection, and not yet on this one.
     Repeat,
-    /// On this connection. A PUBLISH counts against the server's receive maximum, a repeated PUBREL does not (4.9).
+    /// On this connection.
     Sent {
-        /// Whether it counts.
+        /// Whether it counts against what the server takes at a time.
         counted: bool,
     },
 }
@@ -90,7 +90,7 @@ pub(super) struct Outgoing {
     waiting_bytes: usize,
     /// Bytes of all packets here.
     bytes: usize,
-    /// Exchanges that count against the server's receive maximum.
+    /// Exchanges that count against what the server takes at a time.
     in_flight: u32,
 }
 
@@ -177,6 +177,7 @@ impl Outgoing {
             self.bytes -= exchange.packet.len();
             exchange.packet = Box::default();
             if exchange.progress == Progress::Repeat {
+                // The server knows of it, so that it does not count on this connection.
                 exchange.progress = Progress::Sent { counted: false };
             }
         }
@@ -192,7 +193,7 @@ impl Outgoing {
         Some(exchange)
     }
 
-    /// How many exchanges count against the server's receive maximum.
+    /// How many exchanges count against what the server takes at a time.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight
     }

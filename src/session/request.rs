@@ -242,7 +242,9 @@ impl Session {
                     &PublishRef { packet_id, ..kept },
                     held,
                 )?;
-                self.remember_alias(message);
+                if !held {
+                    self.remember_alias(message);
+                }
                 return Ok(0);
             }
             QoS::AtLeastOnce => Phase::Puback,
@@ -255,23 +257,29 @@ impl Session {
             id => id,
         };
         let kept = PublishRef { packet_id, ..kept };
-        if held || !self.has_quota() {
+        let counted = self.is_counted(phase);
+        if held || counted && !self.has_quota() {
             let packet = self.encode_stored(|version, out| encode_publish(&kept, version, out))?;
             self.admit(packet.len())?;
             self.outgoing
                 .begin(packet_id, phase, packet, Progress::Waiting);
         } else {
-            let start = self.append_publish(&PublishRef {
+            // With an alias it may fit where without one it does not: then it cannot be kept, and nothing is sent.
+            let stored = match resolved.is_some() || self.settings.topic_aliases {
+                true => {
+                    Some(self.encode_stored(|version, out| encode_publish(&kept, version, out))?)
+                }
+                false => None,
+            };
+            let start = self.connection.transmit.len();
+            self.append_publish(&PublishRef {
                 packet_id,
                 ..*message
             })?;
-            let packet = match start {
-                Some(start) if resolved.is_none() => self.connection.transmit[start..].into(),
-                _ => self.encode_stored(|version, out| encode_publish(&kept, version, out))?,
-            };
+            let packet = stored.unwrap_or_else(|| self.connection.transmit[start..].into());
             self.remember_alias(message);
             self.counters.messages_sent += 1;
-            let progress = Progress::Sent { counted: true };
+            let progress = Progress::Sent { counted };
             self.outgoing.begin(packet_id, phase, packet, progress);
         }
         if !given {

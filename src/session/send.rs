@@ -13,6 +13,9 @@ use crate::session::RequestError;
 
 /// What was held back is sent as long as less than this waits to be written, in bytes.
 const BURST: usize = 64 << 10;
+/// QoS 2 messages that a server of 3.1.1 is given at a time. It cannot say how many it takes, and mosquitto 2.0 drops
+/// those above its `max_inflight_messages`, by default 20, with a PUBREC that looks like success.
+const V311_RECEIVE_MAXIMUM: u16 = 20;
 /// The DUP flag in the first byte of a PUBLISH.
 const DUP: u8 = 1 << 3;
 
@@ -55,27 +58,25 @@ impl Session {
         let Some(exchange) = self.outgoing.get(id) else {
             return false;
         };
-        let counted = match exchange.phase {
-            Phase::Puback | Phase::Pubrec => true,
-            Phase::Suback(_) | Phase::Unsuback(_) => false,
-            Phase::Pubcomp => {
-                encode_ack(PacketType::Pubrel, id, &mut self.connection.transmit);
-                let progress = Progress::Sent { counted: false };
-                self.outgoing.leave_queue(id, progress);
-                return true;
-            }
-        };
+        let phase = exchange.phase;
+        let counted = self.is_counted(phase);
         if counted && !self.has_quota() {
             return false;
         }
+        if phase == Phase::Pubcomp {
+            encode_ack(PacketType::Pubrel, id, &mut self.connection.transmit);
+            self.outgoing.leave_queue(id, Progress::Sent { counted });
+            return true;
+        }
+        let message = matches!(phase, Phase::Puback | Phase::Pubrec);
         let repeated = exchange.progress == Progress::Repeat;
         // [MQTT-3.3.1-1]; to a server without a session it is a new message.
-        let dup = counted && repeated && self.connection.session_present;
+        let dup = message && repeated && self.connection.session_present;
         let packet = exchange.packet.clone();
         let sent = self.append_stored(&packet, dup);
         self.outgoing.leave_queue(id, Progress::Sent { counted });
         match sent {
-            Ok(()) => self.counters.messages_sent += u64::from(counted && !repeated),
+            Ok(()) => self.counters.messages_sent += u64::from(message && !repeated),
             Err(error) => {
                 self.outgoing.end(id);
                 self.drop_message(id, Some(error));
@@ -84,9 +85,24 @@ impl Session {
         true
     }
 
-    /// Whether the server takes one more QoS 1 or 2 message now [MQTT-3.3.4-7].
+    /// Whether the server takes one more message now that is [counted](Self::is_counted) [MQTT-3.3.4-7].
     pub(super) fn has_quota(&self) -> bool {
-        self.outgoing.in_flight() < u32::from(self.connection.server.receive_maximum)
+        let most = match self.version {
+            Version::V311 => V311_RECEIVE_MAXIMUM,
+            Version::V50 => self.connection.server.receive_maximum,
+        };
+        self.outgoing.in_flight() < u32::from(most)
+    }
+
+    /// Whether an exchange counts against what the server takes at a time: in 5.0 QoS 1 and 2 messages, but not a
+    /// repeated PUBREL (4.9).
+    pub(super) fn is_counted(&self, phase: Phase) -> bool {
+        match phase {
+            Phase::Puback => self.version == Version::V50,
+            Phase::Pubrec => true,
+            Phase::Pubcomp => self.version == Version::V311,
+            Phase::Suback(_) | Phase::Unsuback(_) => false,
+        }
     }
 
     /// Tells the user of a message that was accepted and will not be sent: the server does not take it, or it had to
@@ -114,7 +130,7 @@ impl Session {
                         dup: publish.dup || dup,
                         ..(&publish).into()
                     };
-                    return self.append_publish(&message).map(drop);
+                    return self.append_publish(&message);
                 }
             }
             Some(PacketType::Subscribe) => {
@@ -178,15 +194,11 @@ impl Session {
         Ok(())
     }
 
-    /// Appends a PUBLISH, with an alias for its topic where that is asked for. Returns where its bytes begin if they
-    /// are good for any connection, that is, without an alias.
-    pub(super) fn append_publish(
-        &mut self,
-        message: &PublishRef<'_>,
-    ) -> Result<Option<usize>, RequestError> {
+    /// Appends a PUBLISH, with an alias for its topic where that is asked for.
+    pub(super) fn append_publish(&mut self, message: &PublishRef<'_>) -> Result<(), RequestError> {
         let automatic = self.settings.topic_aliases;
         let maximum = self.connection.server.topic_alias_maximum;
-        if automatic && maximum > 0 {
+        if automatic && maximum > 0 && !message.topic.is_empty() {
             match self.connection.sent_aliases.assign(message.topic, maximum) {
                 None => {}
                 Some(Assigned::Known(alias)) => {
@@ -196,8 +208,7 @@ impl Session {
                         properties,
                         ..*message
                     };
-                    self.append(|version, out| encode_publish(&message, version, out))?;
-                    return Ok(None);
+                    return self.append(|version, out| encode_publish(&message, version, out));
                 }
                 Some(Assigned::New(alias)) => {
                     let properties = &with_alias(message.properties, alias);
@@ -207,13 +218,11 @@ impl Session {
                     };
                     self.append(|version, out| encode_publish(&message, version, out))?;
                     self.connection.sent_aliases.assigned(alias, message.topic);
-                    return Ok(None);
+                    return Ok(());
                 }
             }
         }
-        let start = self.connection.transmit.len();
-        self.append(|version, out| encode_publish(message, version, out))?;
-        Ok(Some(start))
+        self.append(|version, out| encode_publish(message, version, out))
     }
 
     pub(super) fn append_packet(&mut self, packet: &Packet) -> Result<(), RequestError> {

@@ -71,6 +71,12 @@ function M.talk()
 	assert(received == "hello")
 end
 
+-- In the child of a fork the clients of the parent say so.
+function M.refuse_parents()
+	local ok, err = clients[#clients]:publish({ topic = topic, qos = 1 })
+	assert(not ok and err:find("belongs to the parent process", 1, true), err)
+end
+
 -- Clients in every state in which something is to happen later.
 function M.leave_timers()
 	connected({ keep_alive = 1 })

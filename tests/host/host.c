@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static const char *script;
 
@@ -123,6 +125,26 @@ static void uncaught_error(void) {
 	lua_close(L);
 }
 
+static void forks(void) {
+	lua_State *L = open();
+	int status;
+	pid_t child;
+	call(L, "connect");
+	child = fork();
+	if (child == 0) {
+		call(L, "refuse_parents");
+		call(L, "connect");
+		call(L, "talk");
+		lua_close(L);
+		exit(0);
+	}
+	call(L, "talk");
+	if (child < 0 || waitpid(child, &status, 0) != child || status != 0)
+		abort();
+	call(L, "talk");
+	lua_close(L);
+}
+
 static void connected(void) { closes_after("connect"); }
 static void with_timers(void) { closes_after("leave_timers"); }
 static void in_coroutine(void) { closes_after("suspend"); }
@@ -148,6 +170,7 @@ static const struct {
 	{"two states in two threads", two_threads},
 	{"one state after another", one_after_another},
 	{"a state that moves to another thread", moves},
+	{"fork", forks},
 	{"lua_close while connected", connected},
 	{"lua_close with pending timers", with_timers},
 	{"lua_close with messages that nobody took", unheard},

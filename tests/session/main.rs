@@ -3,6 +3,7 @@
 mod authentication;
 mod connection;
 mod cuts;
+mod hostile;
 mod keep_alive;
 mod model;
 mod pair;

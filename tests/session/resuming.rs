@@ -315,6 +315,30 @@ fn the_servers_receive_maximum_makes_messages_wait_in_order() {
 }
 
 #[test]
+fn a_server_of_v311_gets_20_messages_of_qos_2_at_a_time() {
+    let mut pair = connected(Version::V311, keeping());
+    for _ in 0..30 {
+        pair.publish(QOS_1);
+    }
+    assert_eq!(pair.answers().len(), 30);
+    for id in 31..=60 {
+        assert_eq!(pair.publish(QOS_2), id);
+    }
+    assert_eq!(pair.answers().len(), 20);
+    pair.deliver(pubrec(31, 0));
+    assert_eq!(pair.answers(), [pubrel(31, 0)]);
+    pair.deliver(pubcomp(31, 0));
+    assert_eq!(pair.answers(), [publish(QOS_2, 51)]);
+    // What has its PUBREC counts on the next connection too.
+    pair.deliver(pubrec(32, 0));
+    let again = resume(&mut pair, true, Properties::new());
+    assert_eq!(again.len(), 30 + 20);
+    assert_eq!(again[30], pubrel(32, 0));
+    pair.deliver(pubcomp(32, 0));
+    assert_eq!(pair.answers(), [publish(QOS_2, 52)]);
+}
+
+#[test]
 fn a_repeated_pubrel_does_not_count_against_the_receive_maximum() {
     let mut pair = connected(Version::V50, keeping());
     for _ in 0..3 {
@@ -518,6 +542,72 @@ fn an_alias_of_the_programs_lasts_as_long_as_the_connection() {
     });
     let received = accept(&mut pair, true, Properties::new());
     assert_eq!(received[2], publish(QOS_1, 3));
+}
+
+#[test]
+fn an_alias_that_had_to_wait_was_not_sent() {
+    let both = properties([
+        (PropertyId::TopicAliasMaximum, PropertyValue::TwoByte(5)),
+        (PropertyId::ReceiveMaximum, PropertyValue::TwoByte(1)),
+    ]);
+    let mut pair = Pair::accepted(connect(Version::V50), both);
+    pair.publish(QOS_1);
+    let alias = limit(PropertyId::TopicAlias, 5);
+    for qos in [QOS_1, QoS::AtMostOnce] {
+        let aliased = PublishRef {
+            properties: &alias,
+            ..message(qos)
+        };
+        pair.client.publish(&aliased).unwrap();
+        let topic = "";
+        let refused = pair.client.publish(&PublishRef { topic, ..aliased });
+        assert_eq!(refused, Err(RequestError::TopicAliasUnknown(5)));
+    }
+    pair.deliver(puback(1, 0));
+    assert_eq!(
+        pair.answers()[1..],
+        [publish(QOS_1, 2), publish(QoS::AtMostOnce, 0)]
+    );
+}
+
+#[test]
+fn what_could_not_be_repeated_is_not_sent() {
+    let limits = || {
+        properties([
+            (PropertyId::TopicAliasMaximum, PropertyValue::TwoByte(5)),
+            (PropertyId::MaximumPacketSize, PropertyValue::FourByte(40)),
+        ])
+    };
+    let topic = "a/topic/of/twenty/ch";
+    let long = PublishRef {
+        topic,
+        payload: b"0123456789012345",
+        ..message(QOS_1)
+    };
+    let settings = Settings {
+        topic_aliases: true,
+        ..keeping()
+    };
+    let mut pair = Pair::with_settings(Version::V50, settings);
+    pair.connect(connect(Version::V50));
+    accept(&mut pair, false, limits());
+    let short = PublishRef {
+        payload: b"",
+        ..long
+    };
+    pair.client.publish(&short).unwrap();
+    assert_eq!(pair.answers().len(), 1);
+    // The alias alone would fit.
+    let refused = pair.client.publish(&long);
+    assert!(matches!(refused, Err(RequestError::PacketTooLarge { .. })));
+    assert_eq!(pair.answers(), []);
+    // An empty topic has no alias.
+    let refused = pair.client.publish(&PublishRef {
+        topic: "",
+        ..message(QoS::AtMostOnce)
+    });
+    assert!(refused.is_err());
+    assert_eq!(pair.answers(), []);
 }
 
 fn topic_and_alias(packet: &Packet) -> (String, Option<u16>) {

@@ -4,6 +4,7 @@
 -- @module mqtt.connector.copas
 
 local copas = require("copas")
+local core = require("mqtt.core")
 local socket = require("socket")
 
 local luasec = require("mqtt.connector.base.luasec")
@@ -18,6 +19,9 @@ end
 -- Copas 1.x has neither timers nor TLS. It closes the socket that a thread has waited for when that thread ends, though
 -- other threads may use it, and it does not wake a thread whose socket another one has closed.
 local is_old = copas.close == nil
+
+-- How long connecting to an address may take when others have left no time for it, in seconds: it fails then.
+local LEAST_TIME = 0.001
 
 -- Stands in for a socket which Copas 1.x must not close.
 local function keep_open(sock)
@@ -53,13 +57,14 @@ end
 --- Opens a TCP connection, to the first address of the host that answers: `self.sock`.
 -- @return `true`, or `false` and an error message
 function connector:connect_tcp()
+	local deadline = core.now() + self.timeout
 	local addresses, err = socket.dns.getaddrinfo(self.host)
 	for _, address in ipairs(addresses or {}) do
 		local sock = socket.tcp()
 		if is_old then
 			sock = keep_open(sock)
 		else
-			copas.settimeout(sock, self.timeout)
+			copas.settimeout(sock, math.max(deadline - core.now(), LEAST_TIME))
 		end
 		local ok
 		ok, err = copas.connect(sock, address.addr, self.port)

@@ -16,10 +16,14 @@
 --
 -- local client = mqtt.client { uri = "mqtt://localhost", clean = true, connector = counting }
 
+local core = require("mqtt.core")
 local socket = require("socket")
 
 local luasec = require("mqtt.connector.base.luasec")
 local super = require("mqtt.connector.base.buffered_base")
+
+-- How long a TLS handshake may take when connecting has left no time for it, in seconds: it fails then.
+local LEAST_TIME = 0.001
 
 local luasocket = setmetatable({
 	super = super,
@@ -64,14 +68,18 @@ function luasocket:start_tls()
 	return sock ~= nil, err
 end
 
---- Opens the network connection: `self.sock`, by `connect_tcp` and, if it is secure, `start_tls`.
+--- Opens the network connection: `self.sock`, by `connect_tcp` and, if it is secure, `start_tls`. Both together may
+-- take `timeout` seconds.
 -- @return `true`, or `false` and an error message
 function luasocket:connect()
 	self:validate()
 	self:buffer_reset()
+	local given, deadline = rawget(self, "timeout"), core.now() + self.timeout
 	local ok, err = self:connect_tcp()
 	if ok and self.secure then
+		self.timeout = math.max(deadline - core.now(), LEAST_TIME)
 		ok, err = self:start_tls()
+		self.timeout = given
 	end
 	return ok, err
 end

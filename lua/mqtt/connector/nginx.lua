@@ -10,6 +10,7 @@
 
 local semaphore = require("ngx.semaphore")
 
+local core = require("mqtt.core")
 local host = require("mqtt.host")
 local sslhandshake = require("mqtt.connector.base.sslhandshake")
 local super = require("mqtt.connector.base.non_buffered_base")
@@ -24,6 +25,8 @@ local LONG = 24 * 60 * 60
 -- a broker that sends without pause must not keep the worker for itself.
 local CHUNK = 16384
 local TURN_BYTES, TURN_PAUSE = 65536, 0.001
+-- How long a TLS handshake may take when connecting has left no time for it, in seconds: it fails then.
+local LEAST_TIME = 0.001
 
 local connector = setmetatable({
 	super = super,
@@ -177,13 +180,19 @@ local function keep(self)
 	ngx.thread.wait(server)
 end
 
---- Opens the network connection: `self.sock`.
+-- Limits how long connecting and shaking hands may take.
+local function set_timeouts(self, sock, seconds)
+	-- The class's own limit is for sending; `self.timeout` may be there for connecting only.
+	sock:settimeouts(seconds * 1000, getmetatable(self).timeout * 1000, LONG * 1000)
+end
+
+--- Opens the network connection: `self.sock`. Connecting and the TLS handshake together may take `timeout` seconds.
 -- @return `true`, or `false` and an error message
 function connector:connect()
 	self:validate()
 	local sock, address = ngx.socket.tcp(), self.host
-	local timeout = self.timeout * 1000
-	sock:settimeouts(timeout, timeout, LONG * 1000)
+	local deadline = core.now() + self.timeout
+	set_timeouts(self, sock, self.timeout)
 	if address == "localhost" then
 		address = "127.0.0.1"
 	elseif address:find(":", 1, true) then
@@ -194,6 +203,7 @@ function connector:connect()
 		return false, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
 	end
 	if self.secure then
+		set_timeouts(self, sock, math.max(deadline - core.now(), LEAST_TIME))
 		ok, err = handshake(self, sock)
 		if not ok then
 			sock:close()

@@ -177,7 +177,7 @@ function loop.add(client)
 	client:on("shutdown", record.wake)
 	local handle = client.handle
 	function client:handle(...)
-		protected(handle, self, ...)
+		return (protected(handle, self, ...))
 	end
 	host.shut_down_at_exit(client)
 	return true

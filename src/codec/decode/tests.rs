@@ -164,8 +164,8 @@ fn publish_rules() {
     assert_refused(&[
         (V311, "30 05 0003 612F2B", 0x90, "PUBLISH: topic must not contain wildcards, got \"a/+\""),
         (V50, "30 04 0001 23 00", 0x90, "PUBLISH: topic must not contain wildcards, got \"#\""),
-        (V311, "30 02 0000", 0x90, "PUBLISH: topic must not be empty"),
-        (V50, "30 03 0000 00", 0x90, "PUBLISH: topic must not be empty"),
+        (V311, "30 02 0000", 0x82, "PUBLISH: topic must not be empty"),
+        (V50, "30 03 0000 00", 0x82, "PUBLISH: topic must not be empty"),
         (V311, "30 04 0002 6100", 0x81, "PUBLISH: topic must not contain U+0000"),
         (V50, "30 06 0003 EDA080 00", 0x81, "PUBLISH: topic must be well-formed UTF-8, got bad bytes at 0"),
         (V311, "30 03 0004 61", 0x81, "PUBLISH: not enough bytes for topic: expected 4, got 1"),

@@ -20,8 +20,8 @@ use webpki::EndEntityCert;
 use super::roots::Roots;
 
 /// The verifier of rustls, with three additions: it may be told to accept any certificate (the handshake must still
-/// be signed with its key), it accepts one that is itself among the roots, as OpenSSL does, and it tells a self-signed
-/// certificate from one of an unknown issuer.
+/// be signed with its key), it accepts one that is itself among the roots, as OpenSSL does, and where no chain leads to
+/// a root it says why.
 #[derive(Debug)]
 pub(super) struct Verifier {
     trusted: Option<Trusted>,
@@ -34,17 +34,78 @@ struct Trusted {
     roots: Arc<Roots>,
 }
 
-/// The certificate was issued by its own subject, and is not among the roots.
+/// Why no chain leads from the certificate to a root.
 #[derive(Debug)]
-pub(super) struct SelfSigned;
+pub(super) enum NoChain {
+    /// It was issued by its own subject.
+    SelfSigned,
+    /// The last certificate was issued by nobody among the roots.
+    UnknownIssuer {
+        /// The issuer's common name, if it has one.
+        name: Option<String>,
+        /// The server sent its own certificate only.
+        alone: bool,
+    },
+}
 
-impl fmt::Display for SelfSigned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it is self-signed")
+impl NoChain {
+    /// More about `error`, if there is more to say.
+    fn new(
+        error: &Error,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Option<Self> {
+        let own = EndEntityCert::try_from(end_entity).ok()?;
+        if own.issuer() == own.subject() {
+            return Some(Self::SelfSigned);
+        }
+        let last = match intermediates.last() {
+            Some(last) => EndEntityCert::try_from(last).ok()?,
+            None => own,
+        };
+        is_unknown_issuer(error).then(|| Self::UnknownIssuer {
+            name: common_name(last.issuer()),
+            alone: intermediates.is_empty(),
+        })
     }
 }
 
-impl error::Error for SelfSigned {}
+impl fmt::Display for NoChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SelfSigned => f.write_str("it is self-signed"),
+            Self::UnknownIssuer { name, alone } => {
+                f.write_str("unknown issuer")?;
+                if let Some(name) = name {
+                    write!(f, " {name:?}")?;
+                }
+                match alone {
+                    true => f.write_str("; the server sent no intermediate certificate"),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl error::Error for NoChain {}
+
+/// The last common name among the attributes of a distinguished name (RFC 5280 section 4.1.2.4).
+fn common_name(name: &[u8]) -> Option<String> {
+    // An object identifier of three bytes, 2.5.4.3.
+    const COMMON_NAME: &[u8] = &[0x06, 3, 0x55, 4, 3];
+    let found = name
+        .windows(COMMON_NAME.len())
+        .rposition(|window| window == COMMON_NAME)?;
+    // Then a string's tag, its length in one byte (RFC 5280 allows 64 characters), and the text.
+    match &name[found + COMMON_NAME.len()..] {
+        [_tag, size @ 0..0x80, text @ ..] => {
+            let text = text.get(..usize::from(*size))?;
+            Some(String::from_utf8_lossy(text).into_owned())
+        }
+        _ => None,
+    }
+}
 
 impl Verifier {
     /// Without `roots` any certificate will do.
@@ -85,10 +146,13 @@ impl ServerCertVerifier for Verifier {
                 if roots.certificates.contains(end_entity) {
                     verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                     return Ok(ServerCertVerified::assertion());
-                } else if is_self_signed(end_entity) {
-                    return Err(CertificateError::Other(OtherError(Arc::new(SelfSigned))).into());
                 }
-                verified
+                match NoChain::new(error, end_entity, intermediates) {
+                    Some(reason) => {
+                        Err(CertificateError::Other(OtherError(Arc::new(reason))).into())
+                    }
+                    None => verified,
+                }
             }
             _ => verified,
         }
@@ -120,14 +184,16 @@ impl ServerCertVerifier for Verifier {
 /// Whether no chain was found from a root to the certificate, which may be because the certificate is the root.
 fn is_no_chain(error: &Error) -> bool {
     match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
         Error::InvalidCertificate(CertificateError::Other(OtherError(error))) => {
             matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
         }
-        _ => false,
+        error => is_unknown_issuer(error),
     }
 }
 
-fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
-    EndEntityCert::try_from(certificate).is_ok_and(|cert| cert.issuer() == cert.subject())
+fn is_unknown_issuer(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidCertificate(CertificateError::UnknownIssuer)
+    )
 }

@@ -12,7 +12,8 @@
 local non_buffered = {
 	--- What kind of connector this is, in words.
 	type = "non-buffered, yielding i/o",
-	--- How long connecting or sending may get nowhere before it fails, in seconds.
+	--- How long connecting or sending may get nowhere before it fails, in seconds. While the client connects, the option
+	-- `connect_timeout` takes its place.
 	timeout = 30,
 	--- Returned by `receive` in place of an error: nothing has arrived.
 	signal_idle = {},

@@ -1,0 +1,255 @@
+--- Which broker a client tries next, and when.
+-- Internal to `mqtt.client`. A state machine: no I/O, no clock; chance is passed in.
+-- The brokers of a list are tried in turn, one pass after the other; only a pass in which all of them have failed is
+-- followed by a delay. Where a broker refers to others, those come first.
+
+local core = require("mqtt.core")
+
+local math_max, math_min = math.max, math.min
+local ipairs, pairs, setmetatable, tostring, type = ipairs, pairs, setmetatable, tostring, type
+
+-- What `reconnect = true` means, and the defaults of its table, in seconds and as a part of them.
+local DELAY = 30
+local MIN, MAX, JITTER = 1, 60, 0.5
+-- The delay is doubled so many times at most.
+local DOUBLINGS = 64
+-- So many references are taken from one packet at most.
+local REFERENCES = 8
+
+-- A broker is a table: its `uri`; either its `position` in the list, or `host` and perhaps `port` if another one, whose
+-- uri that is, has referred to it.
+local Brokers = {}
+Brokers.__index = Brokers
+
+local brokers = {}
+
+--- Makes the state of a client that has tried nothing.
+-- @tparam function random returns a number of at least 0 and less than 1
+-- @treturn Brokers the state
+function brokers.new(random)
+	return setmetatable({
+		_random = random,
+		-- How many passes in a row have failed, and the random number for the delay after the last one.
+		_failures = 0,
+		_chance = 0,
+		-- The position in the list of the broker that has accepted last, with which a pass begins.
+		_first = 1,
+		-- Brokers that another one has referred to, and whether for ever: they come before those of the list.
+		_references = {},
+		_moved = false,
+		-- Those that are still to be tried in this pass; nil before the next pass.
+		_queue = nil,
+		-- Whether the next one is to be tried without delay.
+		_at_once = false,
+		-- The one that is being tried or has accepted, and whether it has accepted.
+		_current = nil,
+		_accepted = false,
+	}, Brokers)
+end
+
+local function is_seconds(value)
+	return type(value) == "number" and value > 0 and value < math.huge
+end
+
+--- Checks a value of the option `reconnect` that is a table.
+-- @tparam table reconnect the value
+-- @treturn string what is wrong with it, or nil
+function brokers.check_reconnect(reconnect)
+	for key, value in pairs(reconnect) do
+		if key == "min" or key == "max" then
+			if not is_seconds(value) then
+				return ("expecting reconnect.%s to be a number of seconds above 0, got: %s"):format(key, tostring(value))
+			end
+		elseif key ~= "jitter" then
+			return ("unexpected key in reconnect: %s = %s"):format(tostring(key), tostring(value))
+		elseif not (type(value) == "number" and value >= 0 and value <= 1) then
+			return "expecting reconnect.jitter to be a number from 0 to 1, got: " .. tostring(value)
+		end
+	end
+	local min, max = reconnect.min, reconnect.max
+	if min and max and min > max then
+		return ("expecting reconnect.min to be at most reconnect.max, got: %s and %s"):format(min, max)
+	end
+end
+
+--- Checks a value of the option `uri` that is a list, but not what the uris say.
+-- @tparam table uris the value
+-- @treturn string what is wrong with it, or nil
+function brokers.check_uris(uris)
+	local count = 0
+	for key in pairs(uris) do
+		if type(key) ~= "number" then
+			return "expecting uri to be a string or a list of strings, got a table with the key " .. tostring(key)
+		end
+		count = count + 1
+	end
+	for i = 1, count do
+		if type(uris[i]) ~= "string" then
+			return ("expecting uri[%d] to be a string, got: %s"):format(i, type(uris[i]))
+		end
+	end
+	if count == 0 then
+		return "expecting uri to be a string or a list of strings, got an empty list"
+	end
+end
+
+-- The brokers of a pass, in turn.
+local function queue(self, uris)
+	local list = {}
+	for _, reference in ipairs(self._references) do
+		list[#list + 1] = reference
+	end
+	for i = 0, #uris - 1 do
+		local position = (self._first - 1 + i) % #uris + 1
+		list[#list + 1] = { uri = uris[position], position = position }
+	end
+	return list
+end
+
+--- Returns the broker to try now, which counts as being tried from then on.
+-- @tparam string|table uris the option `uri`; another value than last time begins anew
+-- @treturn string the broker's uri, or that of the one that has referred to it
+-- @treturn string the host that was referred to, or nil
+-- @treturn number the port that was given with the host, or nil
+function Brokers:next(uris)
+	if uris ~= self._uris then
+		self._uris = uris
+		self._failures, self._first, self._references, self._moved, self._queue = 0, 1, {}, false, nil
+	end
+	self._queue = self._queue or queue(self, type(uris) == "table" and uris or { uris })
+	local current = self._queue[1]
+	self._current, self._accepted = current, false
+	return current.uri, current.host, current.port
+end
+
+--- Notes that the broker has accepted the client.
+function Brokers:succeeded()
+	local current = self._current
+	self._accepted, self._failures, self._at_once = current ~= nil, 0, false
+	if current and current.position then
+		self._first, self._references = current.position, {}
+	end
+end
+
+-- The pass is over: what comes next waits.
+local function end_pass(self)
+	self._queue, self._at_once = nil, false
+	self._chance = self._random()
+end
+
+local function remove(list, item)
+	for i, other in ipairs(list) do
+		if other == item then
+			return table.remove(list, i)
+		end
+	end
+end
+
+-- The connection was lost: the next pass begins with the same broker.
+local function lost(self)
+	local current, references = self._current, self._references
+	if not current.position then
+		table.insert(references, 1, remove(references, current))
+	end
+	end_pass(self)
+end
+
+-- The attempt has failed: the next broker has its turn.
+local function failed(self)
+	local current = table.remove(self._queue, 1)
+	if not (current.position or self._moved) then
+		-- It was to be used this time only.
+		remove(self._references, current)
+	end
+	self._at_once = self._queue[1] ~= nil
+	if not self._at_once then
+		self._failures = self._failures + 1
+		end_pass(self)
+	end
+end
+
+-- The broker has referred to others: those come next. At once, unless it was referred to itself: brokers may refer to
+-- each other for ever.
+local function referred(self)
+	local current, left = self._current, self._queue
+	self._references, self._moved, self._pending = self._pending.list, self._pending.moved, nil
+	if not current.position then
+		if not self._accepted then
+			self._failures = self._failures + 1
+		end
+		return end_pass(self)
+	elseif self._accepted then
+		end_pass(self)
+	else
+		table.remove(left, 1)
+		for i, reference in ipairs(self._references) do
+			table.insert(left, i, reference)
+		end
+	end
+	self._at_once = true
+end
+
+--- Notes that the connection to the broker, or the attempt to get one, has ended. Does nothing if there was none.
+function Brokers:ended()
+	if not self._current then -- luacheck: ignore 542
+		-- noted before
+	elseif self._pending then
+		referred(self)
+	elseif self._accepted then
+		lost(self)
+	else
+		failed(self)
+	end
+	self._current, self._accepted = nil, false
+end
+
+--- Takes the server reference (4.11) with which the broker ends the connection, or the attempt to get one. It counts
+-- once that has `ended`.
+-- @tparam string text references apart by blanks: hosts, perhaps with a colon and a port; IPv6 addresses in brackets
+-- @tparam boolean moved whether they are to be used from now on, else only this time
+-- @treturn table what was ignored, a list of strings
+function Brokers:refer(text, moved)
+	local list, ignored = {}, {}
+	if not self._current then
+		return ignored
+	end
+	for word in text:gmatch("%S+") do
+		local parts = core.parse_uri(word)
+		if parts and parts.host and not (parts.scheme or parts.username) and #list < REFERENCES then
+			list[#list + 1] = { uri = self._current.uri, host = parts.host, port = parts.port }
+		else
+			ignored[#ignored + 1] = word
+		end
+	end
+	if list[1] then
+		self._pending = { list = list, moved = moved }
+	end
+	return ignored
+end
+
+--- Whether the broker that is connected to has accepted the client.
+function Brokers:has_accepted()
+	return self._accepted
+end
+
+--- Whether the next broker is to be tried without delay, since this pass is not over.
+function Brokers:is_midway()
+	return self._at_once
+end
+
+--- Returns how long to wait since the last attempt.
+-- @tparam boolean|number|table reconnect the option `reconnect`, not false
+-- @treturn number so many seconds
+function Brokers:delay(reconnect)
+	if self._at_once then
+		return 0
+	elseif type(reconnect) ~= "table" then
+		return reconnect == true and DELAY or reconnect
+	end
+	local min = reconnect.min or math_min(MIN, reconnect.max or MAX)
+	local max = reconnect.max or math_max(MAX, min)
+	local doublings = math_min(math_max(self._failures - 1, 0), DOUBLINGS)
+	return math_min(min * 2 ^ doublings, max) * (1 - (reconnect.jitter or JITTER) * self._chance)
+end
+
+return brokers

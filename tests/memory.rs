@@ -1,0 +1,196 @@
+//! What a hostile server can make the session allocate: as much as it sends, never as much as it announces. Measured with
+//! an allocator that counts.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use mqtt_core::codec::*;
+use mqtt_core::session::{Event, Session, Settings, State};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+const BOTH: [Version; 2] = [Version::V311, Version::V50];
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+/// Largest read of the driver.
+const READ: usize = 64 * KIB;
+
+/// The allocator counts for the whole process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(|failed| failed.into_inner())
+}
+
+/// How much more memory was held meanwhile than before, at most.
+fn peak(work: impl FnOnce()) -> usize {
+    MEMORY.reset_peak_usage();
+    let before = MEMORY.current_usage();
+    work();
+    MEMORY.peak_usage() - before
+}
+
+/// Gives the session what a driver has read from the server.
+fn receive(session: &mut Session, bytes: &[u8]) {
+    let mut buffer = BytesMut::from(bytes);
+    session.receive(&mut buffer, Instant::now());
+}
+
+fn connected(version: Version) -> Session {
+    let mut session = Session::new(version, Settings::default());
+    session.open(Instant::now());
+    session
+        .connect(&Connect {
+            version,
+            clean: true,
+            keep_alive: 60,
+            client_id: Str::from_static("client"),
+            username: None,
+            password: None,
+            will: None,
+            properties: Properties::new(),
+        })
+        .unwrap();
+    receive(
+        &mut session,
+        match version {
+            Version::V311 => &[0x20, 2, 0, 0],
+            Version::V50 => &[0x20, 3, 0, 0, 0],
+        },
+    );
+    assert_eq!(session.state(), State::Connected);
+    session.transmit().clear();
+    session.poll_event();
+    session
+}
+
+/// A server sends these bytes again and again, up to `most` bytes, and the driver reads them as long as the session wants
+/// to. The program takes nothing, and nothing is written.
+fn flood(session: &mut Session, bytes: &[u8], most: usize) {
+    let stream = bytes.repeat(READ.div_ceil(bytes.len()));
+    let mut buffer = BytesMut::new();
+    for _ in 0..most.div_ceil(stream.len()) {
+        for piece in stream.chunks(READ) {
+            if !session.wants_receive() {
+                return;
+            }
+            buffer.reserve(READ);
+            buffer.extend_from_slice(piece);
+            session.receive(&mut buffer, Instant::now());
+        }
+    }
+    assert_eq!(session.state(), State::Connected);
+}
+
+fn publish(version: Version, payload: usize) -> Vec<u8> {
+    let mut bytes = BytesMut::new();
+    let message = PublishRef {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: true,
+        topic: "t",
+        packet_id: 0,
+        properties: &Properties::new(),
+        payload: &vec![b'x'; payload],
+    };
+    encode_publish(&message, version, &mut bytes).unwrap();
+    bytes.to_vec()
+}
+
+#[test]
+fn an_announced_length_allocates_nothing() {
+    let _alone = alone();
+    for version in BOTH {
+        let mut session = connected(version);
+        // 256 MiB of each packet that may be as long, of which little comes.
+        for first_byte in [0x30, 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0] {
+            let mut buffer =
+                BytesMut::from(&[first_byte, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 1][..]);
+            let used = peak(|| session.receive(&mut buffer, Instant::now()));
+            assert_eq!((buffer.len(), used), (8, 0));
+        }
+    }
+}
+
+#[test]
+fn lengths_inside_a_packet_allocate_nothing_either() {
+    let _alone = alone();
+    for bytes in [
+        // A topic, a property list, a string and binary data that are not there.
+        &[0x30, 4, 0xFF, 0xFF, b't', 0][..],
+        &[0x30, 7, 0, 1, b't', 0xFF, 0xFF, 0xFF, 0x7F],
+        &[0x30, 7, 0, 1, b't', 3, 3, 0xFF, 0xFF],
+        &[0x30, 7, 0, 1, b't', 3, 9, 0xFF, 0xFF],
+    ] {
+        let mut session = connected(Version::V50);
+        let used = peak(|| receive(&mut session, bytes));
+        assert_eq!(session.state(), State::Disconnected);
+        assert!(used < 2 * KIB, "{used}");
+    }
+}
+
+#[test]
+fn a_flood_of_messages_is_bounded() {
+    let _alone = alone();
+    for version in BOTH {
+        for payload in [0, 10, 1000, 100_000] {
+            let mut session = connected(version);
+            let bytes = publish(version, payload);
+            let used = peak(|| flood(&mut session, &bytes, 100 * MIB));
+            assert!(!session.wants_receive());
+            assert!(used < 4 * MIB, "{version} {payload}: {used}");
+            // It goes on as soon as the program has taken what there is.
+            while session.poll_event().is_some() {}
+            assert!(session.wants_receive());
+        }
+    }
+}
+
+#[test]
+fn messages_do_not_keep_what_came_between_them() {
+    let _alone = alone();
+    for version in BOTH {
+        let mut session = connected(version);
+        let mut bytes = publish(version, 0);
+        bytes.extend([0xD0, 0].repeat(READ / 2));
+        let used = peak(|| flood(&mut session, &bytes, 100 * MIB));
+        assert!(used < 32 * MIB, "{version}: {used}");
+    }
+}
+
+#[test]
+fn answers_to_a_server_that_does_not_read_them_are_bounded() {
+    let _alone = alone();
+    for version in BOTH {
+        for first_byte in [0x62, 0x50] {
+            let mut session = connected(version);
+            let bytes = [first_byte, 2, 0, 1];
+            let used = peak(|| flood(&mut session, &bytes, 50 * MIB));
+            assert!(used < 32 * MIB, "{version}: {used}");
+        }
+    }
+}
+
+#[test]
+fn properties_cost_a_fixed_multiple_of_their_bytes() {
+    let _alone = alone();
+    // The shortest user property, and a subscription identifier.
+    for property in [&[0x26, 0, 0, 0, 0][..], &[0x0B, 1]] {
+        let list = property.repeat(65_535);
+        let three_bytes = |n: usize| [n as u8 | 0x80, (n >> 7) as u8 | 0x80, (n >> 14) as u8];
+        let mut bytes = vec![0x30];
+        bytes.extend(three_bytes(3 + 3 + list.len()));
+        bytes.extend([0, 1, b't']);
+        bytes.extend(three_bytes(list.len()));
+        bytes.extend(&list);
+        let mut session = connected(Version::V50);
+        let used = peak(|| receive(&mut session, &bytes));
+        let Some(Event::Packet(Packet::Publish(publish))) = session.poll_event() else {
+            panic!("not delivered");
+        };
+        assert_eq!(publish.properties.len(), 65_535);
+        assert!(used < 64 * bytes.len(), "{used}");
+    }
+}
