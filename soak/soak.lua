@@ -1,6 +1,6 @@
 -- One run of the soak: two clients send each other numbered messages of QoS 1 and 2 over a broker with persistent
--- sessions, one of them through the fault proxy. Says what was lost, repeated or out of order, and fails if anything was
--- that must not be.
+-- sessions, one of them through the fault proxy. Says what was lost, repeated or out of order, and fails if anything
+-- was that must not be.
 -- usage: scripts/soak, which starts broker and proxy, and to which the lines "save" and "restart SIGNAL" are commands
 -- settings, as NAME=VALUE:
 --   version          3.1.1 or 5.0
@@ -26,6 +26,8 @@ local PATIENCE = 15
 -- How long the steps of an exchange that are not seen here may take, in seconds: the broker may have seen a PUBREC, or
 -- sent a PUBCOMP, so much later than the message was received or acknowledged here.
 local UNDER_WAY = 0.2
+-- Above this mosquitto does not keep messages in order.
+local RECEIVE_MAXIMUM = 10000
 -- At most so many messages are acknowledged between a save of the broker and its being killed.
 local UNSAVED = 300
 
@@ -182,7 +184,14 @@ function pump_all()
 end
 
 local function new_peer(name, uri, connector)
-	local peer = { name = name, publishes = {}, receives = {}, connected_at = {}, connected = false, acknowledge_events = 0 }
+	local peer = {
+		name = name,
+		publishes = {},
+		receives = {},
+		connected = false,
+		connected_at = {},
+		acknowledge_events = 0,
+	}
 	peer.client = mqtt.client {
 		uri = uri,
 		id = "soak-" .. name,
@@ -190,7 +199,7 @@ local function new_peer(name, uri, connector)
 		clean = false,
 		reconnect = RECONNECT,
 		connector = connector and require(connector),
-		properties = version == mqtt.v50 and { session_expiry_interval = 3600 } or nil,
+		properties = version == mqtt.v50 and { session_expiry_interval = 3600, receive_maximum = RECEIVE_MAXIMUM } or nil,
 	}
 	peer.client:on {
 		connect = function(connack)
@@ -398,11 +407,12 @@ end
 -- How often each client had connected when the broker was ended last.
 local connects_before = {}
 
--- Before the broker is killed the next time: how many messages are acknowledged between its save and that, false once it
--- has been told to save.
+-- Before the broker is killed the next time: how many messages are acknowledged between its save and that, false once
+-- it has been told to save.
 local unsaved = settings.signal == "KILL" and math.random(0, UNSAVED)
 
--- Ends the broker each time when so many messages more have been acknowledged, once everybody is back from the last time.
+-- Ends the broker each time when so many messages more have been acknowledged, once everybody is back from the last
+-- time.
 local function end_broker()
 	if restarted == restarts or not is_connected() then
 		return
