@@ -62,6 +62,14 @@ describe("a broker that breaks the rules", function()
 
 	for connector_name, connector in pairs(connectors) do
 		for version = 4, 5 do
+			it(("is recognized if it expects TLS, %s, MQTT %d"):format(connector_name, version), function()
+				-- The alert with which a TLS server answers a CONNECT.
+				local names, message, last = outcome(version, connector, "15 03 03 00 02 02 32")
+				assert.same({ "error", "close" }, names)
+				assert.matches("the server expects TLS on this port$", message)
+				assert.not_equal(DISCONNECT, last.type)
+			end)
+
 			local connack = version == 4 and "20 02 00 00 " or "20 03 00 00 00 "
 			for _, case in ipairs(broken) do
 				local listing, text, reason, again = case[version - 3], case[3], case[4], case[5]
