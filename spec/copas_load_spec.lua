@@ -3,7 +3,7 @@
 local copas_support = require("spec.support.copas")
 local harness = require("spec.support.harness")
 
-local now = harness.now
+local now, own_time = harness.now, harness.own_time
 
 local CLIENTS = 20
 local MESSAGES = 200
@@ -19,16 +19,6 @@ local TICK = 0.001
 local IDLE_TIME = 0.2
 -- The machine may slow down anything: one of so many rounds has to do. What the library does, it does in each.
 local ROUNDS = 20
-
--- The time in seconds that counts: not that in which this thread was ready to run and others had the processor.
-local function own_time()
-	local file, waited = io.open("/proc/thread-self/schedstat"), 0
-	if file then
-		waited = tonumber(file:read("*a"):match("^%d+ (%d+)")) * 1e-9
-		file:close()
-	end
-	return now() - waited
-end
 
 for _, version in ipairs({ 1, 4 }) do
 	describe("under Copas " .. version, function()

@@ -215,4 +215,15 @@ end
 
 M.now = core.now
 
+--- Returns the time that counts: not that in which this thread was ready to run and others had the processor.
+-- @treturn number seconds since some moment
+function M.own_time()
+	local file, waited = io.open("/proc/thread-self/schedstat"), 0
+	if file then
+		waited = tonumber(file:read("*a"):match("^%d+ (%d+)")) * 1e-9
+		file:close()
+	end
+	return core.now() - waited
+end
+
 return M

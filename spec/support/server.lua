@@ -1,8 +1,12 @@
 --- A server that does what the test says, for what no real broker does. It is served by the loop of the test.
 local socket = require("socket")
 
+local now = require("mqtt.core").now
+
 -- How soon the loop asks again whether something has arrived, in seconds.
 local POLL = 0.002
+-- How long a connection may take until the backlog is full, in seconds.
+local FULL_AFTER = 0.05
 
 local Server = {}
 Server.__index = Server
@@ -26,15 +30,27 @@ local function take_packet(self)
 	end
 end
 
---- Accepts a connection, and handles what has arrived. Never blocks.
+-- Sends the next byte of what is to be sent slowly, if it is time.
+local function drip(self)
+	if self.connection and #self.drops > 0 and now() >= self.next_drop then
+		self.next_drop = now() + self.pause
+		self:send_bytes(self.drops:sub(1, 1))
+		self.drops = self.drops:sub(2)
+	end
+end
+
+--- Accepts a connection, and handles what has arrived. Never blocks. Does nothing while the backlog is full.
 function Server:poll()
+	if self.fillers then
+		return
+	end
 	local accepted = self.listener:accept()
 	if accepted then
 		accepted:settimeout(0)
 		self.connection, self.buffer, self.ended = accepted, "", false
 		self.accepted = self.accepted + 1
 	end
-	if not self.connection then
+	if not self.connection or self.deaf then
 		return
 	end
 	local bytes, err, partial = self.connection:receive(65536)
@@ -46,6 +62,7 @@ function Server:poll()
 	if err == "closed" then
 		self.ended = true
 	end
+	drip(self)
 end
 
 --- Sends a packet.
@@ -60,6 +77,49 @@ function Server:send_bytes(bytes)
 	assert(self.connection:send(bytes))
 end
 
+--- Sends bytes one by one.
+-- @tparam string bytes anything
+-- @tparam ?number pause seconds between two of them, as short as can be by default
+function Server:drip(bytes, pause)
+	self.drops, self.pause = self.drops .. bytes, pause or 0
+end
+
+--- Ends the server's half of the connection.
+function Server:half_close()
+	self.connection:shutdown("send")
+end
+
+--- Resets the connection.
+function Server:reset()
+	self.connection:setoption("linger", { on = true, timeout = 0 })
+	self:drop()
+end
+
+--- Fills the backlog, so that the system drops further attempts to connect, until `make_room`.
+function Server:fill()
+	self.fillers = {}
+	local connected
+	repeat
+		local filler = socket.tcp()
+		filler:settimeout(FULL_AFTER)
+		connected = filler:connect("127.0.0.1", self.port)
+		table.insert(self.fillers, filler)
+	until not connected
+end
+
+--- Takes connections again after `fill`.
+function Server:make_room()
+	for _, filler in ipairs(self.fillers) do
+		filler:close()
+	end
+	self.fillers = nil
+	local filler = self.listener:accept()
+	while filler do
+		filler:close()
+		filler = self.listener:accept()
+	end
+end
+
 --- Closes the connection.
 function Server:drop()
 	self.connection:close()
@@ -68,6 +128,9 @@ end
 
 --- Ends the server.
 function Server:stop()
+	if self.fillers then
+		self:make_room()
+	end
 	self.listener:close()
 	if self.connection then
 		self.connection:close()
@@ -112,6 +175,12 @@ function M.start(version, on_packet)
 		listener = listener,
 		on_packet = on_packet or M.accept,
 		buffer = "",
+		--- Whether it reads nothing any more.
+		deaf = false,
+		-- What is to be sent slowly, when and how slowly.
+		drops = "",
+		next_drop = 0,
+		pause = 0,
 	}, Server)
 	self.serve = function()
 		self:poll()
