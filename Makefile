@@ -72,6 +72,11 @@ lint: ## formatting, clippy for every feature, luacheck, the rockspecs
 	@$(SETUP) build lint rock
 	@scripts/lint
 
+.PHONY: audit
+audit: ## sources, licences and, where that can be known, vulnerabilities of the crates
+	@$(SETUP) build
+	@scripts/audit
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for SECONDS=20
 	@$(SETUP) build fuzz

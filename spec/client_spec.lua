@@ -620,11 +620,21 @@ for version_name, version in pairs(VERSIONS) do
 				assert.equal(1, subject:publish({ topic = topic, qos = 1 }))
 				assert.equal(2, subject:publish({ topic = topic, qos = 2 }))
 				assert.equal(3, subject:subscribe({ topic = topic }))
-				assert.equal(4, subject:unsubscribe({ topic = topic }))
+				local answered
+				assert.equal(4, subject:unsubscribe({ topic = topic, callback = function()
+					answered = true
+				end }))
+				serve({ subject }, function()
+					return answered and subject:stats().in_flight == 0
+				end)
 				subject.opts.reconnect = 0.01
 				subject:disconnect()
 				connect(subject)
 				assert.equal(1, subject:publish({ topic = topic, qos = 1 }))
+				-- One that is in use is not handed out again.
+				subject:close_connection()
+				connect(subject)
+				assert.equal(2, subject:publish({ topic = topic, qos = 1 }))
 			end)
 
 			it("with QoS 0 calls back before it returns, with a string", function()

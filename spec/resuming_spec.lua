@@ -464,8 +464,8 @@ describe("a real broker", function()
 			end)
 			harness.subscribe(watcher, { topic = topic, qos = 2 })
 			-- A clean start of MQTT 3.1.1 makes a session that ends with its connection.
-			local subject = client({ id = id, clean = version == mqtt.v50 and "first", version = version, connector = connector, reconnect = SOON,
-				properties = properties })
+			local subject = client({ id = id, clean = version == mqtt.v50 and "first", version = version,
+				connector = connector, reconnect = SOON, properties = properties })
 			harness.connect(subject)
 			local acknowledged = {}
 			for i = 1, 30 do
