@@ -9,8 +9,8 @@
 --   connector        the module that the client under test connects with, its own connection unless given
 --   faults, cuts     the file with the proxy's events, and how many cuts there must be
 --   restarts, signal how often the broker is ended, and how: TERM or KILL
---   seed             what else is drawn from
 --   ends             the file with a line for each of that: when it had saved last, when it ended, in seconds
+--   seed             what is drawn from here
 
 local mqtt = require("mqtt")
 local socket = require("socket")
@@ -23,9 +23,8 @@ local AHEAD = 500
 local RECONNECT = 0.05
 -- After how many seconds without any progress the run is given up.
 local PATIENCE = 15
--- How long the steps of an exchange that are not seen here may take, in seconds: the broker may have seen a PUBREC, or
--- sent a PUBCOMP, so much later than the message was received or acknowledged here.
-local UNDER_WAY = 0.2
+-- How long after a PUBREC the broker may send its PUBCOMP, which is not seen here, in seconds.
+local UNTIL_PUBCOMP = 0.2
 -- Above this mosquitto does not keep messages in order.
 local RECEIVE_MAXIMUM = 10000
 -- At most so many messages are acknowledged between a save of the broker and its being killed.
@@ -36,7 +35,7 @@ for _, argument in ipairs(arg) do
 	local name, value = argument:match("^(%w+)=(.*)$")
 	settings[name] = tonumber(value) or value
 end
-local version = assert(({ [3.1] = mqtt.v311, ["3.1.1"] = mqtt.v311, [5] = mqtt.v50 })[settings.version], "version")
+local version = assert(({ ["3.1.1"] = mqtt.v311, [5] = mqtt.v50 })[settings.version], "expecting version 3.1.1 or 5.0")
 local messages = settings.messages
 local restarts = settings.restarts or 0
 
@@ -74,9 +73,9 @@ local function new_stream(direction, qos)
 		published = 0,
 		goal = 0,
 		acknowledged = 0,
-		-- When each message was acknowledged and received first.
+		-- When each message was acknowledged, and whether it was received.
 		acknowledged_at = {},
-		received_at = {},
+		has_received = {},
 		received = 0,
 		highest = 0,
 		-- The numbers of messages received again, and out of order.
@@ -128,11 +127,11 @@ local function received(stream, msg)
 	local number = tonumber(msg.payload:match("^%d+"))
 	if msg.payload ~= payload(number) or msg.qos ~= subscribed_qos(stream) then
 		problem("%s: received %s", stream.name, tostring(msg))
-	elseif stream.received_at[number] then
+	elseif stream.has_received[number] then
 		stream.repeated[#stream.repeated + 1] = number
 		return
 	end
-	stream.received_at[number] = socket.gettime()
+	stream.has_received[number] = true
 	stream.received = stream.received + 1
 	if number < stream.highest then
 		stream.disordered[#stream.disordered + 1] = number
@@ -271,12 +270,12 @@ local function read_ends()
 	return ends
 end
 
--- The intervals that a killed broker forgot, for one client: each from the last save to the client's next connection,
--- since before that it still handles what it had received.
-local function forgotten_intervals(peer, ends)
+-- The intervals that a killed broker forgot, for one client: each from the last save, or so much before, to the client's
+-- next connection, since until then it handles what it had received.
+local function forgotten_intervals(peer, ends, before)
 	local intervals = {}
 	for i, this in ipairs(settings.signal == "KILL" and ends or {}) do
-		intervals[i] = { from = this.saved, to = math.huge }
+		intervals[i] = { from = this.saved - before, to = math.huge }
 		for _, time in ipairs(peer.connected_at) do
 			if time > this.ended then
 				intervals[i].to = time
@@ -287,51 +286,43 @@ local function forgotten_intervals(peer, ends)
 	return intervals
 end
 
-local function is_within(intervals, time, earlier)
+local function is_within(intervals, time)
 	for _, interval in ipairs(intervals) do
-		if time and time > interval.from - earlier and time <= interval.to then
+		if time > interval.from and time <= interval.to then
 			return true
 		end
 	end
 	return false
 end
 
--- Splits numbers into those that the broker is not to blame for, and the count of the others.
-local function blame(numbers, times, forgotten, earlier)
-	local ours = {}
-	for _, number in ipairs(numbers) do
-		if not is_within(forgotten, times[number], earlier) then
-			ours[#ours + 1] = number
-		end
-	end
-	return ours, #numbers - #ours
-end
-
 local function judge(stream, peer, ends)
-	local forgotten = forgotten_intervals(peer, ends)
-	local lost, late = {}, 0
+	-- A broker that has forgotten its PUBCOMP waits for a PUBREL that the client has no reason to send.
+	local forgotten = forgotten_intervals(peer, ends, stream.qos == 2 and UNTIL_PUBCOMP or 0)
+	local lost, forgiven, open = {}, 0, 0
 	for number = 1, stream.published do
-		if not stream.received_at[number] then
+		local time = stream.acknowledged_at[number]
+		if not time then
+			open = open + 1
+		end
+		if stream.has_received[number] then -- luacheck: ignore 542
+			-- as it should be
+		elseif time and is_within(forgotten, time) then
+			forgiven = forgiven + 1
+		else
 			lost[#lost + 1] = number
 		end
-		if not stream.acknowledged_at[number] then
-			late = late + 1
-		end
 	end
-	-- A broker that forgets its PUBCOMP does not wait for another PUBREL in vain: the client has none to send.
-	local unseen = stream.qos == 2 and UNDER_WAY or 0
-	local lost_by_us, forgiven = blame(lost, stream.acknowledged_at, forgotten, unseen)
 	print(("%-10s %6d published %6d received %3d lost %5d repeated %3d out of order%s"):format(stream.name,
-		stream.published, stream.received, #lost_by_us, #stream.repeated, #stream.disordered,
+		stream.published, stream.received, #lost, #stream.repeated, #stream.disordered,
 		forgiven > 0 and (", %d acknowledged and then forgotten by the broker"):format(forgiven) or ""))
 	if stream.published < stream.goal then
 		problem("%s: %d of %d were published", stream.name, stream.published, stream.goal)
 	end
-	if #lost_by_us > 0 then
-		problem("%s: %d lost: %s", stream.name, #lost_by_us, list(lost_by_us))
+	if #lost > 0 then
+		problem("%s: %d lost: %s", stream.name, #lost, list(lost))
 	end
-	if late > 0 then
-		problem("%s: the callbacks of %d were not called", stream.name, late)
+	if open > 0 then
+		problem("%s: the callbacks of %d were not called", stream.name, open)
 	end
 	if subscribed_qos(stream) == 2 and #stream.repeated > 0 then
 		problem("%s: %d received again: %s", stream.name, #stream.repeated, list(stream.repeated))
@@ -441,7 +432,7 @@ end
 -- All of a stream is over when its last message has been acknowledged and received: behind it nothing of the stream is
 -- under way.
 local function is_over(stream)
-	return stream.acknowledged == stream.goal and stream.received_at[stream.goal] ~= nil
+	return stream.acknowledged == stream.goal and stream.has_received[stream.goal]
 end
 
 function advance()
