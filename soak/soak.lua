@@ -6,6 +6,7 @@
 --   version          3.1.1 or 5.0
 --   messages         how many of each QoS go each way
 --   uri, direct      the broker through the proxy, and without
+--   queue            1: the clients publish without a connection too
 --   connector        the module that the client under test connects with, its own connection unless given
 --   faults, cuts     the file with the proxy's events, and how many cuts there must be
 --   restarts, signal how often the broker is ended, and how: TERM or KILL
@@ -198,6 +199,7 @@ local function new_peer(name, uri, connector)
 		clean = false,
 		reconnect = RECONNECT,
 		connector = connector and require(connector),
+		queue = settings.queue and {},
 		properties = version == mqtt.v50 and { session_expiry_interval = 3600, receive_maximum = RECEIVE_MAXIMUM } or nil,
 	}
 	peer.client:on {
@@ -270,8 +272,8 @@ local function read_ends()
 	return ends
 end
 
--- The intervals that a killed broker forgot, for one client: each from the last save, or so much before, to the client's
--- next connection, since until then it handles what it had received.
+-- The intervals that a killed broker forgot, for one client: each from the last save, or so much before, to the
+-- client's next connection, since until then it handles what it had received.
 local function forgotten_intervals(peer, ends, before)
 	local intervals = {}
 	for i, this in ipairs(settings.signal == "KILL" and ends or {}) do
