@@ -197,6 +197,29 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			is_of_use()
 		end
 
+		it("that connects again in error or close keeps the new connection", function()
+			for _, name in ipairs({ "error", "close" }) do
+				local calls, closes = 0, harness.record(client, { "close" })
+				local function connect()
+					calls = calls + 1
+					if calls == 1 then
+						client:close_connection("by the handler")
+						assert.is_true(client:start_connecting())
+					end
+				end
+				serve(is_connected)
+				client:on(name, connect)
+				server:send_bytes("\0\0")
+				serve(function()
+					return calls > 0 and is_connected()
+				end)
+				is_of_use()
+				assert.equal(1, #closes)
+				assert.equal(name == "error" and "by the handler" or "error", closes[1][2].close_reason)
+				client:off(name, connect)
+			end
+		end)
+
 		for name, moment in pairs(MOMENTS) do
 			for _, thrown_name in ipairs(THROWN_NAMES) do
 				local thrown = THROWN[thrown_name]
