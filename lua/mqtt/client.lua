@@ -586,10 +586,11 @@ local function close(self, reason, flush)
 	self._opening = nil
 	self._connect_sent = nil
 	self._closing, self._closer = nil, nil
+	-- First: a connector may yield, and then another thread may connect again.
+	self._link:close(flush)
 	if conn and not self._token then
 		bridge.close(self, conn)
 	end
-	self._link:close(flush)
 	if not conn then
 		return
 	end
@@ -803,8 +804,9 @@ end
 -- The native connection gathers messages that are published at once and sends them together. It never refuses one
 -- because of a full socket: while more than 1 MiB waits to be written, this waits, for as long as the connection takes
 -- something at least every 30 seconds, and only where that holds up nobody else: in a Copas thread, inside nginx, or if
--- the client is the only one in its loop. A message is refused when the connection takes nothing, or 16 MiB wait to be
--- written or acknowledged. One accepted with QoS 1 or 2 is sent again on the next connection if this one is lost
+-- the client is the only one in its loop. A message is refused when the connection takes nothing, when 16 MiB wait to be
+-- written or acknowledged, and when all 65535 packet identifiers are in use: they are until the answers have been
+-- handled. One accepted with QoS 1 or 2 is sent again on the next connection if this one is lost
 -- (with `reconnect`, `queue`, or without a clean start).
 -- @tparam table opts publish operation options table
 -- @tparam string opts.topic topic to publish message
@@ -838,17 +840,23 @@ function Client:publish(opts)
 		return false, "failed to send PUBLISH: " .. STUCK
 	end
 
-	local packet_id, full, misuse = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+	local packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 		user_properties)
 	if packet_id == false and self:_wait_for_room() then
-		packet_id, full, misuse = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
 	end
 	if not packet_id then
-		if misuse then
+		-- Whether it is misuse.
+		if rest then
 			error(full, 2)
 		end
 		return false, "failed to send PUBLISH: " .. full
+	elseif rest then
+		-- The messages that had to make room for it.
+		for _, dropped in ipairs(rest) do
+			self._callbacks[dropped] = nil
+		end
 	end
 	if packet_id ~= 0 then
 		-- Before anything that yields: the answer may come meanwhile.
@@ -1289,15 +1297,13 @@ local function disconnect_received(self, disconnect)
 	return gone(self, reason)
 end
 
--- A message that had to wait will not be sent: it had to make room in the queue, or the broker does not take it, as the
--- message says. Its callback is not called.
+-- A message that had to wait will not be sent: the broker does not take it, as the message says. Its callback is not
+-- called.
 local function dropped(self, packet_id, message)
 	self._callbacks[packet_id] = nil
-	if message then
-		message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
-		log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
-		self:handle("error", message, self)
-	end
+	message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
+	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
+	self:handle("error", message, self)
 end
 
 -- Deals with what the link has. Returns what `step` returns.
@@ -1573,7 +1579,8 @@ function Client:_wait(seconds)
 	end
 end
 
--- Waits until the connection has taken most of what is to be sent, if that holds up nobody else. Returns whether so.
+-- Waits until the connection has taken most of what is to be sent, if that holds up nobody else, and if it does not wait
+-- itself until the program takes what was received. Returns whether so.
 function Client:_wait_for_room()
 	local link = self._link
 	local least, deadline = link:outgoing_bytes(), core.now() + SEND_TIMEOUT
@@ -1587,9 +1594,7 @@ function Client:_wait_for_room()
 			return false
 		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
 			-- other threads have run
-		elseif may_block(self) then
-			link:wait_for_room(deadline - now)
-		else
+		elseif not (may_block(self) and link:wait_for_room(deadline - now)) then
 			return false
 		end
 	end

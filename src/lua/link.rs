@@ -22,7 +22,7 @@ use super::stack::{RawFunction, Stack, create_raw_function};
 use super::tls::LuaTls;
 use super::values::push_packet;
 use crate::codec::{Properties, PublishRef, QoS, Subscription, Version};
-use crate::driver::{Driver, Link, LinkEvent, PublishError};
+use crate::driver::{Driver, Link, LinkEvent, PublishError, Published};
 use crate::net::{Target, Uri};
 use crate::session::{QueueLimits, RequestError, Session, Settings, State};
 
@@ -269,9 +269,7 @@ impl RawFunction for Events {
             Some(LinkEvent::Dropped { packet_id, message }) => {
                 results.push_bytes(b"dropped");
                 results.push_integer(*packet_id);
-                if let Some(message) = message {
-                    results.push_bytes(message.as_bytes());
-                }
+                results.push_bytes(message.as_bytes());
                 return;
             }
             Some(LinkEvent::Packet(packet)) => return push_packet(packet, *version, results),
@@ -290,12 +288,13 @@ impl RawFunction for Events {
 }
 
 /// `publish(topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0, and
-/// whether the program should wait before it sends more; or false and an error message if so much waits already that it
-/// must; or nil, an error message and whether it is misuse.
+/// whether the program should wait before it sends more, and perhaps a list of the packet identifiers of messages that
+/// had to make room for it; or false and an error message if so much waits already that it must; or nil, an error
+/// message and whether it is misuse.
 struct PlainPublish(Arc<Link>);
 
 impl RawFunction for PlainPublish {
-    type Output = Published;
+    type Output = Result<Published, NotPublished>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
         let argument = |index| arguments.argument(index);
@@ -315,9 +314,16 @@ impl RawFunction for PlainPublish {
 
     fn push(output: &Self::Output, results: &Stack) {
         match output {
-            Ok((packet_id, full)) => {
-                results.push_integer(*packet_id);
-                results.push_boolean(*full);
+            Ok(published) => {
+                results.push_integer(published.packet_id);
+                results.push_boolean(published.full);
+                if !published.dropped.is_empty() {
+                    results.push_table();
+                    for packet_id in &published.dropped {
+                        results.push_integer(*packet_id);
+                        results.append();
+                    }
+                }
             }
             Err(NotPublished::TooMuch(message)) => {
                 results.push_boolean(false);
@@ -327,8 +333,6 @@ impl RawFunction for PlainPublish {
         }
     }
 }
-
-type Published = Result<(u16, bool), NotPublished>;
 
 enum NotPublished {
     Refused(Refusal),
@@ -341,7 +345,7 @@ impl<T: Into<Refusal>> From<T> for NotPublished {
     }
 }
 
-fn publish(link: &Link, message: &PublishRef<'_>) -> Published {
+fn publish(link: &Link, message: &PublishRef<'_>) -> Result<Published, NotPublished> {
     if link.is_stale() {
         return Err(stale().into());
     }
@@ -427,13 +431,16 @@ impl UserData for LuaLink {
         methods.add_method("is_full", |_, this, ()| {
             Ok(!this.link.is_stale() && this.link.is_full())
         });
-        // wait_for_room(seconds): blocks until that is over, for a second at most.
+        // wait_for_room(seconds): blocks until that is over, for a second at most. Returns false if waiting is in vain,
+        // since there is much that the program has to take first.
         methods.add_method("wait_for_room", |_, this, seconds: f64| {
-            if !this.link.is_stale() {
-                let deadline = Instant::now() + duration(seconds);
-                this.driver.wait_until(deadline, || !this.link.is_full());
+            if this.link.is_stale() {
+                return Ok(false);
             }
-            Ok(())
+            let deadline = Instant::now() + duration(seconds);
+            this.driver
+                .wait_until(deadline, || this.link.has_room_or_news());
+            Ok(!this.link.with_session(|session| session.is_slow()))
         });
 
         // holds_back(): whether the server's receive maximum keeps back something that was accepted.
@@ -565,7 +572,14 @@ impl UserData for LuaLink {
                 })
             });
             match published {
-                Ok(published) => published.into_lua_multi(lua),
+                Ok(Published {
+                    packet_id,
+                    full,
+                    dropped,
+                }) => {
+                    let dropped = (!dropped.is_empty()).then_some(dropped);
+                    (packet_id, full, dropped).into_lua_multi(lua)
+                }
                 Err(NotPublished::TooMuch(message)) => (false, message).into_lua_multi(lua),
                 Err(NotPublished::Refused(Refusal { message, misuse })) => {
                     (Nil, message, misuse).into_lua_multi(lua)
