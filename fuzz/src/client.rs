@@ -194,6 +194,9 @@ impl Client {
             properties: &properties,
             payload: &payload,
         });
+        for id in self.session.take_dropped() {
+            self.accepted.remove(&id);
+        }
         match published {
             Ok(id) => {
                 assert_eq!(id == 0, qos == QoS::AtMostOnce);

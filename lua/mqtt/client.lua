@@ -687,7 +687,7 @@ local function request(self, callback, what, method, ...)
 		return false, "failed to send " .. what .. ": " .. err
 	end
 	log:debug("[LuaMQTT] client '%s' sending %s", self.opts.id, what)
-	if callback then
+	if result ~= true then
 		self._callbacks[result] = callback
 	end
 	local ok
