@@ -82,6 +82,13 @@ fuzz: ## each fuzz target for SECONDS=20
 	@$(SETUP) build fuzz
 	@scripts/fuzz $(SECONDS)
 
+# How much of it: these and those that scripts/soak names, from the environment or as `make soak CUTS=10`.
+.PHONY: soak
+soak: ## MESSAGES=50000 of QoS 1 and 2 each way, while there are CUTS=100 and RESTARTS=20; nothing may be lost
+	@$(SETUP) build broker soak lua-$(VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@scripts/soak $(VERSION)
+
 BENCH_LUAS = $(if $(filter file,$(origin LUA)),$(LUAS),$(VERSION))
 .PHONY: bench
 bench: ## the benchmarks on LUA, else on all tested ones; ORIGINAL=DIR runs the library in DIR beside ours

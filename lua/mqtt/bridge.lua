@@ -12,6 +12,9 @@ local tostring, type = tostring, type
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
 local DRAIN_PAUSE = 0.005
 
+-- Greatest remaining length of a packet that is read whole before it is judged, in bytes.
+local SMALL = 16383
+
 local bridge = {}
 
 --- Returns the class of a connector.
@@ -149,7 +152,8 @@ end
 
 -- Reads one packet. Returns its fixed header and its body, or nil and an error or signal. After an idle signal the next
 -- call starts with the same bytes again, if the connector keeps them (`buffer_clear` says when it need not).
-local function receive_packet(conn)
+-- A large body is not waited for if the header breaks a rule.
+local function receive_packet(conn, link)
 	local header, err = conn:receive(1)
 	if not header then
 		return nil, err
@@ -168,6 +172,12 @@ local function receive_packet(conn)
 		length = length + byte % 128 * unit
 		unit = unit * 128
 	until byte < 128 or #header > 5
+	if length > SMALL then
+		link:feed(header)
+		if link:is_failed() then
+			return header
+		end
+	end
 	local body
 	if length > 0 and #header <= 5 then
 		body, err = conn:receive(length)
@@ -193,7 +203,7 @@ function bridge.step(client, connect, handle_event)
 		end
 		return connect(client)
 	elseif not kind then
-		local header, body = receive_packet(conn)
+		local header, body = receive_packet(conn, link)
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
 			return 0

@@ -953,10 +953,14 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	return false, "failed to send " .. what .. ": " .. err
 end
 
--- Whether waiting for the connection would hold up nothing but this client.
+-- Whether waiting for the connection would hold up no other client.
 local function may_block(self)
-	local loop = self.ioloop
-	return self._token and not host.in_copas() and (not loop or #(loop.clients or {}) < 2)
+	for _, item in ipairs(self.ioloop and self.ioloop.clients or {}) do
+		if item ~= self and type(item) == "table" then
+			return false
+		end
+	end
+	return self._token and not host.in_copas()
 end
 
 -- Waits for a while until the broker has taken what its receive maximum keeps back, where waiting holds up nobody else.
