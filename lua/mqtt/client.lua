@@ -1437,11 +1437,11 @@ function Client:check_keep_alive()
 	if not self.connection then
 		return interval, NOT_OPENED
 	end
-	local err
+	local err, soon
 	if not (self._token or bridge.hand_over(self, Client.check_keep_alive)) then
-		err = bridge.check_keep_alive(self, handle_event)
+		err, soon = bridge.check_keep_alive(self, handle_event)
 	end
-	return self._link:deadline() or interval, err
+	return soon or self._link:deadline() or interval, err
 end
 
 --- Performs a single IO loop step. It will connect if not connected, will re-connect if set to. This should be called

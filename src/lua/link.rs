@@ -544,13 +544,16 @@ impl UserData for LuaLink {
             return Ok((None::<i32>, Some("not available on this system".to_owned())));
         });
 
-        // deadline(): seconds until keep alive wants something, or nil.
+        // deadline(): seconds until keep alive wants something, or nil, and whether the server is given up then.
         methods.add_method("deadline", |_, this, ()| {
             if this.link.is_stale() {
-                return Ok(None);
+                return Ok((None, false));
             }
-            let deadline = this.link.with_session(|session| session.poll_timeout());
-            Ok(deadline.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()))
+            let (deadline, awaits_answer) = this
+                .link
+                .with_session(|session| (session.poll_timeout(), session.awaits_answer()));
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            Ok((left.map(|left| left.as_secs_f64()), awaits_answer))
         });
 
         // connect(options): sends CONNECT.

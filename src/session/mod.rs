@@ -414,6 +414,12 @@ impl Session {
         }
     }
 
+    /// Whether the next deadline is one for the server: it is given up if it has not answered by then.
+    pub fn awaits_answer(&self) -> bool {
+        let next = self.connection.timers.next();
+        matches!(next, Some((_, Due::Connack | Due::Pingresp)))
+    }
+
     /// Does what is due: sends a PINGREQ, or gives up on a server that does not answer. Does nothing when called early.
     pub fn handle_timeout(&mut self, now: Instant) {
         if !matches!(self.state(), State::Connecting | State::Connected) {
