@@ -1300,7 +1300,7 @@ local function note_connack(self, connack)
 	end
 	self._brokers:succeeded()
 	local assigned = connack.properties and connack.properties.assigned_client_identifier
-	if assigned then
+	if assigned and self.opts.id == "" then
 		-- The session is known by it (3.2.2.3.7).
 		self.opts.id = assigned
 	end
