@@ -37,6 +37,10 @@ local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
 -- How long disconnecting waits for a broker that has to acknowledge before it takes more, in seconds.
 local DRAIN_TIMEOUT = 5
+-- How long it waits until everything has been handed to the kernel, alone and with others who would be held up, in
+-- seconds. Whatever is left is sent in the background, and the end of the process waits for that.
+local FLUSH_TIME = 1
+local FLUSH_TURN = 0.01
 -- How many steps of a client in a Copas thread there are before other threads have their turn.
 local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
@@ -600,7 +604,8 @@ function Client:handle(event, ...)
 	end
 end
 
--- Ends the connection, or the attempt to open one. With `flush` everything requested before is still sent.
+-- Ends the connection, or the attempt to open one. With `flush`, in seconds, everything requested before is still sent:
+-- so long this waits for it at most, the rest goes on in the background.
 local function close(self, reason, flush)
 	local conn = self.connection
 	if self._opening or conn and conn.connack and not self._brokers:is_midway() then
@@ -1012,7 +1017,7 @@ function Client:disconnect(rc, properties, user_properties)
 		bridge.drain(self)
 	end
 	if self.connection == conn then
-		close(self, CLOSED_BY_CLIENT, true)
+		close(self, CLOSED_BY_CLIENT, may_block(self) and FLUSH_TIME or FLUSH_TURN)
 	end
 	return true
 end
@@ -1060,7 +1065,7 @@ function Client:close_connection(reason)
 		error("expecting reason to be a string", 2)
 	end
 	if not bridge.hand_over(self, Client.close_connection, reason) then
-		close(self, reason or "unspecified", false)
+		close(self, reason or "unspecified")
 	end
 	return true
 end
@@ -1100,7 +1105,7 @@ end
 
 -- The connection could not be opened. Returns the error message.
 local function open_failed(self, reason)
-	self._link:close(false)
+	self._link:close()
 	self._opening = nil
 	self._brokers:ended()
 	self.first_connect = is_first_pass(self)

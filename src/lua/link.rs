@@ -29,9 +29,6 @@ use crate::session::{QueueLimits, RequestError, Session, Settings, State, Stats}
 /// The longest time that is taken from Lua as seconds; what is longer means "for ever".
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// How long `disconnect` waits for the last bytes to be handed to the kernel.
-const FLUSH_TIME: Duration = Duration::from_secs(1);
-
 const STALE: &str = "this client belongs to the parent process: create a new one after fork()";
 
 /// The driver of a Lua state, made when it is first needed, and anew in the child of a fork.
@@ -456,14 +453,15 @@ impl UserData for LuaLink {
             Ok(())
         });
 
-        // close([flush]): drops the connection; with flush, after what waits to be written has been.
-        methods.add_method("close", |_, this, flush: Option<bool>| {
+        // close([seconds]): drops the connection; with a time, after what waits to be written has been: so long it waits
+        // for that, the rest is written in the background.
+        methods.add_method("close", |_, this, seconds: Option<f64>| {
             if !this.link.is_stale() {
-                if flush == Some(true) {
-                    this.link
-                        .close_flushed(&this.driver, Instant::now() + FLUSH_TIME);
-                } else {
-                    this.link.close();
+                match seconds {
+                    Some(seconds) => this
+                        .link
+                        .close_flushed(&this.driver, Instant::now() + duration(seconds)),
+                    None => this.link.close(),
                 }
                 this.link.wake();
             }
