@@ -701,46 +701,49 @@ describe("a slow consumer", function()
 	end
 
 	for _, way in ipairs(WAYS) do
-		it("is not told that its broker is dead, " .. way.name, function()
-			local world, missing = way.world()
-			if not world then
-				return pending(missing)
-			end
-			local client = connected({ connector = require(way.connector) })
-			local events = harness.record(client, { "error", "close" })
-			local received = 0
-			client:on({
-				connect = function()
-					pour(3, 10)
-				end,
-				message = function()
-					-- Longer than the broker may take to answer a PINGREQ.
-					local busy_until = now() + 1.3 * TIMEOUT
-					while now() < busy_until do
-						server:poll()
-					end
-					received = received + 1
-					if received == 3 then
+		-- The native connection is served while Lua is busy, as above.
+		if way.connector ~= "mqtt.connector.native" then
+			it("is not told that its broker is dead, " .. way.name, function()
+				local world, missing = way.world()
+				if not world then
+					return pending(missing)
+				end
+				local client = connected({ connector = require(way.connector) })
+				local events = harness.record(client, { "error", "close" })
+				local received = 0
+				client:on({
+					connect = function()
 						pour(3, 10)
-					end
-				end,
-			})
-			world.add(client)
-			world.serve(server)
-			local deadline = now() + 20
-			while received < 6 and not events[1] do
-				assert(now() < deadline, "nothing came of it in time")
-				world.turn()
-			end
-			assert.same({}, harness.names(events))
-			assert.is_true(server:count(packet_type.PINGREQ) >= 1)
-			-- But a dead one is noticed.
-			server.on_packet = function() end
-			while not events[1] do
-				assert(now() < deadline, "nothing came of it in time")
-				world.turn()
-			end
-			assert.matches(PINGRESP_ERROR, events[1][2])
-		end)
+					end,
+					message = function()
+						-- Longer than the broker may take to answer a PINGREQ.
+						local busy_until = now() + 1.3 * TIMEOUT
+						while now() < busy_until do
+							server:poll()
+						end
+						received = received + 1
+						if received == 3 then
+							pour(3, 10)
+						end
+					end,
+				})
+				world.add(client)
+				world.serve(server)
+				local deadline = now() + 20
+				while received < 6 and not events[1] do
+					assert(now() < deadline, "nothing came of it in time")
+					world.turn()
+				end
+				assert.same({}, harness.names(events))
+				assert.is_true(server:count(packet_type.PINGREQ) >= 1)
+				-- But a dead one is noticed.
+				server.on_packet = function() end
+				while not events[1] do
+					assert(now() < deadline, "nothing came of it in time")
+					world.turn()
+				end
+				assert.matches(PINGRESP_ERROR, events[1][2])
+			end)
+		end
 	end
 end)
