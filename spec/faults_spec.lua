@@ -75,7 +75,8 @@ local FAULTS = {
 			server:send_bytes("\32\3")
 			server:drop()
 		end,
-		events = { "close" },
+		events = { "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -127,7 +128,8 @@ local FAULTS = {
 		strike = function(server)
 			server:half_close()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -136,7 +138,8 @@ local FAULTS = {
 		strike = function(server)
 			server:reset()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -146,7 +149,8 @@ local FAULTS = {
 			server:send_bytes(HALF)
 			server:reset()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},

@@ -23,6 +23,7 @@ local packet_type = packet.types
 
 local NOT_OPENED = "network connection is not opened"
 local CLOSED_BY_CLIENT = "connection closed by client"
+local CLOSED_BY_BROKER = "connection closed by broker"
 local STUCK = "the connection takes nothing"
 
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
@@ -1351,13 +1352,13 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		return gone(self, open_failed(self, a))
 	elseif kind == "closed" then
 		-- After a DISCONNECT of ours the broker closes, perhaps before the thread that sent it comes to that.
-		local reason = self._link:is_failed() and CLOSED_BY_CLIENT or "connection closed by broker"
-		if type(self.opts.uri) == "table" and not self._brokers:has_accepted() and reason ~= CLOSED_BY_CLIENT then
-			fail(self, reason .. " before its CONNACK", reason)
-		else
-			self:close_connection(reason)
+		if self._link:is_failed() then
+			self:close_connection(CLOSED_BY_CLIENT)
+			return gone(self, CLOSED_BY_CLIENT)
 		end
-		return gone(self, reason)
+		local conn = self.connection
+		fail(self, conn and conn.connack and CLOSED_BY_BROKER or CLOSED_BY_BROKER .. " before its CONNACK", CLOSED_BY_BROKER)
+		return gone(self, CLOSED_BY_BROKER)
 	elseif kind == "failed" or kind == "broken" then
 		fail(self, a, "error")
 		return gone(self, a)
