@@ -24,13 +24,10 @@ use super::values::push_packet;
 use crate::codec::{Properties, PublishRef, QoS, Subscription, Version};
 use crate::driver::{Driver, Link, LinkEvent, PublishError, Published};
 use crate::net::{Target, Uri};
-use crate::session::{QueueLimits, RequestError, Session, Settings, State};
+use crate::session::{QueueLimits, RequestError, Session, Settings, State, Stats};
 
 /// The longest time that is taken from Lua as seconds; what is longer means "for ever".
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// How long `disconnect` waits for the last bytes to be handed to the kernel.
-const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 const STALE: &str = "this client belongs to the parent process: create a new one after fork()";
 
@@ -456,14 +453,15 @@ impl UserData for LuaLink {
             Ok(())
         });
 
-        // close([flush]): drops the connection; with flush, after what waits to be written has been.
-        methods.add_method("close", |_, this, flush: Option<bool>| {
+        // close([seconds]): drops the connection; with a time, after what waits to be written has been: so long it waits
+        // for that, the rest is written in the background.
+        methods.add_method("close", |_, this, seconds: Option<f64>| {
             if !this.link.is_stale() {
-                if flush == Some(true) {
-                    this.link
-                        .close_flushed(&this.driver, Instant::now() + FLUSH_TIME);
-                } else {
-                    this.link.close();
+                match seconds {
+                    Some(seconds) => this
+                        .link
+                        .close_flushed(&this.driver, Instant::now() + duration(seconds)),
+                    None => this.link.close(),
                 }
                 this.link.wake();
             }
@@ -496,7 +494,11 @@ impl UserData for LuaLink {
         // stats(): table of what was counted so far.
         methods.add_method("stats", |lua, this, ()| {
             let table = lua.create_table()?;
-            let stats = this.link.with_session(|session| session.stats());
+            // In the child of a fork it has done nothing, and the parent's threads may have left its lock locked.
+            let stats = match this.link.is_stale() {
+                true => Stats::default(),
+                false => this.link.with_session(|session| session.stats()),
+            };
             for (name, count) in [
                 ("messages_sent", stats.messages_sent),
                 ("messages_received", stats.messages_received),
@@ -512,13 +514,18 @@ impl UserData for LuaLink {
             }
             let round_trip = stats.ping_round_trip;
             table.set("ping_round_trip", round_trip.map(|time| time.as_secs_f64()))?;
-            table.set("tls_version", this.link.tls_version())?;
+            if !this.link.is_stale() {
+                table.set("tls_version", this.link.tls_version())?;
+            }
             Ok(table)
         });
 
         // outgoing_bytes(): how many wait to be sent or acknowledged.
         methods.add_method("outgoing_bytes", |_, this, ()| {
-            Ok(this.link.outgoing_bytes())
+            Ok(match this.link.is_stale() {
+                true => 0,
+                false => this.link.outgoing_bytes(),
+            })
         });
 
         // getfd(): a descriptor that is readable while pop has something; or nil and an error.
@@ -557,18 +564,19 @@ impl UserData for LuaLink {
         });
 
         // publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties): as the plain one.
-        type Publish = (Value, Value, u8, bool, bool, Option<u16>, Value, Value);
+        type Publish = (Value, Value, u8, bool, bool, Value, Value, Value);
         methods.add_method("publish", |lua, this, fields: Publish| {
             let (topic, payload, qos, retain, dup, packet_id, properties, user_properties) = fields;
             let (qos, flag) = (Scalar::Number(qos.into()), Scalar::Boolean);
             let published = with_scalar(&topic, |topic| {
                 with_scalar(&payload, |payload| {
                     let message = PublishArgs::new(topic, payload, qos, flag(retain), flag(dup))?;
+                    let packet_id = match packet_id {
+                        Nil => 0,
+                        id => with_scalar(&id, |id| id.packet_id())?,
+                    };
                     let properties = this.properties(&properties, &user_properties)?;
-                    publish(
-                        &this.link,
-                        &message.packet(packet_id.unwrap_or(0), &properties),
-                    )
+                    publish(&this.link, &message.packet(packet_id, &properties))
                 })
             });
             match published {
@@ -626,17 +634,15 @@ impl UserData for LuaLink {
         );
 
         // acknowledge(packet_id, qos, rc, properties, user_properties)
-        type Acknowledge = (u16, u8, Value, Value, Value);
+        type Acknowledge = (Value, Value, Value, Value, Value);
         methods.add_method("acknowledge", |_, this, fields: Acknowledge| {
-            let (packet_id, code, rc, properties, user_properties) = fields;
+            let (packet_id, qos, rc, properties, user_properties) = fields;
             this.request(|session| {
+                let packet_id = with_scalar(&packet_id, |id| id.packet_id())?;
+                let qos = with_scalar(&qos, |qos| qos.qos(&".qos"))?;
+                let reason = byte_from_lua(&rc, &"rc")?;
                 let properties = this.properties(&properties, &user_properties)?;
-                session.acknowledge(
-                    packet_id,
-                    qos(code)?,
-                    byte_from_lua(&rc, &"rc")?,
-                    properties,
-                )?;
+                session.acknowledge(packet_id, qos, reason, properties)?;
                 Ok(true)
             })
         });
@@ -717,8 +723,9 @@ fn qos(code: u8) -> Checked<QoS> {
     QoS::from_code(code).ok_or_else(|| format!("expecting qos to be 0, 1 or 2, got: {code}"))
 }
 
-/// The settings of a session: `max_packet_size` in bytes, `connack_timeout` and `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`,
-/// `max_bytes` and `drop_oldest` of the queue, if there is to be one. What is left out has its default.
+/// The settings of a session: `max_packet_size` in bytes, `connack_timeout` and `pingresp_timeout` in seconds,
+/// `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`, `max_bytes` and `drop_oldest` of the
+/// queue, if there is to be one. What is left out has its default.
 fn settings_from_lua(table: &Table) -> mlua::Result<Settings> {
     let defaults = Settings::default();
     let seconds = |key| Ok::<_, mlua::Error>(table.get::<Option<f64>>(key)?.map(duration));
