@@ -307,6 +307,7 @@ for _, way in ipairs(WAYS) do
 			end
 			copas_support.unload()
 			package.loaded["mqtt.connector.copas"] = nil
+			world, started = nil, nil
 		end)
 
 		-- Starts a server, which is served by the loop.
