@@ -359,7 +359,7 @@ for _, way in ipairs(WAYS) do
 					if not world then
 						return pending(missing)
 					end
-					least = math.min(least, round())
+					least = math.min(least, harness.without_collecting(round))
 					harness.cleanup()
 					if least <= LIMIT or way.blocks[phase] then
 						return
