@@ -80,15 +80,7 @@ fn server<T: Send + 'static>(
         // Nobody receives it if the test has failed already.
         let _ = sender.send(serve(server));
     });
-    let host = "127.0.0.1".into();
-    (
-        Target {
-            host,
-            port,
-            tls: None,
-        },
-        result,
-    )
+    (Target::tcp("127.0.0.1", port), result)
 }
 
 fn driver() -> Driver {
@@ -401,16 +393,7 @@ fn a_refused_connection_is_told() {
         .unwrap();
     let driver = driver();
     let link = link(&driver);
-    let (host, port) = ("127.0.0.1".into(), unused.port());
-    link.open(
-        &driver,
-        Target {
-            host,
-            port,
-            tls: None,
-        },
-        PATIENCE,
-    );
+    link.open(&driver, Target::tcp("127.0.0.1", unused.port()), PATIENCE);
     match next(&driver, &link) {
         LinkEvent::OpenFailed(message) => assert!(message.contains("refused"), "{message}"),
         other => panic!("{other:?}"),
