@@ -128,6 +128,20 @@ describe("a transport", function()
 		end
 	end)
 
+	it("is kept when a broker refers to another one, but for a Unix socket", function()
+		for uri, expected in pairs({
+			[WS .. "/path"] = "ws://localhost:" .. broker.ws_port .. "/path",
+			[UNIX] = "mqtt://localhost:" .. broker.port,
+		}) do
+			local subject = harness.connect(harness.client({ uri = uri }))
+			subject._brokers:refer(expected:match("//([^/]+)"), true)
+			subject:close_connection()
+			assert(subject:start_connecting())
+			assert.equal(expected, subject.connection.uri)
+			subject:disconnect()
+		end
+	end)
+
 	it("says why it cannot be opened", function()
 		assert.matches("^WebSocket handshake with '127.0.0.1:%d+' failed: the server closed the connection, perhaps",
 			failure({ uri = "ws://127.0.0.1:" .. broker.port }))

@@ -538,3 +538,86 @@ impl AsyncWrite for WebSocket {
         this.poll_drain(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is in the frames: the data, and the payloads of pings. The input comes in two parts.
+    fn take_apart(bytes: &[u8], cut: usize) -> io::Result<(Vec<u8>, Vec<Bytes>)> {
+        let (mut data, mut pings) = (Vec::new(), Vec::new());
+        let mut frames = Frames::default();
+        let (first, second) = bytes.split_at(cut.min(bytes.len()));
+        for part in [first, second] {
+            frames.input.extend_from_slice(part);
+            loop {
+                match frames.next()? {
+                    Next::Data(size) => {
+                        let mut chunk = vec![0; size];
+                        frames.take(size, &mut ReadBuf::new(&mut chunk));
+                        data.extend(chunk);
+                    }
+                    Next::Ping(payload) => pings.push(payload),
+                    Next::Close(_) => return Ok((data, pings)),
+                    Next::Nothing => break,
+                }
+            }
+        }
+        Ok((data, pings))
+    }
+
+    fn put(output: &mut Vec<u8>, is_final: bool, opcode: OpCode, payload: &[u8]) {
+        let header = FrameHeader {
+            is_final,
+            opcode,
+            ..FrameHeader::default()
+        };
+        header.format(payload.len() as u64, output).unwrap();
+        output.extend(payload);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_taken_or_refused_alike_however_it_is_cut(bytes: Vec<u8>, cut: usize) {
+            let whole = take_apart(&bytes, 0).map_err(|error| error.to_string());
+            let parts = take_apart(&bytes, cut % (bytes.len() + 1)).map_err(|error| error.to_string());
+            prop_assert_eq!(whole, parts);
+        }
+
+        #[test]
+        fn data_comes_out_as_it_went_in(
+            fragments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..5),
+            ping in prop::collection::vec(any::<u8>(), 0..126),
+            cut: usize,
+        ) {
+            let mut bytes = Vec::new();
+            for (index, fragment) in fragments.iter().enumerate() {
+                let opcode = if index == 0 { Data::Binary } else { Data::Continue };
+                put(&mut bytes, index + 1 == fragments.len(), OpCode::Data(opcode), fragment);
+                put(&mut bytes, true, OpCode::Control(Control::Ping), &ping);
+            }
+            let (data, pings) = take_apart(&bytes, cut % (bytes.len() + 1)).unwrap();
+            prop_assert_eq!(data, fragments.concat());
+            prop_assert_eq!(pings, vec![Bytes::from(ping); fragments.len()]);
+        }
+
+        #[test]
+        fn what_is_sent_is_masked(payload in prop::collection::vec(any::<u8>(), 0..70_000)) {
+            let mut output = BytesMut::new();
+            put_frame(&mut output, OpCode::Data(Data::Binary), &payload);
+            let mut cursor = Cursor::new(&output);
+            let (header, size) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+            let start = cursor.position() as usize;
+            prop_assert_eq!(size as usize, payload.len());
+            let mask = header.mask.unwrap();
+            let unmasked: Vec<u8> = output[start..]
+                .iter()
+                .enumerate()
+                .map(|(index, byte)| byte ^ mask[index % 4])
+                .collect();
+            prop_assert_eq!(unmasked, payload);
+        }
+    }
+}
