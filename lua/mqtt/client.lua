@@ -1165,9 +1165,9 @@ end
 
 --- Tells what the client has done so far, on all its connections.
 -- @treturn table `messages_sent` and `messages_received` (repetitions not counted), `bytes_sent` and `bytes_received`
--- (without TLS), `in_flight` (QoS 1 and 2 messages sent and not acknowledged to the end), `queued` and `queued_bytes`
--- (what was accepted and not sent yet), `dropped` (messages accepted and never sent), `reconnects`, `ping_round_trip`
--- (seconds that the last PINGRESP took, or nil), `tls_version` (such as "TLSv1.3", or nil)
+-- (without TLS and WebSocket), `in_flight` (QoS 1 and 2 messages sent and not acknowledged to the end), `queued` and
+-- `queued_bytes` (what was accepted and not sent yet), `dropped` (messages accepted and never sent), `reconnects`,
+-- `ping_round_trip` (seconds that the last PINGRESP took, or nil), `tls_version` (such as "TLSv1.3", or nil)
 -- @usage
 -- print(client:stats().in_flight)
 function Client:stats()

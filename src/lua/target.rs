@@ -9,9 +9,8 @@ pub(crate) struct LuaTarget(pub(crate) Target);
 
 impl UserData for LuaTarget {}
 
-/// Adds to `mqtt.core` `target{protocol=, host=, port=, path=, tls=, ws_headers=, proxy=}`: where to
-/// connect to, all of it checked; or nil and an error. `tls` is what `tls` returns; without TLS in this build there is
-/// no such function.
+/// Adds to `mqtt.core` `target{protocol=, host=, port=, path=, tls=, ws_headers=, proxy=}`: where to connect to, all of it
+/// checked; or nil and an error. `tls` is what the function `tls` returns, which a build without TLS does not have.
 pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
     core.set(
         "target",

@@ -381,12 +381,13 @@ fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
         .expect("a Vec takes everything");
     output.reserve(head.len() + payload.len());
     output.extend_from_slice(&head);
-    output.extend(
-        payload
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
+    let start = output.len();
+    output.extend_from_slice(payload);
+    for chunk in output[start..].chunks_mut(mask.len()) {
+        for (byte, mask) in chunk.iter_mut().zip(mask) {
+            *byte ^= mask;
+        }
+    }
 }
 
 /// A byte stream over binary frames. A write is a frame, up to a size; reading answers pings.
