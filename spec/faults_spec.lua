@@ -27,7 +27,7 @@ local TICK = 0.001
 -- What publishing into a connection that takes nothing may keep, how much is published in vain, and the size of one
 -- message, in bytes. How many messages are published at once, so that the program itself holds up nobody.
 local BOUND = 16 * 2 ^ 20
-local MUCH = 100 * 2 ^ 20
+local MUCH = 100 * 10 ^ 6
 local MESSAGE = 100000
 local PORTION = 5
 -- After how many seconds without progress publishing counts as waiting.
@@ -75,7 +75,8 @@ local FAULTS = {
 			server:send_bytes("\32\3")
 			server:drop()
 		end,
-		events = { "close" },
+		events = { "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -127,7 +128,8 @@ local FAULTS = {
 		strike = function(server)
 			server:half_close()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -136,7 +138,8 @@ local FAULTS = {
 		strike = function(server)
 			server:reset()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -146,7 +149,8 @@ local FAULTS = {
 			server:send_bytes(HALF)
 			server:reset()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -642,4 +646,108 @@ describe("a client alone whose broker stops reading", function()
 		assert.equal("error", events[2][2].close_reason)
 		assert.is_true(took >= TIMEOUT * 0.9 and took < TIMEOUT + SLACK)
 	end)
+end)
+
+describe("a slow consumer", function()
+	local server
+
+	after_each(function()
+		harness.cleanup()
+		server:stop()
+		copas_support.unload()
+	end)
+
+	-- Connects a client, whose broker answers PINGREQ, behind what it has sent before.
+	local function connected(opts)
+		server = servers.start(opts.version or mqtt.v311, function(self, packet)
+			servers.accept(self, packet)
+			if packet.type == packet_type.PINGREQ then
+				self:pour(bytes_of(self, { type = packet_type.PINGRESP }))
+			end
+		end)
+		opts.uri, opts.keep_alive, opts.ping_timeout = server.uri, KEEP_ALIVE, TIMEOUT
+		return harness.client(opts)
+	end
+
+	local function pour(messages, size)
+		local message = bytes_of(server, { type = packet_type.PUBLISH, topic = "t", payload = ("p"):rep(size), qos = 0 })
+		for _ = 1, messages do
+			server:pour(message)
+		end
+	end
+
+	for _, version in ipairs(VERSIONS) do
+		it("has little in memory, and keeps its connection, MQTT " .. (version == mqtt.v50 and "5.0" or "3.1.1"), function()
+			local client = connected({ version = version })
+			local events = harness.record(client, { "error", "close" })
+			harness.serve({ client, server.serve }, function()
+				return client.connection and client.connection.connack
+			end)
+			local received = 0
+			client:on("message", function()
+				received = received + 1
+			end)
+			pour(MUCH / MESSAGE, MESSAGE)
+			-- Lua is elsewhere: the broker would have given up this client after one and a half keep alive intervals.
+			local before, busy_until = memory(), now() + 2 * KEEP_ALIVE
+			while now() < busy_until do
+				server:poll()
+			end
+			assert.is_true(memory() - before < BOUND, "it takes too much")
+			-- Most of it waits where it comes from.
+			assert.is_true(server.poured < MUCH / 2)
+			assert.is_true(server:count(packet_type.PINGREQ) >= 1)
+			harness.serve({ client, server.serve }, function()
+				return received == MUCH / MESSAGE
+			end, 30)
+			assert.same({}, harness.names(events))
+		end)
+	end
+
+	for _, way in ipairs(WAYS) do
+		-- The native connection is served while Lua is busy, as above.
+		if way.connector ~= "mqtt.connector.native" then
+			it("is not told that its broker is dead, " .. way.name, function()
+				local world, missing = way.world()
+				if not world then
+					return pending(missing)
+				end
+				local client = connected({ connector = require(way.connector) })
+				local events = harness.record(client, { "error", "close" })
+				local received = 0
+				client:on({
+					connect = function()
+						pour(3, 10)
+					end,
+					message = function()
+						-- Longer than the broker may take to answer a PINGREQ.
+						local busy_until = now() + 1.3 * TIMEOUT
+						while now() < busy_until do
+							server:poll()
+						end
+						received = received + 1
+						if received == 3 then
+							pour(3, 10)
+						end
+					end,
+				})
+				world.add(client)
+				world.serve(server)
+				local deadline = now() + 20
+				while received < 6 and not events[1] do
+					assert(now() < deadline, "nothing came of it in time")
+					world.turn()
+				end
+				assert.same({}, harness.names(events))
+				assert.is_true(server:count(packet_type.PINGREQ) >= 1)
+				-- But a dead one is noticed.
+				server.on_packet = function() end
+				while not events[1] do
+					assert(now() < deadline, "nothing came of it in time")
+					world.turn()
+				end
+				assert.matches(PINGRESP_ERROR, events[1][2])
+			end)
+		end
+	end
 end)
