@@ -48,7 +48,10 @@ impl Task {
         };
         Ok(Self {
             what: what.clone(),
-            numbers: numbers.iter().map(|word| word.parse()).collect::<Result<_, _>>()?,
+            numbers: numbers
+                .iter()
+                .map(|word| word.parse())
+                .collect::<Result<_, _>>()?,
             host: variable("RIG_HOST")?,
             port: variable("RIG_PORT")?.parse()?,
             ca: env::var("RIG_CA").ok(),
@@ -68,7 +71,12 @@ impl Task {
 
     /// The topic that makes the broker send.
     pub fn receive_topic(&self) -> String {
-        format!("rig/receive/{}/{}/{}", self.qos(), self.duration.as_millis(), self.size())
+        format!(
+            "rig/receive/{}/{}/{}",
+            self.qos(),
+            self.duration.as_millis(),
+            self.size()
+        )
     }
 }
 
@@ -103,7 +111,11 @@ impl Stopwatch {
     pub fn report(&self, messages: u64) {
         let elapsed = self.elapsed().as_secs_f64();
         let cpu = (cpu_time() - self.cpu).as_secs_f64();
-        print!("rate={:.1} cpu={:.4}", messages as f64 / elapsed, cpu * 1e6 / messages as f64);
+        print!(
+            "rate={:.1} cpu={:.4}",
+            messages as f64 / elapsed,
+            cpu * 1e6 / messages as f64
+        );
         if let (Some(before), Some(peak)) = (self.resident, status("VmHWM")) {
             print!(" peak={}", peak.saturating_sub(before));
         }

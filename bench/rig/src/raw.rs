@@ -34,7 +34,11 @@ struct Client<S> {
 impl<S: Read + Write> Client<S> {
     fn connect(mut stream: S) -> io::Result<Self> {
         stream.write_all(&connect("rig-raw"))?;
-        let mut client = Self { stream, reader: Reader::new(), out: Vec::new() };
+        let mut client = Self {
+            stream,
+            reader: Reader::new(),
+            out: Vec::new(),
+        };
         while !client.receive(|_, packet| packet.kind() == CONNACK)? {}
         Ok(client)
     }
@@ -147,7 +151,11 @@ impl<S: Read + Write> Client<S> {
     fn round_trips(&mut self, task: &Task) -> io::Result<()> {
         let qos = task.qos();
         let length = (DATA.len() as u16).to_be_bytes();
-        packet(&mut self.out, SUBSCRIBE | 2, &[&[0, 1], &length, DATA.as_bytes(), &[qos]]);
+        packet(
+            &mut self.out,
+            SUBSCRIBE | 2,
+            &[&[0, 1], &length, DATA.as_bytes(), &[qos]],
+        );
         self.send()?;
         while !self.receive(|_, packet| packet.kind() == SUBACK)? {}
         let mut times = Vec::new();
@@ -158,22 +166,14 @@ impl<S: Read + Write> Client<S> {
             publish(&mut self.out, 4, qos, id, DATA, &[b'x'; 64]);
             let start = Instant::now();
             self.send()?;
-            let (mut is_acknowledged, mut is_back) = (qos == 0, false);
-            while !(is_acknowledged && is_back) {
-                self.receive(|out, packet| {
-                    match packet.kind() {
-                        PUBLISH => {
-                            is_back = true;
-                            times.push(start.elapsed());
-                            if packet.qos() > 0 {
-                                acknowledgement(out, PUBACK, packet.id());
-                            }
-                        }
-                        _ => is_acknowledged = true,
-                    }
-                    false
-                })?;
-            }
+            while !self.receive(|out, packet| {
+                let is_back = packet.kind() == PUBLISH;
+                if is_back && packet.qos() > 0 {
+                    acknowledgement(out, PUBACK, packet.id());
+                }
+                is_back
+            })? {}
+            times.push(start.elapsed());
         }
         report_round_trips(&watch, &mut times);
         Ok(())

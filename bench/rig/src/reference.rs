@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use rumqttc::{
-    AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, QoS, TlsConfiguration, Transport,
+    AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, QoS, TlsConfiguration,
+    Transport,
 };
 
 use crate::program::{OUTSTANDING, Outcome, Stopwatch, Task, report_round_trips, status};
@@ -15,18 +16,21 @@ const MAX_PACKET: usize = 16 * 1024 * 1024;
 
 /// Does a task.
 pub fn run(task: &Task) -> Outcome {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        if task.what == "clients" {
-            return clients(task).await;
-        }
-        let (client, mut events) = connect(task).await?;
-        match &*task.what {
-            "receive" => receive(task, &client, &mut events).await,
-            "publish" => publish(task, &client, &mut events).await,
-            "roundtrip" => round_trips(task, &client, &mut events).await,
-            what => Err(format!("rumqttc does not know '{what}'").into()),
-        }
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            if task.what == "clients" {
+                return clients(task).await;
+            }
+            let (client, mut events) = connect(task).await?;
+            match &*task.what {
+                "receive" => receive(task, &client, &mut events).await,
+                "publish" => publish(task, &client, &mut events).await,
+                "roundtrip" => round_trips(task, &client, &mut events).await,
+                what => Err(format!("rumqttc does not know '{what}'").into()),
+            }
+        })
 }
 
 fn qos(task: &Task) -> QoS {
@@ -56,7 +60,9 @@ async fn connect(task: &Task) -> Result<(AsyncClient, EventLoop), Box<dyn std::e
 
 async fn receive(task: &Task, client: &AsyncClient, events: &mut EventLoop) -> Outcome {
     let watch = Stopwatch::start(task);
-    client.publish(task.receive_topic(), QoS::AtMostOnce, false, []).await?;
+    client
+        .publish(task.receive_topic(), QoS::AtMostOnce, false, [])
+        .await?;
     let mut count = 0;
     loop {
         if let Event::Incoming(Packet::Publish(message)) = events.poll().await? {
@@ -78,10 +84,14 @@ async fn publish(task: &Task, client: &AsyncClient, events: &mut EventLoop) -> O
     let mut publishing = tokio::spawn(async move {
         let mut count: u64 = 0;
         while start.elapsed() < duration {
-            publisher.publish(DATA, qos, false, vec![b'x'; size]).await?;
+            publisher
+                .publish(DATA, qos, false, vec![b'x'; size])
+                .await?;
             count += 1;
         }
-        publisher.publish("rig/end", QoS::AtMostOnce, false, []).await?;
+        publisher
+            .publish("rig/end", QoS::AtMostOnce, false, [])
+            .await?;
         Ok::<_, rumqttc::ClientError>(count)
     });
     let mut sent = None;
@@ -127,7 +137,12 @@ async fn clients(task: &Task) -> Outcome {
             loop {
                 match events.poll().await {
                     Ok(Event::Incoming(Packet::Publish(message))) => {
-                        let echo = client.try_publish("rig/echoed", QoS::AtMostOnce, false, message.payload);
+                        let echo = client.try_publish(
+                            "rig/echoed",
+                            QoS::AtMostOnce,
+                            false,
+                            message.payload,
+                        );
                         echo.expect("the channel has room");
                     }
                     Ok(_) => {}
@@ -136,6 +151,9 @@ async fn clients(task: &Task) -> Outcome {
             }
         });
     }
-    println!("connect={:.4} before={before}", start.elapsed().as_secs_f64());
+    println!(
+        "connect={:.4} before={before}",
+        start.elapsed().as_secs_f64()
+    );
     std::future::pending().await
 }

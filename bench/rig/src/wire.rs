@@ -19,7 +19,6 @@ pub const SUBSCRIBE: u8 = 0x80;
 pub const SUBACK: u8 = 0x90;
 pub const PINGREQ: u8 = 0xC0;
 pub const PINGRESP: u8 = 0xD0;
-pub const DISCONNECT: u8 = 0xE0;
 
 /// How much is read and written at a time.
 pub const CHUNK: usize = 256 * 1024;
