@@ -18,6 +18,8 @@ static char *payload;
 static double start_time, start_cpu, sent_time;
 static long resident;
 static long messages, acknowledged;
+/* What a round trip still waits for. */
+static int missing;
 static bool over;
 static double times[MAX_TIMES];
 
@@ -93,6 +95,7 @@ static void end(struct mosquitto *client)
 
 static void round_trip(struct mosquitto *client)
 {
+	missing = qos > 0 ? 2 : 1;
 	sent_time = now(CLOCK_MONOTONIC);
 	check(mosquitto_publish(client, NULL, "rig/data", size, payload, qos, false));
 }
@@ -127,11 +130,35 @@ static void on_subscribe(struct mosquitto *client, void *context, int id, int co
 	round_trip(client);
 }
 
+static int compare(const void *a, const void *b)
+{
+	double left = *(const double *)a, right = *(const double *)b;
+	return (left > right) - (left < right);
+}
+
+static void arrived(struct mosquitto *client)
+{
+	if (--missing > 0)
+		return;
+	times[messages++] = now(CLOCK_MONOTONIC) - sent_time;
+	if (!is_over() && messages < MAX_TIMES) {
+		round_trip(client);
+		return;
+	}
+	qsort(times, (size_t)messages, sizeof *times, compare);
+	printf("p50=%.1f p99=%.1f ", times[messages / 2] * 1e6, times[messages * 99 / 100] * 1e6);
+	report(messages);
+}
+
 static void on_publish(struct mosquitto *client, void *context, int id)
 {
 	(void)context, (void)id;
-	if (strcmp(task, "publish") || qos == 0)
+	if (qos == 0)
 		return;
+	if (!strcmp(task, "roundtrip")) {
+		arrived(client);
+		return;
+	}
 	acknowledged++;
 	over = over || is_over();
 	if (!over)
@@ -140,28 +167,15 @@ static void on_publish(struct mosquitto *client, void *context, int id)
 		end(client);
 }
 
-static int compare(const void *a, const void *b)
-{
-	double left = *(const double *)a, right = *(const double *)b;
-	return (left > right) - (left < right);
-}
-
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message)
 {
 	(void)context;
-	if (!strcmp(task, "roundtrip")) {
-		times[messages++] = now(CLOCK_MONOTONIC) - sent_time;
-		if (!is_over() && messages < MAX_TIMES) {
-			round_trip(client);
-			return;
-		}
-		qsort(times, (size_t)messages, sizeof *times, compare);
-		printf("p50=%.1f p99=%.1f ", times[messages / 2] * 1e6, times[messages * 99 / 100] * 1e6);
+	if (!strcmp(task, "roundtrip"))
+		arrived(client);
+	else if (!strcmp(message->topic, "rig/done"))
 		report(messages);
-	}
-	if (!strcmp(message->topic, "rig/done"))
-		report(messages);
-	messages++;
+	else
+		messages++;
 }
 
 int main(int argc, char **argv)

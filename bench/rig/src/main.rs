@@ -23,7 +23,7 @@ usage: rig broker [CERTIFICATES]     the fast broker, on free ports that it prin
        rig run OPTION VALUE...       everything, in turns, from the project's directory:
          --lua VERSION        a Lua to measure the library on
          --peer DIR           another luamqtt to measure on it; the targets mean the first one
-         --only WORD          scenarios with this in their name
+         --only WORD          scenarios of this name, or with this between the hyphens of their names
          --rounds NUMBER      runs of each program, 5 unless given
          --ms NUMBER          length of a run, 1000 unless given
          --mosquitto PROGRAM  what was built from bench/mosquitto.c

@@ -5,7 +5,7 @@
 //! `RIG_MS`, how long it shall measure. It prints a line of `name=number` pairs:
 //!
 //! - `rate` messages a second, `cpu` microseconds of CPU time a message, of all its threads;
-//! - `p50`, `p99` of round trips in microseconds;
+//! - `p50`, `p99` of round trips in microseconds, from a publish until the message and its acknowledgement are there;
 //! - `peak` of the resident memory above what it was before, in KiB, for messages of 64 KiB and more.
 
 use std::env;

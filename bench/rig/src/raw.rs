@@ -147,7 +147,8 @@ impl<S: Read + Write> Client<S> {
         Ok(())
     }
 
-    /// Through a real broker: publishes to a topic it has subscribed to.
+    /// Through a real broker: publishes to a topic it has subscribed to, and waits for the message and for its
+    /// acknowledgement.
     fn round_trips(&mut self, task: &Task) -> io::Result<()> {
         let qos = task.qos();
         let length = (DATA.len() as u16).to_be_bytes();
@@ -166,13 +167,20 @@ impl<S: Read + Write> Client<S> {
             publish(&mut self.out, 4, qos, id, DATA, &[b'x'; 64]);
             let start = Instant::now();
             self.send()?;
-            while !self.receive(|out, packet| {
-                let is_back = packet.kind() == PUBLISH;
-                if is_back && packet.qos() > 0 {
-                    acknowledgement(out, PUBACK, packet.id());
-                }
-                is_back
-            })? {}
+            let (mut is_acknowledged, mut is_back) = (qos == 0, false);
+            while !(is_acknowledged && is_back) {
+                self.receive(|out, packet| {
+                    if packet.kind() == PUBLISH {
+                        is_back = true;
+                        if packet.qos() > 0 {
+                            acknowledgement(out, PUBACK, packet.id());
+                        }
+                    } else {
+                        is_acknowledged = true;
+                    }
+                    false
+                })?;
+            }
             times.push(start.elapsed());
         }
         report_round_trips(&watch, &mut times);

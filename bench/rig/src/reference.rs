@@ -119,7 +119,14 @@ async fn round_trips(task: &Task, client: &AsyncClient, events: &mut EventLoop) 
     while watch.elapsed() < task.duration {
         let start = Instant::now();
         client.publish(DATA, qos(task), false, [b'x'; 64]).await?;
-        while !matches!(events.poll().await?, Event::Incoming(Packet::Publish(_))) {}
+        let (mut is_acknowledged, mut is_back) = (task.qos() == 0, false);
+        while !(is_acknowledged && is_back) {
+            match events.poll().await? {
+                Event::Incoming(Packet::Publish(_)) => is_back = true,
+                Event::Incoming(Packet::PubAck(_)) => is_acknowledged = true,
+                _ => {}
+            }
+        }
         times.push(start.elapsed());
     }
     report_round_trips(&watch, &mut times);

@@ -163,9 +163,12 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether a scenario is wanted: one of the words is part of its name.
+    /// Whether a scenario is wanted: by its name, or by a part of that between hyphens.
     fn wants(&self, scenario: &Scenario) -> bool {
-        self.only.is_empty() || self.only.iter().any(|word| scenario.name.contains(&**word))
+        let is_named = |word: &String| {
+            scenario.name == word || scenario.name.split('-').any(|part| part == word)
+        };
+        self.only.is_empty() || self.only.iter().any(is_named)
     }
 
     fn programs(&self) -> Vec<Program> {
@@ -314,24 +317,16 @@ fn measure(
         let start = child.usage()?;
         figures.push(("kib".into(), (start.resident - before) / count));
         thread::sleep(IDLE);
-        let end = child.usage()?;
-        figures.push((
-            "idle".into(),
-            (end.cpu - start.cpu) * 1e3 / IDLE.as_secs_f64(),
-        ));
-        figures.push((
-            "wakeups".into(),
-            (end.wakeups - start.wakeups) / IDLE.as_secs_f64(),
-        ));
+        let [cpu, waits] = child.usage()?.since(&start);
+        figures.push(("idle".into(), cpu * 1e3 / IDLE.as_secs_f64()));
+        figures.push(("wakeups".into(), waits / IDLE.as_secs_f64()));
         if scenario.server == Server::Plain {
-            // Once round, to warm up.
+            // A first one, to warm up.
             broker.echo(Duration::from_millis(1))?;
             let start = child.usage()?;
             let echoes = broker.echo(duration)?;
-            figures.push((
-                "echo".into(),
-                (child.usage()?.cpu - start.cpu) * 1e6 / echoes as f64,
-            ));
+            let [cpu, _] = child.usage()?.since(&start);
+            figures.push(("echo".into(), cpu * 1e6 / echoes as f64));
         }
     } else if !child.0.wait()?.success() {
         return Err("it has failed".into());
@@ -352,14 +347,25 @@ fn parse(line: &str) -> Result<Vec<(String, f64)>, Box<dyn Error>> {
 /// A child process, which is killed when this goes.
 struct Running(Child);
 
-/// What a process has used.
+/// What a process uses.
 struct Usage {
-    /// Seconds of CPU time.
-    cpu: f64,
-    /// How often its threads have waited.
-    wakeups: f64,
+    /// Nanoseconds of CPU time, and how often it has waited, by thread.
+    threads: BTreeMap<PathBuf, [f64; 2]>,
     /// KiB.
     resident: f64,
+}
+
+impl Usage {
+    /// The CPU time in seconds and the waits since an earlier time. Threads that have ended meanwhile do not count.
+    fn since(&self, earlier: &Self) -> [f64; 2] {
+        let sum = |i: usize| -> f64 {
+            let used = self.threads.iter().map(|(thread, now)| {
+                now[i] - earlier.threads.get(thread).map_or(0.0, |before| before[i])
+            });
+            used.sum()
+        };
+        [sum(0) / 1e9, sum(1)]
+    }
 }
 
 impl Running {
@@ -383,23 +389,16 @@ impl Running {
 
     fn usage(&self) -> Result<Usage, Box<dyn Error>> {
         let directory = PathBuf::from(format!("/proc/{}", self.0.id()));
-        let mut usage = Usage {
-            cpu: 0.0,
-            wakeups: 0.0,
-            resident: field(&directory, "VmRSS")?,
-        };
-        for task in fs::read_dir(directory.join("task"))? {
-            let task = task?.path();
-            let times = fs::read_to_string(task.join("schedstat"))?;
-            usage.cpu += times
-                .split_whitespace()
-                .next()
-                .unwrap_or("0")
-                .parse::<f64>()?
-                / 1e9;
-            usage.wakeups += field(&task, "voluntary_ctxt_switches")?;
+        let resident = field(&directory, "VmRSS")?;
+        let mut threads = BTreeMap::new();
+        for thread in fs::read_dir(directory.join("task"))? {
+            let thread = thread?.path();
+            let times = fs::read_to_string(thread.join("schedstat"))?;
+            let cpu = times.split_whitespace().next().unwrap_or("0").parse()?;
+            let waits = field(&thread, "voluntary_ctxt_switches")?;
+            threads.insert(thread, [cpu, waits]);
         }
-        Ok(usage)
+        Ok(Usage { threads, resident })
     }
 }
 
