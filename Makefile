@@ -82,6 +82,13 @@ fuzz: ## each fuzz target for SECONDS=20
 	@$(SETUP) build fuzz
 	@scripts/fuzz $(SECONDS)
 
+# How much of it: these and those that scripts/soak names, from the environment or as `make soak CUTS=10`.
+.PHONY: soak
+soak: ## MESSAGES=50000 of QoS 1 and 2 each way, while there are CUTS=100 and RESTARTS=20; nothing may be lost
+	@$(SETUP) build broker soak lua-$(VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@scripts/soak $(VERSION)
+
 BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(VERSION))
 .PHONY: bench
 bench: ## the benchmarks, on some Luas unless LUA is given; PEER=DIR measures the luamqtt in DIR beside, ONLY=publish a part

@@ -25,6 +25,9 @@ local broken = {
 	{ nil, "40 03 00 01 01", "PUBACK: unexpected reason code: 0x01", 0x82 },
 	{ "C0 00", "C0 00", "PINGREQ: only a client sends it", 0x82 },
 	{ "20 02 00 00", "20 03 00 00 00", "CONNACK: received a second time", 0x82, true },
+	-- 256 MiB of which nothing comes.
+	{ "30 FF FF FF 7F", "30 FF FF FF 7F", "PUBLISH: packet must be at most 100 bytes long, got 268435460", 0x95 },
+	{ "36 FF FF FF 7F", "36 FF FF FF 7F", "PUBLISH: QoS must be 0, 1 or 2, got 3", 0x81 },
 	{ "30 FF FF FF FF 01", "30 FF FF FF FF 01", "PUBLISH: remaining length must end by its fourth byte", 0x81 },
 }
 
@@ -48,7 +51,9 @@ describe("a broker that breaks the rules", function()
 		finally(function()
 			server:stop()
 		end)
-		local client = harness.client({ uri = server.uri, version = version, connector = connector or nil })
+		local client = harness.client({
+			uri = server.uri, version = version, connector = connector or nil, max_packet_size = 100,
+		})
 		local events = harness.record(client)
 		harness.serve({ client, server.serve }, function()
 			return events[#events] and events[#events][1] == "close" and server.ended
@@ -62,6 +67,14 @@ describe("a broker that breaks the rules", function()
 
 	for connector_name, connector in pairs(connectors) do
 		for version = 4, 5 do
+			it(("is recognized if it expects TLS, %s, MQTT %d"):format(connector_name, version), function()
+				-- The alert with which a TLS server answers a CONNECT.
+				local names, message, last = outcome(version, connector, "15 03 03 00 02 02 32")
+				assert.same({ "error", "close" }, names)
+				assert.matches("the server expects TLS on this port$", message)
+				assert.not_equal(DISCONNECT, last.type)
+			end)
+
 			local connack = version == 4 and "20 02 00 00 " or "20 03 00 00 00 "
 			for _, case in ipairs(broken) do
 				local listing, text, reason, again = case[version - 3], case[3], case[4], case[5]

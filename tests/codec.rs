@@ -379,3 +379,32 @@ proptest! {
         prop_assert_eq!(Packet::Connect(Box::new(read.unwrap())), connect);
     }
 }
+
+#[test]
+fn debug_hides_secrets() {
+    let data = |id, value: &'static str| Property {
+        id,
+        value: PropertyValue::Binary(Bytes::from_static(value.as_bytes())),
+    };
+    let packet = Packet::Connect(Box::new(Connect {
+        version: Version::V50,
+        clean: true,
+        keep_alive: 0,
+        client_id: Str::from_static("client"),
+        username: Some(Str::from_static("user")),
+        password: Some("hunter2".into()),
+        will: None,
+        properties: [
+            data(PropertyId::AuthenticationData, "hunter3"),
+            data(PropertyId::CorrelationData, "shown"),
+        ]
+        .into_iter()
+        .collect(),
+    }));
+    let shown = format!("{packet:?}");
+    assert!(
+        shown.contains("\"user\"") && shown.contains("shown"),
+        "{shown}"
+    );
+    assert!(!shown.contains("hunter"), "{shown}");
+}

@@ -194,6 +194,10 @@ impl Client {
             properties: &properties,
             payload: &payload,
         });
+        // What had to make room in the queue for it.
+        for id in self.session.take_dropped() {
+            self.accepted.remove(&id);
+        }
         match published {
             Ok(id) => {
                 assert_eq!(id == 0, qos == QoS::AtMostOnce);

@@ -144,6 +144,7 @@ impl Server {
         if ends {
             self.awaited.remove(&id);
             self.counted.remove(&id);
+            self.released.remove(&id);
         } else if let Some(awaited) = self.awaited.get_mut(&id) {
             *awaited = Awaited::Pubcomp;
         }

@@ -11,6 +11,11 @@ local tostring, type = tostring, type
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
 local DRAIN_PAUSE = 0.005
+-- How soon keep alive looks again when the answer that it misses may not have been received yet, in seconds.
+local SECOND_LOOK = 0.01
+
+-- Greatest remaining length of a packet that is read whole before it is judged, in bytes.
+local SMALL = 16383
 
 local bridge = {}
 
@@ -149,7 +154,8 @@ end
 
 -- Reads one packet. Returns its fixed header and its body, or nil and an error or signal. After an idle signal the next
 -- call starts with the same bytes again, if the connector keeps them (`buffer_clear` says when it need not).
-local function receive_packet(conn)
+-- A large body is not waited for if the header breaks a rule.
+local function receive_packet(conn, link)
 	local header, err = conn:receive(1)
 	if not header then
 		return nil, err
@@ -168,6 +174,12 @@ local function receive_packet(conn)
 		length = length + byte % 128 * unit
 		unit = unit * 128
 	until byte < 128 or #header > 5
+	if length > SMALL then
+		link:feed(header)
+		if link:is_failed() then
+			return header
+		end
+	end
 	local body
 	if length > 0 and #header <= 5 then
 		body, err = conn:receive(length)
@@ -193,11 +205,13 @@ function bridge.step(client, connect, handle_event)
 		end
 		return connect(client)
 	elseif not kind then
-		local header, body = receive_packet(conn)
+		local header, body = receive_packet(conn, link)
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
 			return 0
-		elseif not header and body == conn.signal_idle then
+		end
+		client._may_have_more = header ~= nil
+		if not header and body == conn.signal_idle then
 			return -1
 		end
 		conn:buffer_clear()
@@ -232,8 +246,15 @@ end
 -- @tparam Client client the client, connected
 -- @tparam function handle_event as for `step`
 -- @return nil, or an error message if the connection was given up
+-- @treturn ?number in how many seconds to call this again, if what has arrived should be received before
 function bridge.check_keep_alive(client, handle_event)
 	local link = client._link
+	local left, is_for_broker = link:deadline()
+	if left == 0 and is_for_broker and client._may_have_more then
+		-- The program may have been busy with what came before the answer, which need not be the broker's fault.
+		client._may_have_more = false
+		return nil, SECOND_LOOK
+	end
 	link:handle_timeout()
 	local ok, err = bridge.flush(client)
 	if not ok then

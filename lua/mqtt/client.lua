@@ -142,7 +142,7 @@ local function check_option(key, value)
 	end
 end
 
--- Returns what is wrong with a will, or nil.
+-- Returns what is wrong with a will, or nil. Other fields are looked at when it is sent.
 local function check_will(will)
 	if type(will.topic) ~= "string" then
 		return "expecting will.topic to be a string"
@@ -253,9 +253,34 @@ local function keeps_exchanges(opts)
 	return not not (opts.reconnect or opts.queue or not opts.clean)
 end
 
+-- Returns what is wrong with the options, which the program may have changed, or nil. What else it has put there does
+-- not matter.
+local function check_options(self)
+	local opts = self.opts
+	for key, value in pairs(opts) do
+		local err = OPTIONS[key] and check_option(key, value)
+		if err then
+			return err
+		end
+	end
+	for _, key in ipairs({ "uri", "connector", "keep_alive", "id" }) do
+		if opts[key] == nil then
+			return "expecting the option " .. key
+		end
+	end
+	if opts.version ~= self._version then
+		return "expecting version to stay what it was when the client was created"
+	end
+	return opts.will and check_will(opts.will)
+end
+
 -- Tells the session which options count from now on. Returns true, or nil and an error message.
 local function configure(self)
 	local opts = self.opts
+	local err = check_options(self)
+	if err then
+		return nil, err
+	end
 	local queue = opts.queue
 	return self._link:configure {
 		max_packet_size = opts.max_packet_size,
@@ -421,6 +446,8 @@ function Client:__init(opts)
 	end
 
 	self.opts = own
+	-- The session's, for good.
+	self._version = own.version
 	-- the same under the name that luamqtt 3.x gives it
 	self.args = own
 	self.handlers = {
@@ -586,10 +613,11 @@ local function close(self, reason, flush)
 	self._opening = nil
 	self._connect_sent = nil
 	self._closing, self._closer = nil, nil
+	-- First: a connector may yield, and then another thread may connect again.
+	self._link:close(flush)
 	if conn and not self._token then
 		bridge.close(self, conn)
 	end
-	self._link:close(flush)
 	if not conn then
 		return
 	end
@@ -659,7 +687,7 @@ local function request(self, callback, what, method, ...)
 		return false, "failed to send " .. what .. ": " .. err
 	end
 	log:debug("[LuaMQTT] client '%s' sending %s", self.opts.id, what)
-	if callback then
+	if result ~= true then
 		self._callbacks[result] = callback
 	end
 	local ok
@@ -803,9 +831,10 @@ end
 -- The native connection gathers messages that are published at once and sends them together. It never refuses one
 -- because of a full socket: while more than 1 MiB waits to be written, this waits, for as long as the connection takes
 -- something at least every 30 seconds, and only where that holds up nobody else: in a Copas thread, inside nginx, or if
--- the client is the only one in its loop. A message is refused when the connection takes nothing, or 16 MiB wait to be
--- written or acknowledged. One accepted with QoS 1 or 2 is sent again on the next connection if this one is lost
--- (with `reconnect`, `queue`, or without a clean start).
+-- the client is the only one in its loop. A message is refused when the connection takes nothing, when 16 MiB wait to
+-- be written or acknowledged, and when all 65535 packet identifiers are in use, as they are until the answers have been
+-- handled. One accepted with QoS 1 or 2 is sent again on the next connection if this one is lost (with `reconnect`,
+-- `queue`, or without a clean start).
 -- @tparam table opts publish operation options table
 -- @tparam string opts.topic topic to publish message
 -- @tparam[opt] string opts.payload publish message payload
@@ -838,17 +867,23 @@ function Client:publish(opts)
 		return false, "failed to send PUBLISH: " .. STUCK
 	end
 
-	local packet_id, full, misuse = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+	local packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 		user_properties)
 	if packet_id == false and self:_wait_for_room() then
-		packet_id, full, misuse = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
 	end
 	if not packet_id then
-		if misuse then
+		-- Whether it is misuse.
+		if rest then
 			error(full, 2)
 		end
 		return false, "failed to send PUBLISH: " .. full
+	elseif rest then
+		-- The messages that had to make room for it.
+		for _, dropped in ipairs(rest) do
+			self._callbacks[dropped] = nil
+		end
 	end
 	if packet_id ~= 0 then
 		-- Before anything that yields: the answer may come meanwhile.
@@ -918,10 +953,14 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	return false, "failed to send " .. what .. ": " .. err
 end
 
--- Whether waiting for the connection would hold up nothing but this client.
+-- Whether waiting for the connection would hold up no other client.
 local function may_block(self)
-	local loop = self.ioloop
-	return self._token and not host.in_copas() and (not loop or #(loop.clients or {}) < 2)
+	for _, item in ipairs(self.ioloop and self.ioloop.clients or {}) do
+		if item ~= self and type(item) == "table" then
+			return false
+		end
+	end
+	return self._token and not host.in_copas()
 end
 
 -- Waits for a while until the broker has taken what its receive maximum keeps back, where waiting holds up nobody else.
@@ -1001,7 +1040,7 @@ end
 -- @return true on success or false and error message on failure
 function Client:auth(rc, properties, user_properties)
 	local err = explain_reason(rc, properties, user_properties)
-	if not err and self.opts.version ~= const.v50 then
+	if not err and self._version ~= const.v50 then
 		err = "allowed only in MQTT v5.0 protocol"
 	end
 	if err then
@@ -1028,12 +1067,11 @@ end
 
 -- A new connection table for the broker whose turn it is. Raises if the options have become bad.
 local function next_connection(self)
-	local uri = self.opts.uri
-	local err = check_option("uri", uri)
+	local err = check_options(self)
 	if err then
 		error(err, 0)
 	end
-	return new_connection(self, self._brokers:next(uri))
+	return new_connection(self, self._brokers:next(self.opts.uri))
 end
 
 -- Starts to open a native connection. Raises if the options have become bad.
@@ -1285,15 +1323,13 @@ local function disconnect_received(self, disconnect)
 	return gone(self, reason)
 end
 
--- A message that had to wait will not be sent: it had to make room in the queue, or the broker does not take it, as the
--- message says. Its callback is not called.
+-- A message that had to wait will not be sent: the broker does not take it, as the message says. Its callback is not
+-- called.
 local function dropped(self, packet_id, message)
 	self._callbacks[packet_id] = nil
-	if message then
-		message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
-		log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
-		self:handle("error", message, self)
-	end
+	message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
+	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
+	self:handle("error", message, self)
 end
 
 -- Deals with what the link has. Returns what `step` returns.
@@ -1324,7 +1360,7 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		dropped(self, a, b)
 		return 0
 	end
-	local pck = shape(self.opts.version, kind, a, b, c, d, e, f, g, h, i)
+	local pck = shape(self._version, kind, a, b, c, d, e, f, g, h, i)
 	if kind == packet_type.PUBLISH and b ~= 0 then
 		setmetatable(pck, self._session_mt)
 		if self.opts.auto_ack then
@@ -1351,6 +1387,10 @@ local function implicit_connect(self)
 	local reconnect = self.opts.reconnect
 	if not self.first_connect and not reconnect then
 		return nil, NOT_OPENED
+	end
+	local bad = check_option("reconnect", reconnect or false)
+	if bad then
+		error(bad, 0)
 	end
 	local now = core.now()
 	local due = self._last_attempt and reconnect and self._last_attempt + self._brokers:delay(reconnect) or now
@@ -1391,17 +1431,17 @@ end
 -- end)
 function Client:check_keep_alive()
 	local interval = self.opts.keep_alive
-	if interval <= 0 then
+	if type(interval) ~= "number" or interval <= 0 then
 		interval = KEEP_ALIVE_OFF
 	end
 	if not self.connection then
 		return interval, NOT_OPENED
 	end
-	local err
+	local err, soon
 	if not (self._token or bridge.hand_over(self, Client.check_keep_alive)) then
-		err = bridge.check_keep_alive(self, handle_event)
+		err, soon = bridge.check_keep_alive(self, handle_event)
 	end
-	return self._link:deadline() or interval, err
+	return soon or self._link:deadline() or interval, err
 end
 
 --- Performs a single IO loop step. It will connect if not connected, will re-connect if set to. This should be called
@@ -1569,7 +1609,8 @@ function Client:_wait(seconds)
 	end
 end
 
--- Waits until the connection has taken most of what is to be sent, if that holds up nobody else. Returns whether so.
+-- Waits until the connection has taken most of what is to be sent, if that holds up nobody else, and unless it waits
+-- itself until the program has taken what was received. Returns whether so.
 function Client:_wait_for_room()
 	local link = self._link
 	local least, deadline = link:outgoing_bytes(), core.now() + SEND_TIMEOUT
@@ -1583,9 +1624,7 @@ function Client:_wait_for_room()
 			return false
 		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
 			-- other threads have run
-		elseif may_block(self) then
-			link:wait_for_room(deadline - now)
-		else
+		elseif not (may_block(self) and link:wait_for_room(deadline - now)) then
 			return false
 		end
 	end

@@ -39,6 +39,23 @@ local function drip(self)
 	end
 end
 
+-- Sends as much as the connection takes of what is to be sent as fast as it can.
+local function pour(self)
+	while self.connection and self.pools[1] do
+		local pool = self.pools[1]
+		local last, err, partial = self.connection:send(pool, self.position)
+		assert(last or err == "timeout", err)
+		last = last or partial
+		self.poured = self.poured + last - self.position + 1
+		self.position = last + 1
+		if last < #pool then
+			return
+		end
+		table.remove(self.pools, 1)
+		self.position = 1
+	end
+end
+
 --- Accepts a connection, and handles what has arrived. Never blocks. Does nothing while the backlog is full.
 function Server:poll()
 	if self.fillers then
@@ -63,6 +80,7 @@ function Server:poll()
 		self.ended = true
 	end
 	drip(self)
+	pour(self)
 end
 
 --- Sends a packet.
@@ -82,6 +100,12 @@ end
 -- @tparam ?number pause seconds between two of them, as short as can be by default
 function Server:drip(bytes, pause)
 	self.drops, self.pause = self.drops .. bytes, pause or 0
+end
+
+--- Sends bytes as fast as the connection takes them, after what was poured before.
+-- @tparam string bytes anything
+function Server:pour(bytes)
+	table.insert(self.pools, bytes)
 end
 
 --- Ends the server's half of the connection.
@@ -181,6 +205,10 @@ function M.start(version, on_packet)
 		drops = "",
 		next_drop = 0,
 		pause = 0,
+		-- What is poured, where in the first of it, and how many bytes the connection has taken.
+		pools = {},
+		position = 1,
+		poured = 0,
 	}, Server)
 	self.serve = function()
 		self:poll()

@@ -20,6 +20,18 @@ use crate::session::{Event, RequestError, Session, State};
 const FULL: usize = 1 << 20;
 /// Bytes waiting to be written below which a full link has room again.
 const ROOM: usize = FULL / 4;
+
+/// A message that was accepted.
+#[derive(Debug)]
+pub struct Published {
+    /// Its packet identifier, 0 for QoS 0.
+    pub packet_id: u16,
+    /// Whether the program should wait before it sends more, see [`Link::is_full`].
+    pub full: bool,
+    /// Packet identifiers of the messages that had to make room for it.
+    pub dropped: Vec<u16>,
+}
+
 /// Why a message was not accepted.
 #[derive(Debug)]
 pub enum PublishError {
@@ -51,8 +63,8 @@ pub enum LinkEvent {
     Dropped {
         /// Its packet identifier, 0 for QoS 0.
         packet_id: u16,
-        /// Why, if the server does not take it.
-        message: Option<String>,
+        /// Why the server does not take it.
+        message: String,
     },
     /// The session ended the connection, with the reason.
     Failed(String),
@@ -194,11 +206,17 @@ impl Link {
         state.draining
     }
 
-    /// Publishes, and says whether the program should wait before it sends more.
+    /// Whether what is full has room again, or waiting is in vain since the program itself has to take something first.
+    pub fn has_room_or_news(&self) -> bool {
+        let mut state = self.lock();
+        state.session.is_slow() || !state.is_full()
+    }
+
+    /// Publishes.
     ///
     /// # Errors
     /// Those of [`Session::publish`], and that too much waits already.
-    pub fn publish(&self, message: &PublishRef<'_>) -> Result<(u16, bool), PublishError> {
+    pub fn publish(&self, message: &PublishRef<'_>) -> Result<Published, PublishError> {
         let mut state = self.lock();
         // What the queue for no connection takes is the session's to say.
         if state.session.state() != State::Disconnected {
@@ -209,7 +227,11 @@ impl Link {
         }
         let packet_id = state.session.publish(message)?;
         self.see_to_transmit(&mut state);
-        Ok((packet_id, state.is_full()))
+        Ok(Published {
+            packet_id,
+            full: state.is_full(),
+            dropped: state.session.take_dropped(),
+        })
     }
 
     /// Makes [`LinkEvent::Woken`] come at once.
@@ -296,7 +318,7 @@ impl Link {
         lock(&self.state)
     }
 
-    /// Answers that Lua has not taken outlive the connection.
+    /// Sees to it that Lua asks for what there is.
     fn tell_rest(&self, state: &mut LinkState) {
         if state.has_events() {
             self.has_news(state);
@@ -304,11 +326,15 @@ impl Link {
     }
 
     fn see_to_transmit(&self, state: &mut LinkState) {
-        if !state.session.transmit().is_empty()
-            && let Some(transport) = &state.transport
-        {
+        let nothing = state.session.transmit().is_empty();
+        let Some(transport) = &state.transport else {
+            return;
+        };
+        if !nothing {
             self.hub.mark_dirty(transport);
         }
+        // Something that waited may have turned out to be more than the server takes.
+        self.tell_rest(state);
     }
 
     fn has_news(&self, state: &mut LinkState) {
@@ -395,6 +421,8 @@ impl Link {
         state.reading_paused = !state.session.wants_receive();
         if state.full && state.has_room() {
             state.full = false;
+            self.hub.news.notify_one();
+        } else if state.full && state.session.is_slow() {
             self.hub.news.notify_one();
         }
         if state.draining && !state.holds_back() {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
 use hub::Hub;
-pub use link::{Link, LinkEvent, PublishError};
+pub use link::{Link, LinkEvent, PublishError, Published};
 
 /// The longest single wait inside the runtime. A waiter returns to Lua at least this often so that signal handlers
 /// (Ctrl-C in the stand-alone interpreter sets a hook) get their turn.

@@ -22,9 +22,9 @@ use super::stack::{RawFunction, Stack, create_raw_function};
 use super::tls::LuaTls;
 use super::values::push_packet;
 use crate::codec::{Properties, PublishRef, QoS, Subscription, Version};
-use crate::driver::{Driver, Link, LinkEvent, PublishError};
+use crate::driver::{Driver, Link, LinkEvent, PublishError, Published};
 use crate::net::{Target, Uri};
-use crate::session::{QueueLimits, RequestError, Session, Settings, State};
+use crate::session::{QueueLimits, RequestError, Session, Settings, State, Stats};
 
 /// The longest time that is taken from Lua as seconds; what is longer means "for ever".
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
@@ -269,9 +269,7 @@ impl RawFunction for Events {
             Some(LinkEvent::Dropped { packet_id, message }) => {
                 results.push_bytes(b"dropped");
                 results.push_integer(*packet_id);
-                if let Some(message) = message {
-                    results.push_bytes(message.as_bytes());
-                }
+                results.push_bytes(message.as_bytes());
                 return;
             }
             Some(LinkEvent::Packet(packet)) => return push_packet(packet, *version, results),
@@ -290,12 +288,13 @@ impl RawFunction for Events {
 }
 
 /// `publish(topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0, and
-/// whether the program should wait before it sends more; or false and an error message if so much waits already that it
-/// must; or nil, an error message and whether it is misuse.
+/// whether the program should wait before it sends more, and perhaps a list of the packet identifiers of messages that
+/// had to make room for it; or false and an error message if so much waits already that it must; or nil, an error
+/// message and whether it is misuse.
 struct PlainPublish(Arc<Link>);
 
 impl RawFunction for PlainPublish {
-    type Output = Published;
+    type Output = Result<Published, NotPublished>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
         let argument = |index| arguments.argument(index);
@@ -315,9 +314,16 @@ impl RawFunction for PlainPublish {
 
     fn push(output: &Self::Output, results: &Stack) {
         match output {
-            Ok((packet_id, full)) => {
-                results.push_integer(*packet_id);
-                results.push_boolean(*full);
+            Ok(published) => {
+                results.push_integer(published.packet_id);
+                results.push_boolean(published.full);
+                if !published.dropped.is_empty() {
+                    results.push_table();
+                    for packet_id in &published.dropped {
+                        results.push_integer(*packet_id);
+                        results.append();
+                    }
+                }
             }
             Err(NotPublished::TooMuch(message)) => {
                 results.push_boolean(false);
@@ -327,8 +333,6 @@ impl RawFunction for PlainPublish {
         }
     }
 }
-
-type Published = Result<(u16, bool), NotPublished>;
 
 enum NotPublished {
     Refused(Refusal),
@@ -341,7 +345,7 @@ impl<T: Into<Refusal>> From<T> for NotPublished {
     }
 }
 
-fn publish(link: &Link, message: &PublishRef<'_>) -> Published {
+fn publish(link: &Link, message: &PublishRef<'_>) -> Result<Published, NotPublished> {
     if link.is_stale() {
         return Err(stale().into());
     }
@@ -427,13 +431,16 @@ impl UserData for LuaLink {
         methods.add_method("is_full", |_, this, ()| {
             Ok(!this.link.is_stale() && this.link.is_full())
         });
-        // wait_for_room(seconds): blocks until that is over, for a second at most.
+        // wait_for_room(seconds): blocks until that is over, for a second at most. Returns false if waiting is in vain,
+        // since there is much that the program has to take first.
         methods.add_method("wait_for_room", |_, this, seconds: f64| {
-            if !this.link.is_stale() {
-                let deadline = Instant::now() + duration(seconds);
-                this.driver.wait_until(deadline, || !this.link.is_full());
+            if this.link.is_stale() {
+                return Ok(false);
             }
-            Ok(())
+            let deadline = Instant::now() + duration(seconds);
+            this.driver
+                .wait_until(deadline, || this.link.has_room_or_news());
+            Ok(!this.link.with_session(|session| session.is_slow()))
         });
 
         // holds_back(): whether the server's receive maximum keeps back something that was accepted.
@@ -489,7 +496,11 @@ impl UserData for LuaLink {
         // stats(): table of what was counted so far.
         methods.add_method("stats", |lua, this, ()| {
             let table = lua.create_table()?;
-            let stats = this.link.with_session(|session| session.stats());
+            // In the child of a fork it has done nothing, and the parent's threads may have left its lock locked.
+            let stats = match this.link.is_stale() {
+                true => Stats::default(),
+                false => this.link.with_session(|session| session.stats()),
+            };
             for (name, count) in [
                 ("messages_sent", stats.messages_sent),
                 ("messages_received", stats.messages_received),
@@ -505,13 +516,18 @@ impl UserData for LuaLink {
             }
             let round_trip = stats.ping_round_trip;
             table.set("ping_round_trip", round_trip.map(|time| time.as_secs_f64()))?;
-            table.set("tls_version", this.link.tls_version())?;
+            if !this.link.is_stale() {
+                table.set("tls_version", this.link.tls_version())?;
+            }
             Ok(table)
         });
 
         // outgoing_bytes(): how many wait to be sent or acknowledged.
         methods.add_method("outgoing_bytes", |_, this, ()| {
-            Ok(this.link.outgoing_bytes())
+            Ok(match this.link.is_stale() {
+                true => 0,
+                false => this.link.outgoing_bytes(),
+            })
         });
 
         // getfd(): a descriptor that is readable while pop has something; or nil and an error.
@@ -528,13 +544,16 @@ impl UserData for LuaLink {
             return Ok((None::<i32>, Some("not available on this system".to_owned())));
         });
 
-        // deadline(): seconds until keep alive wants something, or nil.
+        // deadline(): seconds until keep alive wants something, or nil, and whether the server is given up then.
         methods.add_method("deadline", |_, this, ()| {
             if this.link.is_stale() {
-                return Ok(None);
+                return Ok((None, false));
             }
-            let deadline = this.link.with_session(|session| session.poll_timeout());
-            Ok(deadline.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()))
+            let (deadline, awaits_answer) = this
+                .link
+                .with_session(|session| (session.poll_timeout(), session.awaits_answer()));
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            Ok((left.map(|left| left.as_secs_f64()), awaits_answer))
         });
 
         // connect(options): sends CONNECT.
@@ -547,22 +566,30 @@ impl UserData for LuaLink {
         });
 
         // publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties): as the plain one.
-        type Publish = (Value, Value, u8, bool, bool, Option<u16>, Value, Value);
+        type Publish = (Value, Value, u8, bool, bool, Value, Value, Value);
         methods.add_method("publish", |lua, this, fields: Publish| {
             let (topic, payload, qos, retain, dup, packet_id, properties, user_properties) = fields;
             let (qos, flag) = (Scalar::Number(qos.into()), Scalar::Boolean);
             let published = with_scalar(&topic, |topic| {
                 with_scalar(&payload, |payload| {
                     let message = PublishArgs::new(topic, payload, qos, flag(retain), flag(dup))?;
+                    let packet_id = match packet_id {
+                        Nil => 0,
+                        id => with_scalar(&id, |id| id.packet_id())?,
+                    };
                     let properties = this.properties(&properties, &user_properties)?;
-                    publish(
-                        &this.link,
-                        &message.packet(packet_id.unwrap_or(0), &properties),
-                    )
+                    publish(&this.link, &message.packet(packet_id, &properties))
                 })
             });
             match published {
-                Ok(published) => published.into_lua_multi(lua),
+                Ok(Published {
+                    packet_id,
+                    full,
+                    dropped,
+                }) => {
+                    let dropped = (!dropped.is_empty()).then_some(dropped);
+                    (packet_id, full, dropped).into_lua_multi(lua)
+                }
                 Err(NotPublished::TooMuch(message)) => (false, message).into_lua_multi(lua),
                 Err(NotPublished::Refused(Refusal { message, misuse })) => {
                     (Nil, message, misuse).into_lua_multi(lua)
@@ -609,17 +636,15 @@ impl UserData for LuaLink {
         );
 
         // acknowledge(packet_id, qos, rc, properties, user_properties)
-        type Acknowledge = (u16, u8, Value, Value, Value);
+        type Acknowledge = (Value, Value, Value, Value, Value);
         methods.add_method("acknowledge", |_, this, fields: Acknowledge| {
-            let (packet_id, code, rc, properties, user_properties) = fields;
+            let (packet_id, qos, rc, properties, user_properties) = fields;
             this.request(|session| {
+                let packet_id = with_scalar(&packet_id, |id| id.packet_id())?;
+                let qos = with_scalar(&qos, |qos| qos.qos(&".qos"))?;
+                let reason = byte_from_lua(&rc, &"rc")?;
                 let properties = this.properties(&properties, &user_properties)?;
-                session.acknowledge(
-                    packet_id,
-                    qos(code)?,
-                    byte_from_lua(&rc, &"rc")?,
-                    properties,
-                )?;
+                session.acknowledge(packet_id, qos, reason, properties)?;
                 Ok(true)
             })
         });
@@ -700,8 +725,9 @@ fn qos(code: u8) -> Checked<QoS> {
     QoS::from_code(code).ok_or_else(|| format!("expecting qos to be 0, 1 or 2, got: {code}"))
 }
 
-/// The settings of a session: `max_packet_size` in bytes, `connack_timeout` and `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`,
-/// `max_bytes` and `drop_oldest` of the queue, if there is to be one. What is left out has its default.
+/// The settings of a session: `max_packet_size` in bytes, `connack_timeout` and `pingresp_timeout` in seconds,
+/// `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`, `max_bytes` and `drop_oldest` of the
+/// queue, if there is to be one. What is left out has its default.
 fn settings_from_lua(table: &Table) -> mlua::Result<Settings> {
     let defaults = Settings::default();
     let seconds = |key| Ok::<_, mlua::Error>(table.get::<Option<f64>>(key)?.map(duration));

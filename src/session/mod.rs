@@ -61,12 +61,12 @@ pub enum State {
 pub enum Event {
     /// A packet from the server: CONNACK, PUBLISH, PUBACK, PUBREC, SUBACK, UNSUBACK, DISCONNECT or AUTH.
     Packet(Packet),
-    /// A message that was accepted will not be sent, or a request to subscribe.
+    /// A message that was accepted will not be sent, or a request to subscribe: the server does not take it.
     Dropped {
         /// Its packet identifier, 0 for QoS 0.
         packet_id: u16,
-        /// Why the server does not take it; nothing if it had to make room in the queue.
-        message: Option<String>,
+        /// Why.
+        message: String,
     },
     /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
     Failed {
@@ -76,13 +76,15 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether it ends something that the user has begun.
-    fn is_answer(&self) -> bool {
+    /// The packet identifier (0 for QoS 0) of what this ends, if it ends something that the user has begun.
+    fn answers(&self) -> Option<u16> {
         use Packet::{Puback, Pubrec, Suback, Unsuback};
-        matches!(
-            self,
-            Self::Packet(Puback(_) | Pubrec(_) | Suback(_) | Unsuback(_)) | Self::Dropped { .. }
-        )
+        match self {
+            Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
+            Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
+            Self::Dropped { packet_id, .. } => Some(*packet_id),
+            Self::Packet(_) | Self::Failed { .. } => None,
+        }
     }
 
     /// Memory it holds, near enough.
@@ -222,6 +224,8 @@ pub struct Session {
     events: VecDeque<Event>,
     /// Sum of the queued events' sizes.
     queued_bytes: usize,
+    /// Messages that had to make room in the queue, see [`Session::take_dropped`].
+    dropped: Vec<u16>,
     /// Bytes received since there was no event.
     pinned_bytes: usize,
 }
@@ -239,6 +243,7 @@ impl Session {
             counters: Stats::default(),
             events: VecDeque::new(),
             queued_bytes: 0,
+            dropped: Vec::new(),
             pinned_bytes: 0,
         }
     }
@@ -299,11 +304,10 @@ impl Session {
         self.outgoing.has_held()
     }
 
-    /// The transport is up. Packet identifiers start again at 1, unless some are in use, or the user has still to learn
-    /// that they are not.
+    /// The transport is up. Packet identifiers start again at 1, unless some are in use.
     pub fn open(&mut self, now: Instant) {
         self.close();
-        if self.outgoing.is_empty() && !self.events.iter().any(Event::is_answer) {
+        if self.outgoing.is_empty() {
             self.outgoing.set_last_id(0);
         }
         self.connection.state = State::Open;
@@ -314,6 +318,7 @@ impl Session {
     pub fn close(&mut self) {
         self.connection = Connection::new(self.version);
         self.outgoing.connection_lost();
+        self.outgoing.shrink();
         self.incoming
             .retain(|_, received| *received != Received::DeliveredOnce);
     }
@@ -324,7 +329,7 @@ impl Session {
         for event in mem::take(&mut self.events) {
             self.queued_bytes -= event.size();
             match event {
-                answer if answer.is_answer() => self.deliver(answer),
+                answer if answer.answers().is_some() => self.deliver(answer),
                 Event::Packet(Packet::Publish(publish)) if publish.qos == QoS::ExactlyOnce => {
                     self.incoming.remove(&publish.packet_id);
                 }
@@ -336,15 +341,25 @@ impl Session {
     /// Forgets everything that was to be sent, answers that nobody has asked for yet included.
     fn forget(&mut self) {
         self.outgoing = Outgoing::default();
-        self.subscriptions.clear();
+        if !self.settings.resubscribe {
+            self.subscriptions.clear();
+        }
         self.events.clear();
         self.queued_bytes = 0;
+    }
+
+    /// Packet identifiers of the messages that have had to make room in the queue since this was called last.
+    pub fn take_dropped(&mut self) -> Vec<u16> {
+        mem::take(&mut self.dropped)
     }
 
     /// Takes the next event off the queue.
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.queued_bytes -= event.size();
+        if let Some(id) = event.answers() {
+            self.outgoing.told(id);
+        }
         Some(event)
     }
 
@@ -367,10 +382,11 @@ impl Session {
     }
 
     /// Whether the user has much to take, or what is to be taken keeps much in memory: each event is a slice of what was
-    /// read with it.
-    fn is_slow(&self) -> bool {
+    /// read with it. That there are answers to requests does not count: they are no more than there are packet
+    /// identifiers, and a user who goes on sending would wait for answers that are not read.
+    pub fn is_slow(&self) -> bool {
         let most = self.settings.max_queued_bytes;
-        self.queued_bytes > most
+        self.queued_bytes > most + self.outgoing.untold() * mem::size_of::<Event>()
             || !self.events.is_empty() && self.pinned_bytes > PINNED_RATIO * most
     }
 
@@ -396,6 +412,12 @@ impl Session {
             State::Connecting | State::Connected => self.connection.timers.next().map(|(at, _)| at),
             State::Disconnected | State::Open => None,
         }
+    }
+
+    /// Whether the next deadline is one for the server: it is given up if it has not answered by then.
+    pub fn awaits_answer(&self) -> bool {
+        let next = self.connection.timers.next();
+        matches!(next, Some((_, Due::Connack | Due::Pingresp)))
     }
 
     /// Does what is due: sends a PINGREQ, or gives up on a server that does not answer. Does nothing when called early.
@@ -469,6 +491,14 @@ impl Session {
             *count = count.saturating_sub(1);
         }
         known
+    }
+
+    /// Queues the answer to a request: its packet identifier is not used again before the user has taken it.
+    fn deliver_answer(&mut self, event: Event) {
+        if let Some(id) = event.answers() {
+            self.outgoing.answered(id);
+        }
+        self.deliver(event);
     }
 
     /// Queues an event for the user.

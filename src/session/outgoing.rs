@@ -1,10 +1,11 @@
 //! What this client has been asked to send and is not done with: exchanges by packet identifier (2.2.1), and the order
 //! in which what could not be sent yet will be. What is sent when stands in `send`.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::hash::BuildHasherDefault;
 use std::num::NonZeroU16;
 
-use super::id_map::IdMap;
+use super::id_map::{IdHasher, IdMap};
 use crate::codec::PacketType;
 
 /// How far an exchange has come, named by the packet that is awaited next.
@@ -56,6 +57,8 @@ pub(super) struct Exchange {
     pub(super) progress: Progress,
     /// The whole PUBLISH, SUBSCRIBE or UNSUBSCRIBE, as long as it may have to be sent (again).
     pub(super) packet: Box<[u8]>,
+    /// A SUBSCRIBE of our own that is of no use when the server loses its session again: a new one is made then.
+    renews: bool,
     /// Place in the order in which exchanges began.
     sequence: u64,
 }
@@ -77,6 +80,8 @@ pub(super) enum Front {
 #[derive(Default)]
 pub(super) struct Outgoing {
     exchanges: IdMap<Exchange>,
+    /// Packet identifiers whose answer the user has not taken yet: used again, they would stand for two exchanges.
+    untold: HashSet<u16, BuildHasherDefault<IdHasher>>,
     /// The identifier handed out last, 0 before the first.
     last: u16,
     /// How many exchanges have begun.
@@ -101,27 +106,45 @@ impl Outgoing {
     /// With `f` identifiers free, a full turn of the counter looks at 65,535 and hands out at least `f`: with 60,000
     /// exchanges in flight an identifier costs 12 lookups on average, whatever the order in which they end.
     pub(super) fn next_id(&self) -> Option<NonZeroU16> {
-        if self.exchanges.len() == usize::from(u16::MAX) {
+        if self.exchanges.len().max(self.untold.len()) == usize::from(u16::MAX) {
             return None;
         }
         let mut id = self.last;
         loop {
             id = id.wrapping_add(1);
             match NonZeroU16::new(id) {
-                Some(free) if !self.exchanges.contains_key(&id) => return Some(free),
+                Some(free) if !self.in_use(id) => return Some(free),
+                _ if id == self.last => return None,
                 _ => {}
             }
         }
     }
 
-    /// Whether an exchange holds this identifier.
+    /// Whether an exchange holds this identifier, or the user has still to learn that it does not any more.
     pub(super) fn in_use(&self, id: u16) -> bool {
-        self.exchanges.contains_key(&id)
+        self.exchanges.contains_key(&id) || self.untold.contains(&id)
     }
 
     /// Whether no identifier is in use.
     pub(super) fn is_empty(&self) -> bool {
-        self.exchanges.is_empty()
+        self.exchanges.is_empty() && self.untold.is_empty()
+    }
+
+    /// The answer to the exchange with this identifier, 0 for none, is on its way to the user.
+    pub(super) fn answered(&mut self, id: u16) {
+        if id != 0 {
+            self.untold.insert(id);
+        }
+    }
+
+    /// The user has taken the answer.
+    pub(super) fn told(&mut self, id: u16) {
+        self.untold.remove(&id);
+    }
+
+    /// How many answers the user has not taken.
+    pub(super) fn untold(&self) -> usize {
+        self.untold.len()
     }
 
     /// The counter goes on from here.
@@ -129,7 +152,8 @@ impl Outgoing {
         self.last = id;
     }
 
-    /// Begins an exchange with a free identifier; one that has not been sent joins the queue.
+    /// Begins an exchange with a free identifier. One that has not been sent joins the queue; one to be repeated, though
+    /// it is new, renews subscriptions.
     pub(super) fn begin(&mut self, id: u16, phase: Phase, packet: Box<[u8]>, progress: Progress) {
         self.bytes += packet.len();
         match progress {
@@ -145,6 +169,7 @@ impl Outgoing {
             phase,
             progress,
             packet,
+            renews: progress == Progress::Repeat,
             sequence: self.begun,
         };
         self.exchanges.insert(id, exchange);
@@ -306,10 +331,18 @@ impl Outgoing {
         self.repeat.extend(sent.into_iter().map(|(_, id)| id));
     }
 
-    /// The server has no session: what it had acknowledged with PUBREC is done.
+    /// The server has no session: what it had acknowledged with PUBREC is done, and subscriptions are renewed afresh.
     pub(super) fn session_lost(&mut self) {
-        self.exchanges
-            .retain(|_, exchange| exchange.phase != Phase::Pubcomp);
+        let Self {
+            exchanges, bytes, ..
+        } = self;
+        exchanges.retain(|_, exchange| {
+            let over = exchange.phase == Phase::Pubcomp || exchange.renews;
+            if over {
+                *bytes -= exchange.packet.len();
+            }
+            !over
+        });
     }
 
     /// So many exchanges that were added last to those to be repeated come first.
@@ -325,6 +358,7 @@ impl Outgoing {
     /// Gives back memory that a burst needed.
     pub(super) fn shrink(&mut self) {
         self.exchanges.shrink_to_fit();
+        self.untold.shrink_to_fit();
         self.repeat.shrink_to_fit();
         self.waiting.shrink_to_fit();
     }

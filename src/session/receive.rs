@@ -311,9 +311,9 @@ impl Session {
     fn handle_puback(&mut self, ack: Ack) -> Handled {
         self.check_listed(PacketType::Puback, ack.reason)?;
         self.end_exchange(PacketType::Puback, ack.packet_id)?;
-        // One that nobody waits for too, unless it names an exchange to come.
+        // One that nobody waits for too, unless it names an exchange to come, or the user has still to take another.
         if !self.outgoing.in_use(ack.packet_id) {
-            self.deliver(Event::Packet(Packet::Puback(ack)));
+            self.deliver_answer(Event::Packet(Packet::Puback(ack)));
         }
         Ok(())
     }
@@ -338,7 +338,7 @@ impl Session {
             self.answer(PacketType::Pubrel, id, phase.is_some());
         }
         if phase == Some(Phase::Pubrec) {
-            self.deliver(Event::Packet(Packet::Pubrec(ack)));
+            self.deliver_answer(Event::Packet(Packet::Pubrec(ack)));
         }
         Ok(())
     }
@@ -373,7 +373,8 @@ impl Session {
             Some(phase) if phase.awaits() != kind => return Err(awaits_another(kind, id, phase)),
             Some(Phase::Suback(filters)) => Some(filters),
             Some(Phase::Unsuback(filters)) if self.version == Version::V50 => Some(filters),
-            // Nobody waits for it: the user is told all the same, unless it names an exchange to come.
+            // Nobody waits for it: the user is told all the same, unless it names an exchange to come, or the user
+            // has still to take another.
             None if self.outgoing.in_use(id) => return Ok(()),
             Some(_) | None => None,
         };
@@ -391,7 +392,7 @@ impl Session {
         {
             self.note_subscriptions(&exchange.packet, &suback.reasons);
         }
-        self.deliver(Event::Packet(packet(suback)));
+        self.deliver_answer(Event::Packet(packet(suback)));
         Ok(())
     }
 

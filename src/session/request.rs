@@ -209,6 +209,8 @@ impl Session {
 
     /// Sends PUBLISH, as soon as that may be. For QoS 1 and 2 the packet identifier 0 asks for a new one, another is one
     /// of the program's own that must be free; the one used is returned. For QoS 0 it is ignored, and 0 returned.
+    ///
+    /// Others may have to make room for it in the queue, see [`take_dropped`](Self::take_dropped).
     pub fn publish(&mut self, message: &PublishRef<'_>) -> Result<u16, RequestError> {
         let held = self.is_held(PacketType::Publish)?;
         self.check_publish(message.qos, message.retain)?;
@@ -337,8 +339,13 @@ impl Session {
                 false => None,
             };
             match dropped {
-                Some(id) => self.drop_message(id, None),
                 None => return full,
+                Some(id) => {
+                    self.counters.dropped += 1;
+                    if id != 0 {
+                        self.dropped.push(id);
+                    }
+                }
             }
         }
     }

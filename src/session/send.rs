@@ -48,7 +48,7 @@ impl Session {
         };
         match self.append_stored(&packet, false) {
             Ok(()) => self.counters.messages_sent += 1,
-            Err(error) => self.drop_message(0, Some(error)),
+            Err(error) => self.drop_message(0, &error),
         }
         true
     }
@@ -79,7 +79,7 @@ impl Session {
             Ok(()) => self.counters.messages_sent += u64::from(message && !repeated),
             Err(error) => {
                 self.outgoing.end(id);
-                self.drop_message(id, Some(error));
+                self.drop_message(id, &error);
             }
         }
         true
@@ -105,13 +105,12 @@ impl Session {
         }
     }
 
-    /// Tells the user of a message that was accepted and will not be sent: the server does not take it, or it had to
-    /// make room.
-    pub(super) fn drop_message(&mut self, packet_id: u16, error: Option<RequestError>) {
+    /// Tells the user of something that was accepted and will not be sent, since the server does not take it.
+    fn drop_message(&mut self, packet_id: u16, error: &RequestError) {
         self.counters.dropped += 1;
-        self.deliver(Event::Dropped {
+        self.deliver_answer(Event::Dropped {
             packet_id,
-            message: error.map(|error| error.to_string()),
+            message: error.to_string(),
         });
     }
 
@@ -208,7 +207,9 @@ impl Session {
                         properties,
                         ..*message
                     };
-                    return self.append(|version, out| encode_publish(&message, version, out));
+                    if self.append_whole(&message).is_ok() {
+                        return Ok(());
+                    }
                 }
                 Some(Assigned::New(alias)) => {
                     let properties = &with_alias(message.properties, alias);
@@ -216,12 +217,18 @@ impl Session {
                         properties,
                         ..*message
                     };
-                    self.append(|version, out| encode_publish(&message, version, out))?;
-                    self.connection.sent_aliases.assigned(alias, message.topic);
-                    return Ok(());
+                    if self.append_whole(&message).is_ok() {
+                        self.connection.sent_aliases.assigned(alias, message.topic);
+                        return Ok(());
+                    }
                 }
             }
         }
+        // It may fit where with an alias it does not.
+        self.append_whole(message)
+    }
+
+    fn append_whole(&mut self, message: &PublishRef<'_>) -> Result<(), RequestError> {
         self.append(|version, out| encode_publish(message, version, out))
     }
 

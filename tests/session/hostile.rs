@@ -230,6 +230,23 @@ fn a_packet_of_v50_that_breaks_a_rule() {
     }
 }
 
+/// A server of TLS that is spoken to without answers with an alert, from TLS 1.0 on.
+#[test]
+fn a_server_of_tls_is_recognized() {
+    for version in BOTH {
+        for alert in ["15 03 01 00 02 02 46", "15 03 03 00 02 02 32"] {
+            let mut pair = Pair::connecting(client(version));
+            pair.server.send_bytes(&hex(alert));
+            assert_eq!(pair.failure(None), "the server expects TLS on this port");
+        }
+        // Later on it is what it says it is.
+        let mut pair = Pair::connected(version);
+        pair.server.send_bytes(&hex("15 03 01 00 02 02 46"));
+        let message = pair.failure((version == Version::V50).then_some(0x82));
+        assert_eq!(message, "CONNECT: only a client sends it");
+    }
+}
+
 /// Every length that 3.4.2.1, 3.5.2.1, 3.6.2.1 and 3.7.2.1 know.
 #[test]
 fn acknowledgements_of_every_length_are_read() {

@@ -253,3 +253,26 @@ fn a_connection_that_ended_waits_for_nothing() {
     pair.client.handle_timeout(later);
     assert_eq!(pair.answers(), [disconnect_packet(0)]);
 }
+
+#[test]
+fn a_deadline_says_whether_it_is_the_servers() {
+    for version in BOTH {
+        let mut pair = Pair::open(version);
+        assert!(!pair.client.awaits_answer());
+        let connect = Connect {
+            keep_alive: 60,
+            ..connect(version)
+        };
+        pair.connect(connect);
+        assert!(pair.client.awaits_answer());
+
+        let mut pair = with_keep_alive(version, 60);
+        assert!(!pair.client.awaits_answer());
+        pair.advance_seconds(60);
+        assert_eq!(pair.answers(), [Packet::Pingreq]);
+        assert!(pair.client.awaits_answer());
+        pair.server.send(Packet::Pingresp);
+        pair.drive();
+        assert!(!pair.client.awaits_answer());
+    }
+}

@@ -220,7 +220,7 @@ impl Pair {
         std::iter::from_fn(|| self.client.poll_event())
             .map(|event| match event {
                 Event::Packet(packet) => packet,
-                Event::Dropped { packet_id, message } => panic!("dropped {packet_id}: {message:?}"),
+                Event::Dropped { packet_id, message } => panic!("dropped {packet_id}: {message}"),
                 Event::Failed { message } => panic!("failed: {message}"),
             })
             .collect()

@@ -366,6 +366,7 @@ fn the_counter_goes_on_from_where_it_is_among_60_000_in_flight() {
         let ended = in_flight.pop().unwrap();
         pair.server.send(puback(ended, 0));
         pair.carry_to_client(usize::MAX);
+        assert_eq!(pair.packets().len(), 1);
         free.insert(ended);
         let above = free
             .range((Bound::Excluded(last), Bound::Unbounded))
@@ -378,7 +379,6 @@ fn the_counter_goes_on_from_where_it_is_among_60_000_in_flight() {
         in_flight.push(last);
         pair.client.transmit().clear();
     }
-    assert_eq!(pair.packets().len(), 20_000);
 }
 
 #[test]
