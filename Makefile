@@ -95,6 +95,11 @@ bench: ## the benchmarks, on some Luas unless LUA is given; PEER=DIR measures th
 	@$(SETUP) build broker $(BENCH_LUAS:%=lua-%) $(if $(PEER),peer)
 	@PEER='$(PEER)' ONLY='$(ONLY)' ROUNDS='$(ROUNDS)' MS='$(MS)' scripts/bench $(BENCH_LUAS)
 
+.PHONY: instructions
+instructions: ## counts the instructions of a message, fails if they have become many more
+	@$(SETUP) build lua-5.4 instructions
+	@scripts/instructions
+
 .PHONY: docs
 docs: ## the HTML of the Lua modules, in build/docs
 	@$(SETUP) docs

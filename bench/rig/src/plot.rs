@@ -5,9 +5,13 @@ use std::fmt::{Display, Write};
 use crate::report::readable;
 use crate::run::{Results, median};
 
-/// The colours of the programs, in their order.
-const COLOURS: [&str; 8] = [
-    "#0b5394", "#3d85c6", "#990000", "#e06666", "#b45f06", "#f6b26b", "#38761d", "#7f7f7f",
+/// The colours of each library, on one Lua after the other.
+const COLOURS: [[&str; 3]; 5] = [
+    ["#0b5394", "#3d85c6", "#9fc5e8"],
+    ["#990000", "#e06666", "#f4cccc"],
+    ["#b45f06", "#f6b26b", "#fce5cd"],
+    ["#38761d", "#93c47d", "#d9ead3"],
+    ["#444444", "#999999", "#cccccc"],
 ];
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 360.0;
@@ -18,11 +22,18 @@ const BOTTOM: f64 = HEIGHT - 40.0;
 /// The programs that are left out: what no client is, and what would say the same twice.
 const LEFT_OUT: [&str; 2] = ["raw socket", "Copas"];
 
-struct Svg(String);
+struct Svg {
+    text: String,
+    /// Those of the programs.
+    colours: Vec<&'static str>,
+}
 
 impl Svg {
     fn new(programs: &[&str]) -> Self {
-        let mut svg = Self(String::new());
+        let mut svg = Self {
+            text: String::new(),
+            colours: colours(programs),
+        };
         let rows = programs.len().div_ceil(4);
         let height = HEIGHT + 20.0 * rows as f64;
         svg.add(format_args!(
@@ -44,7 +55,7 @@ impl Svg {
 
     fn add(&mut self, element: impl Display) {
         // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "{element}");
+        let _ = writeln!(self.text, "{element}");
     }
 
     fn text(&mut self, x: f64, y: f64, anchor: &str, text: &str) {
@@ -54,7 +65,7 @@ impl Svg {
     }
 
     fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, program: usize, title: &str) {
-        let colour = COLOURS[program % COLOURS.len()];
+        let colour = self.colours[program];
         self.add(format_args!(
             r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" fill="{colour}"><title>{title}</title></rect>"#
         ));
@@ -68,7 +79,7 @@ impl Svg {
     }
 
     fn line(&mut self, points: &[(f64, f64)], program: usize) {
-        let colour = COLOURS[program % COLOURS.len()];
+        let colour = self.colours[program];
         let path: Vec<_> = points
             .iter()
             .map(|(x, y)| format!("{x:.1},{y:.1}"))
@@ -86,8 +97,26 @@ impl Svg {
 
     fn finish(mut self) -> String {
         self.add("</svg>");
-        self.0
+        self.text
     }
+}
+
+/// A colour for each program.
+fn colours(programs: &[&str]) -> Vec<&'static str> {
+    let mut libraries: Vec<(&str, usize)> = Vec::new();
+    let mut colours = Vec::new();
+    for program in programs {
+        let library = program.split(',').next().unwrap_or_default();
+        let known = libraries.iter().position(|(name, _)| *name == library);
+        let hue = known.unwrap_or_else(|| {
+            libraries.push((library, 0));
+            libraries.len() - 1
+        });
+        let shade = &mut libraries[hue].1;
+        colours.push(COLOURS[hue % COLOURS.len()][*shade % 3]);
+        *shade += 1;
+    }
+    colours
 }
 
 /// The programs in some results, each once.
@@ -162,12 +191,8 @@ pub fn throughput(results: &[Results]) -> Option<String> {
                 );
             }
         }
-        svg.text(
-            left + room * 0.425,
-            BOTTOM + 20.0,
-            "middle",
-            group.scenario.title,
-        );
+        let label = group.scenario.name.replace('-', ", QoS ");
+        svg.text(left + room * 0.425, BOTTOM + 20.0, "middle", &label);
     }
     Some(svg.finish())
 }
@@ -196,7 +221,7 @@ pub fn clients(results: &[Results]) -> Option<String> {
     .enumerate()
     {
         let left = LEFT + panel as f64 * WIDTH / 2.0;
-        let right = left + WIDTH / 2.0 - LEFT - 10.0;
+        let right = left + WIDTH / 2.0 - LEFT - 25.0;
         let points = |name| {
             let point =
                 |result: &&Results| Some((count(result), value(result, name, figure)?.max(1e-3)));

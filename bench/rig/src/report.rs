@@ -53,6 +53,7 @@ pub fn readable(number: f64) -> String {
         100.0.. => 0,
         10.0.. => 1,
         1.0.. => 2,
+        0.0 => 0,
         _ => 3,
     };
     format!("{number:.digits$}")
