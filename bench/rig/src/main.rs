@@ -28,7 +28,7 @@ usage: rig broker [CERTIFICATES]     the fast broker, on free ports that it prin
          --ms NUMBER          length of a run, 1000 unless given
          --mosquitto PROGRAM  what was built from bench/mosquitto.c
          --certificates DIR   of scripts/certs, build/bench/certs unless given
-         --out DIR            for bench.json and the pictures, build unless given";
+         --out DIR            for bench.json, bench.md and the pictures, build unless given";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -137,6 +137,46 @@ pub fn print_verdicts(verdicts: &[Verdict]) {
     println!("{met} of {} targets met", verdicts.len());
 }
 
+/// The medians as one table of Markdown, with a column for each program.
+pub fn markdown(results: &[Results]) -> String {
+    let mut labels: Vec<&str> = Vec::new();
+    for (program, _) in results.iter().flat_map(|result| &result.programs) {
+        if !program.is_copas() && !labels.contains(&program.label.as_str()) {
+            labels.push(&program.label);
+        }
+    }
+    let mut text = format!(
+        "| | {} |\n| --- |{}\n",
+        labels.join(" | "),
+        " ---: |".repeat(labels.len())
+    );
+    for result in results {
+        for (name, unit) in result.scenario.columns {
+            let mut row = |title: &str, find: &dyn Fn(&Program, &str) -> bool| {
+                let cells: Vec<String> = labels
+                    .iter()
+                    .map(|label| {
+                        let mut programs = result.programs.iter();
+                        let found = programs.find(|(program, _)| find(program, label));
+                        let values = found.and_then(|(_, figures)| figures.get(*name));
+                        values.map_or(String::new(), |values| readable(median(values)))
+                    })
+                    .collect();
+                if cells.iter().any(|cell| !cell.is_empty()) {
+                    let _ = writeln!(text, "| {title}: {unit} | {} |", cells.join(" | "));
+                }
+            };
+            row(result.scenario.title, &|program, label| {
+                program.label == label
+            });
+            row("under Copas", &|program, label| {
+                program.is_copas() && program.is_on_lua_of(label)
+            });
+        }
+    }
+    text
+}
+
 /// Everything, with each run's figures.
 pub fn json(results: &[Results], verdicts: &[Verdict]) -> String {
     let scenarios = results.iter().map(|result| {

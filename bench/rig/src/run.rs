@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const SETTLE: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(3);
 
+/// The name of our library in the tables.
+const OURS: &str = "ours";
+
 /// A program that is measured.
 #[derive(Clone)]
 pub struct Program {
@@ -45,6 +48,18 @@ impl Program {
     /// Whether it is our library, under Copas or not.
     pub fn is_ours(&self, copas: bool) -> bool {
         self.kind == Kind::Ours { copas }
+    }
+
+    /// Whether it is our library under Copas.
+    pub fn is_copas(&self) -> bool {
+        self.is_ours(true)
+    }
+
+    /// Whether a label is that of our library, without Copas, on the same Lua.
+    pub fn is_on_lua_of(&self, label: &str) -> bool {
+        label
+            .split_once(", ")
+            .is_some_and(|(name, lua)| name == OURS && self.label.ends_with(&format!(", {lua}")))
     }
 
     /// Whether it is the first of the originals.
@@ -185,7 +200,7 @@ impl Options {
             });
         };
         for lua in &self.luas {
-            add("ours", Some(lua), Kind::Ours { copas: false });
+            add(OURS, Some(lua), Kind::Ours { copas: false });
             add("ours under Copas", Some(lua), Kind::Ours { copas: true });
             for (i, folder) in self.peers.iter().enumerate() {
                 let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -227,7 +242,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// `rig run`: measures, and writes bench.json, throughput.svg and clients.svg.
+/// `rig run`: measures, and writes bench.json, bench.md, throughput.svg and clients.svg.
 pub fn run(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
     let broker = Broker::start(Some(tls::server(&options.certificates)?))?;
@@ -282,6 +297,7 @@ pub fn run(arguments: &[String]) -> Outcome {
         options.out.join("bench.json"),
         report::json(&results, &verdicts),
     )?;
+    fs::write(options.out.join("bench.md"), report::markdown(&results))?;
     for (name, picture) in [
         ("throughput.svg", plot::throughput(&results)),
         ("clients.svg", plot::clients(&results)),
