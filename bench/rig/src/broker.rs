@@ -13,13 +13,12 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::wire::*;
-use crate::wire::{self};
+use crate::wire::{self, *};
 
 /// How many messages may be unacknowledged while the broker sends.
 const WINDOW: usize = 8192;
@@ -42,6 +41,7 @@ struct Shared {
     /// The connections without TLS, for the echo.
     connections: Mutex<Vec<Weak<TcpStream>>>,
     echo: Mutex<Echo>,
+    echo_over: Condvar,
 }
 
 #[derive(Default)]
@@ -49,8 +49,8 @@ struct Echo {
     targets: Vec<Arc<TcpStream>>,
     next: usize,
     count: u64,
+    /// Nothing when it is over.
     until: Option<Instant>,
-    waiter: Option<Thread>,
 }
 
 /// The messages that a broker sends for a while with QoS 1 or 2.
@@ -98,29 +98,29 @@ impl Broker {
     /// Sends a message to one connection after the other, each when the one before has answered with `rig/echoed`.
     /// Returns how many have.
     pub fn echo(&self, duration: Duration) -> io::Result<u64> {
-        {
-            let mut echo = lock(&self.shared.echo);
-            *echo = Echo {
-                targets: lock(&self.shared.connections)
-                    .iter()
-                    .filter_map(Weak::upgrade)
-                    .collect(),
-                until: Some(Instant::now() + duration),
-                waiter: Some(thread::current()),
-                ..Echo::default()
-            };
-            echo.send()?;
+        let targets = lock(&self.shared.connections)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let until = Instant::now() + duration;
+        let mut echo = lock(&self.shared.echo);
+        *echo = Echo {
+            targets,
+            until: Some(until),
+            ..Echo::default()
+        };
+        echo.send()?;
+        let patience = duration + Duration::from_secs(10);
+        let wait = self
+            .shared
+            .echo_over
+            .wait_timeout_while(echo, patience, |echo| echo.until.is_some());
+        let (mut echo, timeout) = wait.expect("no thread panics with a lock");
+        let count = std::mem::take(&mut *echo).count;
+        if timeout.timed_out() {
+            return Err(io::Error::other("a client does not echo"));
         }
-        loop {
-            thread::park_timeout(duration + Duration::from_secs(10));
-            let mut echo = lock(&self.shared.echo);
-            let until = echo.until;
-            if until.is_none() {
-                return Ok(std::mem::take(&mut *echo).count);
-            } else if until.is_some_and(|until| Instant::now() > until + Duration::from_secs(5)) {
-                return Err(io::Error::other("a client does not echo"));
-            }
-        }
+        Ok(count)
     }
 }
 
@@ -203,10 +203,7 @@ impl<S: Read + Write> Connection<S> {
             stream,
             shared_stream,
             shared,
-            state: State {
-                version: 4,
-                ..State::default()
-            },
+            state: State::default(),
         }
     }
 
@@ -292,10 +289,18 @@ impl<S: Read + Write> Connection<S> {
             return echo.send();
         }
         echo.until = None;
-        if let Some(waiter) = &echo.waiter {
-            waiter.unpark();
-        }
+        self.shared.echo_over.notify_one();
         Ok(())
+    }
+}
+
+impl Drop for State {
+    /// A thread that still sends need not wait for acknowledgements any more.
+    fn drop(&mut self) {
+        if let Some(hose) = &self.hose {
+            *lock(&hose.acknowledged) = u64::MAX;
+            hose.changed.notify_one();
+        }
     }
 }
 
