@@ -48,7 +48,8 @@ function bench.client(id, handlers)
 			assert(connack.rc == 0, connack:reason_string())
 		end,
 		error = function(err)
-			error("the client has failed: " .. tostring(err))
+			io.stderr:write("the client has failed: ", tostring(err), "\n")
+			os.exit(1)
 		end,
 	}
 	client:on(handlers(client))

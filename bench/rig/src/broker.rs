@@ -8,7 +8,7 @@
 //! | `rig/end`                         | sends `rig/done` with the count, which starts anew |
 //! | `rig/receive/QOS/MILLISECONDS/SIZE` | sends `rig/data` for that long, and `rig/done` with the count when all is acknowledged |
 //! | `rig/hold/COUNT`                  | keeps its answers back until there are so many |
-//! | `rig/echoed`                      | sends the next message of [`Broker::echo`] |
+//! | `rig/echoed`                      | says that the message of [`Broker::echo`] has arrived |
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -24,6 +24,8 @@ use crate::wire::{self, *};
 const WINDOW: usize = 8192;
 /// How many of them are sent at a time.
 const BATCH: usize = 512;
+/// How long a client may take to echo.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Enough for a connection: the buffers are on the heap.
 const STACK: usize = 128 * 1024;
 
@@ -40,17 +42,9 @@ pub struct Broker {
 struct Shared {
     /// The connections without TLS, for the echo.
     connections: Mutex<Vec<Weak<TcpStream>>>,
-    echo: Mutex<Echo>,
-    echo_over: Condvar,
-}
-
-#[derive(Default)]
-struct Echo {
-    targets: Vec<Arc<TcpStream>>,
-    next: usize,
-    count: u64,
-    /// Nothing when it is over.
-    until: Option<Instant>,
+    /// How many messages have been echoed.
+    echoes: Mutex<u64>,
+    echoed: Condvar,
 }
 
 /// The messages that a broker sends for a while with QoS 1 or 2.
@@ -98,41 +92,31 @@ impl Broker {
     /// Sends a message to one connection after the other, each when the one before has answered with `rig/echoed`.
     /// Returns how many have.
     pub fn echo(&self, duration: Duration) -> io::Result<u64> {
-        let targets = lock(&self.shared.connections)
+        let targets: Vec<_> = lock(&self.shared.connections)
             .iter()
             .filter_map(Weak::upgrade)
             .collect();
-        let until = Instant::now() + duration;
-        let mut echo = lock(&self.shared.echo);
-        *echo = Echo {
-            targets,
-            until: Some(until),
-            ..Echo::default()
-        };
-        echo.send()?;
-        let patience = duration + Duration::from_secs(10);
-        let wait = self
-            .shared
-            .echo_over
-            .wait_timeout_while(echo, patience, |echo| echo.until.is_some());
-        let (mut echo, timeout) = wait.expect("no thread panics with a lock");
-        let count = std::mem::take(&mut *echo).count;
-        if timeout.timed_out() {
-            return Err(io::Error::other("a client does not echo"));
-        }
-        Ok(count)
-    }
-}
-
-impl Echo {
-    fn send(&mut self) -> io::Result<()> {
         let mut message = Vec::new();
         wire::publish(&mut message, 4, 0, 0, DATA, &[b'x'; 64]);
-        self.next = (self.next + 1) % self.targets.len().max(1);
-        match self.targets.get(self.next) {
-            Some(target) => (&**target).write_all(&message),
-            None => Err(io::Error::other("there are no connections")),
+        let start = Instant::now();
+        let mut count = 0;
+        for target in targets.iter().cycle() {
+            if start.elapsed() >= duration {
+                break;
+            }
+            (&**target).write_all(&message)?;
+            let echoes = lock(&self.shared.echoes);
+            let wait = self
+                .shared
+                .echoed
+                .wait_timeout_while(echoes, PATIENCE, |echoes| *echoes == 0);
+            let (mut echoes, _) = wait.expect("no thread panics with a lock");
+            if std::mem::take(&mut *echoes) == 0 {
+                return Err(io::Error::other("a client does not echo"));
+            }
+            count += 1;
         }
+        Ok(count)
     }
 }
 
@@ -218,7 +202,10 @@ impl<S: Read + Write> Connection<S> {
                         duration,
                         size,
                     }) => self.receive(qos, duration, size)?,
-                    Some(Command::Echoed) => self.echoed()?,
+                    Some(Command::Echoed) => {
+                        *lock(&self.shared.echoes) += 1;
+                        self.shared.echoed.notify_one();
+                    }
                     Some(Command::Close) => return Ok(()),
                     None => {}
                 }
@@ -279,17 +266,6 @@ impl<S: Read + Write> Connection<S> {
         self.state.hose = Some(Arc::clone(&hose));
         let version = self.state.version;
         thread::spawn(move || hose.run(&stream, version, &buffer, until));
-        Ok(())
-    }
-
-    fn echoed(&mut self) -> io::Result<()> {
-        let mut echo = lock(&self.shared.echo);
-        echo.count += 1;
-        if echo.until.is_some_and(|until| Instant::now() < until) {
-            return echo.send();
-        }
-        echo.until = None;
-        self.shared.echo_over.notify_one();
         Ok(())
     }
 }
