@@ -14,6 +14,8 @@ endif
 FEATURE := $(if $(filter jit,$(VERSION)),luajit,lua$(subst .,,$(VERSION)))
 ABI := $(VERSION:jit=5.1)
 
+# What is built in besides plain MQTT: what a small machine may do without.
+WITH ?= tls websocket
 # The cargo profile of the module.
 PROFILE ?= release
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE:dev=debug)
@@ -40,12 +42,13 @@ build: $(TREE)/mqtt/core.so ## the module for one Lua, as the tree build/LUA
 # A cdylib alone gets link-time optimisation, an rlib beside it would switch that off.
 $(TREE)/mqtt/core.so: $(RUST_FILES) $(TREE)/.profile
 	@mkdir -p $(@D)
-	flock Cargo.toml sh -c 'cargo rustc --locked --lib --crate-type cdylib --profile $(PROFILE) --features $(FEATURE) \
+	flock Cargo.toml sh -c 'cargo rustc --locked --lib --crate-type cdylib --profile $(PROFILE) \
+		--no-default-features --features "$(FEATURE) $(WITH)" \
 		&& install -m 644 $(TARGET_DIR)/libmqtt_core.so $@'
 
 $(TREE)/.profile: FORCE
 	@mkdir -p $(@D)
-	@echo $(PROFILE) | cmp -s - $@ || echo $(PROFILE) > $@
+	@echo $(PROFILE) $(WITH) | cmp -s - $@ || echo $(PROFILE) $(WITH) > $@
 
 .PHONY: build-all
 build-all: ## the module for all tested Lua versions

@@ -82,7 +82,7 @@ describe("an option of mqtt.client", function()
 		refuses(no_list .. "a table with the key host", { uri = { host = "a" } })
 		refuses("expecting uri[2] to be a string, got: number", { uri = { "a", 2 } })
 		refuses("expecting uri[1] to be a string, got: nil", { uri = { [2] = "b" } })
-		refuses("uri[2]: only 'mqtt' and 'mqtts' are supported as scheme in uri, got: 'http'",
+		refuses("uri[2]: only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as scheme in uri, got: 'http'",
 			{ uri = { "a", "http://b" }, clean = true })
 		refuses("uri[2]: cannot use protocol 'mqtt' with 'secure=true|table'",
 			{ uri = { "mqtts://a", "mqtt://b" }, clean = true, secure = true })

@@ -338,8 +338,9 @@ for version_name, version in pairs(VERSIONS) do
 				local events = record(subject)
 				server:drop()
 				harness.serve_to_end(subject)
-				assert.same({ "close" }, harness.names(events))
-				assert.equal("connection closed by broker", events[1][2].close_reason)
+				assert.same({ "error", "close" }, harness.names(events))
+				assert.equal("connection closed by broker", events[1][2])
+				assert.equal("connection closed by broker", events[2][2].close_reason)
 				local wait, err = subject:step()
 				assert.is_nil(wait)
 				assert.equal("network connection is not opened", err)
@@ -462,9 +463,11 @@ for version_name, version in pairs(VERSIONS) do
 			end)
 
 			local function closed_with(reason)
-				assert.same({ "close" }, harness.names(events))
-				assert.equal(reason, events[1][2].close_reason)
-				assert.equal(subject, events[1][3])
+				-- An end that the program has not asked for is an error too.
+				local names = reason == "connection closed by broker" and { "error", "close" } or { "close" }
+				assert.same(names, harness.names(events))
+				assert.equal(reason, events[#events][2].close_reason)
+				assert.equal(subject, events[#events][3])
 				assert.is_nil(subject.connection)
 			end
 
@@ -488,7 +491,7 @@ for version_name, version in pairs(VERSIONS) do
 			it("is told when another client takes its place", function()
 				connect(new({ id = subject.opts.id }))
 				serve({ subject }, function()
-					return #events > 0
+					return #events > 1
 				end)
 				closed_with("connection closed by broker")
 			end)

@@ -262,7 +262,7 @@ for _, loop in ipairs(loops) do
 			first:on("connect", function()
 				assert(add(second))
 			end)
-			assert.same({ "connection closed by broker" }, run(first))
+			assert.same({ "error: connection closed by broker", "connection closed by broker" }, run(first))
 			call(function()
 				second:shutdown()
 			end)

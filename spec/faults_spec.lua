@@ -75,7 +75,8 @@ local FAULTS = {
 			server:send_bytes("\32\3")
 			server:drop()
 		end,
-		events = { "close" },
+		events = { "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -127,7 +128,8 @@ local FAULTS = {
 		strike = function(server)
 			server:half_close()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -136,7 +138,8 @@ local FAULTS = {
 		strike = function(server)
 			server:reset()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -146,7 +149,8 @@ local FAULTS = {
 			server:send_bytes(HALF)
 			server:reset()
 		end,
-		events = { "connect", "close" },
+		events = { "connect", "error", "close" },
+		error = "^" .. CLOSED,
 		reason = CLOSED,
 		takes = 0,
 	},
@@ -307,6 +311,7 @@ for _, way in ipairs(WAYS) do
 			end
 			copas_support.unload()
 			package.loaded["mqtt.connector.copas"] = nil
+			world, started = nil, nil
 		end)
 
 		-- Starts a server, which is served by the loop.
@@ -358,7 +363,7 @@ for _, way in ipairs(WAYS) do
 					if not world then
 						return pending(missing)
 					end
-					least = math.min(least, round())
+					least = math.min(least, harness.without_collecting(round))
 					harness.cleanup()
 					if least <= LIMIT or way.blocks[phase] then
 						return
@@ -701,46 +706,49 @@ describe("a slow consumer", function()
 	end
 
 	for _, way in ipairs(WAYS) do
-		it("is not told that its broker is dead, " .. way.name, function()
-			local world, missing = way.world()
-			if not world then
-				return pending(missing)
-			end
-			local client = connected({ connector = require(way.connector) })
-			local events = harness.record(client, { "error", "close" })
-			local received = 0
-			client:on({
-				connect = function()
-					pour(3, 10)
-				end,
-				message = function()
-					-- Longer than the broker may take to answer a PINGREQ.
-					local busy_until = now() + 1.3 * TIMEOUT
-					while now() < busy_until do
-						server:poll()
-					end
-					received = received + 1
-					if received == 3 then
+		-- The native connection is served while Lua is busy, as above.
+		if way.connector ~= "mqtt.connector.native" then
+			it("is not told that its broker is dead, " .. way.name, function()
+				local world, missing = way.world()
+				if not world then
+					return pending(missing)
+				end
+				local client = connected({ connector = require(way.connector) })
+				local events = harness.record(client, { "error", "close" })
+				local received = 0
+				client:on({
+					connect = function()
 						pour(3, 10)
-					end
-				end,
-			})
-			world.add(client)
-			world.serve(server)
-			local deadline = now() + 20
-			while received < 6 and not events[1] do
-				assert(now() < deadline, "nothing came of it in time")
-				world.turn()
-			end
-			assert.same({}, harness.names(events))
-			assert.is_true(server:count(packet_type.PINGREQ) >= 1)
-			-- But a dead one is noticed.
-			server.on_packet = function() end
-			while not events[1] do
-				assert(now() < deadline, "nothing came of it in time")
-				world.turn()
-			end
-			assert.matches(PINGRESP_ERROR, events[1][2])
-		end)
+					end,
+					message = function()
+						-- Longer than the broker may take to answer a PINGREQ.
+						local busy_until = now() + 1.3 * TIMEOUT
+						while now() < busy_until do
+							server:poll()
+						end
+						received = received + 1
+						if received == 3 then
+							pour(3, 10)
+						end
+					end,
+				})
+				world.add(client)
+				world.serve(server)
+				local deadline = now() + 20
+				while received < 6 and not events[1] do
+					assert(now() < deadline, "nothing came of it in time")
+					world.turn()
+				end
+				assert.same({}, harness.names(events))
+				assert.is_true(server:count(packet_type.PINGREQ) >= 1)
+				-- But a dead one is noticed.
+				server.on_packet = function() end
+				while not events[1] do
+					assert(now() < deadline, "nothing came of it in time")
+					world.turn()
+				end
+				assert.matches(PINGRESP_ERROR, events[1][2])
+			end)
+		end
 	end
 end)

@@ -492,6 +492,27 @@ describe("a real broker", function()
 			assert.same(expected, got)
 		end)
 	end)
+
+	for version_name, version in pairs(VERSIONS) do
+		it("gets a burst of QoS 1 from a handler, more than the answers that are read meanwhile, " .. version_name, function()
+			local total, acknowledged = 25000, 0
+			local payload = ("x"):rep(900)
+			local subject = client({ version = version })
+			subject:on("connect", function()
+				local begun = core.now()
+				for _ = 1, total do
+					assert(subject:publish({ topic = harness.topic(), payload = payload, qos = 1, callback = function()
+						acknowledged = acknowledged + 1
+					end }))
+				end
+				-- Nothing waits for a time limit.
+				assert.is_true(core.now() - begun < 20)
+			end)
+			serve({ subject }, function()
+				return acknowledged == total
+			end, 30)
+		end)
+	end
 end)
 
 describe("the option", function()

@@ -520,7 +520,6 @@ for _, connector in ipairs({ "native", "copas" }) do
 				assert.equal(2 * each, total)
 				assert.equal(0, twice)
 				assert.is_true(cuts > 0)
-				subject:shutdown()
 			end)
 
 			it("handlers of auth may wait before they answer", function()
@@ -549,7 +548,6 @@ for _, connector in ipairs({ "native", "copas" }) do
 				run(function()
 					return subject.connection and subject.connection.connack
 				end)
-				subject:shutdown()
 			end)
 		end)
 	end

@@ -1,4 +1,4 @@
-//! Opening plain TCP streams on the loopback interface, and what is said when that fails.
+//! Opening plain streams on the loopback interface and to Unix domain sockets, and what is said when that fails.
 
 use std::time::Duration;
 
@@ -10,20 +10,12 @@ use tokio::{
 
 const LONG: Duration = Duration::from_secs(30);
 
-fn target(host: &str, port: u16) -> Target {
-    Target {
-        host: host.into(),
-        port,
-        tls: None,
-    }
-}
-
 #[tokio::test]
 async fn bytes_pass_both_ways() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     for host in ["localhost", "127.0.0.1"] {
-        let mut stream = open(&target(host, port), LONG).await.unwrap();
+        let mut stream = open(&Target::tcp(host, port), LONG).await.unwrap();
         let (mut peer, _) = listener.accept().await.unwrap();
         let Stream::Tcp(tcp) = &stream else {
             panic!("{stream:?}");
@@ -50,7 +42,9 @@ async fn a_port_nobody_listens_on_refuses() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = socket.local_addr().unwrap().port();
-    let error = open(&target("127.0.0.1", port), LONG).await.unwrap_err();
+    let error = open(&Target::tcp("127.0.0.1", port), LONG)
+        .await
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("connection to '127.0.0.1:{port}' refused")
@@ -60,12 +54,48 @@ async fn a_port_nobody_listens_on_refuses() {
 #[tokio::test]
 async fn a_name_without_address_is_not_found() {
     for host in ["does-not-exist.invalid", "", "nul\0"] {
-        let error = open(&target(host, 1883), LONG).await.unwrap_err();
+        let error = open(&Target::tcp(host, 1883), LONG).await.unwrap_err();
         assert!(matches!(error, OpenError::NotFound { .. }), "{error:?}");
         let text = error.to_string();
         let reason = text.strip_prefix(&format!("host '{host}' not found: "));
         assert!(reason.is_some_and(|reason| !reason.is_empty()), "{text}");
     }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn unix_sockets_are_streams_too() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("net.sock");
+    let _ = std::fs::remove_file(&path);
+    let absent = open(&Target::unix(&path), LONG).await.unwrap_err();
+    let expected = format!(
+        "connection to '{}' failed: No such file or directory",
+        path.display()
+    );
+    assert!(absent.to_string().starts_with(&expected), "{absent}");
+
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    // Whoever connects to TCP by a proxy connects to these directly.
+    let target = Target {
+        proxy: Some("http://does-not-exist.invalid".parse().unwrap()),
+        ..Target::unix(&path)
+    };
+    let mut stream = open(&target, LONG).await.unwrap();
+    let (mut peer, _) = listener.accept().await.unwrap();
+    assert!(matches!(stream, Stream::Unix(_)));
+    assert_eq!(stream.tls_version(), None);
+    stream.write_all(b"ping").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut received = String::new();
+    peer.read_to_string(&mut received).await.unwrap();
+    assert_eq!(received, "ping");
+
+    drop(listener);
+    assert_eq!(
+        open(&target, LONG).await.unwrap_err().to_string(),
+        format!("connection to '{}' refused", path.display())
+    );
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]
@@ -83,6 +113,14 @@ fn a_timeout_names_what_took_the_time() {
             Phase::Handshake,
             "timed out after 30 s during the TLS handshake with 'h:1'",
         ),
+        (
+            Phase::Proxy,
+            "timed out after 30 s while the proxy connected to 'h:1'",
+        ),
+        (
+            Phase::WebSocket,
+            "timed out after 30 s during the WebSocket handshake with 'h:1'",
+        ),
     ] {
         let error = OpenError::Timeout {
             target: "h:1".into(),
@@ -94,7 +132,8 @@ fn a_timeout_names_what_took_the_time() {
 }
 
 #[test]
-fn targets_display_as_host_and_port() {
-    assert_eq!(target("h", 1).to_string(), "h:1");
-    assert_eq!(target("::1", 1).to_string(), "[::1]:1");
+fn targets_display_as_host_and_port_or_path() {
+    assert_eq!(Target::tcp("h", 1).to_string(), "h:1");
+    assert_eq!(Target::tcp("::1", 1).to_string(), "[::1]:1");
+    assert_eq!(Target::unix("/run/s").to_string(), "/run/s");
 }

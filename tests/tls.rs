@@ -158,9 +158,8 @@ async fn reply(reply: &'static [u8]) -> u16 {
 
 async fn connect(host: &str, port: u16, options: &TlsOptions) -> Result<Stream, OpenError> {
     let target = Target {
-        host: host.into(),
-        port,
         tls: Some(TlsConfig::new(options).unwrap()),
+        ..Target::tcp(host, port)
     };
     open(&target, LONG).await
 }
@@ -243,9 +242,8 @@ async fn reconnects_resume_the_session() {
             ..trusting(cafile.clone())
         };
         let target = Target {
-            host: "localhost".into(),
-            port,
             tls: Some(TlsConfig::new(&options).unwrap()),
+            ..Target::tcp("localhost", port)
         };
         for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
             let stream = open(&target.clone(), LONG).await.unwrap();
@@ -434,9 +432,8 @@ async fn a_client_shows_its_certificate() {
         let tls = TlsConfig::new(&options).unwrap();
         for port in &ports {
             let target = Target {
-                host: "localhost".into(),
-                port: *port,
                 tls: Some(tls.clone()),
+                ..Target::tcp("localhost", *port)
             };
             let stream = open(&target, LONG).await.unwrap();
             echo(stream)
@@ -643,9 +640,8 @@ async fn a_server_of_another_version_is_recognized() {
 async fn a_handshake_that_is_not_answered_times_out() {
     let (listener, port) = listen().await;
     let target = Target {
-        host: "127.0.0.1".into(),
-        port,
         tls: Some(TlsConfig::new(&no_verification()).unwrap()),
+        ..Target::tcp("127.0.0.1", port)
     };
     let limit = Duration::from_millis(100);
     let (result, accepted): (_, std::io::Result<(TcpStream, _)>) =
@@ -669,9 +665,8 @@ async fn a_handshake_that_stalls_times_out() {
             tcp
         };
         let target = Target {
-            host: "127.0.0.1".into(),
-            port,
             tls: Some(TlsConfig::new(&no_verification()).unwrap()),
+            ..Target::tcp("127.0.0.1", port)
         };
         let limit = Duration::from_millis(100);
         let (result, _tcp) = tokio::join!(open(&target, limit), server);
@@ -686,11 +681,7 @@ async fn a_handshake_that_stalls_times_out() {
 #[tokio::test]
 async fn a_server_of_tls_answers_a_plain_client_with_an_alert() {
     let identity = issue(&ca(), &params(&["localhost"]));
-    let target = Target {
-        host: "127.0.0.1".into(),
-        port: serve(server_config(identity, BOTH)).await,
-        tls: None,
-    };
+    let target = Target::tcp("127.0.0.1", serve(server_config(identity, BOTH)).await);
     let mut stream = open(&target, LONG).await.unwrap();
     // A CONNECT.
     let connect = b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0";

@@ -227,11 +227,6 @@ function Brokers:refer(text, moved)
 	return ignored
 end
 
---- Whether the broker that is connected to has accepted the client.
-function Brokers:has_accepted()
-	return self._accepted
-end
-
 --- Whether the next broker is to be tried without delay, since this pass is not over.
 function Brokers:is_midway()
 	return self._at_once

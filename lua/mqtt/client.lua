@@ -23,6 +23,7 @@ local packet_type = packet.types
 
 local NOT_OPENED = "network connection is not opened"
 local CLOSED_BY_CLIENT = "connection closed by client"
+local CLOSED_BY_BROKER = "connection closed by broker"
 local STUCK = "the connection takes nothing"
 
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
@@ -37,6 +38,10 @@ local SEND_TIMEOUT = 30
 local ROOM_PAUSE = 0.005
 -- How long disconnecting waits for a broker that has to acknowledge before it takes more, in seconds.
 local DRAIN_TIMEOUT = 5
+-- How long it waits until everything has been handed to the kernel, alone and with others who would be held up, in
+-- seconds. Whatever is left is sent in the background, and the end of the process waits for that.
+local FLUSH_TIME = 1
+local FLUSH_TURN = 0.01
 -- How many steps of a client in a Copas thread there are before other threads have their turn.
 local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
@@ -73,10 +78,22 @@ local OPTIONS = {
 	queue = "table",
 	resubscribe = "boolean",
 	topic_aliases = "boolean",
+	proxy = "string",
+	ws_headers = "table",
 	on = { table = true, "a table with events and callbacks" },
 	reconnect = { boolean = true, number = true, table = true, "a boolean or number" },
 	secure = { boolean = true, table = true, "a boolean or table" },
 	clean = { boolean = true, string = true, "a boolean, or 'first'" },
+}
+
+-- The protocols: whether by TLS, the port unless one is given, and the path of WebSocket likewise. A Unix socket has no
+-- port, its path is in the uri.
+local PROTOCOLS = {
+	mqtt = { secure = false, port = 1883 },
+	mqtts = { secure = true, port = 8883 },
+	ws = { secure = false, port = 80, path = "/mqtt" },
+	wss = { secure = true, port = 443, path = "/mqtt" },
+	unix = { secure = false },
 }
 
 -- The fields of the option queue: the default of each number, or the strings it may be.
@@ -157,34 +174,43 @@ local function check_will(will)
 	end
 end
 
--- Fills the connection table (host, port, protocol, secure, ssl_module) from its uri and the options, and the options
--- username, password and secure from the uri. Explicit options win. Raises on contradictions.
+-- Fills the connection table (host, port, path, protocol, secure, ssl_module) from its uri and the options, and the
+-- options username, password and secure from the uri. Explicit options win. Raises on contradictions.
 local function parse_connection_opts(opts, conn)
 	local uri, err = core.parse_uri(conn.uri)
 	if not uri then
 		error(err, 0)
 	end
 	local scheme = opts.protocol or uri.scheme
-	if scheme and scheme ~= "mqtt" and scheme ~= "mqtts" then
-		error("only 'mqtt' and 'mqtts' are supported as protocol, got '" .. scheme .. "'", 0)
+	local means = PROTOCOLS[scheme]
+	if scheme and not means then
+		error("only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as protocol, got '" .. scheme .. "'", 0)
 	end
 	if scheme and opts.secure == nil then
-		opts.secure = scheme == "mqtts"
-	elseif scheme == "mqtts" and not opts.secure then
-		error("cannot use protocol 'mqtts' with 'secure=false'", 0)
-	elseif scheme == "mqtt" and opts.secure then
-		error("cannot use protocol 'mqtt' with 'secure=true|table'", 0)
+		opts.secure = means.secure
+	elseif scheme and means.secure and not opts.secure then
+		error("cannot use protocol '" .. scheme .. "' with 'secure=false'", 0)
+	elseif scheme and not means.secure and opts.secure then
+		error("cannot use protocol '" .. scheme .. "' with 'secure=true|table'", 0)
 	end
 
 	conn.secure = not not opts.secure
 	conn.protocol = scheme or (conn.secure and "mqtts" or "mqtt")
-	conn.host = opts.host or uri.host
-	conn.port = opts.port or uri.port or (conn.secure and 8883 or 1883)
-	if not conn.host or conn.host == "" then
-		-- The uri is not quoted: it may hold a password.
-		error("expecting a host in uri", 0)
-	elseif conn.port < 1 or conn.port > 65535 or conn.port % 1 ~= 0 then
-		error("expecting port to be a whole number from 1 to 65535, got " .. tostring(conn.port), 0)
+	means = PROTOCOLS[conn.protocol]
+	conn.path = uri.path or means.path
+	if conn.protocol == "unix" then
+		if uri.scheme ~= "unix" then
+			error("expecting a uri as in 'unix:///run/mosquitto.sock' with protocol 'unix'", 0)
+		end
+	else
+		conn.host = opts.host or uri.host
+		conn.port = opts.port or uri.port or means.port
+		if not conn.host or conn.host == "" then
+			-- The uri is not quoted: it may hold a password.
+			error("expecting a host in uri", 0)
+		elseif conn.port < 1 or conn.port > 65535 or conn.port % 1 ~= 0 then
+			error("expecting port to be a whole number from 1 to 65535, got " .. tostring(conn.port), 0)
+		end
 	end
 	opts.username = opts.username or uri.username
 	opts.password = opts.password or uri.password
@@ -211,7 +237,7 @@ local function parse_uri(self, conn)
 	local parsed = setmetatable({}, { __index = opts })
 	if type(opts.uri) == "table" and type(opts.secure) == "table" then
 		local uri = core.parse_uri(conn.uri)
-		if uri and uri.scheme == "mqtt" then
+		if uri and uri.scheme and not PROTOCOLS[uri.scheme].secure then
 			parsed.secure = false
 		end
 	end
@@ -232,6 +258,10 @@ local function tls_settings(self, conn)
 	end
 	local params = conn.secure_params or false
 	if self._tls_params ~= params then
+		if not core.tls then
+			-- `core.target` says so.
+			return nil
+		end
 		local settings = {}
 		for key, value in pairs(params or {}) do
 			settings[key] = value
@@ -246,6 +276,39 @@ local function tls_settings(self, conn)
 		self._tls, self._tls_params = tls, params
 	end
 	return self._tls
+end
+
+-- Where a native connection goes to, and how. Raises on bad options.
+local function native_target(self, conn)
+	local target, err = core.target {
+		protocol = conn.protocol,
+		host = conn.host,
+		port = conn.port,
+		path = conn.path,
+		tls = tls_settings(self, conn),
+		ws_headers = self.opts.ws_headers,
+		proxy = self.opts.proxy,
+	}
+	if not target then
+		error(err, 0)
+	end
+	return target
+end
+
+-- Raises if a connection goes a way that connectors do not know.
+local function check_connector(self, conn)
+	local what = self.opts.proxy and "the option proxy"
+	if conn.protocol ~= "mqtt" and conn.protocol ~= "mqtts" then
+		what = "protocol '" .. conn.protocol .. "'"
+	end
+	if what then
+		error(what .. " takes a native connection: mqtt.connector.native, without the option ssl_module", 0)
+	end
+end
+
+-- The broker that a connection goes to, in words.
+local function place(conn)
+	return conn.port and str_format("%s:%d", conn.host, conn.port) or conn.path
 end
 
 -- Whether what was interrupted by the end of a connection is taken up on the next one.
@@ -312,13 +375,18 @@ local function new_connection(self, uri, referred_host, port)
 	local conn = { uri = uri }
 	parse_uri(self, conn)
 	if referred_host then
-		conn.host, conn.port = referred_host, port or (conn.secure and 8883 or 1883)
+		if conn.protocol == "unix" then
+			conn.protocol, conn.path = "mqtt", nil
+		end
+		conn.host, conn.port = referred_host, port or PROTOCOLS[conn.protocol].port
 		local is_ipv6 = referred_host:find(":", 1, true)
 		conn.uri = str_format(is_ipv6 and "%s://[%s]:%d" or "%s://%s:%d", conn.protocol, referred_host, conn.port)
+			.. (conn.path or "")
 	end
 	if self._token then
 		return setmetatable(conn, self.opts.connector)
 	end
+	check_connector(self, conn)
 	local class, err = bridge.class(self.opts.connector)
 	if not class then
 		error(err, 0)
@@ -347,7 +415,7 @@ local function check_brokers(self)
 	for i = #uris, 1, -1 do
 		local conn = new_connection(self, uris[i])
 		if self._token then
-			tls_settings(self, conn)
+			native_target(self, conn)
 		else
 			conn:validate()
 		end
@@ -361,22 +429,30 @@ end
 
 --- Create and initialize MQTT client instance. Typically this is not called directly, but through `Client.create`.
 -- @tparam table opts client creation options; copied, so one table may serve several clients
--- @tparam string|table opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; any
--- option given explicitly takes precedence over that part of the uri. Or a list of them: the brokers are tried in turn
+-- @tparam string|table opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; for
+-- WebSocket `ws[s]://[username[:password]@]hostname[:port][/path]`, the path being `/mqtt` unless given; for a Unix
+-- socket `unix:///path`. Any option given explicitly takes precedence over that part of the uri. Or a list of them: the
+-- brokers are tried in turn
 -- without delay, each with the credentials of its own uri; after all have failed comes the delay of `reconnect`, or the
 -- end if that is not set. When a connection is lost its broker is tried first. A table of TLS settings (`secure`) then
--- counts for those that are not `mqtt://`
+-- counts for those that are `mqtts://` or `wss://`, or have no scheme
 -- @tparam boolean|string opts.clean clean session start flag, use "first" to start clean only on first connect
--- @tparam[opt] string opts.protocol either "mqtt" or "mqtts"
+-- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss"
 -- @tparam[opt] string opts.username username for authorization on MQTT broker
 -- @tparam[opt] string opts.password password for authorization on MQTT broker; with MQTT 3.1.1 not without username
 -- @tparam[opt] string opts.host hostname or address of the MQTT broker
--- @tparam[opt] int opts.port port number, defaults to 1883 for plain and 8883 for secure connections
+-- @tparam[opt] int opts.port port number, defaults to 1883 for plain and 8883 for secure connections, 80 and 443 for
+-- WebSocket
 -- @tparam[opt=4] number opts.version MQTT protocol version, `mqtt.v311` or `mqtt.v50`
 -- @tparam[opt] string opts.id MQTT client identifier, random by default; with MQTT 5.0, "" lets the broker assign one,
 -- which then takes the place of this option: the next connect finds the same session
 -- @tparam[opt=false] boolean|table opts.secure use TLS: true for the defaults, or a table as LuaSec takes it, see the
 -- guide on TLS
+-- @tparam[opt] string opts.proxy connect through this proxy, `http://[username[:password]@]hostname[:port]` (CONNECT
+-- with basic authorization, port 80 unless given) or the same with `socks5://` (port 1080). It looks the broker's name
+-- up. Without effect on Unix sockets. It takes a native connection, as WebSocket and Unix sockets do
+-- @tparam[opt] table opts.ws_headers header fields to send with the request for a WebSocket, such as
+-- `{ Authorization="Bearer ..." }`
 -- @tparam[opt] table opts.will will message `{ topic="...", payload="..." }` with the optional fields qos, retain and,
 -- for MQTT 5.0, properties and user_properties
 -- @tparam[opt=60] number opts.keep_alive seconds without traffic after which a PINGREQ is sent; 0 switches that off
@@ -387,9 +463,9 @@ end
 -- by default), `max` (60) and `jitter` (0.5): `min` seconds, twice as long after each further attempt that fails, but
 -- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again once the broker has
 -- accepted. See also `Client:shutdown`.
--- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, TLS and CONNACK together;
--- the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this is given;
--- connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long
+-- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
+-- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
+-- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long
 -- @tparam[opt=false] boolean opts.follow_server_reference for MQTT 5.0 only: connect to the server that the broker
 -- refers to in a CONNACK or DISCONNECT: at once, but after the delay of `reconnect` if that server refers further. With
 -- "Use another server" until that fails; with "Server moved" also later, before the brokers of `uri`, until one of
@@ -600,7 +676,8 @@ function Client:handle(event, ...)
 	end
 end
 
--- Ends the connection, or the attempt to open one. With `flush` everything requested before is still sent.
+-- Ends the connection, or the attempt to open one. With `flush`, in seconds, everything requested before is still sent:
+-- so long this waits for it at most, the rest goes on in the background.
 local function close(self, reason, flush)
 	local conn = self.connection
 	if self._opening or conn and conn.connack and not self._brokers:is_midway() then
@@ -1012,7 +1089,7 @@ function Client:disconnect(rc, properties, user_properties)
 		bridge.drain(self)
 	end
 	if self.connection == conn then
-		close(self, CLOSED_BY_CLIENT, true)
+		close(self, CLOSED_BY_CLIENT, may_block(self) and FLUSH_TIME or FLUSH_TURN)
 	end
 	return true
 end
@@ -1060,7 +1137,7 @@ function Client:close_connection(reason)
 		error("expecting reason to be a string", 2)
 	end
 	if not bridge.hand_over(self, Client.close_connection, reason) then
-		close(self, reason or "unspecified", false)
+		close(self, reason or "unspecified")
 	end
 	return true
 end
@@ -1077,11 +1154,11 @@ end
 -- Starts to open a native connection. Raises if the options have become bad.
 local function begin_open(self)
 	local conn = next_connection(self)
-	local tls = tls_settings(self, conn)
-	log:info("[LuaMQTT] client '%s' connecting to %s:%d", self.opts.id, conn.host, conn.port)
+	local target = native_target(self, conn)
+	log:info("[LuaMQTT] client '%s' connecting to %s", self.opts.id, place(conn))
 	self._last_attempt = core.now()
 	self._opening = conn
-	self._link:open(conn.host, conn.port, self.opts.connect_timeout or CONNECT_TIMEOUT, tls)
+	self._link:open(target, self.opts.connect_timeout or CONNECT_TIMEOUT)
 end
 
 -- The connection is open: what is left of the time for connecting is for the CONNACK.
@@ -1100,7 +1177,7 @@ end
 
 -- The connection could not be opened. Returns the error message.
 local function open_failed(self, reason)
-	self._link:close(false)
+	self._link:close()
 	self._opening = nil
 	self._brokers:ended()
 	self.first_connect = is_first_pass(self)
@@ -1128,9 +1205,9 @@ end
 
 --- Tells what the client has done so far, on all its connections.
 -- @treturn table `messages_sent` and `messages_received` (repetitions not counted), `bytes_sent` and `bytes_received`
--- (without TLS), `in_flight` (QoS 1 and 2 messages sent and not acknowledged to the end), `queued` and `queued_bytes`
--- (what was accepted and not sent yet), `dropped` (messages accepted and never sent), `reconnects`, `ping_round_trip`
--- (seconds that the last PINGRESP took, or nil), `tls_version` (such as "TLSv1.3", or nil)
+-- (without TLS and WebSocket), `in_flight` (QoS 1 and 2 messages sent and not acknowledged to the end), `queued` and
+-- `queued_bytes` (what was accepted and not sent yet), `dropped` (messages accepted and never sent), `reconnects`,
+-- `ping_round_trip` (seconds that the last PINGRESP took, or nil), `tls_version` (such as "TLSv1.3", or nil)
 -- @usage
 -- print(client:stats().in_flight)
 function Client:stats()
@@ -1259,7 +1336,7 @@ local function connack_received(self, connack)
 		fail(self, err, "connection failed", connack)
 		return false, err
 	end
-	log:info("[LuaMQTT] client '%s' connected successfully to '%s:%s'", opts.id, conn.host, conn.port)
+	log:info("[LuaMQTT] client '%s' connected successfully to '%s'", opts.id, place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
 	end
@@ -1300,7 +1377,7 @@ local function note_connack(self, connack)
 	end
 	self._brokers:succeeded()
 	local assigned = connack.properties and connack.properties.assigned_client_identifier
-	if assigned then
+	if assigned and self.opts.id == "" then
 		-- The session is known by it (3.2.2.3.7).
 		self.opts.id = assigned
 	end
@@ -1346,13 +1423,13 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		return gone(self, open_failed(self, a))
 	elseif kind == "closed" then
 		-- After a DISCONNECT of ours the broker closes, perhaps before the thread that sent it comes to that.
-		local reason = self._link:is_failed() and CLOSED_BY_CLIENT or "connection closed by broker"
-		if type(self.opts.uri) == "table" and not self._brokers:has_accepted() and reason ~= CLOSED_BY_CLIENT then
-			fail(self, reason .. " before its CONNACK", reason)
-		else
-			self:close_connection(reason)
+		if self._link:is_failed() then
+			self:close_connection(CLOSED_BY_CLIENT)
+			return gone(self, CLOSED_BY_CLIENT)
 		end
-		return gone(self, reason)
+		local conn = self.connection
+		fail(self, conn and conn.connack and CLOSED_BY_BROKER or CLOSED_BY_BROKER .. " before its CONNACK", CLOSED_BY_BROKER)
+		return gone(self, CLOSED_BY_BROKER)
 	elseif kind == "failed" or kind == "broken" then
 		fail(self, a, "error")
 		return gone(self, a)

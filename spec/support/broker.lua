@@ -24,6 +24,10 @@ return {
 	mutual_port = port("MUTUAL"),
 	expired_port = port("EXPIRED"),
 	wrong_name_port = port("WRONG_NAME"),
+	--- WebSocket listeners, plain and TLS, and the path of a Unix socket.
+	ws_port = port("WS"),
+	wss_port = port("WSS"),
+	socket = env("MQTT_TEST_SOCKET"),
 	--- The CA of the certificates, as a file and as a hashed directory.
 	cafile = certs .. "/ca.crt",
 	capath = certs .. "/ca",

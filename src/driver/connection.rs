@@ -52,6 +52,7 @@ pub(super) async fn run(
         io: Exchange::default(),
         read_size: FIRST_READ,
         sleep: None,
+        flushing: false,
         write_error: None,
         over: false,
     };
@@ -86,6 +87,8 @@ struct Connection<'a> {
     io: Exchange,
     read_size: usize,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// The stream holds something back that it has still to write.
+    flushing: bool,
     /// Writing failed; what the peer said before is still read.
     write_error: Option<io::Error>,
     /// The end is in `io` for the next exchange, which is the last.
@@ -149,7 +152,13 @@ impl Connection<'_> {
 
     /// Writes as much of the output as the stream takes. Returns whether it took all of it, so that there may be more.
     fn write(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.io.output.is_empty() || self.write_error.is_some() {
+        if self.write_error.is_some() {
+            return false;
+        }
+        if self.io.output.is_empty() {
+            if self.flushing {
+                self.flush(cx);
+            }
             return false;
         }
         while !self.io.output.is_empty() {
@@ -166,11 +175,17 @@ impl Connection<'_> {
                 Poll::Pending => return false,
             }
         }
-        // What this leaves pending inside TLS is written on as soon as the socket takes it.
-        if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx) {
+        self.flush(cx);
+        true
+    }
+
+    /// What TLS or WebSocket hold back is written on as soon as the socket takes it.
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.flushing = flushed.is_pending();
+        if let Poll::Ready(Err(error)) = flushed {
             self.write_error = Some(error);
         }
-        true
     }
 
     /// Reads once. Returns whether something came.

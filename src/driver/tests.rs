@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+#[cfg(feature = "tls")]
+use std::sync::mpsc::Sender;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -80,15 +82,7 @@ fn server<T: Send + 'static>(
         // Nobody receives it if the test has failed already.
         let _ = sender.send(serve(server));
     });
-    let host = "127.0.0.1".into();
-    (
-        Target {
-            host,
-            port,
-            tls: None,
-        },
-        result,
-    )
+    (Target::tcp("127.0.0.1", port), result)
 }
 
 fn driver() -> Driver {
@@ -236,7 +230,8 @@ fn keep_alive_goes_on_while_lua_is_away() {
     });
     let driver = driver();
     let link = connected(&driver, target, 1);
-    server.recv_timeout(PATIENCE).unwrap();
+    // Kept: its end would be an event.
+    let _server = server.recv_timeout(PATIENCE).unwrap();
     assert!(!link.has_events(), "PINGRESP is not the user's business");
 }
 
@@ -333,6 +328,88 @@ fn a_slow_reader_is_not_sent_more_than_it_takes() {
     }
 }
 
+/// A connection over TLS whose server takes CONNECT and answers, and then reads nothing until it is told to. Then it reads
+/// so many bytes and says that it has.
+#[cfg(feature = "tls")]
+fn held_up_over_tls(driver: &Driver) -> (Arc<Link>, Sender<usize>, Receiver<()>) {
+    use crate::net::{TlsConfig, TlsOptions};
+    use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring};
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec![]).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.into()], signing_key.into())
+        .unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (expect, expected) = channel::<usize>();
+    let (done, all_read) = channel();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let tls = ServerConnection::new(Arc::new(config)).unwrap();
+        let mut stream = StreamOwned::new(tls, stream);
+        let mut connect = [0; 18];
+        stream.read_exact(&mut connect).unwrap();
+        stream.write_all(b"\x20\x02\0\0").unwrap();
+        if let Ok(size) = expected.recv() {
+            stream.read_exact(&mut vec![0; size]).unwrap();
+            let _ = done.send(());
+        }
+    });
+    let options = TlsOptions {
+        verify: false,
+        ..TlsOptions::default()
+    };
+    let target = Target {
+        tls: Some(TlsConfig::new(&options).unwrap()),
+        ..Target::tcp("127.0.0.1", port)
+    };
+    (connected(driver, target, 0), expect, all_read)
+}
+
+/// The last records that the socket does not take at once must not wait for other ones.
+#[cfg(feature = "tls")]
+#[test]
+fn what_the_stream_holds_back_is_written_on() {
+    // TLS takes one of them even when the socket does not.
+    let payload = [0; 10_000];
+    let size = 1 + 2 + 3 + payload.len();
+    let driver = driver();
+    let drive_until = |patience: Duration, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + patience;
+        while !done() && Instant::now() < deadline {
+            driver.wait_until(Instant::now() + Duration::from_millis(1), || false);
+        }
+        done()
+    };
+    let is_taken = |link: &Link| {
+        publish(link, &payload);
+        drive_until(PATIENCE / 100, &|| link.outgoing_bytes() == 0)
+    };
+    // How many are taken until the socket takes no more: the stream holds the last of them back.
+    let (link, _expect, _all_read) = held_up_over_tls(&driver);
+    let mut taken = 0;
+    while is_taken(&link) {
+        taken += 1;
+    }
+    assert!(taken > 0);
+
+    let (link, expect, all_read) = held_up_over_tls(&driver);
+    for _ in 0..taken {
+        is_taken(&link);
+    }
+    expect.send(taken * size).unwrap();
+    drop(expect);
+    let read = std::cell::Cell::new(false);
+    assert!(drive_until(PATIENCE, &|| {
+        read.set(read.get() || all_read.try_recv().is_ok());
+        read.get()
+    }));
+}
+
 #[test]
 fn a_slow_server_makes_the_link_full_until_it_reads() {
     let (go, may_read) = channel::<()>();
@@ -401,16 +478,7 @@ fn a_refused_connection_is_told() {
         .unwrap();
     let driver = driver();
     let link = link(&driver);
-    let (host, port) = ("127.0.0.1".into(), unused.port());
-    link.open(
-        &driver,
-        Target {
-            host,
-            port,
-            tls: None,
-        },
-        PATIENCE,
-    );
+    link.open(&driver, Target::tcp("127.0.0.1", unused.port()), PATIENCE);
     match next(&driver, &link) {
         LinkEvent::OpenFailed(message) => assert!(message.contains("refused"), "{message}"),
         other => panic!("{other:?}"),

@@ -19,18 +19,15 @@ use super::args::{
 use super::process;
 use super::protocol::push_failure;
 use super::stack::{RawFunction, Stack, create_raw_function};
-use super::tls::LuaTls;
+use super::target::LuaTarget;
 use super::values::push_packet;
 use crate::codec::{Properties, PublishRef, QoS, Subscription, Version};
 use crate::driver::{Driver, Link, LinkEvent, PublishError, Published};
-use crate::net::{Target, Uri};
+use crate::net::Uri;
 use crate::session::{QueueLimits, RequestError, Session, Settings, State, Stats};
 
 /// The longest time that is taken from Lua as seconds; what is longer means "for ever".
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// How long `disconnect` waits for the last bytes to be handed to the kernel.
-const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 const STALE: &str = "this client belongs to the parent process: create a new one after fork()";
 
@@ -105,6 +102,7 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
             }
             parts.set("host", uri.host)?;
             parts.set("port", uri.port)?;
+            parts.set("path", uri.path)?;
             parts.into_lua_multi(lua)
         })?,
     )
@@ -402,13 +400,12 @@ impl UserData for LuaLink {
         // token(): what core.next_ready calls this link.
         methods.add_method("token", |_, this, ()| Ok(this.link.token()));
 
-        // open(host, port, timeout[, tls]): starts to open a connection; "opened" or "open_failed" follows.
-        type Open = (String, u16, f64, Option<UserDataRef<LuaTls>>);
-        methods.add_method("open", |_, this, (host, port, timeout, tls): Open| {
+        // open(target, timeout): starts to open a connection; "opened" or "open_failed" follows.
+        type Open = (UserDataRef<LuaTarget>, f64);
+        methods.add_method("open", |_, this, (target, timeout): Open| {
             if !this.link.is_stale() {
-                let tls = tls.map(|tls| tls.0.clone());
                 this.link
-                    .open(&this.driver, Target { host, port, tls }, duration(timeout));
+                    .open(&this.driver, target.0.clone(), duration(timeout));
             }
             Ok(())
         });
@@ -456,14 +453,15 @@ impl UserData for LuaLink {
             Ok(())
         });
 
-        // close([flush]): drops the connection; with flush, after what waits to be written has been.
-        methods.add_method("close", |_, this, flush: Option<bool>| {
+        // close([seconds]): drops the connection; with a time, after what waits to be written has been: so long it waits
+        // for that, the rest is written in the background.
+        methods.add_method("close", |_, this, seconds: Option<f64>| {
             if !this.link.is_stale() {
-                if flush == Some(true) {
-                    this.link
-                        .close_flushed(&this.driver, Instant::now() + FLUSH_TIME);
-                } else {
-                    this.link.close();
+                match seconds {
+                    Some(seconds) => this
+                        .link
+                        .close_flushed(&this.driver, Instant::now() + duration(seconds)),
+                    None => this.link.close(),
                 }
                 this.link.wake();
             }

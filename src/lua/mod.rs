@@ -5,6 +5,8 @@ mod link;
 mod process;
 mod protocol;
 mod stack;
+mod target;
+#[cfg(feature = "tls")]
 mod tls;
 mod values;
 
@@ -15,6 +17,8 @@ pub(crate) fn open(lua: &Lua) -> mlua::Result<Table> {
     let core = lua.create_table()?;
     link::register(lua, &core)?;
     protocol::register(lua, &core)?;
+    target::register(lua, &core)?;
+    #[cfg(feature = "tls")]
     tls::register(lua, &core)?;
     Ok(core)
 }

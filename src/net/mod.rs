@@ -1,14 +1,33 @@
-//! Opening a byte stream to a server: URI, name resolution, TCP and TLS, all within one deadline.
+//! Opening a byte stream to a server: URI, name resolution, proxy, TCP or Unix socket, TLS and WebSocket, all within one
+//! deadline.
 //! No Lua and no MQTT may appear here: what the bytes mean is the business of others.
 
 mod open;
+mod proxy;
 mod secret;
 mod stream;
+#[cfg(feature = "tls")]
 mod tls;
 mod uri;
+#[cfg(feature = "websocket")]
+mod websocket;
 
-pub use open::{OpenError, Phase, Target, open};
+pub use open::{OpenError, Phase, Server, Target, open};
+pub use proxy::{Proxy, ProxyError};
 pub use secret::Secret;
 pub use stream::Stream;
+#[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsError, TlsOptions, TlsVersion, protocol_range};
 pub use uri::{Scheme, Uri, UriError};
+#[cfg(feature = "websocket")]
+pub use websocket::{WebSocket, WebSocketConfig};
+
+/// Settings that nobody can have: this build has no TLS.
+#[cfg(not(feature = "tls"))]
+#[derive(Clone, Debug)]
+pub enum TlsConfig {}
+
+/// Settings that nobody can have: this build has no WebSocket.
+#[cfg(not(feature = "websocket"))]
+#[derive(Clone, Debug)]
+pub enum WebSocketConfig {}

@@ -1,10 +1,11 @@
-//! From a host and a port to an open stream: resolve, connect, shake hands, with one deadline for all of it.
+//! From a target to an open stream: resolve, connect, shake hands, with one deadline for all of it.
 
 use std::{
     error, fmt,
     future::Future,
     io::{self, ErrorKind},
     net::{Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -13,32 +14,82 @@ use tokio::{
     task::JoinSet,
     time,
 };
-use tokio_rustls::TlsConnector;
+#[cfg(feature = "tls")]
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-use super::{Stream, TlsConfig, tls};
+#[cfg(feature = "tls")]
+use super::tls;
+use super::{Proxy, Stream, TlsConfig, WebSocketConfig};
 
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// On a TCP port.
+    Tcp {
+        /// A name, or an IP address (IPv6 without brackets).
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// On a Unix domain socket.
+    Unix(PathBuf),
+}
+
 /// Where to connect to, and how.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// A name, or an IP address (IPv6 without brackets).
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// The settings for TLS; plain TCP without.
+    /// The server.
+    pub server: Server,
+    /// Who makes a TCP connection; without one it is made directly. Of no effect on a Unix domain socket.
+    pub proxy: Option<Proxy>,
+    /// The settings for TLS, if there is to be any; a Unix domain socket has none.
     pub tls: Option<TlsConfig>,
+    /// The settings for WebSocket, if there is to be one; a Unix domain socket has none.
+    pub websocket: Option<WebSocketConfig>,
+}
+
+impl Target {
+    /// Plain TCP to `host`: a name, or an IP address (IPv6 without brackets).
+    pub fn tcp(host: impl Into<String>, port: u16) -> Target {
+        let host = host.into();
+        Server::Tcp { host, port }.into()
+    }
+
+    /// A Unix domain socket.
+    pub fn unix(path: impl Into<PathBuf>) -> Target {
+        Server::Unix(path.into()).into()
+    }
+}
+
+impl From<Server> for Target {
+    fn from(server: Server) -> Self {
+        Target {
+            server,
+            proxy: None,
+            tls: None,
+            websocket: None,
+        }
+    }
 }
 
 impl fmt::Display for Target {
-    /// `host:port`, an IPv6 address in brackets.
+    /// `host:port`, an IPv6 address in brackets; or the path.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Target { host, port, .. } = self;
-        match host.parse::<Ipv6Addr>() {
-            Ok(host) => write!(f, "[{host}]:{port}"),
-            Err(_) => write!(f, "{host}:{port}"),
+        match &self.server {
+            Server::Tcp { host, port } => f.write_str(&host_port(host, *port)),
+            Server::Unix(path) => path.display().fmt(f),
         }
+    }
+}
+
+/// `host:port`, an IPv6 address in brackets.
+pub(super) fn host_port(host: &str, port: u16) -> String {
+    match host.parse::<Ipv6Addr>() {
+        Ok(host) => format!("[{host}]:{port}"),
+        Err(_) => format!("{host}:{port}"),
     }
 }
 
@@ -49,11 +100,16 @@ pub enum Phase {
     Resolve,
     /// Waiting for one of the addresses to answer.
     Connect,
+    /// Waiting for the proxy to connect.
+    Proxy,
     /// The TLS handshake.
     Handshake,
+    /// The opening handshake of WebSocket.
+    WebSocket,
 }
 
-/// Why there is no stream. `target` is `host:port`.
+/// Why there is no stream. `target` is `host:port`, or the path of a Unix domain socket; the proxy's where that is who
+/// could not be reached.
 #[derive(Debug)]
 pub enum OpenError {
     /// The host has no address.
@@ -69,6 +125,29 @@ pub enum OpenError {
         target: String,
         /// Each address tried and its error.
         attempts: Vec<(SocketAddr, io::Error)>,
+    },
+    /// The Unix domain socket could not be connected to.
+    Unix {
+        /// The path.
+        target: String,
+        /// What the operating system says.
+        error: io::Error,
+    },
+    /// The proxy does not connect to the server.
+    Proxy {
+        /// The proxy.
+        proxy: String,
+        /// The server.
+        target: String,
+        /// What is wrong, in words.
+        reason: String,
+    },
+    /// The opening handshake of WebSocket failed.
+    WebSocket {
+        /// The server.
+        target: String,
+        /// What is wrong, in words.
+        reason: String,
     },
     /// The TLS handshake failed; nor could it have succeeded with more time.
     Tls {
@@ -107,6 +186,21 @@ impl fmt::Display for OpenError {
                 }
                 Ok(())
             }
+            OpenError::Unix { target, error } => match error.kind() {
+                ErrorKind::ConnectionRefused => write!(f, "connection to '{target}' refused"),
+                _ => write!(f, "connection to '{target}' failed: {error}"),
+            },
+            OpenError::Proxy {
+                proxy,
+                target,
+                reason,
+            } => write!(
+                f,
+                "proxy '{proxy}' does not connect to '{target}': {reason}"
+            ),
+            OpenError::WebSocket { target, reason } => {
+                write!(f, "WebSocket handshake with '{target}' failed: {reason}")
+            }
             OpenError::Tls { target, reason } => {
                 write!(f, "TLS handshake with '{target}' failed: {reason}")
             }
@@ -118,7 +212,9 @@ impl fmt::Display for OpenError {
                 let phase = match phase {
                     Phase::Resolve => "while looking up the host of",
                     Phase::Connect => "while connecting to",
+                    Phase::Proxy => "while the proxy connected to",
                     Phase::Handshake => "during the TLS handshake with",
+                    Phase::WebSocket => "during the WebSocket handshake with",
                 };
                 let after = after.as_secs_f64();
                 write!(f, "timed out after {after} s {phase} '{target}'")
@@ -129,83 +225,165 @@ impl fmt::Display for OpenError {
 
 impl error::Error for OpenError {}
 
-/// Opens a stream to `target` within `timeout`, which covers name resolution, TCP and TLS.
+/// Opens a stream to `target` within `timeout`, which covers name resolution, connecting and all handshakes.
 ///
 /// Needs a tokio runtime with I/O and time. Names are resolved on its blocking pool: a runtime that is dropped waits
 /// for a running lookup, one that is shut down in the background does not.
 pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenError> {
     let deadline = Deadline {
-        target,
         start: Instant::now(),
         timeout,
     };
-    let tls_failed = |reason| OpenError::Tls {
-        target: target.to_string(),
-        reason,
+    let (host, port) = match &target.server {
+        Server::Tcp { host, port } => (host, *port),
+        Server::Unix(path) => return open_unix(path, &deadline).await,
     };
+    #[cfg(feature = "tls")]
     let tls = match &target.tls {
-        Some(config) => {
-            let name = config
-                .server_name(&target.host)
-                .map_err(|error| tls_failed(error.to_string()))?;
-            Some((TlsConnector::from(config.client.clone()), name))
-        }
+        Some(config) => Some(tls_client(config, host).map_err(|reason| OpenError::Tls {
+            target: target.to_string(),
+            reason,
+        })?),
         None => None,
     };
-    let addresses = deadline.limit(Phase::Resolve, resolve(target)).await??;
-    let tcp = deadline
-        .limit(Phase::Connect, connect(addresses))
-        .await?
-        .map_err(|attempts| OpenError::Connect {
-            target: target.to_string(),
-            attempts,
-        })?;
-    let Some((connector, name)) = tls else {
-        return Ok(Stream::Tcp(tcp));
+    let tcp = match &target.proxy {
+        None => open_tcp(host, port, &deadline).await?,
+        Some(proxy) => {
+            let mut tcp = open_tcp(&proxy.host, proxy.port, &deadline).await?;
+            let server = target.to_string();
+            deadline
+                .limit(Phase::Proxy, &server, proxy.connect(&mut tcp, host, port))
+                .await?
+                .map_err(|reason| OpenError::Proxy {
+                    proxy: host_port(&proxy.host, proxy.port),
+                    target: server,
+                    reason,
+                })?;
+            tcp
+        }
     };
-    match deadline
-        .limit(Phase::Handshake, connector.connect(name, tcp))
-        .await?
-    {
-        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-        Err(error) => Err(tls_failed(handshake_failure(&error))),
+    let stream = Stream::Tcp(tcp);
+    #[cfg(feature = "tls")]
+    let stream = match (stream, tls) {
+        (Stream::Tcp(tcp), Some((connector, name))) => {
+            shake_hands(tcp, connector, name, target, &deadline).await?
+        }
+        (stream, _) => stream,
+    };
+    #[cfg(feature = "websocket")]
+    if let Some(config) = &target.websocket {
+        let server = target.to_string();
+        let opening = config.connect(stream, &server, target.tls.is_some());
+        return match deadline.limit(Phase::WebSocket, &server, opening).await? {
+            Ok(stream) => Ok(Stream::WebSocket(Box::new(stream))),
+            Err(reason) => Err(OpenError::WebSocket {
+                target: server,
+                reason,
+            }),
+        };
     }
+    Ok(stream)
 }
 
 /// The time that all phases share.
-struct Deadline<'a> {
-    target: &'a Target,
+struct Deadline {
     start: Instant,
     timeout: Duration,
 }
 
-impl Deadline<'_> {
-    /// Runs one phase in the time that is left.
-    async fn limit<T>(&self, phase: Phase, work: impl Future<Output = T>) -> Result<T, OpenError> {
+impl Deadline {
+    /// Runs one phase, which has to do with `target`, in the time that is left.
+    async fn limit<T>(
+        &self,
+        phase: Phase,
+        target: &str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, OpenError> {
         let left = self.timeout.saturating_sub(self.start.elapsed());
         time::timeout(left, work)
             .await
             .map_err(|_| OpenError::Timeout {
-                target: self.target.to_string(),
+                target: target.into(),
                 phase,
                 after: self.timeout,
             })
     }
 }
 
-/// The addresses of the host, in the order to try.
-async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, OpenError> {
+async fn open_tcp(host: &str, port: u16, deadline: &Deadline) -> Result<TcpStream, OpenError> {
+    let target = host_port(host, port);
+    let addresses = deadline
+        .limit(Phase::Resolve, &target, resolve(host, port))
+        .await??;
+    deadline
+        .limit(Phase::Connect, &target, connect(addresses))
+        .await?
+        .map_err(|attempts| OpenError::Connect { target, attempts })
+}
+
+#[cfg(unix)]
+async fn open_unix(path: &Path, deadline: &Deadline) -> Result<Stream, OpenError> {
+    let target = path.display().to_string();
+    let connecting = tokio::net::UnixStream::connect(path);
+    match deadline.limit(Phase::Connect, &target, connecting).await? {
+        Ok(stream) => Ok(Stream::Unix(stream)),
+        Err(error) => Err(OpenError::Unix { target, error }),
+    }
+}
+
+#[cfg(not(unix))]
+async fn open_unix(path: &Path, _: &Deadline) -> Result<Stream, OpenError> {
+    Err(OpenError::Unix {
+        target: path.display().to_string(),
+        error: ErrorKind::Unsupported.into(),
+    })
+}
+
+/// What a TLS handshake with `host` needs. Otherwise returns what is wrong, in words.
+#[cfg(feature = "tls")]
+fn tls_client(
+    config: &TlsConfig,
+    host: &str,
+) -> Result<(TlsConnector, ServerName<'static>), String> {
+    let name = config
+        .server_name(host)
+        .map_err(|error| error.to_string())?;
+    Ok((TlsConnector::from(config.client.clone()), name))
+}
+
+#[cfg(feature = "tls")]
+async fn shake_hands(
+    tcp: TcpStream,
+    connector: TlsConnector,
+    name: ServerName<'static>,
+    target: &Target,
+    deadline: &Deadline,
+) -> Result<Stream, OpenError> {
+    let server = target.to_string();
+    let shaking_hands = connector.connect(name, tcp);
+    match deadline
+        .limit(Phase::Handshake, &server, shaking_hands)
+        .await?
+    {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+        Err(error) => Err(OpenError::Tls {
+            target: server,
+            reason: handshake_failure(&error),
+        }),
+    }
+}
+
+/// The addresses of a host, in the order to try.
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, OpenError> {
     let not_found = |reason: &str| OpenError::NotFound {
-        host: target.host.clone(),
+        host: host.into(),
         reason: reason.to_string(),
     };
-    let addresses = lookup_host((target.host.as_str(), target.port))
-        .await
-        .map_err(|error| {
-            let text = error.to_string();
-            let reason = text.strip_prefix("failed to lookup address information: ");
-            not_found(reason.unwrap_or(&text))
-        })?;
+    let addresses = lookup_host((host, port)).await.map_err(|error| {
+        let text = error.to_string();
+        let reason = text.strip_prefix("failed to lookup address information: ");
+        not_found(reason.unwrap_or(&text))
+    })?;
     let addresses = alternate(addresses);
     match addresses.is_empty() {
         true => Err(not_found("it has no address")),
@@ -260,7 +438,8 @@ async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Why a handshake failed, in words.
+/// Why a TLS handshake failed, in words.
+#[cfg(feature = "tls")]
 fn handshake_failure(error: &io::Error) -> String {
     use ErrorKind::*;
     match (tls::explain(error), error.kind()) {
@@ -349,11 +528,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_server_times_out() {
         let (_listener, silent, _queue) = silent().await;
-        let target = Target {
-            host: silent.ip().to_string(),
-            port: silent.port(),
-            tls: None,
-        };
+        let target = Target::tcp(silent.ip().to_string(), silent.port());
         let error = open(&target, Duration::from_millis(100)).await.unwrap_err();
         assert_eq!(
             error.to_string(),

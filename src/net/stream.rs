@@ -10,17 +10,28 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+#[cfg(feature = "tls")]
 use tokio_rustls::{client::TlsStream, rustls::ProtocolVersion};
 
+#[cfg(feature = "tls")]
 use super::tls;
+#[cfg(feature = "websocket")]
+use super::websocket::WebSocket;
 
 /// An open connection, as [`open`](super::open) returns it.
 #[derive(Debug)]
 pub enum Stream {
     /// Plain TCP.
     Tcp(TcpStream),
+    /// A Unix domain socket.
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
     /// TLS over TCP.
+    #[cfg(feature = "tls")]
     Tls(Box<TlsStream<TcpStream>>),
+    /// WebSocket over TCP or TLS.
+    #[cfg(feature = "websocket")]
+    WebSocket(Box<WebSocket>),
 }
 
 impl Stream {
@@ -28,6 +39,11 @@ impl Stream {
     pub fn tls_version(&self) -> Option<&'static str> {
         match self {
             Stream::Tcp(_) => None,
+            #[cfg(unix)]
+            Stream::Unix(_) => None,
+            #[cfg(feature = "websocket")]
+            Stream::WebSocket(stream) => stream.carrier().tls_version(),
+            #[cfg(feature = "tls")]
             Stream::Tls(stream) => match stream.get_ref().1.protocol_version()? {
                 ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
                 ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
@@ -42,6 +58,11 @@ macro_rules! forward {
     ($self:ident, $poll:ident($($arg:expr),*)) => {
         match $self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).$poll($($arg),*),
+            #[cfg(unix)]
+            Stream::Unix(stream) => Pin::new(stream).$poll($($arg),*),
+            #[cfg(feature = "websocket")]
+            Stream::WebSocket(stream) => Pin::new(stream.as_mut()).$poll($($arg),*),
+            #[cfg(feature = "tls")]
             Stream::Tls(stream) => Pin::new(stream.as_mut()).$poll($($arg),*).map_err(tls::in_words),
         }
     };
@@ -84,6 +105,11 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Stream::Tcp(stream) => stream.is_write_vectored(),
+            #[cfg(unix)]
+            Stream::Unix(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "websocket")]
+            Stream::WebSocket(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "tls")]
             Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }

@@ -1,4 +1,4 @@
-//! `[mqtt[s]://][username[:password]@]host[:port]`: text to parts. Defaults are chosen by the caller.
+//! `[scheme://][username[:password]@]host[:port][/path]`: text to parts. Defaults are chosen by the caller.
 
 use std::{error, fmt, net::Ipv6Addr, str::FromStr};
 
@@ -14,6 +14,12 @@ pub enum Scheme {
     Mqtt,
     /// `mqtts`: TLS, port 8883 unless given.
     Mqtts,
+    /// `ws`: WebSocket, port 80 unless given.
+    Ws,
+    /// `wss`: WebSocket over TLS, port 443 unless given.
+    Wss,
+    /// `unix`: a Unix domain socket.
+    Unix,
 }
 
 impl Scheme {
@@ -22,6 +28,9 @@ impl Scheme {
         match self {
             Self::Mqtt => "mqtt",
             Self::Mqtts => "mqtts",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+            Self::Unix => "unix",
         }
     }
 }
@@ -33,6 +42,9 @@ impl FromStr for Scheme {
         match scheme.to_ascii_lowercase().as_str() {
             "mqtt" => Ok(Scheme::Mqtt),
             "mqtts" => Ok(Scheme::Mqtts),
+            "ws" => Ok(Scheme::Ws),
+            "wss" => Ok(Scheme::Wss),
+            "unix" => Ok(Scheme::Unix),
             _ => Err(UriError::Scheme(scheme.into())),
         }
     }
@@ -41,7 +53,7 @@ impl FromStr for Scheme {
 /// The parts of a URI; `None` is a part that was absent or empty.
 ///
 /// The username and password are percent-decoded, so a `%` is written `%25`; any other character may also stand for
-/// itself: the last `@` ends them, the first `:` parts them.
+/// itself: the last `@` ends them, the first `:` parts them. Where a path may follow, they end at its first `/`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uri {
     /// The scheme; without one, `host[:port]` and the credentials are still read.
@@ -54,6 +66,8 @@ pub struct Uri {
     pub host: Option<String>,
     /// The port.
     pub port: Option<u16>,
+    /// Of `ws` and `wss`: path and query as they are. Of `unix`: the path, percent-decoded.
+    pub path: Option<String>,
 }
 
 /// Which part of a URI is wrong. Displays what was expected; only the scheme is quoted, since what stands in the place of
@@ -72,6 +86,10 @@ pub enum UriError {
     Port,
     /// There is a path, query or fragment, which begins with this character.
     Tail(char),
+    /// A `ws` or `wss` URI has a fragment.
+    Fragment,
+    /// A `unix` URI has no absolute path, or it is not UTF-8.
+    Path,
 }
 
 /// The likely mistake where a password is taken for something else.
@@ -83,7 +101,7 @@ impl fmt::Display for UriError {
             UriError::Scheme(got) => {
                 write!(
                     f,
-                    "only 'mqtt' and 'mqtts' are supported as scheme in uri, got: '{got}'"
+                    "only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as scheme in uri, got: '{got}'"
                 )
             }
             UriError::Username => f.write_str("username in uri must be UTF-8 when percent-decoded"),
@@ -106,6 +124,10 @@ impl fmt::Display for UriError {
                     "uri must end after host and port, got a {part} ('{start}'); {CREDENTIALS}"
                 )
             }
+            UriError::Fragment => f.write_str("uri must have no fragment ('#')"),
+            UriError::Path => {
+                f.write_str("path in uri must be absolute, as in 'unix:///run/mosquitto.sock'")
+            }
         }
     }
 }
@@ -116,26 +138,87 @@ impl FromStr for Uri {
     type Err = UriError;
 
     fn from_str(uri: &str) -> Result<Self, UriError> {
-        let (scheme, rest) = match uri.split_once("://") {
-            Some((scheme, rest)) if !scheme.contains([':', '@', '/', '?', '#']) => {
-                (Some(scheme.parse()?), rest)
+        let (scheme, rest) = split_scheme(uri);
+        let scheme = scheme.map(str::parse).transpose()?;
+        // Where a path may follow, a slash ends the authority (RFC 3986, section 3.2).
+        let (authority, path) = match scheme {
+            Some(Scheme::Ws | Scheme::Wss | Scheme::Unix) => {
+                rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
             }
-            _ => (None, uri),
+            _ => (rest, ""),
         };
-        let (credentials, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
-        let (username, password) = parse_credentials(credentials)?;
-        let (host_port, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if let Some(start) = tail.chars().next() {
-            return Err(UriError::Tail(start));
+        let path = match scheme {
+            Some(Scheme::Unix) => Some(parse_socket_path(path)?),
+            _ => parse_request_target(path)?,
+        };
+        let Authority {
+            username,
+            password,
+            host,
+            port,
+        } = authority.parse()?;
+        if scheme == Some(Scheme::Unix) && (host.is_some() || port.is_some()) {
+            return Err(UriError::Path);
         }
-        let (host, port) = split_port(host_port)?;
         Ok(Uri {
             scheme,
+            username,
+            password,
+            host,
+            port,
+            path,
+        })
+    }
+}
+
+/// Parts a scheme, if there is one.
+pub(super) fn split_scheme(uri: &str) -> (Option<&str>, &str) {
+    match uri.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains([':', '@', '/', '?', '#']) => (Some(scheme), rest),
+        _ => (None, uri),
+    }
+}
+
+/// `[username[:password]@][host][:port]`
+pub(super) struct Authority {
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Secret>,
+    pub(super) host: Option<String>,
+    pub(super) port: Option<u16>,
+}
+
+impl FromStr for Authority {
+    type Err = UriError;
+
+    fn from_str(text: &str) -> Result<Self, UriError> {
+        let (credentials, rest) = text.rsplit_once('@').unwrap_or(("", text));
+        let (username, password) = parse_credentials(credentials)?;
+        if let Some(start) = rest.find(['/', '?', '#']) {
+            return Err(UriError::Tail(rest.as_bytes()[start].into()));
+        }
+        let (host, port) = split_port(rest)?;
+        Ok(Authority {
             username,
             password,
             host: non_empty(host).map(parse_host).transpose()?,
             port: non_empty(port).map(parse_port).transpose()?,
         })
+    }
+}
+
+/// The path and query of a URI: what a request line holds, which begins with a slash.
+fn parse_request_target(text: &str) -> Result<Option<String>, UriError> {
+    match text.chars().next() {
+        _ if text.contains('#') => Err(UriError::Fragment),
+        Some('?') => Ok(Some(format!("/{text}"))),
+        first => Ok(first.map(|_| text.into())),
+    }
+}
+
+fn parse_socket_path(text: &str) -> Result<String, UriError> {
+    match String::from_utf8(percent_decode_str(text).collect()) {
+        Ok(path) if path.len() > 1 && path.starts_with('/') && !path.contains('\0') => Ok(path),
+        _ => Err(UriError::Path),
     }
 }
 
@@ -268,6 +351,39 @@ mod tests {
     }
 
     #[test]
+    fn paths_follow_where_they_mean_something() {
+        for (uri, host, port, path) in [
+            ("ws://h", Some("h"), None, None),
+            ("wss://h:1/", Some("h"), Some(1), Some("/")),
+            (
+                "ws://u:p@h/a%20b?c=@/d",
+                Some("h"),
+                None,
+                Some("/a%20b?c=@/d"),
+            ),
+            ("ws://[::1]?q", Some("::1"), None, Some("/?q")),
+            (
+                "unix:///run/my%20broker?@#",
+                None,
+                None,
+                Some("/run/my broker?@#"),
+            ),
+            ("unix://u:p@/run/socket", None, None, Some("/run/socket")),
+        ] {
+            let uri = parse(uri);
+            assert_eq!(
+                (uri.host.as_deref(), uri.port, uri.path.as_deref()),
+                (host, port, path)
+            );
+        }
+        let uri = parse("ws://u:p@h/a@b");
+        assert_eq!(parts(&uri).1, Some("u"));
+        assert_eq!(parts(&uri).2, Some(&b"p"[..]));
+        let uri = parse("unix://u:p@/run/socket");
+        assert_eq!(parts(&uri).1, Some("u"));
+    }
+
+    #[test]
     fn credentials_may_hold_any_character() {
         for (credentials, username, password) in [
             ("a%40b:p%3Aw%2f", "a@b", &b"p:w/"[..]),
@@ -301,9 +417,12 @@ mod tests {
         };
         let port = hinted("port in uri must be a number from 1 to 65535");
         let tail = |part| hinted(&format!("uri must end after host and port, got a {part}"));
-        let scheme =
-            |got| format!("only 'mqtt' and 'mqtts' are supported as scheme in uri, got: '{got}'");
-        let errors: [(&[&str], String); 8] = [
+        let scheme = |got| {
+            format!(
+                "only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as scheme in uri, got: '{got}'"
+            )
+        };
+        let errors: [(&[&str], String); 10] = [
             (&["http://h"], scheme("http")),
             (&["://h"], scheme("")),
             (
@@ -318,6 +437,21 @@ mod tests {
             (&["h:1/a/b", "mqtt://h/"], tail("path ('/')")),
             (&["h?q"], tail("query ('?')")),
             (&["u:p@h#f"], tail("fragment ('#')")),
+            (
+                &["ws://h/a#b", "wss://h#b"],
+                "uri must have no fragment ('#')".into(),
+            ),
+            (
+                &[
+                    "unix://",
+                    "unix:///",
+                    "unix://path",
+                    "unix://h/path",
+                    "unix:///%ff",
+                    "unix:///%00",
+                ],
+                "path in uri must be absolute, as in 'unix:///run/mosquitto.sock'".into(),
+            ),
         ];
         let hosts = [
             "::1",
@@ -349,6 +483,9 @@ mod tests {
             "mqtt://[usr:hunter2",
             "mqtt://:hunter2@h",
             "mqtt://usr:p@h:hunter2",
+            "ws://usr:hunter2",
+            "ws://usr:p/hunter2@h#",
+            "unix://usr:hunter2@h/path",
         ] {
             let error = uri.parse::<Uri>().unwrap_err();
             let text = format!("{error} {error:?}");

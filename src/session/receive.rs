@@ -240,13 +240,15 @@ impl Session {
                 let before = self
                     .incoming
                     .insert(publish.packet_id, Received::DeliveredOnce);
-                if before != Some(Received::DeliveredOnce) {
+                if before.is_none() {
                     self.begin_incoming()?;
                 }
             }
             QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id) {
-                None | Some(Received::DeliveredOnce) => {
-                    self.begin_incoming()?;
+                before @ (None | Some(Received::DeliveredOnce)) => {
+                    if before.is_none() {
+                        self.begin_incoming()?;
+                    }
                     self.incoming.insert(publish.packet_id, Received::Delivered);
                 }
                 Some(Received::Delivered) => return Ok(()),

@@ -1,0 +1,349 @@
+//! Asking a proxy for a connection to a server: HTTP CONNECT (RFC 9110, section 9.3.6) and SOCKS 5 (RFC 1928, 1929).
+//! The proxy looks the server's name up.
+
+use std::{error, fmt, io, net::IpAddr, str::FromStr};
+
+use base64ct::{Base64, Encoding};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::Secret;
+use super::uri::{Authority, UriError, split_scheme};
+
+/// The longest answer of an HTTP proxy.
+const LONGEST_ANSWER: usize = 16 << 10;
+/// The longest username, password and name of a host in SOCKS 5: their length is a byte.
+const LONGEST_FIELD: usize = 255;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Socks5,
+}
+
+/// `http://[username[:password]@]host[:port]`, or the same with `socks5`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    protocol: Protocol,
+    credentials: Option<(String, Secret)>,
+    /// A name, or an IP address.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// What is wrong with the text of a proxy. Displays what was expected, and never a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProxyError {
+    /// The scheme is absent or none of ours.
+    Scheme,
+    /// There is no host.
+    Host,
+    /// SOCKS 5 has no room for such a username or password.
+    Credentials,
+    /// Another part is wrong.
+    Uri(UriError),
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProxyError::Scheme => f.write_str("expecting 'http://' or 'socks5://' and a host"),
+            ProxyError::Host => f.write_str("expecting a host"),
+            ProxyError::Credentials => write!(
+                f,
+                "username and password must have 1 to {LONGEST_FIELD} bytes each"
+            ),
+            ProxyError::Uri(error) => error.fmt(f),
+        }
+    }
+}
+
+impl error::Error for ProxyError {}
+
+impl FromStr for Proxy {
+    type Err = ProxyError;
+
+    fn from_str(text: &str) -> Result<Self, ProxyError> {
+        let (scheme, rest) = split_scheme(text);
+        let (protocol, default_port) = match scheme.map(str::to_ascii_lowercase).as_deref() {
+            Some("http") => (Protocol::Http, 80),
+            // curl's name for SOCKS 5 where the proxy looks names up, as it does here.
+            Some("socks5" | "socks5h") => (Protocol::Socks5, 1080),
+            _ => return Err(ProxyError::Scheme),
+        };
+        let Authority {
+            username,
+            password,
+            host,
+            port,
+        } = rest
+            .strip_suffix('/')
+            .unwrap_or(rest)
+            .parse()
+            .map_err(ProxyError::Uri)?;
+        let credentials =
+            username.map(|username| (username, password.unwrap_or(Secret(Vec::new()))));
+        if protocol == Protocol::Socks5
+            && let Some((username, password)) = &credentials
+            && !(fits(username.as_bytes()) && fits(&password.0))
+        {
+            return Err(ProxyError::Credentials);
+        }
+        Ok(Proxy {
+            protocol,
+            credentials,
+            host: host.ok_or(ProxyError::Host)?,
+            port: port.unwrap_or(default_port),
+        })
+    }
+}
+
+fn fits(field: &[u8]) -> bool {
+    (1..=LONGEST_FIELD).contains(&field.len())
+}
+
+impl Proxy {
+    /// Makes `stream`, a connection to the proxy, one to `host`. Otherwise returns why not, in words.
+    pub(super) async fn connect(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        host: &str,
+        port: u16,
+    ) -> Result<(), String> {
+        if host.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+            return Err("the host is not a name".into());
+        }
+        match self.protocol {
+            Protocol::Http => self.connect_http(stream, host, port).await,
+            Protocol::Socks5 => self.connect_socks5(stream, host, port).await,
+        }
+    }
+
+    async fn connect_http(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        host: &str,
+        port: u16,
+    ) -> Result<(), String> {
+        let server = super::open::host_port(host, port);
+        let mut request = format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n");
+        if let Some((username, password)) = &self.credentials {
+            let credentials = [username.as_bytes(), b":", &password.0].concat();
+            let credentials = Base64::encode_string(&credentials);
+            request += &format!("Proxy-Authorization: Basic {credentials}\r\n");
+        }
+        request += "\r\n";
+        write(stream, request.as_bytes()).await?;
+
+        // Not a byte more than the answer: what follows is the server's.
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            if answer.len() == LONGEST_ANSWER {
+                return Err("its answer does not end".into());
+            }
+            answer.push(read::<1>(stream).await?[0]);
+        }
+        // The words are not repeated: a proxy may put what it was sent into them.
+        match status(&answer) {
+            None => Err("its answer is not HTTP, perhaps it is no HTTP proxy".into()),
+            Some(200..=299) => Ok(()),
+            Some(407) if self.credentials.is_none() => {
+                Err("it asks for a username and password (HTTP status 407)".into())
+            }
+            Some(407) => Err("it rejects the username or password (HTTP status 407)".into()),
+            Some(status) => Err(format!("it answers with HTTP status {status}")),
+        }
+    }
+
+    async fn connect_socks5(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        host: &str,
+        port: u16,
+    ) -> Result<(), String> {
+        const NO_AUTHENTICATION: u8 = 0;
+        const USERNAME_PASSWORD: u8 = 2;
+        const NONE_ACCEPTABLE: u8 = 0xff;
+        let methods: &[u8] = match &self.credentials {
+            Some(_) => &[5, 2, NO_AUTHENTICATION, USERNAME_PASSWORD],
+            None => &[5, 1, NO_AUTHENTICATION],
+        };
+        write(stream, methods).await?;
+        let [version, method] = read(stream).await?;
+        match (version, method, &self.credentials) {
+            (5, NO_AUTHENTICATION, _) => {}
+            (5, USERNAME_PASSWORD, Some((username, password))) => {
+                let mut request = vec![1];
+                push_field(&mut request, username.as_bytes());
+                push_field(&mut request, &password.0);
+                write(stream, &request).await?;
+                let [_, status] = read(stream).await?;
+                if status != 0 {
+                    return Err("it rejects the username or password".into());
+                }
+            }
+            (5, NONE_ACCEPTABLE, None) => {
+                return Err("it asks for a username and password".into());
+            }
+            (5, NONE_ACCEPTABLE, Some(_)) => {
+                return Err("it takes no username and password".into());
+            }
+            _ => return Err("its answer is not SOCKS 5".into()),
+        }
+
+        // CONNECT, and how the address is written.
+        let mut request = vec![5, 1, 0];
+        match host.parse() {
+            Ok(IpAddr::V4(address)) => {
+                request.push(1);
+                request.extend(address.octets());
+            }
+            Ok(IpAddr::V6(address)) => {
+                request.push(4);
+                request.extend(address.octets());
+            }
+            Err(_) if fits(host.as_bytes()) => {
+                request.push(3);
+                push_field(&mut request, host.as_bytes());
+            }
+            Err(_) => return Err("the name of the host is too long".into()),
+        }
+        request.extend(port.to_be_bytes());
+        write(stream, &request).await?;
+        let [version, reply, _, address_type] = read(stream).await?;
+        if version != 5 {
+            return Err("its answer is not SOCKS 5".into());
+        } else if reply != 0 {
+            return Err(socks_failure(reply));
+        }
+        // Where it connects from is of no interest.
+        let address_size = match address_type {
+            1 => 4,
+            4 => 16,
+            3 => read::<1>(stream).await?[0].into(),
+            _ => return Err("its answer is not SOCKS 5".into()),
+        };
+        for _ in 0..address_size + 2 {
+            read::<1>(stream).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Its length and it.
+fn push_field(request: &mut Vec<u8>, field: &[u8]) {
+    request.push(field.len() as u8);
+    request.extend(field);
+}
+
+/// The code in the first line of an answer of HTTP.
+fn status(answer: &[u8]) -> Option<u16> {
+    let line = answer.split(|byte| *byte == b'\r').next()?;
+    let mut words = std::str::from_utf8(line).ok()?.split(' ');
+    words.next()?.strip_prefix("HTTP/1.")?;
+    words.next()?.parse().ok()
+}
+
+/// RFC 1928, section 6.
+fn socks_failure(reply: u8) -> String {
+    let reason = match reply {
+        1 => "general failure",
+        2 => "connection not allowed",
+        3 => "network unreachable",
+        4 => "host unreachable",
+        5 => "connection refused",
+        6 => "time to live expired",
+        7 => "command not supported",
+        8 => "type of address not supported",
+        _ => return format!("it answers with the unknown code {reply}"),
+    };
+    format!("it answers '{reason}'")
+}
+
+async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), String> {
+    stream
+        .write_all(bytes)
+        .await
+        .map_err(|error| in_words(&error))
+}
+
+async fn read<const SIZE: usize>(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<[u8; SIZE], String> {
+    let mut bytes = [0; SIZE];
+    match stream.read_exact(&mut bytes).await {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(in_words(&error)),
+    }
+}
+
+fn in_words(error: &io::Error) -> String {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        BrokenPipe | ConnectionReset | UnexpectedEof => "it closed the connection".into(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Proxy {
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn parts_and_defaults() {
+        let proxy = parse("http://usr:p%40ss@proxy.example:3128");
+        assert_eq!(proxy.protocol, Protocol::Http);
+        assert_eq!(proxy.credentials, Some(("usr".into(), "p@ss".into())));
+        assert_eq!((&*proxy.host, proxy.port), ("proxy.example", 3128));
+        for (text, protocol, host, port) in [
+            ("HTTP://h", Protocol::Http, "h", 80),
+            ("http://h/", Protocol::Http, "h", 80),
+            ("socks5://[::1]", Protocol::Socks5, "::1", 1080),
+            ("socks5h://h:1", Protocol::Socks5, "h", 1),
+        ] {
+            let proxy = parse(text);
+            assert_eq!(
+                (proxy.protocol, &*proxy.host, proxy.port),
+                (protocol, host, port)
+            );
+            assert_eq!(proxy.credentials, None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_secrets() {
+        let long = "hunter2".repeat(40);
+        for (text, expected) in [
+            (
+                "usr:hunter2@h",
+                "expecting 'http://' or 'socks5://' and a host",
+            ),
+            (
+                "hunter2://h",
+                "expecting 'http://' or 'socks5://' and a host",
+            ),
+            ("http://usr:hunter2@", "expecting a host"),
+            (
+                "http://usr:hunter2",
+                "port in uri must be a number from 1 to 65535; \
+                 a username and password must be followed by '@' and a host",
+            ),
+            (
+                "socks5://usr@h",
+                "username and password must have 1 to 255 bytes each",
+            ),
+            (
+                &format!("socks5://usr:{long}@h"),
+                "username and password must have 1 to 255 bytes each",
+            ),
+        ] {
+            assert_eq!(text.parse::<Proxy>().unwrap_err().to_string(), expected);
+        }
+        let proxy = format!("{:?}", parse("http://usr:hunter2@h"));
+        assert!(!proxy.contains("hunter2"), "{proxy}");
+    }
+}

@@ -1,0 +1,624 @@
+//! MQTT over WebSocket (RFC 6455; MQTT section 6): the opening handshake, and a byte stream over binary frames. What
+//! frames hold is not looked at: packets may share a frame or go on in the next one.
+//!
+//! The handshake and the headers of frames are tungstenite's. Its own stream would not do: that reserves memory for
+//! whatever length a header announces, and hands a message out when all of it is there.
+
+use std::{
+    io::{self, Cursor, ErrorKind},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{
+        self,
+        error::ProtocolError,
+        handshake::client::generate_key,
+        http::{
+            HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery,
+            uri::Scheme,
+        },
+        protocol::frame::{
+            FrameHeader,
+            coding::{CloseCode, Control, Data, OpCode},
+        },
+    },
+};
+
+use super::Stream;
+
+/// The largest frame that is sent; more than that goes into several.
+const LARGEST_FRAME: usize = 64 << 10;
+/// The largest payload of a control frame (RFC 6455, section 5.5).
+const LARGEST_CONTROL: u64 = 125;
+/// The longest answer to the opening handshake.
+const LONGEST_ANSWER: usize = 16 << 10;
+/// What ends it.
+const BLANK_LINE: &[u8] = b"\r\n\r\n";
+
+/// Sent by the handshake itself (RFC 6455, section 4.1), or of use to none but it.
+const RESERVED: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::HOST,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_VERSION,
+    header::UPGRADE,
+];
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub struct WebSocketConfig {
+    path: PathAndQuery,
+    /// Values do not show in `Debug`.
+    headers: HeaderMap,
+}
+
+impl WebSocketConfig {
+    /// The path, perhaps with a query, to ask for, and header fields to send with the request.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words, without the values of header fields.
+    pub fn new(path: &str, headers: &[(String, Vec<u8>)]) -> Result<Self, String> {
+        let path = Some(path)
+            .filter(|path| path.starts_with('/'))
+            .and_then(|path| path.parse().ok())
+            .ok_or("path in uri must begin with '/' and have special characters percent-encoded")?;
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let header: HeaderName = name
+                .parse()
+                .map_err(|_| format!("ws_headers: '{name}' is not a name of a header"))?;
+            if RESERVED.contains(&header) {
+                return Err(format!("ws_headers: '{name}' cannot be set"));
+            }
+            let mut value = HeaderValue::from_bytes(value).map_err(|_| {
+                format!(
+                    "ws_headers: the value of '{name}' has characters that a header cannot have"
+                )
+            })?;
+            value.set_sensitive(true);
+            map.append(header, value);
+        }
+        Ok(WebSocketConfig { path, headers: map })
+    }
+
+    /// The opening handshake (RFC 6455, section 4.1); `authority` is the server's host and port. Otherwise returns why
+    /// it failed, in words.
+    pub(super) async fn connect(
+        &self,
+        stream: Stream,
+        authority: &str,
+        is_tls: bool,
+    ) -> Result<WebSocket, String> {
+        let request = self
+            .request(authority, is_tls)
+            .ok_or("the host cannot be sent in a header")?;
+        let (opened, answer) = client_async(request, Opening::new(stream))
+            .await
+            .map_err(|error| handshake_failure(&error))?;
+        // None was offered (RFC 6455, section 4.1).
+        if answer
+            .headers()
+            .contains_key(header::SEC_WEBSOCKET_EXTENSIONS)
+        {
+            return Err("the server uses an extension that was not offered".into());
+        }
+        let Opening { carrier, read, .. } = opened.into_inner();
+        Ok(WebSocket {
+            carrier,
+            frames: Frames {
+                input: read,
+                ..Frames::default()
+            },
+            output: BytesMut::new(),
+            pong: None,
+            unflushed: false,
+            closing: false,
+            ended: false,
+        })
+    }
+
+    fn request(&self, authority: &str, is_tls: bool) -> Option<Request<()>> {
+        let (scheme, default_port) = if is_tls {
+            ("wss", ":443")
+        } else {
+            ("ws", ":80")
+        };
+        let uri = Uri::builder()
+            .scheme(Scheme::try_from(scheme).ok()?)
+            .authority(authority)
+            .path_and_query(self.path.clone())
+            .build()
+            .ok()?;
+        let host = authority.strip_suffix(default_port).unwrap_or(authority);
+        let mut request = Request::get(uri)
+            .header(header::HOST, host)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, generate_key())
+            // [MQTT-6.0.0-3]
+            .header(header::SEC_WEBSOCKET_PROTOCOL, "mqtt")
+            .body(())
+            .ok()?;
+        request.headers_mut().extend(self.headers.clone());
+        Some(request)
+    }
+}
+
+/// Why the opening handshake failed, in words.
+fn handshake_failure(error: &tungstenite::Error) -> String {
+    use tungstenite::Error::*;
+    const CLOSED: &str =
+        "the server closed the connection, perhaps it does not speak WebSocket on this port";
+    match error {
+        Http(response) => format!("the server answers with HTTP status {}", response.status()),
+        Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
+            "the server does not agree to the subprotocol 'mqtt'".into()
+        }
+        Protocol(ProtocolError::HandshakeIncomplete) => CLOSED.into(),
+        Protocol(ProtocolError::HttparseError(_) | ProtocolError::WrongHttpVersion) => {
+            "the server's answer is not HTTP, perhaps it does not speak WebSocket on this port"
+                .into()
+        }
+        Io(error) => match error.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => CLOSED.into(),
+            _ => error.to_string(),
+        },
+        error => error.to_string(),
+    }
+}
+
+/// A stream during the opening handshake: hands out the server's answer when that is complete, and keeps what follows.
+#[derive(Debug)]
+struct Opening {
+    carrier: Stream,
+    read: BytesMut,
+    /// How much of what was read is of the answer, once that is known.
+    left: usize,
+}
+
+impl Opening {
+    fn new(carrier: Stream) -> Self {
+        let read = BytesMut::new();
+        Opening {
+            carrier,
+            read,
+            left: 0,
+        }
+    }
+}
+
+impl AsyncRead for Opening {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.left == 0 {
+            if ready!(poll_read_some(
+                &mut this.carrier,
+                &mut this.read,
+                1 << 10,
+                cx
+            ))? == 0
+            {
+                return Poll::Ready(Ok(()));
+            }
+            let end = this
+                .read
+                .windows(BLANK_LINE.len())
+                .position(|window| window == BLANK_LINE);
+            match end {
+                Some(end) => this.left = end + BLANK_LINE.len(),
+                None if this.read.len() > LONGEST_ANSWER => {
+                    return Poll::Ready(Err(invalid("the server's answer does not end")));
+                }
+                None => {}
+            }
+        }
+        let size = this.left.min(buf.remaining());
+        buf.put_slice(&this.read.split_to(size));
+        this.left -= size;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Opening {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().carrier).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().carrier).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().carrier).poll_shutdown(cx)
+    }
+}
+
+/// Reads once, `size` bytes at most, behind what `input` holds. Returns how many bytes came; 0 is the end.
+fn poll_read_some(
+    carrier: &mut Stream,
+    input: &mut BytesMut,
+    size: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let before = input.len();
+    input.resize(before + size, 0);
+    let mut buf = ReadBuf::new(&mut input[before..]);
+    let result = Pin::new(carrier).poll_read(cx, &mut buf);
+    let came = buf.filled().len();
+    input.truncate(before + came);
+    result.map_ok(|()| came)
+}
+
+fn invalid(reason: impl Into<String>) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, reason.into())
+}
+
+/// What the server sends, taken apart.
+#[derive(Debug, Default)]
+struct Frames {
+    input: BytesMut,
+    /// Bytes of the current frame of data that have still to come, or to be taken from `input`.
+    left: u64,
+    /// A message has begun whose last frame has not.
+    fragmented: bool,
+}
+
+/// The next thing in the server's frames.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// So many bytes at the front of the input are data.
+    Data(usize),
+    Ping(Bytes),
+    Close(Bytes),
+    /// More has to be read before there is something.
+    Nothing,
+}
+
+impl Frames {
+    /// Takes frames off the front up to the next one that means something (RFC 6455, section 5.2).
+    fn next(&mut self) -> io::Result<Next> {
+        loop {
+            if self.left > 0 {
+                let size = usize::try_from(self.left).unwrap_or(usize::MAX);
+                return Ok(match size.min(self.input.len()) {
+                    0 => Next::Nothing,
+                    size => Next::Data(size),
+                });
+            }
+            let mut cursor = Cursor::new(&self.input);
+            let header =
+                FrameHeader::parse(&mut cursor).map_err(|error| invalid(error.to_string()));
+            let Some((header, size)) = header? else {
+                return Ok(Next::Nothing);
+            };
+            let header_size = cursor.position() as usize;
+            if header.rsv1 || header.rsv2 || header.rsv3 || header.mask.is_some() {
+                return Err(invalid(
+                    "the server sent a WebSocket frame with bits that must be 0",
+                ));
+            }
+            match header.opcode {
+                OpCode::Data(kind) => {
+                    // [MQTT-6.0.0-1], and RFC 6455, section 5.4
+                    match (kind, self.fragmented) {
+                        (Data::Binary, false) | (Data::Continue, true) => {}
+                        (Data::Text, _) => {
+                            return Err(invalid(
+                                "the server sent a WebSocket text frame, expecting binary ones",
+                            ));
+                        }
+                        _ => {
+                            return Err(invalid(
+                                "the server sent WebSocket frames in a wrong order",
+                            ));
+                        }
+                    }
+                    self.fragmented = !header.is_final;
+                    self.input.advance(header_size);
+                    self.left = size;
+                }
+                OpCode::Control(kind) => {
+                    if size > LARGEST_CONTROL || !header.is_final {
+                        return Err(invalid(
+                            "the server sent a WebSocket control frame that is too long",
+                        ));
+                    }
+                    let size = size as usize;
+                    if self.input.len() < header_size + size {
+                        return Ok(Next::Nothing);
+                    }
+                    self.input.advance(header_size);
+                    let payload = self.input.split_to(size);
+                    match kind {
+                        Control::Ping => return Ok(Next::Ping(payload.freeze())),
+                        Control::Close => return Ok(Next::Close(payload.freeze())),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves `size` bytes of data into `buf`.
+    fn take(&mut self, size: usize, buf: &mut ReadBuf<'_>) {
+        buf.put_slice(&self.input[..size]);
+        self.input.advance(size);
+        self.left -= size as u64;
+        if self.input.is_empty() {
+            // An idle connection keeps no buffer.
+            self.input = BytesMut::new();
+        }
+    }
+}
+
+/// Appends a frame as a client sends it (RFC 6455, section 5.3).
+fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
+    let mask: [u8; 4] = rand::random();
+    let header = FrameHeader {
+        opcode,
+        mask: Some(mask),
+        ..FrameHeader::default()
+    };
+    let mut head = Vec::with_capacity(14);
+    header
+        .format(payload.len() as u64, &mut head)
+        .expect("a Vec takes everything");
+    output.reserve(head.len() + payload.len());
+    output.extend_from_slice(&head);
+    let start = output.len();
+    output.extend_from_slice(payload);
+    for chunk in output[start..].chunks_mut(mask.len()) {
+        for (byte, mask) in chunk.iter_mut().zip(mask) {
+            *byte ^= mask;
+        }
+    }
+}
+
+/// A byte stream over binary frames. A write is a frame, up to a size; reading answers pings.
+#[derive(Debug)]
+pub struct WebSocket {
+    carrier: Stream,
+    frames: Frames,
+    /// Frames that have not been written: one of data and a few of control at most.
+    output: BytesMut,
+    /// What the last ping that was not answered holds: the older ones need no answer (RFC 6455, section 5.5.3).
+    pong: Option<Bytes>,
+    /// Something was written since the carrier was flushed.
+    unflushed: bool,
+    /// A close frame was sent: nothing may follow it.
+    closing: bool,
+    /// There is no more to read.
+    ended: bool,
+}
+
+impl WebSocket {
+    /// What carries the frames.
+    pub(super) fn carrier(&self) -> &Stream {
+        &self.carrier
+    }
+
+    /// Writes all that waits, and flushes.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while !self.output.is_empty() {
+                self.unflushed = true;
+                match ready!(Pin::new(&mut self.carrier).poll_write(cx, &self.output))? {
+                    0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                    written => self.output.advance(written),
+                }
+            }
+            let Some(payload) = self.pong.take() else {
+                break;
+            };
+            if !self.closing {
+                put_frame(&mut self.output, OpCode::Control(Control::Pong), &payload);
+            }
+        }
+        self.output = BytesMut::new();
+        if self.unflushed {
+            ready!(Pin::new(&mut self.carrier).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn put_close(&mut self, code: &[u8]) {
+        if !self.closing {
+            self.closing = true;
+            put_frame(&mut self.output, OpCode::Control(Control::Close), code);
+        }
+    }
+
+    /// The server has closed, with this payload (RFC 6455, section 5.5.1). An error unless that is in good order.
+    fn closed(&mut self, payload: &[u8]) -> io::Result<()> {
+        let (code, reason) = payload.split_at(payload.len().min(2));
+        let Ok(code) = code.try_into().map(u16::from_be_bytes) else {
+            self.put_close(&[]);
+            return Ok(());
+        };
+        self.put_close(&code.to_be_bytes());
+        match CloseCode::from(code) {
+            CloseCode::Normal | CloseCode::Away => Ok(()),
+            _ => {
+                let separator = if reason.is_empty() { "" } else { ": " };
+                let reason = String::from_utf8_lossy(reason);
+                Err(invalid(format!(
+                    "the server closed the WebSocket with code {code}{separator}{reason}"
+                )))
+            }
+        }
+    }
+}
+
+impl AsyncRead for WebSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while !this.ended && buf.remaining() > 0 {
+            match this.frames.next() {
+                Ok(Next::Data(size)) => {
+                    this.frames.take(size.min(buf.remaining()), buf);
+                    break;
+                }
+                Ok(Next::Ping(payload)) => this.pong = Some(payload),
+                Ok(Next::Close(payload)) => {
+                    this.ended = true;
+                    let result = this.closed(&payload);
+                    // If that is possible at once.
+                    let _ = this.poll_drain(cx);
+                    return Poll::Ready(result);
+                }
+                Ok(Next::Nothing) => {
+                    // What fails here fails for the writer too.
+                    let _ = this.poll_drain(cx);
+                    let input = &mut this.frames.input;
+                    let came = poll_read_some(&mut this.carrier, input, buf.remaining(), cx);
+                    if input.is_empty() {
+                        *input = BytesMut::new();
+                    }
+                    this.ended = ready!(came)? == 0;
+                }
+                Err(error) => {
+                    this.ended = true;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for WebSocket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.closing {
+            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
+        }
+        // One frame at a time, so that what waits is bounded.
+        ready!(this.poll_drain(cx))?;
+        let size = buf.len().min(LARGEST_FRAME);
+        put_frame(&mut this.output, OpCode::Data(Data::Binary), &buf[..size]);
+        match this.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(size)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_drain(cx)
+    }
+
+    /// Says that nothing more comes; the server then closes the connection (RFC 6455, section 7.1.1).
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
+        let this = self.get_mut();
+        this.put_close(&NORMAL);
+        this.poll_drain(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is in the frames: the data, and the payloads of pings. The input comes in two parts.
+    fn take_apart(bytes: &[u8], cut: usize) -> io::Result<(Vec<u8>, Vec<Bytes>)> {
+        let (mut data, mut pings) = (Vec::new(), Vec::new());
+        let mut frames = Frames::default();
+        let (first, second) = bytes.split_at(cut.min(bytes.len()));
+        for part in [first, second] {
+            frames.input.extend_from_slice(part);
+            loop {
+                match frames.next()? {
+                    Next::Data(size) => {
+                        let mut chunk = vec![0; size];
+                        frames.take(size, &mut ReadBuf::new(&mut chunk));
+                        data.extend(chunk);
+                    }
+                    Next::Ping(payload) => pings.push(payload),
+                    Next::Close(_) => return Ok((data, pings)),
+                    Next::Nothing => break,
+                }
+            }
+        }
+        Ok((data, pings))
+    }
+
+    fn put(output: &mut Vec<u8>, is_final: bool, opcode: OpCode, payload: &[u8]) {
+        let header = FrameHeader {
+            is_final,
+            opcode,
+            ..FrameHeader::default()
+        };
+        header.format(payload.len() as u64, output).unwrap();
+        output.extend(payload);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_taken_or_refused_alike_however_it_is_cut(bytes: Vec<u8>, cut: usize) {
+            let whole = take_apart(&bytes, 0).map_err(|error| error.to_string());
+            let parts = take_apart(&bytes, cut % (bytes.len() + 1)).map_err(|error| error.to_string());
+            prop_assert_eq!(whole, parts);
+        }
+
+        #[test]
+        fn data_comes_out_as_it_went_in(
+            fragments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..5),
+            ping in prop::collection::vec(any::<u8>(), 0..126),
+            cut: usize,
+        ) {
+            let mut bytes = Vec::new();
+            for (index, fragment) in fragments.iter().enumerate() {
+                let opcode = if index == 0 { Data::Binary } else { Data::Continue };
+                put(&mut bytes, index + 1 == fragments.len(), OpCode::Data(opcode), fragment);
+                put(&mut bytes, true, OpCode::Control(Control::Ping), &ping);
+            }
+            let (data, pings) = take_apart(&bytes, cut % (bytes.len() + 1)).unwrap();
+            prop_assert_eq!(data, fragments.concat());
+            prop_assert_eq!(pings, vec![Bytes::from(ping); fragments.len()]);
+        }
+
+        #[test]
+        fn what_is_sent_is_masked(payload in prop::collection::vec(any::<u8>(), 0..70_000)) {
+            let mut output = BytesMut::new();
+            put_frame(&mut output, OpCode::Data(Data::Binary), &payload);
+            let mut cursor = Cursor::new(&output);
+            let (header, size) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+            let start = cursor.position() as usize;
+            prop_assert_eq!(size as usize, payload.len());
+            let mask = header.mask.unwrap();
+            let unmasked: Vec<u8> = output[start..]
+                .iter()
+                .enumerate()
+                .map(|(index, byte)| byte ^ mask[index % 4])
+                .collect();
+            prop_assert_eq!(unmasked, payload);
+        }
+    }
+}
