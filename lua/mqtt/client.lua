@@ -18,8 +18,9 @@ local math_ceil, math_huge, math_max = math.ceil, math.huge, math.max
 local os_time = os.time
 local str_format = string.format
 
-local shape = packet.shape
+local shape, shape_publish = packet.shape, packet.shape_publish
 local packet_type = packet.types
+local PUBLISH = packet_type.PUBLISH
 
 local NOT_OPENED = "network connection is not opened"
 local CLOSED_BY_CLIENT = "connection closed by client"
@@ -857,8 +858,7 @@ local function explain_reason(rc, properties, user_properties)
 	end
 end
 
--- Returns what is wrong with the options of a publish, in the order in which they are documented. Only called when
--- something is.
+-- Returns what is wrong with the options of a publish, in the order in which they are documented, or nil.
 local function explain_publish(opts)
 	if type(opts) ~= "table" then
 		return "expecting opts to be a table"
@@ -878,19 +878,15 @@ local function explain_publish(opts)
 		return "expecting opts.properties to be a table"
 	elseif opts.user_properties ~= nil and type(opts.user_properties) ~= "table" then
 		return "expecting opts.user_properties to be a table"
+	elseif opts.callback ~= nil and type(opts.callback) ~= "function" then
+		return "expecting opts.callback to be a function"
 	end
-	return "expecting opts.callback to be a function"
 end
-
-local OPTIONAL_STRING = { ["nil"] = true, string = true }
-local OPTIONAL_BOOLEAN = { ["nil"] = true, boolean = true }
-local OPTIONAL_TABLE = { ["nil"] = true, table = true }
-local OPTIONAL_FUNCTION = { ["nil"] = true, ["function"] = true }
 
 -- Publishes. Returns what the link's function returns.
 local function send_publish(self, topic, payload, qos, retain, dup, packet_id, properties, user_properties)
 	if properties or user_properties then
-		return self._link:publish(topic, payload, qos, retain or false, dup or false, packet_id, properties,
+		return self._link:publish(topic, payload, qos or 0, retain or false, dup or false, packet_id, properties,
 			user_properties)
 	end
 	return self._publish(topic, payload, qos, retain, dup, packet_id)
@@ -929,12 +925,13 @@ function Client:publish(opts)
 	end
 	local topic, payload, qos, retain, dup = opts.topic, opts.payload, opts.qos, opts.retain, opts.dup
 	local properties, user_properties, callback = opts.properties, opts.user_properties, opts.callback
-	qos = qos or 0
-	if type(topic) ~= "string" or not OPTIONAL_STRING[type(payload)] or not (qos == 0 or qos == 1 or qos == 2)
-		or not OPTIONAL_BOOLEAN[type(retain)] or not OPTIONAL_BOOLEAN[type(dup)]
-		or not OPTIONAL_TABLE[type(properties)] or not OPTIONAL_TABLE[type(user_properties)]
-		or not OPTIONAL_FUNCTION[type(callback)] then
-		error(explain_publish(opts), 2)
+	-- The session looks at the fields of a plain message itself.
+	if properties ~= nil or user_properties ~= nil or not self.connection
+		or callback ~= nil and type(callback) ~= "function" then
+		local problem = explain_publish(opts)
+		if problem then
+			error(problem, 2)
+		end
 	end
 	if not (self.connection or self.opts.queue) then
 		return false, NOT_OPENED
@@ -944,8 +941,13 @@ function Client:publish(opts)
 		return false, "failed to send PUBLISH: " .. STUCK
 	end
 
-	local packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
-		user_properties)
+	local packet_id, full, rest
+	if properties or user_properties then
+		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+			user_properties)
+	else
+		packet_id, full, rest = self._publish(topic, payload, qos, retain, dup, opts.packet_id)
+	end
 	if packet_id == false and self:_wait_for_room() then
 		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
@@ -953,7 +955,7 @@ function Client:publish(opts)
 	if not packet_id then
 		-- Whether it is misuse.
 		if rest then
-			error(full, 2)
+			error(explain_publish(opts) or full, 2)
 		end
 		return false, "failed to send PUBLISH: " .. full
 	elseif rest then
@@ -1411,7 +1413,21 @@ end
 
 -- Deals with what the link has. Returns what `step` returns.
 local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
-	if kind == "opened" then
+	if kind == PUBLISH then
+		-- What there is most of takes the shortest way.
+		local message = shape_publish[self._version](kind, a, b, c, d, e, f, g, h)
+		if b ~= 0 then
+			setmetatable(message, self._session_mt)
+			if self.opts.auto_ack then
+				self._unacknowledged[message] = true
+			end
+		end
+		local ok, err = self:handle_received_packet(message)
+		if ok then
+			return 0
+		end
+		return gone(self, err)
+	elseif kind == "opened" then
 		opened(self)
 		local ok, err = self:send_connect()
 		if ok then
@@ -1438,12 +1454,7 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		return 0
 	end
 	local pck = shape(self._version, kind, a, b, c, d, e, f, g, h, i)
-	if kind == packet_type.PUBLISH and b ~= 0 then
-		setmetatable(pck, self._session_mt)
-		if self.opts.auto_ack then
-			self._unacknowledged[pck] = true
-		end
-	elseif kind == packet_type.CONNACK then
+	if kind == packet_type.CONNACK then
 		if not a then
 			self._session_mt = packet.new_session_mt()
 		end
@@ -1725,11 +1736,21 @@ end
 -- Returns true, or false and an error message.
 function Client:handle_received_packet(pck)
 	local ptype = pck.type
-	if ptype == packet_type.PUBLISH then
-		-- False where an error that a handler has raised was caught.
-		if self:handle("message", pck, self) ~= false then
-			acknowledge_handled(self, pck)
+	if ptype == PUBLISH then
+		if self.handle ~= Client.handle then
+			-- False where an error that a handler has raised was caught.
+			if self:handle("message", pck, self) == false then
+				return true
+			end
+		else
+			-- The same without a call for each message.
+			local handlers, i = self.handlers.message, 1
+			while handlers[i] do
+				handlers[i](pck, self)
+				i = i + 1
+			end
 		end
+		acknowledge_handled(self, pck)
 	elseif ptype == packet_type.CONNACK then
 		return connack_received(self, pck)
 	elseif ptype == packet_type.AUTH then

@@ -238,6 +238,9 @@ function packet.is_session_mt(metatable)
 	return session_mts[metatable] ~= nil
 end
 
+--- The functions that build a PUBLISH as `shape` does, by protocol version.
+packet.shape_publish = { [v311] = v4[types.PUBLISH], [v50] = v5[types.PUBLISH] }
+
 --- Builds a packet from the values that mqtt.core gives for one.
 -- @tparam number version protocol version
 -- @tparam ?number ptype packet type, or nil if there is no packet
