@@ -411,7 +411,7 @@ fn a_full_queue_refuses_or_drops_the_oldest() {
         assert_eq!(pair.publish(QOS_2), 3);
         assert_eq!(pair.publish(QOS_2), 4);
         assert_eq!(pair.client.take_dropped(), [2]);
-        assert_eq!(pair.client.take_dropped(), []);
+        assert!(pair.client.take_dropped().is_empty());
         assert!(!pair.client.has_events());
         assert_eq!(pair.client.stats().dropped, 3);
         pair.connect(Connect {
