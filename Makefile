@@ -92,13 +92,16 @@ soak: ## MESSAGES=50000 of QoS 1 and 2 each way, while there are CUTS=100 and RE
 	@$(MAKE) --no-print-directory build LUA=$(VERSION)
 	@scripts/soak $(VERSION)
 
-BENCH_LUAS = $(if $(filter file,$(origin LUA)),$(LUAS),$(VERSION))
+BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(VERSION))
 .PHONY: bench
-bench: ## the benchmarks on LUA, else on all tested ones; ORIGINAL=DIR runs the library in DIR beside ours
-	@$(SETUP) build broker $(BENCH_LUAS:%=lua-%)
-	@$(MAKE) --no-print-directory build-all LUAS='$(BENCH_LUAS)'
-	@for lua in $(BENCH_LUAS); do for script in bench/*.lua; do \
-		scripts/with-broker scripts/lua $$lua $$script $(ORIGINAL) || exit; done; done
+bench: ## the benchmarks, on some Luas unless LUA is given; PEER=DIR measures the luamqtt in DIR beside, ONLY=publish a part
+	@$(SETUP) build broker $(BENCH_LUAS:%=lua-%) $(if $(PEER),peer)
+	@PEER='$(PEER)' ONLY='$(ONLY)' ROUNDS='$(ROUNDS)' MS='$(MS)' scripts/bench $(BENCH_LUAS)
+
+.PHONY: instructions
+instructions: ## counts the instructions of a message, fails if they have become many more
+	@$(SETUP) build lua-5.4 instructions
+	@scripts/instructions
 
 .PHONY: docs
 docs: ## the HTML of the Lua modules, in build/docs

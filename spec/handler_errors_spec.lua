@@ -4,6 +4,7 @@
 local copas_support = require("spec.support.copas")
 local core = require("mqtt.core")
 local harness = require("spec.support.harness")
+local ioloop = require("mqtt.ioloop")
 local mqtt = require("mqtt")
 local servers = require("spec.support.server")
 
@@ -196,6 +197,40 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			assert.is_true(client:start_connecting())
 			is_of_use()
 		end
+
+		it("that throws is heard in each loop, which may run again", function()
+			local calls = 0
+			client:on("message", function()
+				calls = calls + 1
+				error(calls, 0)
+			end)
+			serve(is_connected)
+			local loop = ioloop.create()
+			loop:add(client)
+			local runs = {
+				function()
+					mqtt.run_sync(client)
+				end,
+				function()
+					loop:run_until_clients()
+				end,
+				function()
+					while client:_sync_iteration() do end -- luacheck: ignore 542
+				end,
+				function()
+					while client:step() do end -- luacheck: ignore 542
+				end,
+			}
+			for _ = 1, 2 * #runs do
+				MOMENTS.message.trigger(client, server)
+			end
+			for i = 1, 2 * #runs do
+				assert.equal(i, harness.failure(runs[(i - 1) % #runs + 1]))
+			end
+			loop:remove(client)
+			is_of_use()
+			assert.equal(2 * #runs, calls)
+		end)
 
 		it("that connects again in error or close keeps the new connection", function()
 			for _, name in ipairs({ "error", "close" }) do

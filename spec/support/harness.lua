@@ -226,4 +226,19 @@ function M.own_time()
 	return core.now() - waited
 end
 
+--- Calls a function while hardly any garbage is collected: how long that holds up a program depends on what all the
+-- other specs have left.
+-- @tparam function func the function
+-- @return what it returns first
+function M.without_collecting(func)
+	collectgarbage()
+	local pause = collectgarbage("setpause", 1000)
+	local ok, result = pcall(func)
+	collectgarbage("setpause", pause)
+	if not ok then
+		error(result, 0)
+	end
+	return result
+end
+
 return M

@@ -150,8 +150,9 @@ function Server:drop()
 	self.connection = nil
 end
 
---- Ends the server.
+--- Ends the server, which forgets what it has received.
 function Server:stop()
+	self.received, self.buffer = {}, ""
 	if self.fillers then
 		self:make_room()
 	end

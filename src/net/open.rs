@@ -293,20 +293,23 @@ struct Deadline {
 
 impl Deadline {
     /// Runs one phase, which has to do with `target`, in the time that is left.
-    async fn limit<T>(
+    ///
+    /// What the phase needs is boxed before anything waits: else the task would keep room for it all its life.
+    fn limit<T>(
         &self,
         phase: Phase,
         target: &str,
         work: impl Future<Output = T>,
-    ) -> Result<T, OpenError> {
+    ) -> impl Future<Output = Result<T, OpenError>> {
         let left = self.timeout.saturating_sub(self.start.elapsed());
-        time::timeout(left, work)
-            .await
-            .map_err(|_| OpenError::Timeout {
+        let work = time::timeout(left, Box::pin(work));
+        async move {
+            work.await.map_err(|_| OpenError::Timeout {
                 target: target.into(),
                 phase,
                 after: self.timeout,
             })
+        }
     }
 }
 

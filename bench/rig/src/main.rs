@@ -1,0 +1,67 @@
+//! Measures MQTT clients: `rig broker`, `rig raw`, `rig rumqttc`, `rig run`. See USAGE.
+
+mod broker;
+mod plot;
+mod program;
+mod raw;
+mod reference;
+mod report;
+mod run;
+mod scenario;
+mod tls;
+mod wire;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use program::{Outcome, Task};
+
+const USAGE: &str = "\
+usage: rig broker [CERTIFICATES]     the fast broker, on free ports that it prints
+       rig raw TASK NUMBER...        the tightest loop over a socket
+       rig rumqttc TASK NUMBER...    the same task by rumqttc
+       rig run OPTION VALUE...       everything, in turns, from the project's directory:
+         --lua VERSION        a Lua to measure the library on
+         --peer DIR           another luamqtt to measure on it; the targets mean the first one
+         --only WORD          scenarios of this name, or with this between the hyphens of their names
+         --rounds NUMBER      runs of each program, 5 unless given
+         --ms NUMBER          length of a run, 1000 unless given
+         --mosquitto PROGRAM  what was built from bench/mosquitto.c
+         --certificates DIR   of scripts/certs, build/bench/certs unless given
+         --out DIR            for bench.json, bench.md and the pictures, build unless given";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((command, rest)) => match &**command {
+            "broker" => serve(rest),
+            "raw" => Task::new(rest).and_then(|task| raw::run(&task)),
+            "rumqttc" => Task::new(rest).and_then(|task| reference::run(&task)),
+            "run" => run::run(rest),
+            _ => Err(format!("unknown command '{command}'\n{USAGE}").into()),
+        },
+        None => Err(USAGE.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rig: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: &[String]) -> Outcome {
+    let tls = match arguments.first() {
+        Some(certificates) => Some(tls::server(Path::new(certificates))?),
+        None => None,
+    };
+    let broker = broker::Broker::start(tls)?;
+    println!("plain {}", broker.plain);
+    if let Some(address) = broker.tls {
+        println!("tls {address}");
+    }
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,189 @@
+//! The tightest loop over a blocking socket for each task: what no client can beat.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::program::{OUTSTANDING, Outcome, Stopwatch, Task, report_round_trips};
+use crate::tls;
+use crate::wire::*;
+
+/// Does a task.
+pub fn run(task: &Task) -> Outcome {
+    let stream = TcpStream::connect((&*task.host, task.port))?;
+    stream.set_nodelay(true)?;
+    match &task.ca {
+        Some(ca) => {
+            let name = task.host.clone().try_into()?;
+            let connection = ClientConnection::new(tls::client(ca)?, name)?;
+            Client::connect(StreamOwned::new(connection, stream))?.run(task)
+        }
+        None => Client::connect(stream)?.run(task),
+    }
+}
+
+struct Client<S> {
+    stream: S,
+    reader: Reader,
+    /// What is sent when all that was received has been looked at.
+    out: Vec<u8>,
+}
+
+impl<S: Read + Write> Client<S> {
+    fn connect(mut stream: S) -> io::Result<Self> {
+        stream.write_all(&connect("rig-raw"))?;
+        let mut client = Self {
+            stream,
+            reader: Reader::new(),
+            out: Vec::new(),
+        };
+        while !client.receive(|_, packet| packet.kind() == CONNACK)? {}
+        Ok(client)
+    }
+
+    fn run(mut self, task: &Task) -> Outcome {
+        match &*task.what {
+            "receive" => self.receive_messages(task)?,
+            "publish" if task.qos() == 0 => self.publish(task)?,
+            "publish" => self.publish_acknowledged(task)?,
+            "roundtrip" => self.round_trips(task)?,
+            what => return Err(format!("raw does not know '{what}'").into()),
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes and hands over the packets in them, with what to append to. Returns whether one of them was the
+    /// one waited for, as `handle` says.
+    fn receive(
+        &mut self,
+        mut handle: impl FnMut(&mut Vec<u8>, Packet<'_>) -> bool,
+    ) -> io::Result<bool> {
+        if !self.reader.fill(&mut self.stream)? {
+            return Err(io::Error::other("the broker has closed the connection"));
+        }
+        let mut found = false;
+        while let Some(packet) = self.reader.next() {
+            found |= handle(&mut self.out, packet);
+        }
+        self.send()?;
+        Ok(found)
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            self.stream.write_all(&self.out)?;
+            self.stream.flush()?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    fn receive_messages(&mut self, task: &Task) -> io::Result<()> {
+        publish(&mut self.out, 4, 0, 0, &task.receive_topic(), &[]);
+        let watch = Stopwatch::start(task);
+        self.send()?;
+        let mut count = 0;
+        while !self.receive(|out, packet| {
+            if packet.topic() == DONE.as_bytes() {
+                return true;
+            }
+            count += 1;
+            if packet.qos() == 1 {
+                acknowledgement(out, PUBACK, packet.id());
+            }
+            false
+        })? {}
+        watch.report(count);
+        Ok(())
+    }
+
+    fn publish(&mut self, task: &Task) -> io::Result<()> {
+        let count = (CHUNK / task.size()).max(1);
+        let mut buffer = Vec::new();
+        for _ in 0..count {
+            publish(&mut buffer, 4, 0, 0, DATA, &vec![b'x'; task.size()]);
+        }
+        let watch = Stopwatch::start(task);
+        let mut sent = 0;
+        while watch.elapsed() < task.duration {
+            self.stream.write_all(&buffer)?;
+            sent += count as u64;
+        }
+        publish(&mut self.out, 4, 0, 0, "rig/end", &[]);
+        self.send()?;
+        while !self.receive(|_, packet| packet.kind() == PUBLISH)? {}
+        watch.report(sent);
+        Ok(())
+    }
+
+    fn publish_acknowledged(&mut self, task: &Task) -> io::Result<()> {
+        let qos = task.qos();
+        let payload = vec![b'x'; task.size()];
+        let watch = Stopwatch::start(task);
+        for id in 1..=OUTSTANDING {
+            publish(&mut self.out, 4, qos, id as u16, DATA, &payload);
+        }
+        self.send()?;
+        let (mut outstanding, mut acknowledged) = (OUTSTANDING, 0);
+        while outstanding > 0 {
+            let goes_on = watch.elapsed() < task.duration;
+            self.receive(|out, packet| {
+                if packet.kind() == PUBREC {
+                    acknowledgement(out, PUBREL, packet.id());
+                    return false;
+                }
+                acknowledged += 1;
+                if goes_on {
+                    publish(out, 4, qos, u16::from_be_bytes(packet.id()), DATA, &payload);
+                } else {
+                    outstanding -= 1;
+                }
+                false
+            })?;
+        }
+        watch.report(acknowledged);
+        Ok(())
+    }
+
+    /// Through a real broker: publishes to a topic it has subscribed to, and waits for the message and for its
+    /// acknowledgement.
+    fn round_trips(&mut self, task: &Task) -> io::Result<()> {
+        let qos = task.qos();
+        let length = (DATA.len() as u16).to_be_bytes();
+        packet(
+            &mut self.out,
+            SUBSCRIBE | 2,
+            &[&[0, 1], &length, DATA.as_bytes(), &[qos]],
+        );
+        self.send()?;
+        while !self.receive(|_, packet| packet.kind() == SUBACK)? {}
+        let mut times = Vec::new();
+        let watch = Stopwatch::start(task);
+        let mut id = 1;
+        while watch.elapsed() < task.duration {
+            id = id % 1000 + 1;
+            publish(&mut self.out, 4, qos, id, DATA, &[b'x'; 64]);
+            let start = Instant::now();
+            self.send()?;
+            let (mut is_acknowledged, mut is_back) = (qos == 0, false);
+            while !(is_acknowledged && is_back) {
+                self.receive(|out, packet| {
+                    if packet.kind() == PUBLISH {
+                        is_back = true;
+                        if packet.qos() > 0 {
+                            acknowledgement(out, PUBACK, packet.id());
+                        }
+                    } else {
+                        is_acknowledged = true;
+                    }
+                    false
+                })?;
+            }
+            times.push(start.elapsed());
+        }
+        report_round_trips(&watch, &mut times);
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! What is measured, and what should come out.
+
+/// Where a program connects to.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Server {
+    /// The fast broker.
+    Plain,
+    /// The fast broker, by TLS.
+    Tls,
+    /// A mosquitto.
+    Mosquitto,
+}
+
+/// Which programs do a scenario besides the Lua library itself.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Rival {
+    /// The originals in Lua.
+    Peers,
+    /// The library with its handlers under Copas.
+    Copas,
+    /// `rig raw`.
+    Raw,
+    /// `rig rumqttc`.
+    Rumqttc,
+    /// libmosquitto from C.
+    Mosquitto,
+}
+
+/// Something to measure.
+pub struct Scenario {
+    /// Its name in the JSON and for `ONLY`.
+    pub name: &'static str,
+    /// What the table says.
+    pub title: &'static str,
+    /// The arguments of a program.
+    pub task: &'static [&'static str],
+    /// Where the programs connect to.
+    pub server: Server,
+    /// Who is measured.
+    pub rivals: &'static [Rival],
+    /// The figures for the table, with their unit.
+    pub columns: &'static [(&'static str, &'static str)],
+}
+
+/// What our figure is compared with.
+#[derive(Clone, Copy)]
+pub enum Against {
+    /// That of a program in the same runs.
+    Program(&'static str),
+    /// That of the first original on the same Lua.
+    Fork,
+    /// That of the library on the same Lua, without Copas.
+    Stock,
+    /// That of the library on the same Lua in another scenario.
+    Scenario(&'static str),
+    /// A number.
+    Value,
+}
+
+/// What a figure of the library should be.
+pub struct Target {
+    /// The scenario's name.
+    pub scenario: &'static str,
+    /// The name of the figure.
+    pub figure: &'static str,
+    /// For which Lua version, or "copas": for the library under Copas; empty: for all Luas.
+    pub who: &'static str,
+    /// What it is compared with.
+    pub against: Against,
+    /// The bound of the ratio, or of the figure itself.
+    pub bound: f64,
+    /// Whether it should be above the bound, not below.
+    pub at_least: bool,
+}
+
+use Rival::{Copas, Mosquitto, Peers, Raw, Rumqttc};
+
+const ALL: &[Rival] = &[Copas, Peers, Raw, Rumqttc, Mosquitto];
+const NO_COPAS: &[Rival] = &[Peers, Raw, Rumqttc, Mosquitto];
+const RATE: &[(&str, &str)] = &[("rate", "messages/s"), ("cpu", "us CPU each")];
+const LARGE: &[(&str, &str)] = &[
+    ("rate", "messages/s"),
+    ("cpu", "us CPU each"),
+    ("peak", "KiB at the peak"),
+];
+const TIMES: &[(&str, &str)] = &[("p50", "us p50"), ("p99", "us p99"), ("cpu", "us CPU each")];
+const CLIENTS: &[(&str, &str)] = &[
+    ("connect", "s to connect"),
+    ("kib", "KiB each"),
+    ("idle", "ms CPU a second"),
+    ("wakeups", "wake-ups a second"),
+    ("echo", "us CPU a message"),
+];
+const PENDING: &[(&str, &str)] = &[
+    ("publish", "us CPU a publish"),
+    ("subscribe", "us CPU a subscribe"),
+];
+const CODEC: &[(&str, &str)] = &[
+    ("parse4", "ns parse, 3.1.1"),
+    ("make4", "ns make, 3.1.1"),
+    ("parse5", "ns parse, 5.0"),
+    ("make5", "ns make, 5.0"),
+];
+
+macro_rules! scenarios {
+    ($($name:literal $title:literal $task:tt $server:ident $rivals:expr, $columns:ident;)*) => {
+        /// Everything there is to measure.
+        pub const SCENARIOS: &[Scenario] = &[$(Scenario {
+            name: $name,
+            title: $title,
+            task: &$task,
+            server: Server::$server,
+            rivals: $rivals,
+            columns: $columns,
+        }),*];
+    };
+}
+
+scenarios! {
+    "receive-0" "receive QoS 0 into a handler" ["receive", "0", "64"] Plain ALL, RATE;
+    "receive-1" "receive QoS 1 and acknowledge" ["receive", "1", "64"] Plain ALL, RATE;
+    "publish-0" "publish QoS 0" ["publish", "0", "64"] Plain NO_COPAS, RATE;
+    "publish-1" "publish QoS 1, 100 outstanding" ["publish", "1", "64"] Plain NO_COPAS, RATE;
+    "publish-2" "publish QoS 2, 100 outstanding" ["publish", "2", "64"] Plain NO_COPAS, RATE;
+    "receive-1M" "receive 1 MiB messages" ["receive", "0", "1048576"] Plain NO_COPAS, LARGE;
+    "publish-1M" "publish 1 MiB messages" ["publish", "0", "1048576"] Plain NO_COPAS, LARGE;
+    "tls-receive-0" "receive QoS 0 over TLS" ["receive", "0", "64"] Tls &[Peers, Raw, Rumqttc], RATE;
+    "tls-publish-0" "publish QoS 0 over TLS" ["publish", "0", "64"] Tls &[Peers, Raw, Rumqttc], RATE;
+    "roundtrip-0" "round trip QoS 0 through mosquitto" ["roundtrip", "0"] Mosquitto ALL, TIMES;
+    "roundtrip-1" "round trip QoS 1 through mosquitto" ["roundtrip", "1"] Mosquitto ALL, TIMES;
+    "clients-1" "a client" ["clients", "1"] Plain &[Peers, Rumqttc], CLIENTS;
+    "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Rumqttc], CLIENTS;
+    "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Rumqttc], CLIENTS;
+    "clients-1000" "1000 clients" ["clients", "1000"] Plain &[Peers, Rumqttc], CLIENTS;
+    "clients-10000" "10,000 clients" ["clients", "10000"] Plain &[Rumqttc], CLIENTS;
+    "tls-clients-1000" "1000 clients over TLS" ["clients", "1000"] Tls &[Rumqttc], CLIENTS;
+    "tls-clients-10000" "10,000 clients over TLS" ["clients", "10000"] Tls &[Rumqttc], CLIENTS;
+    "pending-1000" "1000 requests unanswered" ["pending", "1000"] Plain &[Peers], PENDING;
+    "pending-60000" "60,000 requests unanswered" ["pending", "60000"] Plain &[], PENDING;
+    "codec" "parse_packet and make_packet" ["codec"] Plain &[Peers], CODEC;
+}
+
+macro_rules! targets {
+    ($($scenario:literal $figure:ident $who:literal $order:tt $bound:literal $against:expr;)*) => {
+        /// What should come out.
+        pub const TARGETS: &[Target] = &[$(Target {
+            scenario: $scenario,
+            figure: stringify!($figure),
+            who: $who,
+            against: $against,
+            bound: $bound,
+            at_least: targets!($order),
+        }),*];
+    };
+    (>) => { true };
+    (<) => { false };
+}
+
+use Against::{Fork, Program, Stock, Value};
+const RUMQTTC: Against = Program("rumqttc");
+const SOCKET: Against = Program("raw socket");
+const ONE_CLIENT: Against = Against::Scenario("clients-1");
+const FEW_PENDING: Against = Against::Scenario("pending-1000");
+
+targets! {
+    "receive-0" rate "jit" > 1.0 RUMQTTC;
+    "receive-0" rate "jit" > 6.0 Fork;
+    "receive-0" rate "5.4" > 0.7 RUMQTTC;
+    "receive-0" rate "5.4" > 9.0 Fork;
+    "receive-0" rate "5.1" > 6.0 Fork;
+    "receive-0" cpu "jit" < 0.35 Value;
+    "receive-0" cpu "5.4" < 0.55 Value;
+    "receive-0" cpu "copas" < 1.5 Stock;
+    "receive-1" rate "jit" > 0.8 RUMQTTC;
+    "receive-1" rate "jit" > 8.0 Fork;
+    "receive-1" rate "5.4" > 0.6 RUMQTTC;
+    "receive-1" rate "5.4" > 10.0 Fork;
+    "receive-1" cpu "copas" < 1.5 Stock;
+    "publish-0" rate "jit" > 5.0 RUMQTTC;
+    "publish-0" rate "jit" > 8.0 Fork;
+    "publish-0" rate "5.4" > 3.0 RUMQTTC;
+    "publish-0" rate "5.4" > 12.0 Fork;
+    "publish-1" rate "" > 2.0 RUMQTTC;
+    "publish-1" rate "" > 8.0 Fork;
+    "publish-2" rate "" > 2.0 RUMQTTC;
+    "publish-2" rate "" > 8.0 Fork;
+    "receive-1M" rate "" > 0.9 SOCKET;
+    "receive-1M" peak "" < 4096.0 Value;
+    "publish-1M" rate "" > 0.9 SOCKET;
+    "publish-1M" peak "" < 4096.0 Value;
+    "tls-receive-0" rate "" > 5.0 Fork;
+    "tls-receive-0" rate "" > 0.8 RUMQTTC;
+    "tls-publish-0" rate "" > 5.0 Fork;
+    "tls-publish-0" rate "" > 0.8 RUMQTTC;
+    "roundtrip-0" p50 "" < 1.15 SOCKET;
+    "roundtrip-0" p99 "" < 1.5 SOCKET;
+    "roundtrip-0" p50 "copas" < 1.5 Stock;
+    "roundtrip-1" p50 "" < 1.15 SOCKET;
+    "roundtrip-1" p99 "" < 1.5 SOCKET;
+    "roundtrip-1" p50 "copas" < 1.5 Stock;
+    "clients-1" idle "" < 0.05 Value;
+    "clients-1" wakeups "" < 1.0 Value;
+    "clients-10000" connect "" < 3.0 Value;
+    "clients-10000" kib "" < 8.0 Value;
+    "clients-10000" idle "" < 2.0 Value;
+    "clients-10000" wakeups "" < 1.0 Value;
+    "clients-10000" echo "" < 1.1 ONE_CLIENT;
+    "tls-clients-10000" kib "" < 40.0 Value;
+    "tls-clients-10000" idle "" < 2.0 Value;
+    "pending-60000" publish "" < 1.5 FEW_PENDING;
+    "pending-60000" subscribe "" < 1.5 FEW_PENDING;
+    "codec" parse4 "" < 1.0 Fork;
+    "codec" make4 "" < 1.0 Fork;
+    "codec" parse5 "" < 1.0 Fork;
+    "codec" make5 "" < 1.0 Fork;
+}
