@@ -9,7 +9,7 @@ local now = core.now
 local host = {}
 
 -- How long all clients together may keep Copas from its other threads, in seconds.
-local TURN = 0.003
+local TURN = 0.001
 -- How often a client that has something to do lets Copas go on without it because that time is over.
 local PATIENCE = 50
 

@@ -9,7 +9,7 @@ local log = require("mqtt.log")
 local loop = {}
 
 -- How many packets of a client wait for their threads at most, before the next one is looked at.
-local BACKLOG = 16
+local BACKLOG = 4
 
 -- For each client in Copas the thread that serves it, the method of its own that was replaced, how its packets are
 -- handled, and how many of them wait.
