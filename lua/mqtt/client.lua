@@ -1042,18 +1042,24 @@ local function may_block(self)
 	return self._token and not host.in_copas()
 end
 
+-- Lets other threads run, or blocks in a method of the link for so many seconds at most. Returns false where that would
+-- hold up another client, or the method says that it is in vain.
+local function wait_in(self, method, seconds)
+	if host.pause(ROOM_PAUSE) then
+		return true
+	elseif not may_block(self) then
+		return false
+	end
+	local link = self._link
+	return link[method](link, seconds) ~= false
+end
+
 -- Waits for a while until the broker has taken what its receive maximum keeps back, where waiting holds up nobody else.
 local function drain(self)
 	local link, deadline = self._link, core.now() + DRAIN_TIMEOUT
 	while link:holds_back() do
 		local rest = deadline - core.now()
-		if rest <= 0 then
-			return
-		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
-			-- other threads have run
-		elseif may_block(self) then
-			link:wait_until_sent(rest)
-		else
+		if rest <= 0 or not wait_in(self, "wait_until_sent", rest) then
 			return
 		end
 	end
@@ -1710,9 +1716,7 @@ function Client:_wait_for_room()
 		if now >= deadline then
 			self._stuck = bytes
 			return false
-		elseif host.pause(ROOM_PAUSE) then -- luacheck: ignore 542
-			-- other threads have run
-		elseif not (may_block(self) and link:wait_for_room(deadline - now)) then
+		elseif not wait_in(self, "wait_for_room", deadline - now) then
 			return false
 		end
 	end

@@ -242,16 +242,23 @@ impl Session {
         &mut self,
         encode: impl FnOnce(Version, &mut BytesMut) -> Result<(), EncodeError>,
     ) -> Result<(), RequestError> {
-        let max = self.connection.server.maximum_packet_size;
         let out = &mut self.connection.transmit;
         let before = out.len();
         encode(self.version, out)?;
-        let size = out.len() - before;
-        if size > max as usize {
-            out.truncate(before);
-            return Err(RequestError::PacketTooLarge { size, max });
+        let fits = self.check_size(self.connection.transmit.len() - before);
+        if fits.is_err() {
+            self.connection.transmit.truncate(before);
         }
-        Ok(())
+        fits
+    }
+
+    #[inline]
+    fn check_size(&self, size: usize) -> Result<(), RequestError> {
+        let max = self.connection.server.maximum_packet_size;
+        match size <= max as usize {
+            true => Ok(()),
+            false => Err(RequestError::PacketTooLarge { size, max }),
+        }
     }
 
     /// The bytes of a packet that is kept. While the server's limits are known they count already.
@@ -261,10 +268,7 @@ impl Session {
     ) -> Result<Box<[u8]>, RequestError> {
         let mut packet = BytesMut::new();
         encode(self.version, &mut packet)?;
-        let (size, max) = (packet.len(), self.connection.server.maximum_packet_size);
-        if size > max as usize {
-            return Err(RequestError::PacketTooLarge { size, max });
-        }
+        self.check_size(packet.len())?;
         Ok(packet[..].into())
     }
 
