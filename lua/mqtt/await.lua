@@ -7,7 +7,7 @@ local packet = require("mqtt.packet")
 local codec = require("mqtt.core").codec
 local types = packet.types
 
-local error, math_huge, tostring, type = error, math.huge, pairs, tostring, type
+local error, math_huge, tostring, type = error, math.huge, tostring, type
 
 -- The least reason code that refuses.
 local REFUSED = 0x80

@@ -163,11 +163,11 @@ local function sleeper_at_bell(copas)
 	local function sleep()
 		bell = table.remove(bells)
 		if not bell then
-			local link, _, pop = core.link(4)
-			bell = { link = link, pop = pop }
+			local link, handle = core.link(4)
+			bell = { link = link, handle = handle }
 		end
 		receive(copas, bell.link)
-		while bell.pop() do -- luacheck: ignore 542
+		while core.pop(bell.handle) do -- luacheck: ignore 542
 			-- until there is none
 		end
 		bells[#bells + 1] = bell

@@ -30,7 +30,7 @@ fn lua_filters(lua: &Lua) -> mlua::Result<(Function, Function, Function)> {
         lua.create_function(move |_, (filter, key): (LuaString, u64)| {
             Ok(of_remove.borrow_mut().remove(&filter.to_str()?, key))
         })?,
-        create_raw_function(lua, FindMatches(filters))?,
+        create_raw_function(lua, FindMatches(filters), ())?,
     ))
 }
 
