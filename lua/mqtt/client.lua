@@ -910,7 +910,7 @@ local function explain_publish(opts)
 	end
 end
 
--- What is wrong with the options of the methods that take such, for mqtt.await and its siblings.
+-- What is wrong with the options of the methods that take such, for mqtt.waiting and its siblings.
 Client._explain = { publish = explain_publish, subscribe = explain_subscribe, unsubscribe = explain_request }
 
 -- Publishes. Returns what the link's function returns.
@@ -1877,7 +1877,7 @@ function Client:handle_received_packet(pck)
 end
 
 -- The methods that are in files of their own.
-for _, name in ipairs({ "mqtt.pending", "mqtt.await", "mqtt.topic_handlers" }) do
+for _, name in ipairs({ "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers" }) do
 	for key, method in pairs(require(name)) do
 		Client[key] = method
 	end

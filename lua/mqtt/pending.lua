@@ -1,5 +1,5 @@
 --- What somebody waits for, and how that ends when it does not come.
--- Internal to `mqtt.client`: methods that `mqtt.topic_handlers`, `mqtt.await` and `mqtt.request` use.
+-- Internal to `mqtt.client`: methods that `mqtt.topic_handlers`, `mqtt.waiting` and `mqtt.request` use.
 
 local core = require("mqtt.core")
 local packet_type = require("mqtt.packet").types
@@ -181,12 +181,15 @@ end
 
 -- Drives the client until a wait is over, where nobody else does.
 local function drive(self, wait)
-	while not wait.results do
-		local ok, err = self:_sync_iteration()
-		if not ok then
-			self:_end_wait(wait, nil, err)
-		end
+	local ok, err = true, nil
+	if not (self.connection or self._opening) then
+		-- Begins to connect, if it is time.
+		ok, err = self:step()
 	end
+	while ok and not wait.results do
+		ok, err = self:_sync_iteration()
+	end
+	self:_end_wait(wait, nil, err)
 end
 
 --- Returns when a wait is over: yields where that can be done, else drives the client meanwhile.

@@ -25,9 +25,6 @@ local REFUSED = 0x80
 
 local Client = {}
 
---- Handlers of topics
--- @section topics
-
 -- Returns what is wrong with the options, or nil.
 local function explain(self, opts)
 	if type(opts.handler) ~= "function" then

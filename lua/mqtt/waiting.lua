@@ -1,6 +1,7 @@
 --- Waiting for the answers to requests: methods of the client.
 -- @submodule Client
 
+local v50 = require("mqtt.const").v50
 local host = require("mqtt.host")
 local packet = require("mqtt.packet")
 
@@ -13,9 +14,6 @@ local error, math_huge, tostring, type = error, math.huge, tostring, type
 local REFUSED = 0x80
 
 local Client = {}
-
---- Requests that wait
--- @section await
 
 -- Returns what is wrong with a timeout, or nil.
 function Client._explain_timeout(timeout)
@@ -51,16 +49,16 @@ function Client:_explain_request(method, opts)
 end
 
 -- Returns the packet that answers a request, or nil, an error message and the packet if the request was refused.
-local function judge(answer)
+function Client._judge(answer)
 	local rc = answer.rc
 	if type(rc) == "table" then
-		if (rc[1] or 0) >= REFUSED then
-			return nil, answer:reason_strings()[1], answer
-		end
-	elseif (rc or 0) >= REFUSED then
-		return nil, answer:reason_string(), answer
+		rc = rc[1]
 	end
-	return answer
+	if not rc or rc < REFUSED then
+		return answer
+	end
+	local names = answer.reason_strings and answer:reason_strings()
+	return nil, names and names[1] or codec[v50].reason_names(answer.type)[rc] or "Unknown: " .. rc, answer
 end
 
 -- Whether there is no connection, and will be none unless the program does something for it.
@@ -72,8 +70,7 @@ end
 --
 -- In a thread of Copas, in nginx and in any other coroutine this yields, so the client has to be served by a loop. A
 -- coroutine that belongs to nobody else is resumed by the client; see the guide on waiting. Outside of coroutines it
--- serves the client itself meanwhile, and nothing else: in a handler, handlers of further packets are called before this
--- one goes on.
+-- serves the client itself meanwhile, and nothing else: in a handler, further packets are handled before this returns.
 --
 -- What is waited for goes on over a lost connection if the client reconnects. It fails if there will be no other
 -- connection, or at `Client:disconnect`.
@@ -123,7 +120,7 @@ function Client:await(what, opts)
 		if lost then
 			self:_end_wait(wait, nil, lost)
 		elseif type(answer) == "table" then
-			self:_end_wait(wait, judge(answer))
+			self:_end_wait(wait, self._judge(answer))
 		else
 			self:_end_wait(wait, true)
 		end
