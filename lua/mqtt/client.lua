@@ -1839,7 +1839,7 @@ function Client:_wait_for_room()
 end
 
 -- Deals with a received packet: calls the handlers and callbacks. The Copas and OpenResty loops replace this on the
--- instance to do so in a thread of its own, in which the connection may be gone already.
+-- instance, so that handlers may wait while others read; in its thread the connection may be gone already.
 -- Returns true, or false and an error message.
 function Client:handle_received_packet(pck)
 	local ptype = pck.type

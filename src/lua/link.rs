@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use mlua::{
-    AnyUserData, BorrowedBytes, IntoLuaMulti, Lua, LuaString, MultiValue, Nil, Table, UserData,
-    UserDataMethods, UserDataRef, Value,
+    AnyUserData, BorrowedBytes, FromLuaMulti, IntoLuaMulti, Lua, LuaString, MultiValue, Nil, Table,
+    UserData, UserDataMethods, UserDataRef, Value,
 };
 
 use super::args::{
@@ -517,6 +517,18 @@ impl LuaLink {
         answer(request(&self.link, ask))
     }
 
+    fn request_with_reason(
+        &self,
+        (rc, properties, user_properties): (Value, Value, Value),
+        ask: fn(&mut Session, u8, Properties) -> Result<(), RequestError>,
+    ) -> mlua::Result<Answer<bool>> {
+        self.request(|session| {
+            let properties = self.properties(&properties, &user_properties)?;
+            ask(session, byte_from_lua(&rc, &"rc")?, properties)?;
+            Ok(true)
+        })
+    }
+
     /// 3.1.1 has no properties: programs may give them all the same, and speak both versions with one piece of code.
     fn properties(&self, properties: &Value, user_properties: &Value) -> Checked<Properties> {
         match self.version {
@@ -526,8 +538,23 @@ impl LuaLink {
     }
 }
 
+/// Adds methods that capture nothing. mlua's code around a method is generated once for each type of one: here for each
+/// signature, not for each method, which are kilobytes each.
+struct BySignature<'a, M>(&'a mut M);
+
+impl<M: UserDataMethods<LuaLink>> BySignature<'_, M> {
+    fn add_method<A: FromLuaMulti + 'static, R: IntoLuaMulti + 'static>(
+        &mut self,
+        name: &str,
+        method: fn(&Lua, &LuaLink, A) -> mlua::Result<R>,
+    ) {
+        self.0.add_method(name, method);
+    }
+}
+
 impl UserData for LuaLink {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut methods = BySignature(methods);
         // token(): what core.next_ready calls this link.
         methods.add_method("token", |_, this, ()| Ok(this.link.token()));
 
@@ -785,22 +812,12 @@ impl UserData for LuaLink {
 
         // disconnect(rc, properties, user_properties), auth(rc, properties, user_properties)
         type WithReason = (Value, Value, Value);
-        type Request = fn(&mut Session, u8, Properties) -> Result<(), RequestError>;
-        for (name, request) in [
-            ("disconnect", Session::disconnect as Request),
-            ("auth", Session::auth),
-        ] {
-            methods.add_method(
-                name,
-                move |_, this, (rc, properties, user_properties): WithReason| {
-                    this.request(|session| {
-                        let properties = this.properties(&properties, &user_properties)?;
-                        request(session, byte_from_lua(&rc, &"rc")?, properties)?;
-                        Ok(true)
-                    })
-                },
-            );
-        }
+        methods.add_method("disconnect", |_, this, fields: WithReason| {
+            this.request_with_reason(fields, Session::disconnect)
+        });
+        methods.add_method("auth", |_, this, fields: WithReason| {
+            this.request_with_reason(fields, Session::auth)
+        });
 
         // For connectors, which move the bytes themselves:
         // attach(): the connector has opened its connection.
