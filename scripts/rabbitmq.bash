@@ -9,12 +9,20 @@ epmd=
 # RabbitMQ's own scripts; those in PATH change the user.
 rabbitmq_bin=/usr/lib/rabbitmq/bin
 
+# Prints free ports of 127.0.0.1, below those that the system gives to outgoing connections: free_ports COUNT
+free_ports() {
+	local port count=$1
+	for port in $(shuf -i 20000-32000 -n $((count + 20))); do
+		((count > 0)) || break
+		(: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port" && count=$((count - 1)); }
+	done
+}
+
 # Makes ready for so many nodes: configure_rabbitmq COUNT [SETTING...]
 configure_rabbitmq() {
 	local count=$1 number ports
 	shift
-	# Below the ports that the system gives to outgoing connections.
-	ports=($(shuf -i 20000-32000 -n $((count * 2 + 1))))
+	ports=($(free_ports $((count * 2 + 1))))
 	export ERL_EPMD_PORT=${ports[0]} ERL_EPMD_ADDRESS=127.0.0.1
 	mkdir -p "$dir/home"
 	(umask 277 && head -c 16 /dev/urandom | base64 >"$dir/home/.erlang.cookie")
