@@ -4,7 +4,7 @@
 local mqtt = require("mqtt")
 
 local workers, jobs = tonumber(arg[1]) or 3, tonumber(arg[2]) or 100
-local ready, results, done = 0, {}, 0
+local processes, ready, results, done = {}, 0, {}, 0
 
 local brokers = {}
 for uri in (os.getenv("MQTT_URIS") or os.getenv("MQTT_URI") or "mqtt://localhost"):gmatch("%S+") do
@@ -17,7 +17,7 @@ local client = mqtt.client { uri = brokers, reconnect = { min = 0.1, max = 5 }, 
 local function start_workers()
 	-- a service manager would do this, and on more than one machine
 	for i = 1, workers do
-		io.popen(("%s %sworker.lua worker-%d"):format(arg[-1], arg[0]:match("^.*/") or "", i))
+		processes[i] = io.popen(("%s %sworker.lua worker-%d"):format(arg[-1], arg[0]:match("^.*/") or "", i))
 	end
 end
 
@@ -62,6 +62,10 @@ client:on {
 }
 
 mqtt.run_ioloop(client)
+-- waits for them
+for _, process in ipairs(processes) do
+	process:close()
+end
 
 local counts = {}
 for _, name in pairs(results) do
