@@ -12,12 +12,16 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::hub::Hub;
 use super::lock;
 
 /// How long Lua must have been away before the caretaker takes the wheel.
 const GRACE: Duration = Duration::from_millis(1);
+/// How long the caretaker leaves a burst of requests alone after it has seen to the first of them: what gathers
+/// meanwhile is written together, and Lua need not wake it for each.
+const GATHERING: Duration = Duration::from_millis(1);
 
 /// What the caretaker is doing.
 const PARKED: u8 = 0;
@@ -32,6 +36,8 @@ pub(super) struct Caretaker {
     stopping: AtomicBool,
     /// Makes a driving caretaker look up: Lua wants the wheel, or a transport became dirty.
     call: Notify,
+    /// It will look at the dirty transports without being called.
+    gathering: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
@@ -61,7 +67,14 @@ impl Caretaker {
         }
     }
 
-    /// Makes a driving caretaker look at the dirty transports, or leave if it is not needed any more.
+    /// A transport became dirty: makes a driving caretaker look at it.
+    pub(super) fn call_for_dirty(&self) {
+        if !self.gathering.load(SeqCst) {
+            self.call_if_driving();
+        }
+    }
+
+    /// Makes a driving caretaker leave if it is not needed any more.
     pub(super) fn call_if_driving(&self) {
         if self.is_driving() {
             self.call.notify_one();
@@ -105,8 +118,14 @@ impl Caretaker {
                 let _wheel = lock(&hub.wheel);
                 runtime.block_on(async {
                     while self.needed(hub) == Some(visits) {
-                        hub.wake_dirty();
-                        self.call.notified().await;
+                        if hub.wake_dirty() {
+                            self.gathering.store(true, SeqCst);
+                            // An error says that the time is over.
+                            let _ = timeout(GATHERING, self.call.notified()).await;
+                            self.gathering.store(false, SeqCst);
+                        } else {
+                            self.call.notified().await;
+                        }
                     }
                 });
             }
