@@ -26,7 +26,7 @@ pub(super) struct Hub {
     closing: AtomicUsize,
     next_token: AtomicU32,
     /// How often the process had been forked when this was made.
-    forks: u64,
+    forks: usize,
 }
 
 impl Hub {
