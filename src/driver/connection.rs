@@ -5,33 +5,63 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::time::{Sleep, sleep_until};
 
 use super::CLOSING_TIME;
-use super::link::{Exchange, Link, LinkEvent};
+use super::hub::TaskCount;
+use super::link::{Ended, Exchange, Link};
 use super::transport::{Ending, Transport};
-use crate::net::{self, Stream, Target};
+use crate::net::{OpenError, Stream};
 
 /// Size of a connection's first read; a read that fills its buffer doubles the next one, up to the largest.
 const FIRST_READ: usize = 2 << 10;
 const LARGEST_READ: usize = 64 << 10;
 
+/// What a connection comes from. It has its own memory, so that the task keeps none for it.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
+
 /// The whole life of a connection.
-pub(super) async fn run(
+///
+/// There may be tens of thousands: what is needed only before or after its time is boxed.
+pub(super) fn run(
     link: Arc<Link>,
     transport: Arc<Transport>,
-    target: Target,
-    timeout: Duration,
-) {
-    let _leaving = Leaving {
-        link: &link,
-        transport: &transport,
-    };
-    let mut opening = pin!(net::open(&target, timeout));
+    opening: Opening,
+    alive: TaskCount,
+) -> impl Future<Output = ()> + Send {
+    // An `async fn` would hold each argument twice.
+    async move {
+        let _alive = &alive;
+        let (link, transport) = (&link, &transport);
+        let _leaving = Leaving { link, transport };
+        let Some(stream) = open(link, transport, opening).await else {
+            return;
+        };
+        let mut connection = Connection {
+            link,
+            transport,
+            stream,
+            io: Exchange::default(),
+            read_size: FIRST_READ,
+            alarm: None,
+            flushing: false,
+            write_error: None,
+            over: false,
+        };
+        if let Ending::Flush(rest) = poll_fn(|cx| connection.poll_attached(cx)).await {
+            connection.io.output.unsplit(rest);
+            // Too late is too late, and if the peer has gone there is nobody to flush for.
+            let closing = poll_fn(|cx| connection.poll_closing(cx));
+            let _ = Box::pin(tokio::time::timeout(CLOSING_TIME, closing)).await;
+        }
+    }
+}
+
+/// Opens the connection, unless the link lets go of it before, and tells the link.
+async fn open(link: &Link, transport: &Arc<Transport>, mut opening: Opening) -> Option<Stream> {
     let opened = poll_fn(|cx| {
         transport.begin_look(cx.waker());
         // Nothing has been sent yet, so it does not matter how this is to end.
@@ -40,27 +70,8 @@ pub(super) async fn run(
         }
         opening.as_mut().poll(cx).map(Some)
     })
-    .await;
-    let Some(opened) = opened else { return };
-    let Some(stream) = link.set_opened(&transport, opened, Instant::now()) else {
-        return;
-    };
-    let mut connection = Connection {
-        link: &link,
-        transport: &transport,
-        stream,
-        io: Exchange::default(),
-        read_size: FIRST_READ,
-        sleep: None,
-        flushing: false,
-        write_error: None,
-        over: false,
-    };
-    if let Ending::Flush(rest) = poll_fn(|cx| connection.poll_attached(cx)).await {
-        connection.io.output.unsplit(rest);
-        // Too late is too late, and if the peer has gone there is nobody to flush for.
-        let _ = tokio::time::timeout(CLOSING_TIME, poll_fn(|cx| connection.poll_closing(cx))).await;
-    }
+    .await?;
+    link.set_opened(transport, opened, Instant::now())
 }
 
 /// Tells the other side of the mailbox that the task is gone, however it ended.
@@ -86,7 +97,8 @@ struct Connection<'a> {
     stream: Stream,
     io: Exchange,
     read_size: usize,
-    sleep: Option<Pin<Box<Sleep>>>,
+    /// When the task is woken though nothing arrives.
+    alarm: Option<Instant>,
     /// The stream holds something back that it has still to write.
     flushing: bool,
     /// Writing failed; what the peer said before is still read.
@@ -100,10 +112,8 @@ impl Connection<'_> {
     fn poll_attached(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         self.transport.begin_look(cx.waker());
         loop {
-            let Some(instruction) =
-                self.link
-                    .exchange(self.transport, &mut self.io, Instant::now())
-            else {
+            let now = Instant::now();
+            let Some(instruction) = self.link.exchange(self.transport, &mut self.io, now) else {
                 return Poll::Ready(self.transport.take_ending().unwrap_or(Ending::Drop));
             };
             if self.over {
@@ -117,8 +127,8 @@ impl Connection<'_> {
             if !read && let Some(error) = self.write_error.take() {
                 self.end(ended_by(&error));
             }
-            let due = self.is_due(instruction.deadline, cx);
-            if !(wrote || read || due || self.over) {
+            if !(wrote || read || self.over) {
+                self.set_alarm(instruction.deadline, now);
                 return Poll::Pending;
             }
         }
@@ -194,7 +204,7 @@ impl Connection<'_> {
         input.reserve(self.read_size);
         let before = input.len();
         match pin!(self.stream.read_buf(input)).poll(cx) {
-            Poll::Ready(Ok(0)) => self.end(LinkEvent::Closed),
+            Poll::Ready(Ok(0)) => self.end(Ended::Closed),
             Poll::Ready(Ok(size)) => {
                 if size >= self.read_size {
                     self.read_size = (self.read_size * 2).min(LARGEST_READ);
@@ -212,32 +222,47 @@ impl Connection<'_> {
         false
     }
 
-    fn end(&mut self, event: LinkEvent) {
-        self.io.ended = Some(event);
+    fn end(&mut self, ended: Ended) {
+        self.io.ended = Some(ended);
         self.over = true;
     }
 
     /// Sees to it that the task is woken at `deadline`, or earlier: keep alive moves its deadline with each packet, and
-    /// a timer that fires too early is cheaper than one that is always moved. Returns whether it has fired.
-    fn is_due(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = deadline.map(Into::into) else {
-            return false;
-        };
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.is_elapsed() || deadline < sleep.deadline() {
-            sleep.as_mut().reset(deadline);
+    /// an alarm that comes too early is cheaper than one that is always moved.
+    fn set_alarm(&mut self, deadline: Option<Instant>, now: Instant) {
+        let Some(deadline) = deadline else { return };
+        if self.alarm.is_none_or(|at| at <= now || deadline < at) {
+            self.move_alarm(Some(deadline));
         }
-        sleep.as_mut().poll(cx).is_ready()
+    }
+
+    fn move_alarm(&mut self, new: Option<Instant>) {
+        let alarms = &self.link.hub().alarms;
+        alarms.set(self.transport, self.alarm, new);
+        self.alarm = new;
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        self.move_alarm(None);
     }
 }
 
 /// A peer that resets the connection, or ends TLS without saying so, has closed it.
-fn ended_by(error: &io::Error) -> LinkEvent {
+fn ended_by(error: &io::Error) -> Ended {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error.kind() {
-        BrokenPipe | ConnectionReset | UnexpectedEof => LinkEvent::Closed,
-        _ => LinkEvent::Broken(error.to_string()),
+        BrokenPipe | ConnectionReset | UnexpectedEof => Ended::Closed,
+        _ => Ended::Broken(error.to_string()),
     }
+}
+pub(super) fn zz(_d: &super::Driver) {
+    fn of<F>(_: &F) -> usize { size_of::<F>() }
+    let link = super::Link::new(_d, crate::session::Session::new(crate::codec::Version::V311, Default::default()));
+    let target = crate::net::Target::tcp("h", 1);
+    let o = async move { crate::net::open(&target, std::time::Duration::ZERO).await };
+    eprintln!("opening {}", of(&o));
+    let d = super::hub::Hub::new();
+    eprintln!("run {} conn {} stream {} exchange {} transport {}", of(&run(link, Arc::default(), Box::pin(o), d.count_task())), size_of::<Connection>(), size_of::<Stream>(), size_of::<Exchange>(), size_of::<Transport>());
 }

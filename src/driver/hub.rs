@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
+use super::alarms::Alarms;
 use super::caretaker::Caretaker;
 use super::transport::Transport;
 use super::{CLOSING, forks, lock};
@@ -14,6 +15,7 @@ pub(super) struct Hub {
     /// Held by whoever drives the runtime.
     pub(super) wheel: Mutex<()>,
     pub(super) caretaker: Caretaker,
+    pub(super) alarms: Alarms,
     /// Wakes the Lua thread: a link became ready, or a closing connection has written everything.
     pub(super) news: Notify,
     /// Links that have something for Lua, as far as nobody has asked for them.
@@ -34,6 +36,7 @@ impl Hub {
         Hub {
             wheel: Mutex::default(),
             caretaker: Caretaker::default(),
+            alarms: Alarms::default(),
             news: Notify::new(),
             ready: Mutex::default(),
             dirty: Mutex::default(),

@@ -5,6 +5,7 @@
 //! inside [`Driver::wait`] or [`Driver::turn`], and the caretaker thread when Lua has been elsewhere for a
 //! millisecond. So keep alive, acknowledgements and buffered output never depend on the script coming back.
 
+mod alarms;
 mod caretaker;
 mod connection;
 mod hub;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-use hub::Hub;
+use hub::{Hub, TaskCount};
 pub use link::{Link, LinkEvent, PublishError, Published};
 
 /// The longest single wait inside the runtime. A waiter returns to Lua at least this often so that signal handlers
@@ -91,6 +92,8 @@ impl Driver {
             .build()?;
         let runtime = Arc::new(runtime);
         let hub = Arc::new(Hub::new());
+        let of_clock = Arc::clone(&hub);
+        runtime.spawn(async move { of_clock.alarms.ring().await });
         let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub), prepare_thread)?;
         Ok(Driver {
             runtime: Some(runtime),
@@ -171,13 +174,12 @@ impl Driver {
         result
     }
 
-    /// Adds a task, which counts as alive until it ends.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let counted = self.hub.count_task();
-        self.runtime().spawn(async move {
-            task.await;
-            drop(counted);
-        });
+    /// Adds a task, which counts as alive until it drops what it is given.
+    fn spawn<F>(&self, task: impl FnOnce(TaskCount) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.runtime().spawn(task(self.hub.count_task()));
         self.hub.caretaker.wake_if_parked();
     }
 

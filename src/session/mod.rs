@@ -360,6 +360,10 @@ impl Session {
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
         }
+        if matches!(event, Event::Packet(Packet::Connack(_))) {
+            // Connecting needed more than what follows may need for long.
+            self.shrink();
+        }
         Some(event)
     }
 
@@ -513,7 +517,7 @@ impl Session {
         self.deliver(Event::Failed { message });
     }
 
-    /// Gives back what a burst needed; called when nothing was sent for a while.
+    /// Gives back what a burst needed; called when nothing was sent for a while, and after connecting.
     fn shrink(&mut self) {
         if self.events.is_empty() {
             self.events = VecDeque::new();
@@ -524,4 +528,7 @@ impl Session {
         self.outgoing.shrink();
         self.incoming.shrink_to_fit();
     }
+}
+pub fn zz() {
+    eprintln!("connection {} decoder {} timers {} requested {} server {} aliases {} sent {} outgoing {} subs {} stats {} packet {}", size_of::<Connection>(), size_of::<Decoder>(), size_of::<Timers>(), size_of::<Requested>(), size_of::<ServerLimits>(), size_of::<IdMap<Str>>(), size_of::<SentAliases>(), size_of::<Outgoing>(), size_of::<Subscriptions>(), size_of::<Stats>(), size_of::<Packet>());
 }
