@@ -20,13 +20,8 @@ pub(super) struct Alarms {
 }
 
 impl Alarms {
-    /// Gives a transport, whose alarm was at `old`, one at `new`. One that has rung is gone.
-    pub(super) fn set(
-        &self,
-        transport: &Arc<Transport>,
-        old: Option<Instant>,
-        new: Option<Instant>,
-    ) {
+    /// Moves a transport's alarm. One that has rung is gone.
+    fn move_to(&self, transport: &Arc<Transport>, old: Option<Instant>, new: Option<Instant>) {
         let key = |at| (at, Arc::as_ptr(transport).addr());
         let mut pending = lock(&self.pending);
         if let Some(old) = old {
@@ -34,7 +29,8 @@ impl Alarms {
         }
         if let Some(new) = new {
             pending.insert(key(new), Arc::clone(transport));
-            if pending.first_key_value().is_some_and(|(first, _)| *first == key(new)) {
+            let first = pending.first_key_value();
+            if first.is_some_and(|(first, _)| *first == key(new)) {
                 self.earlier.notify_one();
             }
         }
@@ -63,5 +59,39 @@ impl Alarms {
             first.remove().wake();
         }
         None
+    }
+}
+
+/// The alarm of one connection.
+pub(super) struct Alarm<'a> {
+    alarms: &'a Alarms,
+    transport: &'a Arc<Transport>,
+    at: Option<Instant>,
+}
+
+impl<'a> Alarm<'a> {
+    /// One that is not set.
+    pub(super) fn new(alarms: &'a Alarms, transport: &'a Arc<Transport>) -> Self {
+        Alarm {
+            alarms,
+            transport,
+            at: None,
+        }
+    }
+
+    /// Sees to it that the task is woken at `deadline`, or earlier: keep alive moves its deadline with each packet, and
+    /// an alarm that comes too early is cheaper than one that is always moved.
+    pub(super) fn set(&mut self, deadline: Option<Instant>, now: Instant) {
+        let Some(deadline) = deadline else { return };
+        if self.at.is_none_or(|at| at <= now || deadline < at) {
+            self.alarms.move_to(self.transport, self.at, Some(deadline));
+            self.at = Some(deadline);
+        }
+    }
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        self.alarms.move_to(self.transport, self.at, None);
     }
 }

@@ -5,23 +5,22 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::CLOSING_TIME;
+use super::alarms::Alarm;
 use super::hub::TaskCount;
 use super::link::{Ended, Exchange, Link};
 use super::transport::{Ending, Transport};
-use crate::net::{OpenError, Stream};
+use super::turns::Turn;
+use crate::net::{self, Stream, Target};
 
 /// Size of a connection's first read; a read that fills its buffer doubles the next one, up to the largest.
 const FIRST_READ: usize = 2 << 10;
 const LARGEST_READ: usize = 64 << 10;
-
-/// What a connection comes from. It has its own memory, so that the task keeps none for it.
-pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
 
 /// The whole life of a connection.
 ///
@@ -29,7 +28,8 @@ pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Stream, OpenError>>
 pub(super) fn run(
     link: Arc<Link>,
     transport: Arc<Transport>,
-    opening: Opening,
+    target: Box<Target>,
+    timeout: Duration,
     alive: TaskCount,
 ) -> impl Future<Output = ()> + Send {
     // An `async fn` would hold each argument twice.
@@ -37,16 +37,17 @@ pub(super) fn run(
         let _alive = &alive;
         let (link, transport) = (&link, &transport);
         let _leaving = Leaving { link, transport };
-        let Some(stream) = open(link, transport, opening).await else {
-            return;
-        };
+        let mut alarm = Alarm::new(&link.hub().alarms, transport);
+        let opened = Box::pin(open(link, transport, target, timeout, &mut alarm)).await;
+        let Some((stream, turn)) = opened else { return };
         let mut connection = Connection {
             link,
             transport,
             stream,
             io: Exchange::default(),
             read_size: FIRST_READ,
-            alarm: None,
+            alarm,
+            turn,
             flushing: false,
             write_error: None,
             over: false,
@@ -60,18 +61,39 @@ pub(super) fn run(
     }
 }
 
-/// Opens the connection, unless the link lets go of it before, and tells the link.
-async fn open(link: &Link, transport: &Arc<Transport>, mut opening: Opening) -> Option<Stream> {
+/// Opens the connection when its turn has come, unless the link lets go of it before, and tells the link.
+async fn open(
+    link: &Link,
+    transport: &Arc<Transport>,
+    target: Box<Target>,
+    timeout: Duration,
+    alarm: &mut Alarm<'_>,
+) -> Option<(Stream, Option<Turn>)> {
+    let turn = unless_ended(transport, link.hub().turns.next()).await?;
+    let mut turn = Some(turn);
+    let mut opening = Box::pin(net::open(&target, timeout));
     let opened = poll_fn(|cx| {
+        let now = Instant::now();
+        alarm.set(Turn::limit(&mut turn, now), now);
+        opening.as_mut().poll(cx)
+    });
+    let opened = unless_ended(transport, opened).await?;
+    let stream = link.set_opened(transport, opened, Instant::now())?;
+    Some((stream, turn))
+}
+
+/// What a future comes to, or `None` if the link lets go of the connection before. How that is to end does not matter:
+/// nothing has been sent yet.
+async fn unless_ended<T>(transport: &Transport, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
         transport.begin_look(cx.waker());
-        // Nothing has been sent yet, so it does not matter how this is to end.
         if transport.take_ending().is_some() {
             return Poll::Ready(None);
         }
-        opening.as_mut().poll(cx).map(Some)
+        future.as_mut().poll(cx).map(Some)
     })
-    .await?;
-    link.set_opened(transport, opened, Instant::now())
+    .await
 }
 
 /// Tells the other side of the mailbox that the task is gone, however it ended.
@@ -97,8 +119,9 @@ struct Connection<'a> {
     stream: Stream,
     io: Exchange,
     read_size: usize,
-    /// When the task is woken though nothing arrives.
-    alarm: Option<Instant>,
+    alarm: Alarm<'a>,
+    /// Until the server has sent something.
+    turn: Option<Turn>,
     /// The stream holds something back that it has still to write.
     flushing: bool,
     /// Writing failed; what the peer said before is still read.
@@ -128,7 +151,9 @@ impl Connection<'_> {
                 self.end(ended_by(&error));
             }
             if !(wrote || read || self.over) {
-                self.set_alarm(instruction.deadline, now);
+                let end_of_turn = Turn::limit(&mut self.turn, now);
+                let deadline = instruction.deadline.into_iter().chain(end_of_turn).min();
+                self.alarm.set(deadline, now);
                 return Poll::Pending;
             }
         }
@@ -206,6 +231,7 @@ impl Connection<'_> {
         match pin!(self.stream.read_buf(input)).poll(cx) {
             Poll::Ready(Ok(0)) => self.end(Ended::Closed),
             Poll::Ready(Ok(size)) => {
+                self.turn = None;
                 if size >= self.read_size {
                     self.read_size = (self.read_size * 2).min(LARGEST_READ);
                 }
@@ -226,27 +252,6 @@ impl Connection<'_> {
         self.io.ended = Some(ended);
         self.over = true;
     }
-
-    /// Sees to it that the task is woken at `deadline`, or earlier: keep alive moves its deadline with each packet, and
-    /// an alarm that comes too early is cheaper than one that is always moved.
-    fn set_alarm(&mut self, deadline: Option<Instant>, now: Instant) {
-        let Some(deadline) = deadline else { return };
-        if self.alarm.is_none_or(|at| at <= now || deadline < at) {
-            self.move_alarm(Some(deadline));
-        }
-    }
-
-    fn move_alarm(&mut self, new: Option<Instant>) {
-        let alarms = &self.link.hub().alarms;
-        alarms.set(self.transport, self.alarm, new);
-        self.alarm = new;
-    }
-}
-
-impl Drop for Connection<'_> {
-    fn drop(&mut self) {
-        self.move_alarm(None);
-    }
 }
 
 /// A peer that resets the connection, or ends TLS without saying so, has closed it.
@@ -256,13 +261,4 @@ fn ended_by(error: &io::Error) -> Ended {
         BrokenPipe | ConnectionReset | UnexpectedEof => Ended::Closed,
         _ => Ended::Broken(error.to_string()),
     }
-}
-pub(super) fn zz(_d: &super::Driver) {
-    fn of<F>(_: &F) -> usize { size_of::<F>() }
-    let link = super::Link::new(_d, crate::session::Session::new(crate::codec::Version::V311, Default::default()));
-    let target = crate::net::Target::tcp("h", 1);
-    let o = async move { crate::net::open(&target, std::time::Duration::ZERO).await };
-    eprintln!("opening {}", of(&o));
-    let d = super::hub::Hub::new();
-    eprintln!("run {} conn {} stream {} exchange {} transport {}", of(&run(link, Arc::default(), Box::pin(o), d.count_task())), size_of::<Connection>(), size_of::<Stream>(), size_of::<Exchange>(), size_of::<Transport>());
 }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::alarms::Alarms;
 use super::caretaker::Caretaker;
 use super::transport::Transport;
+use super::turns::Turns;
 use super::{CLOSING, forks, lock};
 
 pub(super) struct Hub {
@@ -16,6 +17,7 @@ pub(super) struct Hub {
     pub(super) wheel: Mutex<()>,
     pub(super) caretaker: Caretaker,
     pub(super) alarms: Alarms,
+    pub(super) turns: Turns,
     /// Wakes the Lua thread: a link became ready, or a closing connection has written everything.
     pub(super) news: Notify,
     /// Links that have something for Lua, as far as nobody has asked for them.
@@ -37,6 +39,7 @@ impl Hub {
             wheel: Mutex::default(),
             caretaker: Caretaker::default(),
             alarms: Alarms::default(),
+            turns: Turns::default(),
             news: Notify::new(),
             ready: Mutex::default(),
             dirty: Mutex::default(),

@@ -13,7 +13,7 @@ use super::signal::Signal;
 use super::transport::{Ending, Transport};
 use super::{Driver, lock};
 use crate::codec::{Packet, PublishRef};
-use crate::net::{self, OpenError, Stream, Target};
+use crate::net::{OpenError, Stream, Target};
 use crate::session::{Event, RequestError, Session, State};
 
 /// Bytes waiting to be written above which [`Link::is_full`] says so.
@@ -144,13 +144,13 @@ impl Link {
     }
 
     /// Starts to open a connection and returns at once; [`LinkEvent::Opened`] or [`LinkEvent::OpenFailed`] follows
-    /// within `timeout`. A connection still open is dropped.
+    /// within `timeout`, which counts from when it is this one's turn among hundreds. A connection still open is dropped.
     pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
         self.close();
         let transport = Arc::<Transport>::default();
         self.lock().transport = Some(Arc::clone(&transport));
-        let opening = Box::pin(async move { net::open(&target, timeout).await });
-        driver.spawn(|alive| connection::run(Arc::clone(self), transport, opening, alive));
+        let (link, target) = (Arc::clone(self), Box::new(target));
+        driver.spawn(|alive| connection::run(link, transport, target, timeout, alive));
     }
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written.

@@ -15,6 +15,7 @@ mod signal;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod turns;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -510,10 +510,3 @@ fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
     );
     assert!(!driver.wait_until(start, || false));
 }
-#[test]
-fn zz_sizes() {
-    eprintln!("session {} link {} settings {} event {}", size_of::<Session>(), size_of::<Link>(), size_of::<Settings>(), size_of::<crate::session::Event>());
-    crate::session::zz();
-    let d = driver();
-    super::connection::zz(&d);
-}

@@ -529,6 +529,3 @@ impl Session {
         self.incoming.shrink_to_fit();
     }
 }
-pub fn zz() {
-    eprintln!("connection {} decoder {} timers {} requested {} server {} aliases {} sent {} outgoing {} subs {} stats {} packet {}", size_of::<Connection>(), size_of::<Decoder>(), size_of::<Timers>(), size_of::<Requested>(), size_of::<ServerLimits>(), size_of::<IdMap<Str>>(), size_of::<SentAliases>(), size_of::<Outgoing>(), size_of::<Subscriptions>(), size_of::<Stats>(), size_of::<Packet>());
-}
