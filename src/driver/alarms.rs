@@ -3,13 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
 use super::lock;
 use super::transport::Transport;
+
+/// How long the thread that drives the runtime sleeps at most. A signal wakes it at once, unless it comes just before
+/// the thread falls asleep, or to another thread, as all do where they are no part of the system.
+const LONGEST_SLEEP: Duration = Duration::from_secs(if cfg!(unix) { 10 } else { 1 });
 
 #[derive(Default)]
 pub(super) struct Alarms {
@@ -36,15 +40,15 @@ impl Alarms {
         }
     }
 
-    /// Wakes the tasks of transports when it is time, for ever.
+    /// Wakes the tasks of transports when it is time, for ever, and the thread now and then.
     pub(super) async fn ring(&self) {
         loop {
-            let news = self.earlier.notified();
-            match self.ring_due(Instant::now()) {
-                // An error says that it is time.
-                Some(next) => drop(timeout_at(next.into(), news).await),
-                None => news.await,
-            }
+            let earlier = self.earlier.notified();
+            let now = Instant::now();
+            let latest = now + LONGEST_SLEEP;
+            let next = self.ring_due(now).map_or(latest, |next| next.min(latest));
+            // An error says that it is time.
+            let _ = timeout_at(next.into(), earlier).await;
         }
     }
 

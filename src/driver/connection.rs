@@ -25,6 +25,10 @@ const LARGEST_READ: usize = 64 << 10;
 /// The whole life of a connection.
 ///
 /// There may be tens of thousands: what is needed only before or after its time is boxed.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn holds each argument twice"
+)]
 pub(super) fn run(
     link: Arc<Link>,
     transport: Arc<Transport>,
@@ -32,7 +36,6 @@ pub(super) fn run(
     timeout: Duration,
     alive: TaskCount,
 ) -> impl Future<Output = ()> + Send {
-    // An `async fn` would hold each argument twice.
     async move {
         let _alive = &alive;
         let (link, transport) = (&link, &transport);

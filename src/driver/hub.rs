@@ -18,7 +18,7 @@ pub(super) struct Hub {
     pub(super) caretaker: Caretaker,
     pub(super) alarms: Alarms,
     pub(super) turns: Turns,
-    /// Wakes the Lua thread: a link became ready, or a closing connection has written everything.
+    /// Wakes the Lua thread: a link became ready, a closing connection has written everything, or the thread has slept.
     pub(super) news: Notify,
     /// Links that have something for Lua, as far as nobody has asked for them.
     ready: Mutex<Ready>,

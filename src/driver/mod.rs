@@ -27,9 +27,8 @@ use tokio::runtime::{Builder, Runtime};
 use hub::{Hub, TaskCount};
 pub use link::{Link, LinkEvent, PublishError, Published};
 
-/// The longest single wait inside the runtime. A waiter returns to Lua at least this often so that signal handlers
-/// (Ctrl-C in the stand-alone interpreter sets a hook) get their turn.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The longest single [`Driver::wait_until`].
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a connection that was closed in order may take to write the rest and to see the peer's end of stream;
 /// also how long the end of a Lua state waits for that.
@@ -84,15 +83,18 @@ impl Driver {
     /// # Errors
     /// What the operating system says when it has no more threads or file descriptors.
     pub fn new(prepare_thread: fn()) -> std::io::Result<Driver> {
+        let hub = Arc::new(Hub::new());
+        let of_runtime = Arc::clone(&hub);
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .max_blocking_threads(RESOLVER_THREADS)
             .thread_name("mqtt-resolver")
             .on_thread_start(prepare_thread)
+            // A signal too ends a system call that waits: whoever drives is to look at what its handler has done.
+            .on_thread_unpark(move || of_runtime.news.notify_one())
             .build()?;
         let runtime = Arc::new(runtime);
-        let hub = Arc::new(Hub::new());
         let of_clock = Arc::clone(&hub);
         runtime.spawn(async move { of_clock.alarms.ring().await });
         let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub), prepare_thread)?;
@@ -113,20 +115,24 @@ impl Driver {
         self.hub.next_ready()
     }
 
-    /// Drives the runtime until a link has something for Lua or `timeout` (at most [`LONGEST_WAIT`]) has passed; one
-    /// turn of input and output is done in any case.
-    pub fn wait(&self, timeout: Duration) {
-        if timeout.is_zero() || self.hub.has_ready() {
+    /// Drives the runtime until a link has something for Lua, `timeout` has passed if there is one, or the program is
+    /// `interrupted` by a signal: that is asked each time the thread has slept. One turn of input and output is done in
+    /// any case.
+    pub fn wait(&self, timeout: Option<Duration>, interrupted: impl Fn() -> bool) {
+        if timeout.is_some_and(|timeout| timeout.is_zero()) || self.hub.has_ready() {
             return self.turn();
         }
         self.drive(async {
             let ready = async {
-                while !self.hub.has_ready() {
+                while !(self.hub.has_ready() || interrupted()) {
                     self.hub.news.notified().await;
                 }
             };
-            // An error says that the time is over, and what is ready is asked for anyway.
-            let _ = tokio::time::timeout(timeout.min(LONGEST_WAIT), ready).await;
+            match timeout {
+                // An error says that the time is over, and what is ready is asked for anyway.
+                Some(timeout) => drop(tokio::time::timeout(timeout, ready).await),
+                None => ready.await,
+            }
         });
     }
 

@@ -132,6 +132,23 @@ impl Stack {
         }
     }
 
+    /// Says, when asked later, whether the debug hook has been set since: where a signal handler may call nothing, that is how it
+    /// has Lua do something, as the stand-alone interpreter does at Ctrl-C.
+    pub(crate) fn hook_is_set(&self) -> impl Fn() -> bool {
+        let hook = || {
+            // SAFETY: only reads. Handlers run in this thread, or write no more than a pointer and two numbers.
+            unsafe {
+                (
+                    ffi::lua_gethook(self.state).map(|hook| hook as usize),
+                    ffi::lua_gethookmask(self.state),
+                    ffi::lua_gethookcount(self.state),
+                )
+            }
+        };
+        let before = hook();
+        move || hook() != before
+    }
+
     /// The bytes of a string argument, not copied.
     ///
     /// # Safety
