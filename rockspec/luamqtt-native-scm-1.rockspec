@@ -24,5 +24,5 @@ build = {
 		INST_LUADIR = "$(LUADIR)",
 		INST_LIBDIR = "$(LIBDIR)",
 	},
-	copy_directories = {},
+	copy_directories = { "docs", "examples" },
 }

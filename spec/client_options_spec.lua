@@ -355,7 +355,7 @@ describe("the connection table", function()
 		{ "port.*got 0", { uri = "host", port = 0 } },
 		{ "port.*got 1.5", { uri = "host", port = 1.5 } },
 		{ "^uri must end after host and port, got a path", { uri = "mqtt://host/mqtt" } },
-		{ "^host in uri must be a name, an IPv4 address or an IPv6 address in brackets", { uri = "::1" } },
+		{ "^host in uri must be a name in ASCII, an IPv4 address or an IPv6 address in brackets", { uri = "::1" } },
 		{ "password in uri", { uri = "mqtt://:secret@host" } },
 	}) do
 		local text, opts = case[1], case[2]

@@ -33,10 +33,10 @@ for _, version in ipairs({ 1, 4 }) do
 			end)
 		end
 
-		-- Runs Copas until something has happened.
-		local function drive(done)
+		-- Runs Copas until something has happened, or an error has unless these are expected.
+		local function drive(done, expects_errors)
 			local deadline = harness.now() + 10
-			while not done() and not errors[1] do
+			while not done() and (expects_errors or not errors[1]) do
 				assert(harness.now() < deadline, "nothing came of it in time")
 				copas.step(0.05)
 			end
@@ -240,6 +240,134 @@ for _, version in ipairs({ 1, 4 }) do
 			for i = 1, 20 do
 				assert.equal(tostring(i), started[i])
 			end
+		end, 4)
+
+		-- Has a client receive so many messages that it publishes to itself, which `handle` gets with their numbers, and
+		-- disconnect. Returns when Copas has nothing left to do.
+		local function receive_messages(amount, handle)
+			local subject, topic = harness.client(), harness.topic()
+			local received = 0
+			subject:on({
+				connect = function()
+					assert(subject:subscribe({ topic = topic, callback = function()
+						for i = 1, amount do
+							assert(subject:publish({ topic = topic, payload = tostring(i) }))
+						end
+					end }))
+				end,
+				message = function(message)
+					received = received + 1
+					handle(tonumber(message.payload), subject)
+				end,
+			})
+			local loop = require("mqtt.loop")
+			assert.is_true(loop.add(subject))
+			drive(function()
+				return received == amount
+			end, true)
+			subject:disconnect()
+			if version == 4 then
+				drive(copas.finished, true)
+			end
+		end
+
+		with_copas("begins to handle packets in order, whichever of them wait", function()
+			local started, finished = {}, {}
+			receive_messages(60, function(i)
+				started[#started + 1] = i
+				if i % 3 == 0 then
+					copas.pause(i % 2 * 0.002)
+				end
+				finished[i] = true
+			end)
+			for i = 1, 60 do
+				assert.equal(i, started[i])
+				assert.is_true(finished[i])
+			end
+		end, 4)
+
+		with_copas("handles packets whose handlers do not wait in few threads", function()
+			local threads, count = {}, 0
+			receive_messages(200, function()
+				local thread, is_main = coroutine.running()
+				assert.is_truthy(thread)
+				assert.is_falsy(is_main)
+				if not threads[thread] then
+					threads[thread] = true
+					count = count + 1
+				end
+			end)
+			assert.is_true(count <= 20, count .. " threads")
+		end)
+
+		with_copas("handles a packet in a thread that can do what threads of Copas can", function()
+			local woken, timed_out, same, waiting
+			receive_messages(3, function(i)
+				if i == 2 then
+					waiting = coroutine.running()
+					copas.timeout(0.01, function(thread)
+						timed_out = thread
+						copas.wakeup(thread)
+					end)
+					copas.pauseforever()
+					same = coroutine.running() == waiting
+				elseif i == 3 then
+					woken = copas.getthreadname(waiting)
+				end
+			end)
+			assert.is_string(woken)
+			drive(function()
+				return same
+			end)
+			assert.equal(waiting, timed_out)
+		end, 4)
+
+		with_copas("goes on after errors in handlers, before and after they wait", function()
+			local handled = {}
+			receive_messages(9, function(i)
+				handled[#handled + 1] = i
+				if i % 3 == 0 then
+					copas.pause(0.001)
+				end
+				if i % 2 == 0 or i % 3 == 0 then
+					error("thrown for " .. i, 0)
+				end
+			end)
+			assert.same({ 1, 2, 3, 4, 5, 6, 7, 8, 9 }, handled)
+			table.sort(errors)
+			assert.same({ "thrown for 2", "thrown for 3", "thrown for 4", "thrown for 6", "thrown for 8", "thrown for 9" },
+				errors)
+			errors = {}
+		end, 4)
+
+		with_copas("lets no handler meet what another has left with Copas in its thread", function()
+			local own, fired, threads = {}, {}, {}
+			receive_messages(6, function(i)
+				threads[i] = coroutine.running()
+				if i == 1 or i == 2 then
+					copas.timeout(0.01, function(thread)
+						fired[#fired + 1] = thread
+					end)
+				elseif i == 3 then
+					copas.seterrorhandler(function(err)
+						own[#own + 1] = err
+					end)
+				elseif i == 4 then
+					error("thrown", 0)
+				elseif i == 5 then
+					copas.seterrorhandler(function(err)
+						own[#own + 1] = err
+					end)
+					error("its own", 0)
+				end
+			end)
+			drive(function()
+				return #fired == 2
+			end, true)
+			assert.same({ [threads[1]] = true, [threads[2]] = true }, { [fired[1]] = true, [fired[2]] = true })
+			assert.same({ "its own" }, own)
+			assert.same({ "thrown" }, errors)
+			errors = {}
 		end, 4)
 
 		with_copas("handles no packet after its connection is gone, and raises nothing", function()

@@ -2,6 +2,7 @@
 -- Internal to `mqtt.client`. Connector calls may yield, so they are made from Lua, and nothing here holds on to state
 -- across one that another thread could have changed.
 
+local pop = require("mqtt.core").pop
 local host = require("mqtt.host")
 local native = require("mqtt.connector.native")
 local v3 = require("mqtt.connector.v3")
@@ -144,12 +145,16 @@ function bridge.flush(client)
 	return false, "connector.send failed: " .. tostring(err)
 end
 
--- The next event of a client's link but "woken", which is for those who wait: the values that `pop` returned.
 local function skip_woken(client, kind, ...)
 	if kind == "woken" then
-		return client._pop()
+		return pop(client._handle, client._session_mt)
 	end
 	return kind, ...
+end
+
+-- The next event of a client's link but "woken", which is for those who wait: the values that `pop` returns.
+local function next_event(client)
+	return skip_woken(client, pop(client._handle, client._session_mt))
 end
 
 -- Reads one packet. Returns its fixed header and its body, or nil and an error or signal. After an idle signal the next
@@ -197,7 +202,7 @@ end
 -- @return what `Client:step` returns
 function bridge.step(client, connect, handle_event)
 	local link, conn = client._link, client.connection
-	local kind, a, b, c, d, e, f, g, h, i = skip_woken(client, client._pop())
+	local kind, a, b, c, d, e, f, g, h, i = next_event(client)
 	if not conn then
 		if kind then
 			-- an answer that came by the last connection
@@ -217,7 +222,7 @@ function bridge.step(client, connect, handle_event)
 		conn:buffer_clear()
 		if header then
 			link:feed(header, body)
-			kind, a, b, c, d, e, f, g, h, i = skip_woken(client, client._pop())
+			kind, a, b, c, d, e, f, g, h, i = next_event(client)
 		elseif body == conn.signal_closed or link:is_failed() then
 			-- Once DISCONNECT has been sent it does not matter how the connection ends.
 			kind = "closed"
@@ -260,7 +265,7 @@ function bridge.check_keep_alive(client, handle_event)
 	if not ok then
 		return handle_aside(client, handle_event, "broken", err)
 	elseif link:is_failed() then
-		return handle_aside(client, handle_event, skip_woken(client, client._pop()))
+		return handle_aside(client, handle_event, next_event(client))
 	end
 end
 

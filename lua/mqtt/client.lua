@@ -18,6 +18,9 @@ local math_ceil, math_huge, math_max = math.ceil, math.huge, math.max
 local os_time = os.time
 local str_format = string.format
 
+-- What is done for each message does not go through the link's methods.
+local core_step, core_publish, core_acknowledge = core.step, core.publish, core.acknowledge
+local BUILDS_MESSAGES = core.builds_messages
 local shape, shape_publish = packet.shape, packet.shape_publish
 local packet_type = packet.types
 local PUBLISH = packet_type.PUBLISH
@@ -507,7 +510,8 @@ end
 -- accepted. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
 -- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
--- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long
+-- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
+-- Where hundreds of clients connect at once they have their turns, and the time counts from there
 -- @tparam[opt=false] boolean opts.follow_server_reference for MQTT 5.0 only: connect to the server that the broker
 -- refers to in a CONNACK or DISCONNECT: at once, but after the delay of `reconnect` if that server refers further. With
 -- "Use another server" until that fails; with "Server moved" also later, before the brokers of `uri`, until one of
@@ -580,14 +584,13 @@ function Client:__init(opts)
 	self._steps = 0
 	-- Callbacks of the requests under way, by packet identifier.
 	self._callbacks = {}
-	local link, step, pop, publish, acknowledge = core.link(own.version)
+	local link, handle = core.link(own.version)
 	if not link then
-		error("no client can be made: " .. step, 3)
+		error("no client can be made: " .. handle, 3)
 	end
-	-- What is done for each message does not go through the link's methods.
-	self._link, self._step, self._pop, self._publish, self._acknowledge = link, step, pop, publish, acknowledge
+	self._link, self._handle = link, handle
 	configure(self)
-	-- The metatable of received QoS 1 and 2 messages: it tells which session of the server's they belong to.
+	-- The metatable of received messages: it tells which session of the server's they belong to.
 	self._session_mt = packet.new_session_mt()
 	self._guard = guard(self)
 	local ok
@@ -915,7 +918,7 @@ local function send_publish(self, topic, payload, qos, retain, dup, packet_id, p
 		return self._link:publish(topic, payload, qos or 0, retain or false, dup or false, packet_id, properties,
 			user_properties)
 	end
-	return self._publish(topic, payload, qos, retain, dup, packet_id)
+	return core_publish(self._handle, topic, payload, qos, retain, dup, packet_id)
 end
 
 -- Whether the connection, for which a publish has waited in vain, has still taken nothing.
@@ -972,7 +975,7 @@ function Client:publish(opts)
 		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
 	else
-		packet_id, full, rest = self._publish(topic, payload, qos, retain, dup, opts.packet_id)
+		packet_id, full, rest = core_publish(self._handle, topic, payload, qos, retain, dup, opts.packet_id)
 	end
 	if packet_id == false and self:_wait_for_room() then
 		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
@@ -1035,7 +1038,7 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if not self.connection then
 		if packet_id and qos == 2 and not is_over then
 			-- Counts when the session is resumed.
-			self._acknowledge(packet_id, qos, rc or 0)
+			core_acknowledge(self._handle, packet_id, qos, rc or 0)
 		end
 		return false, NOT_OPENED
 	elseif not packet_id or qos == 0 then
@@ -1049,7 +1052,7 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 		ok, err = request(self, nil, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
 		return ok, err
 	end
-	ok, err, misuse = self._acknowledge(packet_id, qos, rc or 0)
+	ok, err, misuse = core_acknowledge(self._handle, packet_id, qos, rc or 0)
 	if ok then
 		return sent(self, what)
 	elseif misuse then
@@ -1284,7 +1287,7 @@ function Client:open_connection()
 		if not (host.wait(link) or host.pause(POLL_PAUSE)) then
 			link:wait(IDLE_WAIT)
 		end
-		local kind, message = self._pop()
+		local kind, message = core.pop(self._handle, self._session_mt)
 		if kind == "opened" then
 			opened(self)
 		elseif kind == "open_failed" or kind == "broken" then
@@ -1443,17 +1446,22 @@ local function dropped(self, packet_id, message)
 	self:handle("error", message, self)
 end
 
+-- A received message, from what the link gives for it.
+local function to_message(self, kind, a, b, c, d, e, f, g, h)
+	local message = a
+	if not BUILDS_MESSAGES then
+		message = setmetatable(shape_publish[self._version](kind, a, b, c, d, e, f, g, h), self._session_mt)
+	end
+	if self.opts.auto_ack and message.qos ~= 0 then
+		unacknowledged[message] = true
+	end
+	return message
+end
+
 -- Deals with what the link has. Returns what `step` returns.
 local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 	if kind == PUBLISH then
-		-- What there is most of takes the shortest way.
-		local message = shape_publish[self._version](kind, a, b, c, d, e, f, g, h)
-		if b ~= 0 then
-			setmetatable(message, self._session_mt)
-			if self.opts.auto_ack then
-				unacknowledged[message] = true
-			end
-		end
+		local message = to_message(self, kind, a, b, c, d, e, f, g, h)
 		local ok, err = self:handle_received_packet(message)
 		if ok then
 			return 0
@@ -1565,6 +1573,37 @@ function Client:check_keep_alive()
 	return soon or self._link:deadline() or interval, err
 end
 
+-- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
+-- If that fails, the broker sends it once more.
+local function acknowledge_handled(self, pck)
+	if not unacknowledged[pck] then
+		return
+	end
+	local ok, err = self:acknowledge(pck)
+	if not ok then
+		log:warn("[LuaMQTT] client '%s' could not acknowledge a message: %s", self.opts.id, err)
+	end
+end
+
+-- What `step` does with the event that it has got from the link, or without one.
+local function finish_step(self, kind, a, b, c, d, e, f, g, h, i)
+	local link = self._link
+	while not kind or kind == "woken" do
+		if not kind then
+			if not (self.connection or self._opening) then
+				local wait, err = implicit_connect(self)
+				if wait ~= -1 then
+					return wait, err
+				end
+			elseif not host.wait(link) then
+				return -1
+			end
+		end
+		kind, a, b, c, d, e, f, g, h, i = core_step(self._handle, self._session_mt)
+	end
+	return handle_event(self, kind, a, b, c, d, e, f, g, h, i)
+end
+
 --- Performs a single IO loop step. It will connect if not connected, will re-connect if set to. This should be called
 -- repeatedly in a loop. When using the included modules to add clients (see `mqtt.loop`), this will be taken care of
 -- automatically.
@@ -1595,24 +1634,48 @@ function Client:step()
 	elseif not self._token then
 		return bridge.step(self, implicit_connect, handle_event)
 	end
-	local link, next_event = self._link, self._step
-	local kind, a, b, c, d, e, f, g, h, i = next_event()
-	while not kind or kind == "woken" do
-		if kind then
-			kind, a, b, c, d, e, f, g, h, i = next_event()
-		elseif not (self.connection or self._opening) then
-			local wait, err = implicit_connect(self)
-			if wait ~= -1 then
+	return finish_step(self, core_step(self._handle, self._session_mt))
+end
+
+-- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
+-- in its loop. Returns what the last one returned.
+function Client:_serve(most)
+	local conn, loop = self.connection, self.ioloop
+	if not (conn and self._token) or self._closing or host.in_copas()
+		or self.handle ~= Client.handle or self.handle_received_packet ~= Client.handle_received_packet then
+		return self:step()
+	end
+	-- What there is most of, messages, takes the shortest way.
+	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
+	for _ = 1, most do
+		local kind, a, b, c, d, e, f, g, h, i = core_step(handle, session_mt)
+		if kind == PUBLISH then
+			local message = a
+			if auto_ack or not BUILDS_MESSAGES then
+				message = to_message(self, kind, a, b, c, d, e, f, g, h)
+			end
+			local handlers = lists.message
+			local handler, n = handlers[1], 1
+			while handler do
+				handler(message, self)
+				n = n + 1
+				handler = handlers[n]
+			end
+			if auto_ack then
+				acknowledge_handled(self, message)
+			end
+		else
+			local wait, err = finish_step(self, kind, a, b, c, d, e, f, g, h, i)
+			if wait ~= 0 then
 				return wait, err
 			end
-			kind, a, b, c, d, e, f, g, h, i = next_event()
-		elseif host.wait(link) then
-			kind, a, b, c, d, e, f, g, h, i = next_event()
-		else
-			return -1
+			session_mt = self._session_mt
+		end
+		if self.connection ~= conn or self.ioloop ~= loop then
+			break
 		end
 	end
-	return handle_event(self, kind, a, b, c, d, e, f, g, h, i)
+	return 0
 end
 
 --- Returns a file descriptor for an external event loop: it is readable when `Client:step` has something to do. It
@@ -1750,20 +1813,8 @@ function Client:_wait_for_room()
 	return true
 end
 
--- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
--- If that fails, the broker sends it once more.
-local function acknowledge_handled(self, pck)
-	if not unacknowledged[pck] then
-		return
-	end
-	local ok, err = self:acknowledge(pck)
-	if not ok then
-		log:warn("[LuaMQTT] client '%s' could not acknowledge a message: %s", self.opts.id, err)
-	end
-end
-
 -- Deals with a received packet: calls the handlers and callbacks. The Copas and OpenResty loops replace this on the
--- instance to do so in a thread of its own, in which the connection may be gone already.
+-- instance, so that handlers may wait while others read; in its thread the connection may be gone already.
 -- Returns true, or false and an error message.
 function Client:handle_received_packet(pck)
 	local ptype = pck.type

@@ -77,6 +77,13 @@ local function pause(copas, seconds)
 	resumed(before)
 end
 
+--- Waits in a thread of Copas 4 until that is woken.
+function host.pause_forever()
+	local before = turn
+	package.loaded.copas.pauseforever()
+	resumed(before)
+end
+
 -- Returns Copas if the caller runs in one of its threads, so that it may yield to Copas.
 local function copas_around()
 	local copas = package.loaded.copas

@@ -138,10 +138,10 @@ function Ioloop:remove(client)
 	return true
 end
 
--- One step of a client, which leaves the loop if it has ended. Returns what the step returned, or nil if the client is
--- not in the loop any more.
-local function step(self, client)
-	local wait, err = client:step()
+-- Up to so many steps of a client, which leaves the loop if it has ended. Returns what the last step returned, or nil
+-- if the client is not in the loop any more.
+local function step(self, client, most)
+	local wait, err = client:_serve(most)
 	if not self.clients[client] then
 		return nil
 	elseif not wait then
@@ -163,13 +163,7 @@ local function serve_ready(self)
 	local ready = self._ready
 	for _ = self._first, self._last do
 		local client = ready[self._first]
-		local wait = self.clients[client] and 0
-		local packets = 0
-		while wait == 0 and packets < PACKETS_PER_TURN do
-			wait = step(self, client)
-			packets = packets + 1
-		end
-		if wait == 0 then
+		if self.clients[client] and step(self, client, PACKETS_PER_TURN) == 0 then
 			add_ready(self, client)
 		end
 		ready[self._first] = nil
@@ -180,7 +174,7 @@ end
 -- Asks a client with a connector. Returns in how many seconds it wants to be asked again.
 local function poll_client(self, client)
 	local opts, sleeps = self.opts, self._sleeps
-	local wait = step(self, client)
+	local wait = step(self, client, 1)
 	if not wait then
 		return opts.sleep_max
 	elseif wait < 0 then

@@ -11,6 +11,7 @@ Wheel.__index = Wheel
 function Wheel:set(delay, callback, argument)
 	local timer = { due = self.now() + delay, callback = callback, argument = argument }
 	self.timers[timer] = true
+	self.amount = self.amount + 1
 	return timer
 end
 
@@ -19,18 +20,17 @@ end
 -- @treturn boolean whether it was still there
 function Wheel:cancel(timer)
 	local found = self.timers[timer] ~= nil
-	self.timers[timer] = nil
+	if found then
+		self.timers[timer] = nil
+		self.amount = self.amount - 1
+	end
 	return found
 end
 
 --- Counts the timers.
 -- @treturn number those neither called nor cancelled
 function Wheel:count()
-	local count = 0
-	for _ in pairs(self.timers) do
-		count = count + 1
-	end
-	return count
+	return self.amount
 end
 
 --- Calls the timers that are due, the earliest first. A timer set by a callback waits for the next step.
@@ -59,6 +59,6 @@ return {
 	-- @tparam table options `now`, a clock in seconds, and `err_handler`, called with the error of a callback
 	-- @return the wheel
 	new = function(options)
-		return setmetatable({ now = options.now, err_handler = options.err_handler, timers = {} }, Wheel)
+		return setmetatable({ now = options.now, err_handler = options.err_handler, timers = {}, amount = 0 }, Wheel)
 	end,
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use mlua::{
-    BorrowedBytes, Function, IntoLuaMulti, Lua, LuaString, MultiValue, Nil, Table, UserData,
-    UserDataMethods, UserDataRef, Value,
+    AnyUserData, BorrowedBytes, FromLuaMulti, IntoLuaMulti, Lua, LuaString, MultiValue, Nil, Table,
+    UserData, UserDataMethods, UserDataRef, Value,
 };
 
 use super::args::{
@@ -18,10 +18,10 @@ use super::args::{
 };
 use super::process;
 use super::protocol::push_failure;
-use super::stack::{RawFunction, Stack, create_raw_function};
+use super::stack::{RawFunction, Stack, create_object, create_raw_function};
 use super::target::LuaTarget;
-use super::values::push_packet;
-use crate::codec::{Properties, PublishRef, QoS, Subscription, Version};
+use super::values::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet};
+use crate::codec::{Packet, Properties, PublishRef, QoS, Subscription, Version};
 use crate::driver::{Driver, Link, LinkEvent, PublishError, Published};
 use crate::net::Uri;
 use crate::session::{QueueLimits, RequestError, Session, Settings, State, Stats};
@@ -39,8 +39,7 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
     process::watch();
     let shared = SharedDriver::default();
 
-    // link(version): a link without a connection, and its functions step, pop, publish and acknowledge, see below; or
-    // nil and an error.
+    // link(version): a link without a connection, and what stands for it in the functions below; or nil and an error.
     let of_link = Rc::clone(&shared);
     core.set(
         "link",
@@ -53,6 +52,18 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         })?,
     )?;
 
+    for (name, turn) in [("step", true), ("pop", false)] {
+        let function = create_raw_function(lua, NextEvent { turn }, MESSAGE_FIELDS)?;
+        core.set(name, function)?;
+    }
+    core.set("publish", create_raw_function(lua, PlainPublish, ())?)?;
+    core.set(
+        "acknowledge",
+        create_raw_function(lua, PlainAcknowledge, ())?,
+    )?;
+
+    core.set("builds_messages", BUILDS_MESSAGES)?;
+
     // next_ready(): the token of the next link that has something, or nil.
     let of_next = Rc::clone(&shared);
     core.set(
@@ -60,7 +71,7 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         lua.create_function(move |_, _: MultiValue| Ok(driver(&of_next)?.next_ready()))?,
     )?;
 
-    core.set("wait", create_raw_function(lua, Wait(shared))?)?;
+    core.set("wait", create_raw_function(lua, Wait(shared), ())?)?;
 
     // now(): seconds of a clock that is never set.
     let start = Instant::now();
@@ -164,28 +175,33 @@ fn lua_link(
     lua: &Lua,
     driver: Rc<Driver>,
     version: Version,
-) -> mlua::Result<(LuaLink, Function, Function, Function, Function)> {
+) -> mlua::Result<(LuaLink, AnyUserData)> {
     let link = Link::new(&driver, Session::new(version, Settings::default()));
-    let events = |turn| {
-        let events = Events {
-            link: Arc::clone(&link),
-            driver: Rc::clone(&driver),
-            version,
-            turn,
-        };
-        create_raw_function(lua, events)
+    let handle = Handle {
+        link: Arc::clone(&link),
+        driver: Rc::clone(&driver),
+        version,
     };
-    Ok((
-        LuaLink {
-            link: Arc::clone(&link),
-            driver: Rc::clone(&driver),
-            version,
-        },
-        events(true)?,
-        events(false)?,
-        create_raw_function(lua, PlainPublish(Arc::clone(&link)))?,
-        create_raw_function(lua, PlainAcknowledge(Arc::clone(&link)))?,
-    ))
+    let link = LuaLink {
+        link,
+        driver,
+        version,
+    };
+    Ok((link, create_object(lua, handle)?))
+}
+
+/// What stands for a link in the functions that run once for each message.
+struct Handle {
+    link: Arc<Link>,
+    driver: Rc<Driver>,
+    version: Version,
+}
+
+/// The handle that is the first argument.
+fn handle(arguments: &Stack) -> Result<&Handle, Refusal> {
+    arguments
+        .object(1)
+        .ok_or_else(|| "expecting the handle of a link".to_owned().into())
 }
 
 /// Why a request was refused, and whether the program's arguments are to blame for it, so that Lua should raise it.
@@ -252,43 +268,53 @@ fn stale() -> Refusal {
     }
 }
 
-/// `step()`, `pop()`: the link's next event: the values of a packet for `shape` of `mqtt.packet`; or a name and perhaps
-/// a message; or nothing. If there is none yet, `step` makes a turn of the runtime, without blocking.
-struct Events {
-    link: Arc<Link>,
-    driver: Rc<Driver>,
-    version: Version,
+/// `step(handle, metatable)`, `pop(handle, metatable)`: the link's next event: the type of a packet and its values for
+/// `shape` of `mqtt.packet`, which for a PUBLISH where `core.builds_messages` is true is the table itself, with the
+/// metatable; or a name and perhaps a message; or nothing. If there is none yet, `step` makes a turn of the runtime,
+/// without blocking.
+struct NextEvent {
     turn: bool,
 }
 
-impl RawFunction for Events {
+impl RawFunction for NextEvent {
     type Output = (Option<LinkEvent>, Version);
 
-    fn run(&self, _: &Stack) -> Self::Output {
-        let event = if self.link.is_stale() {
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let Handle {
+            link,
+            driver,
+            version,
+        } = match handle(arguments) {
+            Ok(handle) => handle,
+            Err(refusal) => return (Some(LinkEvent::Broken(refusal.message)), Version::V311),
+        };
+        let event = if link.is_stale() {
             Some(LinkEvent::Broken(STALE.into()))
         } else {
-            self.link.next_event().or_else(|| {
+            link.next_event().or_else(|| {
                 if !self.turn {
                     return None;
                 }
-                self.driver.turn();
-                self.link.next_event()
+                driver.turn();
+                link.next_event()
             })
         };
-        (event, self.version)
+        (event, *version)
     }
 
     fn push((event, version): &Self::Output, results: &Stack) {
         let (name, message) = match event {
             None => return,
+            Some(LinkEvent::Packet(Packet::Publish(publish))) if BUILDS_MESSAGES => {
+                return push_message(publish, *version, results);
+            }
+            Some(LinkEvent::Packet(packet)) => return push_packet(packet, *version, results),
             Some(LinkEvent::Dropped { packet_id, message }) => {
                 results.push_bytes(b"dropped");
                 results.push_integer(*packet_id);
                 results.push_bytes(message.as_bytes());
                 return;
             }
-            Some(LinkEvent::Packet(packet)) => return push_packet(packet, *version, results),
             Some(LinkEvent::Opened) => ("opened", None),
             Some(LinkEvent::OpenFailed(message)) => ("open_failed", Some(message)),
             Some(LinkEvent::Failed(message)) => ("failed", Some(message)),
@@ -303,11 +329,11 @@ impl RawFunction for Events {
     }
 }
 
-/// `publish(topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0, and
+/// `publish(handle, topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0, and
 /// whether the program should wait before it sends more, and perhaps a list of the packet identifiers of messages that
 /// had to make room for it; or false and an error message if so much waits already that it must; or nil, an error
 /// message and whether it is misuse.
-struct PlainPublish(Arc<Link>);
+struct PlainPublish;
 
 impl RawFunction for PlainPublish {
     type Output = Result<Published, NotPublished>;
@@ -315,17 +341,20 @@ impl RawFunction for PlainPublish {
     fn run(&self, arguments: &Stack) -> Self::Output {
         let argument = |index| arguments.argument(index);
         let message = PublishArgs::new(
-            argument(1),
             argument(2),
             argument(3),
             argument(4),
             argument(5),
+            argument(6),
         )?;
-        let packet_id = match argument(6) {
+        let packet_id = match argument(7) {
             Scalar::Nil => 0,
             packet_id => packet_id.packet_id()?,
         };
-        publish(&self.0, &message.packet(packet_id, &Properties::new()))
+        publish(
+            &handle(arguments)?.link,
+            &message.packet(packet_id, &Properties::new()),
+        )
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -373,17 +402,17 @@ fn publish(link: &Link, message: &PublishRef<'_>) -> Result<Published, NotPublis
     })
 }
 
-/// `acknowledge(packet_id, qos, rc)`, without properties: true; or nil, an error message and whether it is misuse.
-struct PlainAcknowledge(Arc<Link>);
+/// `acknowledge(handle, packet_id, qos, rc)`, without properties: true; or nil, an error message and whether it is misuse.
+struct PlainAcknowledge;
 
 impl RawFunction for PlainAcknowledge {
     type Output = Result<(), Refusal>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
-        let packet_id = arguments.argument(1).packet_id()?;
-        let qos = arguments.argument(2).qos(&".qos")?;
-        let reason = arguments.argument(3).integer(0, u8::MAX.into(), &"rc")? as u8;
-        request(&self.0, |session| {
+        let packet_id = arguments.argument(2).packet_id()?;
+        let qos = arguments.argument(3).qos(&".qos")?;
+        let reason = arguments.argument(4).integer(0, u8::MAX.into(), &"rc")? as u8;
+        request(&handle(arguments)?.link, |session| {
             Ok(session.acknowledge(packet_id, qos, reason, Properties::new())?)
         })
     }
@@ -404,6 +433,18 @@ impl LuaLink {
         answer(request(&self.link, ask))
     }
 
+    fn request_with_reason(
+        &self,
+        (rc, properties, user_properties): (Value, Value, Value),
+        ask: fn(&mut Session, u8, Properties) -> Result<(), RequestError>,
+    ) -> mlua::Result<Answer<bool>> {
+        self.request(|session| {
+            let properties = self.properties(&properties, &user_properties)?;
+            ask(session, byte_from_lua(&rc, &"rc")?, properties)?;
+            Ok(true)
+        })
+    }
+
     /// 3.1.1 has no properties: programs may give them all the same, and speak both versions with one piece of code.
     fn properties(&self, properties: &Value, user_properties: &Value) -> Checked<Properties> {
         match self.version {
@@ -413,8 +454,23 @@ impl LuaLink {
     }
 }
 
+/// Adds methods that capture nothing. mlua's code around a method is generated once for each type of one: here for each
+/// signature, not for each method, which are kilobytes each.
+struct BySignature<'a, M>(&'a mut M);
+
+impl<M: UserDataMethods<LuaLink>> BySignature<'_, M> {
+    fn add_method<A: FromLuaMulti + 'static, R: IntoLuaMulti + 'static>(
+        &mut self,
+        name: &str,
+        method: fn(&Lua, &LuaLink, A) -> mlua::Result<R>,
+    ) {
+        self.0.add_method(name, method);
+    }
+}
+
 impl UserData for LuaLink {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut methods = BySignature(methods);
         // token(): what core.next_ready calls this link.
         methods.add_method("token", |_, this, ()| Ok(this.link.token()));
 
@@ -672,22 +728,12 @@ impl UserData for LuaLink {
 
         // disconnect(rc, properties, user_properties), auth(rc, properties, user_properties)
         type WithReason = (Value, Value, Value);
-        type Request = fn(&mut Session, u8, Properties) -> Result<(), RequestError>;
-        for (name, request) in [
-            ("disconnect", Session::disconnect as Request),
-            ("auth", Session::auth),
-        ] {
-            methods.add_method(
-                name,
-                move |_, this, (rc, properties, user_properties): WithReason| {
-                    this.request(|session| {
-                        let properties = this.properties(&properties, &user_properties)?;
-                        request(session, byte_from_lua(&rc, &"rc")?, properties)?;
-                        Ok(true)
-                    })
-                },
-            );
-        }
+        methods.add_method("disconnect", |_, this, fields: WithReason| {
+            this.request_with_reason(fields, Session::disconnect)
+        });
+        methods.add_method("auth", |_, this, fields: WithReason| {
+            this.request_with_reason(fields, Session::auth)
+        });
 
         // For connectors, which move the bytes themselves:
         // attach(): the connector has opened its connection.

@@ -20,7 +20,10 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         codecs.set(version as u8, codec(lua, version)?)?;
     }
     core.set("codec", codecs)?;
-    core.set("decode_connect", create_raw_function(lua, DecodeConnect)?)?;
+    core.set(
+        "decode_connect",
+        create_raw_function(lua, DecodeConnect, ())?,
+    )?;
     // check_topic_name(topic), check_topic_filter(topic): nil, or the broken rule.
     core.set(
         "check_topic_name",
@@ -35,10 +38,10 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
 /// The codec of one protocol version.
 fn codec(lua: &Lua, version: Version) -> mlua::Result<Table> {
     let codec = lua.create_table()?;
-    codec.set("decode", create_raw_function(lua, Decode(version))?)?;
+    codec.set("decode", create_raw_function(lua, Decode(version), ())?)?;
     codec.set(
         "encode_publish",
-        create_raw_function(lua, EncodePublish(version))?,
+        create_raw_function(lua, EncodePublish(version), ())?,
     )?;
     // encode(packet): bytes, or nil and an error.
     codec.set(

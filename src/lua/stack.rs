@@ -1,14 +1,14 @@
 //! Functions with as little as possible between them and Lua, for what runs once for each message. What runs seldom is
 //! written with mlua's own functions. All `unsafe` about Lua's stack is here.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::ffi::{CStr, c_int};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
 use bytes::Bytes;
-use mlua::{Function, Lua, ffi, lua_State};
+use mlua::{AnyUserData, Function, IntoLuaMulti, Lua, ffi, lua_State};
 
 use super::args::Scalar;
 
@@ -25,49 +25,86 @@ pub(crate) trait RawFunction: 'static {
     fn push(output: &Self::Output, results: &Stack);
 }
 
-/// Makes a Lua function of it.
+/// Makes a Lua function of it, to which constants belong: `Stack::push_constant` counts them from 1.
 pub(crate) fn create_raw_function<F: RawFunction>(
     lua: &Lua,
     function: F,
+    constants: impl IntoLuaMulti,
 ) -> mlua::Result<Function> {
-    const {
-        assert!(
-            align_of::<Option<F>>() <= 8,
-            "Lua aligns userdata to 8 bytes"
-        )
-    };
-    // SAFETY: pushes one value. The userdata is initialized before anything can look at it, and freed by Lua only after
-    // its finalizer; a call after that (when the state closes) finds None.
+    // SAFETY: pushes one value, for the constants and one more.
     unsafe {
-        lua.exec_raw((), |state| {
-            let slot = ffi::lua_newuserdata(state, size_of::<Option<F>>()).cast::<Option<F>>();
-            slot.write(None);
-            ffi::lua_createtable(state, 0, 1);
-            ffi::lua_pushcfunction(state, finalize::<F>);
-            ffi::lua_setfield(state, -2, c"__gc".as_ptr());
-            ffi::lua_setmetatable(state, -2);
-            ffi::lua_pushcclosure(state, call::<F>, 1);
-            slot.write(Some(function));
+        lua.exec_raw(constants, |state| {
+            let constants = ffi::lua_gettop(state);
+            push_object(state, function);
+            ffi::lua_insert(state, 1);
+            ffi::lua_pushcclosure(state, call::<F>, constants + 1);
         })
     }
 }
 
-unsafe extern "C-unwind" fn finalize<F: RawFunction>(state: *mut lua_State) -> c_int {
-    // SAFETY: only the metatable of our userdata calls this.
-    let slot = unsafe { ffi::lua_touserdata(state, 1).cast::<Option<F>>() };
-    // SAFETY: the slot was initialized, and no call is running: the function it belongs to would be reachable.
-    drop(unsafe { slot.replace(None) });
+/// What is inside a userdata of ours. Its type says that it is one.
+#[repr(C)]
+struct Object<T> {
+    tag: TypeId,
+    value: Option<T>,
+}
+
+/// Gives a value to Lua, for raw functions to find among their arguments.
+pub(crate) fn create_object<T: 'static>(lua: &Lua, value: T) -> mlua::Result<AnyUserData> {
+    // SAFETY: pushes one value.
+    unsafe { lua.exec_raw((), |state| push_object(state, value)) }
+}
+
+/// Pushes a value as userdata.
+///
+/// # Safety
+/// Needs room for three values.
+unsafe fn push_object<T: 'static>(state: *mut lua_State, value: T) {
+    const {
+        assert!(
+            align_of::<Object<T>>() <= 8,
+            "Lua aligns userdata to 8 bytes"
+        )
+    };
+    // SAFETY: the userdata is initialized before anything can look at it, and freed by Lua only after its finalizer; a
+    // look at it after that (when the state closes) finds None.
+    unsafe {
+        let object = ffi::lua_newuserdata(state, size_of::<Object<T>>()).cast::<Object<T>>();
+        object.write(Object {
+            tag: TypeId::of::<T>(),
+            value: None,
+        });
+        // One metatable for each type.
+        let key = (finalize::<T> as ffi::lua_CFunction as *const ()).cast();
+        if ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, key) == ffi::LUA_TNIL {
+            ffi::lua_pop(state, 1);
+            ffi::lua_createtable(state, 0, 1);
+            ffi::lua_pushcfunction(state, finalize::<T>);
+            ffi::lua_setfield(state, -2, c"__gc".as_ptr());
+            ffi::lua_pushvalue(state, -1);
+            ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, key);
+        }
+        ffi::lua_setmetatable(state, -2);
+        (*object).value = Some(value);
+    }
+}
+
+unsafe extern "C-unwind" fn finalize<T: 'static>(state: *mut lua_State) -> c_int {
+    // SAFETY: only the metatable of our userdata calls this; it was initialized, and nobody uses it: what does would keep
+    // it reachable.
+    unsafe {
+        let object = ffi::lua_touserdata(state, 1).cast::<Object<T>>();
+        drop((*object).value.take());
+    }
     0
 }
 
 unsafe extern "C-unwind" fn call<F: RawFunction>(state: *mut lua_State) -> c_int {
     let stack = Stack { state };
     // SAFETY: the upvalue is the userdata of create_raw_function, and lives as long as this function does.
-    let function = unsafe {
-        let slot = ffi::lua_touserdata(state, ffi::lua_upvalueindex(1));
-        &*slot.cast::<Option<F>>()
-    };
-    let failure = match function {
+    let object =
+        unsafe { &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(1)).cast::<Object<F>>() };
+    let failure = match &object.value {
         Some(function) => match catch_unwind(AssertUnwindSafe(|| function.run(&stack))) {
             Ok(output) => {
                 let output = ManuallyDrop::new(output);
@@ -132,8 +169,8 @@ impl Stack {
         }
     }
 
-    /// Says, when asked later, whether the debug hook has been set since: where a signal handler may call nothing, that is how it
-    /// has Lua do something, as the stand-alone interpreter does at Ctrl-C.
+    /// Says, when asked later, whether the debug hook has been set since. A signal handler must not call Lua: with a hook
+    /// it has Lua do something soon, as that of the stand-alone interpreter does at Ctrl-C.
     pub(crate) fn hook_is_set(&self) -> impl Fn() -> bool {
         let hook = || {
             // SAFETY: only reads. Handlers run in this thread, or write no more than a pointer and two numbers.
@@ -147,6 +184,19 @@ impl Stack {
         };
         let before = hook();
         move || hook() != before
+    }
+
+    /// An argument that `create_object` has made of a value.
+    pub(crate) fn object<T: 'static>(&self, index: c_int) -> Option<&T> {
+        // SAFETY: the size is looked at first. What has the size and the type's identifier in its first bytes is one of
+        // ours; it lives as long as it is an argument.
+        unsafe {
+            let object = ffi::lua_touserdata(self.state, index).cast::<Object<T>>();
+            let is_ours = !object.is_null()
+                && ffi::lua_rawlen(self.state, index) == size_of::<Object<T>>()
+                && (*object).tag == TypeId::of::<T>();
+            (is_ours).then(|| (*object).value.as_ref()).flatten()
+        }
     }
 
     /// The bytes of a string argument, not copied.
@@ -196,8 +246,31 @@ impl Stack {
 
     /// Pushes an empty table.
     pub(crate) fn push_table(&self) {
+        self.push_table_for(0);
+    }
+
+    /// Pushes an empty table that will have so many fields.
+    pub(crate) fn push_table_for(&self, fields: c_int) {
         // SAFETY: there is room.
-        unsafe { ffi::lua_createtable(self.state, 0, 0) }
+        unsafe { ffi::lua_createtable(self.state, 0, fields) }
+    }
+
+    /// Pushes a constant of the function, counted from 1.
+    pub(crate) fn push_constant(&self, index: c_int) {
+        // SAFETY: there is room; what is not there would be nil.
+        unsafe { ffi::lua_pushvalue(self.state, ffi::lua_upvalueindex(1 + index)) }
+    }
+
+    /// Makes an argument, if it is a table, the metatable of the table on top of the stack.
+    pub(crate) fn set_metatable(&self, argument: c_int) {
+        debug_assert!(self.is_table(-1));
+        if self.is_table(argument) {
+            // SAFETY: both are tables, and there is room.
+            unsafe {
+                ffi::lua_pushvalue(self.state, argument);
+                ffi::lua_setmetatable(self.state, -2);
+            }
+        }
     }
 
     /// Takes a value and below it a key off the stack, and sets that field of the table below them.

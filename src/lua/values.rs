@@ -1,12 +1,13 @@
-//! Received packets on their way to Lua. Their tables are built there, by `shape` in `mqtt.packet`.
+//! Received packets on their way to Lua. Their tables are built there, by `shape` in `mqtt.packet`; where C is the faster
+//! one, those of received messages are built here.
 
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
 use super::stack::Stack;
 use crate::codec::{
-    Connect, Packet, Properties, Property, PropertyId, PropertyValue, QoS, Subscription, Version,
-    Will,
+    Connect, Packet, PacketType, Properties, Property, PropertyId, PropertyValue, Publish, QoS,
+    Subscription, Version, Will,
 };
 
 /// Pushes the type of a packet and its fields, in the order of the shapes in `mqtt.packet`. No properties are two nils,
@@ -73,6 +74,56 @@ pub(crate) fn push_packet(packet: &Packet, version: Version, to: &Stack) {
             push_properties(&disconnect.properties, to);
         }
     }
+}
+
+/// Whether the tables of received messages are built here: functions of C are fast for the interpreters, but LuaJIT
+/// compiles its own.
+pub(crate) const BUILDS_MESSAGES: bool = !cfg!(feature = "luajit");
+
+/// The fields of a message, which are the constants of a function that calls [`push_message`].
+pub(crate) const MESSAGE_FIELDS: (&str, &str, &str, &str, &str, &str, &str, &str, &str) = (
+    "type",
+    "topic",
+    "payload",
+    "qos",
+    "retain",
+    "dup",
+    "packet_id",
+    "properties",
+    "user_properties",
+);
+
+/// Pushes the type of a message and its table, as `shape` of `mqtt.packet` would build it, with the metatable that is
+/// the function's second argument.
+pub(crate) fn push_message(publish: &Publish, version: Version, to: &Stack) {
+    let has_packet_id = publish.qos != QoS::AtMostOnce;
+    let has_payload = !publish.payload.is_empty();
+    let with_properties = version == Version::V50;
+    let field = |constant, push: &dyn Fn(&Stack)| {
+        to.push_constant(constant);
+        push(to);
+        to.set();
+    };
+    to.push_integer(PacketType::Publish as u8);
+    to.push_table_for(
+        5 + i32::from(has_packet_id) + i32::from(has_payload) + 2 * i32::from(with_properties),
+    );
+    field(1, &|to| to.push_integer(PacketType::Publish as u8));
+    field(2, &|to| to.push_bytes(publish.topic.as_bytes()));
+    if has_payload {
+        field(3, &|to| to.push_bytes(&publish.payload));
+    }
+    field(4, &|to| to.push_integer(publish.qos as u8));
+    field(5, &|to| to.push_boolean(publish.retain));
+    field(6, &|to| to.push_boolean(publish.dup));
+    if has_packet_id {
+        field(7, &|to| to.push_integer(publish.packet_id));
+    }
+    if with_properties {
+        field(8, &|to| push_named(&publish.properties, to));
+        field(9, &|to| push_user(&publish.properties, to));
+    }
+    to.set_metatable(2);
 }
 
 fn push_connect(connect: &Connect, to: &Stack) {

@@ -1,9 +1,12 @@
 //! `[scheme://][username[:password]@]host[:port][/path]`: text to parts. Defaults are chosen by the caller.
 
-use std::{error, fmt, net::Ipv6Addr, str::FromStr};
+use std::{
+    error, fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use percent_encoding::percent_decode_str;
-use url::Host;
 
 use super::Secret;
 
@@ -62,7 +65,7 @@ pub struct Uri {
     pub username: Option<String>,
     /// The password, which need not be text.
     pub password: Option<Secret>,
-    /// The host: a name in lower case and in its ASCII form, or an IP address without brackets.
+    /// The host: a name in lower case, or an IP address without brackets.
     pub host: Option<String>,
     /// The port.
     pub port: Option<u16>,
@@ -107,7 +110,7 @@ impl fmt::Display for UriError {
             UriError::Username => f.write_str("username in uri must be UTF-8 when percent-decoded"),
             UriError::PasswordAlone => f.write_str("password in uri must follow a username"),
             UriError::Host => f.write_str(
-                "host in uri must be a name, an IPv4 address or an IPv6 address in brackets",
+                "host in uri must be a name in ASCII, an IPv4 address or an IPv6 address in brackets",
             ),
             UriError::Port => write!(
                 f,
@@ -257,13 +260,27 @@ fn split_port(host_port: &str) -> Result<(&str, &str), UriError> {
     }
 }
 
+/// International names are taken in their ASCII form only: tables to translate them are a hundred kilobytes.
 fn parse_host(host: &str) -> Result<String, UriError> {
-    match Host::parse(host) {
-        Ok(Host::Domain(name)) => Ok(name),
-        Ok(Host::Ipv4(address)) => Ok(address.to_string()),
-        Ok(Host::Ipv6(address)) => Ok(address.to_string()),
-        Err(_) => Err(UriError::Host),
+    if let Some(rest) = host.strip_prefix('[') {
+        let address = rest.strip_suffix(']').map(str::parse::<Ipv6Addr>);
+        return match address {
+            Some(Ok(address)) => Ok(address.to_string()),
+            _ => Err(UriError::Host),
+        };
     }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let last_label = host
+        .trim_end_matches('.')
+        .rsplit('.')
+        .next()
+        .unwrap_or_default();
+    let is_number = last_label.bytes().all(|byte| byte.is_ascii_digit());
+    // As browsers have it, what ends in a number is an address: or else it would be looked up as a name.
+    if host.contains(|c| !is_name(c)) || is_number && host.parse::<Ipv4Addr>().is_err() {
+        return Err(UriError::Host);
+    }
+    Ok(host.to_ascii_lowercase())
 }
 
 fn parse_port(port: &str) -> Result<u16, UriError> {
@@ -343,7 +360,7 @@ mod tests {
             ("mqtt://[::1]:1", "::1", Some(1)),
             ("[2001:DB8::1]", "2001:db8::1", None),
             ("mqtt://usr@[::1]:1", "::1", Some(1)),
-            ("bücher.example", "xn--bcher-kva.example", None),
+            ("xn--bcher-kva.example.", "xn--bcher-kva.example.", None),
         ] {
             let uri = parse(uri);
             assert_eq!((uri.host.as_deref(), uri.port), (Some(host), port));
@@ -411,7 +428,7 @@ mod tests {
     #[test]
     fn errors_name_the_part() {
         const HOST: &str =
-            "host in uri must be a name, an IPv4 address or an IPv6 address in brackets";
+            "host in uri must be a name in ASCII, an IPv4 address or an IPv6 address in brackets";
         let hinted = |rule: &str| {
             format!("{rule}; a username and password must be followed by '@' and a host")
         };
@@ -461,7 +478,12 @@ mod tests {
             "a b",
             "h\0",
             "256.1.1.1",
+            "127.1",
+            "1",
+            ".",
             "<h>",
+            "h%20",
+            "bücher.example",
         ];
         for (uris, expected) in errors.iter().chain([&(&hosts[..], HOST.into())]) {
             for uri in *uris {

@@ -6,86 +6,176 @@ local copas = require("copas")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 
+local coroutine_create, coroutine_running = coroutine.create, coroutine.running
+local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
+local geterrorhandler, gettimeouts, wakeup = copas.geterrorhandler, copas.gettimeouts, copas.wakeup
+local give_way, is_turn_over = host.give_way, host.is_turn_over
+
 local loop = {}
 
--- How many packets of a client wait for their threads at most, before the next one is looked at.
-local BACKLOG = 4
+-- After how many packets a client looks whether it has to let others run.
+local PACKETS_PER_LOOK = 4
 
--- For each client in Copas the thread that serves it, the method of its own that was replaced, how its packets are
--- handled, and how many of them wait.
+-- The clients in Copas, each with its record: how it is served. Errors and waits in handlers must stop no client, and a
+-- thread for each packet would cost more than all the rest. So the thread that reads calls the handlers too, while
+-- another, the stand-in, sleeps. That is woken once for all packets that are handled until Copas comes to it. If the
+-- reader then has not come back from a handler, which waits or has raised an error, the stand-in goes on reading, with
+-- a new stand-in behind it, and the reader ends with its handler.
 local registry = setmetatable({}, { __mode = "k" })
 
--- The packets of all clients that wait, and whose they are: a queue from first to last.
-local packets, owners, first, last = {}, {}, 1, 0
+-- Copas before 4.4 has no such sleep: there a thread handles a packet.
+local has_stand_ins = copas.pauseforever ~= nil
+-- Copas 1.x starts a thread within the one that adds it, and takes for ended what yields nothing: it can start again.
+local can_start_again = copas.sleep == nil
 
--- Copas 1.x knows no pause, and starts a thread within the one that adds it.
-local can_pause = copas.pause ~= nil
+local serve
 
--- What each thread does that handles a packet. It takes the oldest: threads may not get their turns in the order in
--- which they were added.
-local function handle_next()
-	while can_pause and host.is_turn_over() do
-		host.give_way()
+local function stand_by(record)
+	while not record.handling do
+		record.is_called = false
+		host.pause_forever()
+		if registry[record.client] ~= record then
+			return
+		end
 	end
-	local packet, record = packets[first], owners[first]
-	packets[first], owners[first] = nil, nil
-	first = first + 1
-	record.backlog = record.backlog - 1
-	record.handle(record.client, packet)
+	serve(record)
 end
 
-local function leave(client)
-	client.handle_received_packet = registry[client].replaced
+local function leave(record)
+	local client = record.client
+	client.handle_received_packet = record.replaced
+	client._steps = 0
 	registry[client] = nil
+	if has_stand_ins then
+		wakeup(record.stand_in)
+	end
+end
+
+-- What a thread does that reads for a client, until that has ended or another thread reads.
+function serve(record)
+	local client, thread = record.client, coroutine_running()
+	record.reader, record.handling = thread, false
+	if has_stand_ins then
+		record.timeouts, record.error_handler = gettimeouts(), geterrorhandler(thread)
+		-- It looks when it starts.
+		record.is_called = true
+		record.stand_in = copas.addthread(stand_by, record)
+	end
+	local packets = 0
+	repeat
+		local wait = client:step()
+		packets = packets + 1
+		if record.reader ~= thread or record.handling then
+			return
+		elseif packets % PACKETS_PER_LOOK == 0 and is_turn_over() then
+			give_way(client._link)
+		end
+		if wait == -1 then
+			client:_pause()
+		elseif wait and wait > 0 then
+			client:_wait(wait)
+		end
+	until not wait
+	leave(record)
+end
+
+-- The thread of Copas 1.x that handles the next packet, if there is one that does not wait in a handler.
+local idle
+
+local function new_worker()
+	local thread
+	thread = coroutine_create(function(_, record, packet)
+		while true do
+			record.handle(record.client, packet)
+			idle = thread
+			_, record, packet = coroutine_yield()
+		end
+	end)
+	return thread
+end
+
+-- Handles a packet in a thread that does nothing else meanwhile.
+local function handle_apart(record, packet)
+	if can_start_again then
+		local worker = idle or new_worker()
+		idle = nil
+		copas.addthread(worker, record, packet)
+	else
+		copas.addthread(function()
+			record.handle(record.client, packet)
+		end)
+	end
+	return true
+end
+
+-- Returns what takes the place of `Client:handle_received_packet`.
+local function replacement(record)
+	if not has_stand_ins then
+		return function(_, packet)
+			return handle_apart(record, packet)
+		end
+	end
+	local handle = record.handle
+	return function(client, packet)
+		local reader, handling = record.reader, record.handling
+		if not client._token and coroutine_running() ~= reader then
+			-- Read by another: what a connector's user feeds, or keep alive has found.
+			return handle_apart(record, packet)
+		end
+		record.handling = true
+		if not record.is_called then
+			record.is_called = true
+			wakeup(record.stand_in)
+			record.timeouts = gettimeouts()
+		end
+		local ok, err = handle(client, packet)
+		-- A thread for which the handler has left something with Copas is not used again.
+		if record.reader == reader and record.timeouts == gettimeouts()
+			and record.error_handler == geterrorhandler(reader) then
+			record.handling = handling
+		end
+		return ok, err
+	end
 end
 
 --- Adds a client to Copas; it leaves by itself when it has ended.
--- Each received packet is handled in a thread of its own, started in order of arrival. So a handler may yield, even
--- until a message of its own is acknowledged, while the client goes on receiving. All clients together let other
--- threads run every few milliseconds. Other handlers are called in the thread that serves the client: an error that one
--- of them raises ends it, and the client may be added again.
+-- Received packets are handled in order of arrival, each in a thread that does nothing else until its handlers have
+-- returned, and then may handle the next one. So a handler may yield, even until a message of its own is acknowledged,
+-- while the client goes on receiving, and an error that it raises ends nothing else. All clients together let other
+-- threads run every few milliseconds. Handlers that are not called for a packet run in the thread that serves the
+-- client: an error that one of them raises ends it, and the client may be added again.
 -- @tparam Client client the client
 -- @return `true`, or `false` and an error message
 function loop.add(client)
 	local record = registry[client]
-	if record and record.thread and coroutine.status(record.thread) == "dead" then
-		leave(client)
+	if record and not record.handling and coroutine_status(record.reader) == "dead" then
+		leave(record)
 	elseif record then
 		log:warn("[LuaMQTT] client '%s' was already added to Copas", client.opts.id)
 		return false, "MQTT client was already added to Copas"
 	end
 	record = {
 		client = client,
+		-- The client's own method, which is replaced, and the one to call.
 		replaced = rawget(client, "handle_received_packet"),
 		handle = client.handle_received_packet,
-		backlog = 0,
+		-- The thread that reads, and whether it has gone to handle a packet.
+		reader = nil,
+		handling = false,
+		-- The thread that stands by, and whether it is about to look.
+		stand_in = nil,
+		is_called = false,
+		-- The error handler that Copas has for the reader, and how many timeouts for all threads, unless handlers have
+		-- set some.
+		error_handler = nil,
+		timeouts = 0,
 	}
 	registry[client] = record
-
-	function client:handle_received_packet(packet) -- luacheck: ignore 212
-		last = last + 1
-		packets[last], owners[last] = packet, record
-		record.backlog = record.backlog + 1
-		copas.addthread(handle_next)
-		return true
-	end
-
-	record.thread = copas.addthread(function()
-		local wait
-		repeat
-			wait = client:step()
-			local gives_way = host.is_turn_over()
-			while gives_way or record.backlog >= BACKLOG do
-				host.give_way(client._link)
-				gives_way = false
-			end
-			if wait == -1 then
-				client:_pause()
-			elseif wait and wait > 0 then
-				client:_wait(wait)
-			end
-		until not wait
-		leave(client)
+	client.handle_received_packet = replacement(record)
+	-- The thread that serves it gives way; its steps do not.
+	client._steps = -math.huge
+	record.reader = copas.addthread(function()
+		serve(record)
 	end)
 	return true
 end
