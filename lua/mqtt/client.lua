@@ -19,11 +19,12 @@ local os_time = os.time
 local str_format = string.format
 
 -- What is done for each message does not go through the link's methods.
-local core_step, core_publish, core_acknowledge = core.step, core.publish, core.acknowledge
+local core_step, core_publish, core_publish_table = core.step, core.publish, core.publish_table
+local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local BUILDS_MESSAGES = core.builds_messages
-local shape, shape_publish = packet.shape, packet.shape_publish
+local shape, shape_publish, shape_ack = packet.shape, packet.shape_publish, packet.shape_ack
 local packet_type = packet.types
-local PUBLISH = packet_type.PUBLISH
+local PUBLISH, PUBACK, PUBREC = packet_type.PUBLISH, packet_type.PUBACK, packet_type.PUBREC
 
 local NOT_OPENED = "network connection is not opened"
 local CLOSED_BY_CLIENT = "connection closed by client"
@@ -929,6 +930,30 @@ local function is_stuck(self)
 	return self._stuck ~= nil
 end
 
+-- Remembers the callback of a message that has been accepted, and forgets those of the messages that had to make room.
+local function await_answer(self, packet_id, callback, dropped)
+	for _, other in ipairs(dropped or {}) do
+		self._callbacks[other] = nil
+	end
+	if packet_id ~= 0 then
+		self._callbacks[packet_id] = callback
+	end
+end
+
+-- What is left to do for a message that has been accepted. Returns what `publish` returns.
+local function published(self, packet_id, callback, full)
+	if full then
+		self:_wait_for_room()
+	end
+	if packet_id == 0 then
+		if callback then
+			callback("no ack for QoS 0 message", self)
+		end
+		return true
+	end
+	return packet_id
+end
+
 --- Publish message to broker.
 -- The native connection gathers messages that are published at once and sends them together. It never refuses one
 -- because of a full socket: while more than 1 MiB waits to be written, this waits, for as long as the connection takes
@@ -949,6 +974,19 @@ end
 -- with the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
 -- @return true or packet id on success or false and error message on failure
 function Client:publish(opts)
+	local is_native = self._token and self.connection and not self._stuck
+	if is_native and BUILDS_MESSAGES then
+		local packet_id, time, full, dropped, callback = core_publish_table(self._handle, opts)
+		if packet_id then
+			self.send_time = time
+			if full or dropped or callback then
+				await_answer(self, packet_id, callback, dropped)
+				return published(self, packet_id, callback, full)
+			end
+			return packet_id == 0 or packet_id
+		end
+	end
+
 	if type(opts) ~= "table" then
 		error(explain_publish(opts), 2)
 	end
@@ -964,56 +1002,40 @@ function Client:publish(opts)
 	end
 	if not (self.connection or self.opts.queue) then
 		return false, NOT_OPENED
-	end
-
-	if self._stuck and is_stuck(self) then
+	elseif self._stuck and is_stuck(self) then
 		return false, "failed to send PUBLISH: " .. STUCK
 	end
 
-	local packet_id, full, rest
+	local packet_id, time, full, dropped
 	if properties or user_properties then
-		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+		packet_id, time, full, dropped = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
 	else
-		packet_id, full, rest = core_publish(self._handle, topic, payload, qos, retain, dup, opts.packet_id)
+		packet_id, time, full, dropped = core_publish(self._handle, topic, payload, qos, retain, dup, opts.packet_id)
 	end
 	if packet_id == false and self:_wait_for_room() then
-		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+		packet_id, time, full, dropped = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
 	end
 	if not packet_id then
-		-- Whether it is misuse.
-		if rest then
-			error(explain_publish(opts) or full, 2)
+		local err, is_misuse = time, full
+		if is_misuse then
+			error(explain_publish(opts) or err, 2)
 		end
-		return false, "failed to send PUBLISH: " .. full
-	elseif rest then
-		-- The messages that had to make room for it.
-		for _, dropped in ipairs(rest) do
-			self._callbacks[dropped] = nil
-		end
+		return false, "failed to send PUBLISH: " .. err
 	end
-	if packet_id ~= 0 then
-		-- Before anything that yields: the answer may come meanwhile.
-		self._callbacks[packet_id] = callback
-	end
-	if self.connection then
+	-- Before anything that yields: the answer may come meanwhile.
+	await_answer(self, packet_id, callback, dropped)
+	if is_native then
+		self.send_time = time
+	elseif self.connection then
 		local ok, err = sent(self, "PUBLISH")
 		-- If not, the connection is gone, which has been told; a message that is kept will be sent on the next one.
 		if not ok and (packet_id == 0 or not keeps_exchanges(self.opts)) then
 			return false, err
 		end
 	end
-	if full then
-		self:_wait_for_room()
-	end
-	if packet_id == 0 then
-		if callback then
-			callback("no ack for QoS 0 message", self)
-		end
-		return true
-	end
-	return packet_id
+	return published(self, packet_id, callback, full)
 end
 
 --- Acknowledge given received message.
@@ -1025,6 +1047,16 @@ end
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for PUBACK/PUBREC packets
 -- @return true on success or false and error message on failure
 function Client:acknowledge(msg, rc, properties, user_properties)
+	if rc == nil and properties == nil and user_properties == nil and self._token and self.connection then
+		local time = core_acknowledge_message(self._handle, msg, self._session_mt)
+		if time then
+			self.send_time = time
+			if self.opts.auto_ack then
+				self._unacknowledged[msg] = nil
+			end
+			return true
+		end
+	end
 	if type(msg) ~= "table" or msg.type ~= packet_type.PUBLISH then
 		error("expecting msg to be a publish packet", 2)
 	end
@@ -1637,6 +1669,25 @@ function Client:step()
 	return finish_step(self, core_step(self._handle, self._session_mt))
 end
 
+-- The broker has answered a message: calls handlers and callback, as `Client:handle_received_packet` does.
+local function answered(self, kind, packet_id, rc, properties, user_properties)
+	local callbacks, handlers = self._callbacks, self.handlers.acknowledge
+	local callback = callbacks[packet_id]
+	if not (callback or handlers[1]) then
+		return
+	end
+	callbacks[packet_id] = nil
+	local ack = shape_ack[self._version](kind, packet_id, rc, properties, user_properties)
+	local i = 1
+	while handlers[i] do
+		handlers[i](ack, self)
+		i = i + 1
+	end
+	if callback then
+		callback(ack, self)
+	end
+end
+
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
 -- in its loop. Returns what the last one returned.
 function Client:_serve(most)
@@ -1664,6 +1715,8 @@ function Client:_serve(most)
 			if auto_ack then
 				acknowledge_handled(self, message)
 			end
+		elseif kind == PUBACK or kind == PUBREC then
+			answered(self, kind, a, b, c, d)
 		else
 			local wait, err = finish_step(self, kind, a, b, c, d, e, f, g, h, i)
 			if wait ~= 0 then

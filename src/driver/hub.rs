@@ -30,7 +30,7 @@ pub(super) struct Hub {
     closing: AtomicUsize,
     next_token: AtomicU32,
     /// How often the process had been forked when this was made.
-    forks: u64,
+    forks: usize,
 }
 
 impl Hub {
@@ -86,21 +86,22 @@ impl Hub {
         }
     }
 
-    /// Lets a transport's task know that it has something to do: now if the caretaker drives, else when the runtime is
-    /// driven next, so that a burst of requests costs one wake-up.
+    /// Lets a transport's task know that it has something to do: soon if the caretaker drives, else when the runtime is
+    /// driven next, so that a burst of requests costs few wake-ups.
     pub(super) fn mark_dirty(&self, transport: &Arc<Transport>) {
         if transport.mark_dirty() {
             lock(&self.dirty).push(Arc::clone(transport));
-            self.caretaker.call_if_driving();
+            self.caretaker.call_for_dirty();
         }
     }
 
-    /// To be called inside the runtime, where waking a task is cheap.
-    pub(super) fn wake_dirty(&self) {
+    /// To be called inside the runtime, where waking a task is cheap. Returns whether there was one to wake.
+    pub(super) fn wake_dirty(&self) -> bool {
         let dirty = std::mem::take(&mut *lock(&self.dirty));
-        for transport in dirty {
+        for transport in &dirty {
             transport.wake();
         }
+        !dirty.is_empty()
     }
 
     pub(super) fn has_tasks(&self) -> bool {

@@ -17,7 +17,7 @@ mod tests;
 mod transport;
 mod turns;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ const CLOSING_TIME: Duration = Duration::from_secs(2);
 const RESOLVER_THREADS: usize = 4;
 
 /// How many times this process has been forked, counted in the child by [`forked`].
-static FORKS: AtomicU64 = AtomicU64::new(0);
+static FORKS: AtomicUsize = AtomicUsize::new(0);
 
 /// Connections of all drivers that are being closed in order.
 static CLOSING: AtomicUsize = AtomicUsize::new(0);
@@ -60,7 +60,7 @@ pub fn exiting() {
     }
 }
 
-fn forks() -> u64 {
+fn forks() -> usize {
     FORKS.load(Ordering::Relaxed)
 }
 
