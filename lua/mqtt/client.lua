@@ -52,7 +52,25 @@ local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
 local POLL_PAUSE = 0.01
 
-local Client = {}
+-- For tables that may be missing. Not to be changed.
+local NOTHING = {}
+
+-- The events, each without a handler: the metatable of a client's lists of handlers.
+local NO_HANDLERS = { __index = {} }
+for _, event in ipairs({
+	"connect", "subscribe", "unsubscribe", "message", "acknowledge", "error", "close", "auth", "shutdown",
+}) do
+	NO_HANDLERS.__index[event] = NOTHING
+end
+
+-- Messages that nobody has acknowledged yet, for the option `auto_ack`.
+local unacknowledged = setmetatable({}, { __mode = "k" })
+
+-- There may be tens of thousands of clients: what few of them have is no field before it is needed.
+local Client = {
+	-- The protocol version, the session's for good.
+	_version = const.v311,
+}
 Client.__index = Client
 
 function Client:__tostring()
@@ -232,8 +250,8 @@ local URI_OPTIONS = { "username", "password", "secure" }
 -- Fills the connection table as `parse_connection_opts` does. What the last uri gave to the options is taken back
 -- first, since it is not for another broker. In a list a table of TLS settings is only for the brokers reached by TLS.
 local function parse_uri(self, conn)
-	local opts, last = self.opts, self._from_uri
-	local now = {}
+	local opts, last = self.opts, self._from_uri or NOTHING
+	local now
 	for _, key in ipairs(URI_OPTIONS) do
 		if last[key] ~= nil and opts[key] == last[key] then
 			opts[key] = nil
@@ -248,7 +266,8 @@ local function parse_uri(self, conn)
 	end
 	parse_connection_opts(parsed, conn)
 	for _, key in ipairs(URI_OPTIONS) do
-		if opts[key] == nil then
+		if opts[key] == nil and parsed[key] ~= nil then
+			now = now or {}
 			now[key] = parsed[key]
 			opts[key] = parsed[key]
 		end
@@ -352,7 +371,7 @@ local function configure(self)
 	local queue = opts.queue
 	return self._link:configure {
 		max_packet_size = opts.max_packet_size,
-		connack_timeout = self._connack_timeout,
+		connack_timeout = self.connection and self.connection.connack_timeout,
 		pingresp_timeout = opts.ping_timeout,
 		keep_exchanges = keeps_exchanges(opts),
 		max_messages = queue and (queue.max_messages or QUEUE.max_messages),
@@ -363,15 +382,37 @@ local function configure(self)
 	}
 end
 
--- Calls a function when Lua collects what this returns; that is before anything is collected that was made earlier.
-local function at_collection(func)
-	if newproxy then
-		-- Lua 5.1 has no finalizers of tables.
-		local proxy = newproxy(true)
-		getmetatable(proxy).__gc = func
-		return proxy
+-- Lua has collected a client that may still be connected.
+local function collected(client)
+	if client.connection then
+		client:close_connection("garbage")
 	end
-	return setmetatable({}, { __gc = func })
+end
+
+-- Has `collected` called for a client when Lua collects what this returns, which the client has to hold; that is before
+-- anything is collected that was made earlier.
+local guard
+if newproxy then
+	-- Lua 5.1 has no finalizers of tables.
+	local getfenv, setfenv = debug.getfenv, debug.setfenv
+	local first = newproxy(true)
+	getmetatable(first).__gc = function(proxy)
+		if proxy ~= first then
+			collected(getfenv(proxy))
+		end
+	end
+	function guard(client)
+		return setfenv(newproxy(first), client)
+	end
+else
+	local mt = {
+		__gc = function(held)
+			collected(held[1])
+		end,
+	}
+	function guard(client)
+		return setmetatable({ client }, mt)
+	end
 end
 
 -- A new connection table for a broker and the options as they are now. Raises on bad options.
@@ -470,7 +511,8 @@ end
 -- accepted. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
 -- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
--- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long
+-- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
+-- Where hundreds of clients connect at once they have their turns, and the time counts from there
 -- @tparam[opt=false] boolean opts.follow_server_reference for MQTT 5.0 only: connect to the server that the broker
 -- refers to in a CONNACK or DISCONNECT: at once, but after the delay of `reconnect` if that server refers further. With
 -- "Use another server" until that fails; with "Server moved" also later, before the brokers of `uri`, until one of
@@ -527,31 +569,18 @@ function Client:__init(opts)
 	end
 
 	self.opts = own
-	-- The session's, for good.
-	self._version = own.version
+	if own.version ~= Client._version then
+		self._version = own.version
+	end
 	-- the same under the name that luamqtt 3.x gives it
 	self.args = own
-	self.handlers = {
-		connect = {},
-		subscribe = {},
-		unsubscribe = {},
-		message = {},
-		acknowledge = {},
-		error = {},
-		close = {},
-		auth = {},
-		shutdown = {},
-	}
+	self.handlers = setmetatable({}, NO_HANDLERS)
 	--- Time of the last packet sent by a method of the client, in seconds as of `os.time`.
 	self.send_time = 0
 	--- True until the first connection attempt has succeeded or failed; with a list of brokers, until one attempt has
 	-- succeeded or all have failed.
 	self.first_connect = true
 	self._brokers = brokers.new(random)
-	-- The options that are there because the last uri said so.
-	self._from_uri = {}
-	-- Messages that nobody has acknowledged yet, for the option `auto_ack`.
-	self._unacknowledged = setmetatable({}, { __mode = "k" })
 	-- Steps since other threads had their turn.
 	self._steps = 0
 	-- Callbacks of the requests under way, by packet identifier.
@@ -564,11 +593,7 @@ function Client:__init(opts)
 	configure(self)
 	-- The metatable of received messages: it tells which session of the server's they belong to.
 	self._session_mt = packet.new_session_mt()
-	self._guard = at_collection(function()
-		if self.connection then
-			self:close_connection("garbage")
-		end
-	end)
+	self._guard = guard(self)
 	local ok
 	ok, err = pcall(check_brokers, self)
 	if not ok then
@@ -632,8 +657,11 @@ function Client:on(events, ...)
 		local handlers = self.handlers[event]
 		if not handlers then
 			error("invalid event '" .. event .. "' to handle", 2)
+		elseif handlers == NOTHING then
+			self.handlers[event] = { func }
+		else
+			handlers[#handlers + 1] = func
 		end
-		handlers[#handlers + 1] = func
 	end
 end
 
@@ -692,7 +720,6 @@ local function close(self, reason, flush)
 	end
 	self.connection = nil
 	self._opening = nil
-	self._connect_sent = nil
 	self._closing, self._closer = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
@@ -1037,7 +1064,7 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
-	self._unacknowledged[msg] = nil
+	unacknowledged[msg] = nil
 	local packet_id, qos, mt = msg.packet_id, msg.qos, getmetatable(msg)
 	local is_over = mt ~= self._session_mt and packet.is_session_mt(mt)
 	if not self.connection then
@@ -1198,7 +1225,7 @@ local function begin_open(self)
 	local conn = next_connection(self)
 	local target = native_target(self, conn)
 	log:info("[LuaMQTT] client '%s' connecting to %s", self.opts.id, place(conn))
-	self._last_attempt = core.now()
+	self._brokers.last_attempt = core.now()
 	self._opening = conn
 	self._link:open(target, self.opts.connect_timeout or CONNECT_TIMEOUT)
 end
@@ -1206,9 +1233,9 @@ end
 -- The connection is open: what is left of the time for connecting is for the CONNACK.
 local function leave_rest_to_connack(self)
 	local whole = self.opts.connect_timeout or CONNECT_TIMEOUT
-	local rest = math_max(self._last_attempt + whole - core.now(), whole * CONNACK_PART)
+	local rest = math_max(self._brokers.last_attempt + whole - core.now(), whole * CONNACK_PART)
 	-- In milliseconds: an error message will show it.
-	self._connack_timeout = math_ceil(rest * 1000) / 1000
+	self.connection.connack_timeout = math_ceil(rest * 1000) / 1000
 end
 
 -- The native connection is open.
@@ -1235,7 +1262,7 @@ end
 -- @return true on success or false and error message on failure
 function Client:start_connecting()
 	local ok, err = self:open_connection()
-	if ok and not self._connect_sent then
+	if ok and not (self.connection and self.connection.connect_sent) then
 		ok, err = self:send_connect()
 	end
 	if not ok then
@@ -1277,7 +1304,7 @@ function Client:open_connection()
 	if self.connection then
 		return true
 	elseif not self._token then
-		self._last_attempt = core.now()
+		self._brokers.last_attempt = core.now()
 		local ok, err = bridge.open(self, next_connection(self), open_failed)
 		if ok then
 			leave_rest_to_connack(self)
@@ -1321,10 +1348,10 @@ end
 --- Send CONNECT packet into opened network connection
 -- @return true on success or false and error message on failure
 function Client:send_connect()
-	if not self.connection then
+	local conn, opts = self.connection, self.opts
+	if not conn then
 		return false, NOT_OPENED
 	end
-	local opts = self.opts
 	log:info("[LuaMQTT] client '%s' sending CONNECT (user '%s')", opts.id, opts.username or "not specified")
 	local ok, err = configure(self)
 	if ok and opts.clean and not keeps_exchanges(opts) then
@@ -1353,7 +1380,7 @@ function Client:send_connect()
 	if not ok then
 		return false, err
 	end
-	self._connect_sent = true
+	conn.connect_sent = true
 	return true
 end
 
@@ -1458,7 +1485,7 @@ local function to_message(self, kind, a, b, c, d, e, f, g, h)
 		message = setmetatable(shape_publish[self._version](kind, a, b, c, d, e, f, g, h), self._session_mt)
 	end
 	if self.opts.auto_ack and message.qos ~= 0 then
-		self._unacknowledged[message] = true
+		unacknowledged[message] = true
 	end
 	return message
 end
@@ -1526,7 +1553,8 @@ local function implicit_connect(self)
 		error(bad, 0)
 	end
 	local now = core.now()
-	local due = self._last_attempt and reconnect and self._last_attempt + self._brokers:delay(reconnect) or now
+	local last = self._brokers.last_attempt
+	local due = last and reconnect and last + self._brokers:delay(reconnect) or now
 	if due > now then
 		if self._wake_at ~= due then
 			-- Whoever waits for the link is woken when it is time.
@@ -1538,7 +1566,7 @@ local function implicit_connect(self)
 		begin_open(self)
 		return -1
 	end
-	self._last_attempt = now
+	self._brokers.last_attempt = now
 	local ok, err = self:start_connecting()
 	if ok then
 		return 0
@@ -1580,7 +1608,7 @@ end
 -- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
 -- If that fails, the broker sends it once more.
 local function acknowledge_handled(self, pck)
-	if not self._unacknowledged[pck] then
+	if not unacknowledged[pck] then
 		return
 	end
 	local ok, err = self:acknowledge(pck)
