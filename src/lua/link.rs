@@ -652,6 +652,14 @@ impl UserData for LuaLink {
             Ok(())
         });
 
+        // wake(): "woken" follows at once.
+        methods.add_method("wake", |_, this, ()| {
+            if !this.link.is_stale() {
+                this.link.wake();
+            }
+            Ok(())
+        });
+
         // configure(settings): what counts from now on, see `settings_from_lua`.
         methods.add_method("configure", |_, this, settings: Table| {
             answer(if this.link.is_stale() {
