@@ -5,6 +5,7 @@
 --
 -- given(topic, payload)  the broker has such a retained message
 -- expect(line, ...)      the block prints these lines, in whatever order, and is ended then
+-- client_of(filter)      returns a client that subscribes to that, if given, and is served after the block
 -- broker(uri, real)      a URI that means a certain listener
 
 local mqtt = require("mqtt")
@@ -64,7 +65,18 @@ _G.print = function(...)
 	end
 end
 
-local comment = {}
+local comment, served = {}, {}
+
+function comment.client_of(filter)
+	local client = create { uri = listeners.mqtt, clean = true }
+	client:on("connect", function()
+		if filter then
+			client:subscribe { topic = filter, qos = 1 }
+		end
+	end)
+	served[#served + 1] = client
+	return client
+end
 
 function comment.broker(uri, listener)
 	brokers[uri] = listener
@@ -96,6 +108,9 @@ local text = file:read("*a")
 file:close()
 local chunk = assert((loadstring or load)(text, "@" .. arg[2]))
 chunk()
+if served[1] then
+	mqtt.run_ioloop(served[1])
+end
 for line in pairs(expected) do
 	error(arg[2] .. " ended without printing: " .. line, 0)
 end
