@@ -693,6 +693,7 @@ local function close(self, reason, flush)
 	self.connection = nil
 	self._opening = nil
 	self._connect_sent = nil
+	self._has_moved = true
 	self._closing, self._closer = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
@@ -1663,11 +1664,11 @@ end
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
 -- in its loop. Returns what the last one returned.
 function Client:_serve(most)
-	local conn, loop = self.connection, self.ioloop
-	if not (conn and self._token) or self._closing or host.in_copas()
+	if not (self.connection and self._token) or self._closing or host.in_copas()
 		or self.handle ~= Client.handle or self.handle_received_packet ~= Client.handle_received_packet then
 		return self:step()
 	end
+	self._has_moved = nil
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
 	for _ = 1, most do
@@ -1696,7 +1697,7 @@ function Client:_serve(most)
 			end
 			session_mt = self._session_mt
 		end
-		if self.connection ~= conn or self.ioloop ~= loop then
+		if self._has_moved then
 			break
 		end
 	end
@@ -1764,6 +1765,7 @@ end
 -- Remembers the loop that the client was added to (luamqtt 3.x).
 function Client:set_ioloop(loop)
 	self.ioloop = loop
+	self._has_moved = true
 end
 
 -- One step of a loop (luamqtt 3.x); without a loop it waits for something to do. Returns true, or false and an error
