@@ -67,7 +67,7 @@ demo: ## installs what is missing, builds, and runs examples/simple.lua against 
 
 .PHONY: test
 test: ## installs what is missing, builds for all Lua versions, runs every test
-	@$(SETUP) build broker test openresty rock $(LUAS:%=lua-%)
+	@$(SETUP) build broker test openresty browser cluster rock $(LUAS:%=lua-%)
 	@scripts/test $(LUAS)
 
 .PHONY: lint
@@ -91,6 +91,12 @@ soak: ## MESSAGES=50000 of QoS 1 and 2 each way, while there are CUTS=100 and RE
 	@$(SETUP) build broker soak lua-$(VERSION)
 	@$(MAKE) --no-print-directory build LUA=$(VERSION)
 	@scripts/soak $(VERSION)
+
+.PHONY: cluster
+cluster: ## three RabbitMQ nodes, killed in turn while MESSAGES=5000 and more go through them; nothing may be lost
+	@$(SETUP) build cluster soak lua-$(VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@scripts/cluster $(VERSION)
 
 BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(VERSION))
 .PHONY: bench

@@ -14,7 +14,7 @@ local protocol = require("mqtt.protocol")
 local error, getmetatable, ipairs, pairs, setmetatable = error, getmetatable, ipairs, pairs, setmetatable
 local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
-local math_ceil, math_huge, math_max = math.ceil, math.huge, math.max
+local math_ceil, math_huge, math_max, math_min = math.ceil, math.huge, math.max, math.min
 local os_time = os.time
 local str_format = string.format
 
@@ -52,7 +52,27 @@ local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
 local POLL_PAUSE = 0.01
 
-local Client = {}
+-- For tables that may be missing. Not to be changed.
+local NOTHING = {}
+
+-- The events, each without a handler: the metatable of a client's lists of handlers.
+local NO_HANDLERS = { __index = {} }
+for _, event in ipairs({
+	"connect", "subscribe", "unsubscribe", "message", "acknowledge", "error", "close", "auth", "shutdown",
+}) do
+	NO_HANDLERS.__index[event] = NOTHING
+end
+
+-- Messages that nobody has acknowledged yet, for the option `auto_ack`.
+local unacknowledged = setmetatable({}, { __mode = "k" })
+
+-- There may be tens of thousands of clients: what few of them have is no field before it is needed.
+local Client = {
+	-- The protocol version, the session's for good.
+	_version = const.v311,
+	-- What `mqtt.topic_handlers` knows, if there are handlers of topics.
+	_topics = false,
+}
 Client.__index = Client
 
 function Client:__tostring()
@@ -232,8 +252,8 @@ local URI_OPTIONS = { "username", "password", "secure" }
 -- Fills the connection table as `parse_connection_opts` does. What the last uri gave to the options is taken back
 -- first, since it is not for another broker. In a list a table of TLS settings is only for the brokers reached by TLS.
 local function parse_uri(self, conn)
-	local opts, last = self.opts, self._from_uri
-	local now = {}
+	local opts, last = self.opts, self._from_uri or NOTHING
+	local now
 	for _, key in ipairs(URI_OPTIONS) do
 		if last[key] ~= nil and opts[key] == last[key] then
 			opts[key] = nil
@@ -248,7 +268,8 @@ local function parse_uri(self, conn)
 	end
 	parse_connection_opts(parsed, conn)
 	for _, key in ipairs(URI_OPTIONS) do
-		if opts[key] == nil then
+		if opts[key] == nil and parsed[key] ~= nil then
+			now = now or {}
 			now[key] = parsed[key]
 			opts[key] = parsed[key]
 		end
@@ -320,6 +341,7 @@ end
 local function keeps_exchanges(opts)
 	return not not (opts.reconnect or opts.queue or not opts.clean)
 end
+Client._keeps_exchanges = keeps_exchanges
 
 -- Returns what is wrong with the options, which the program may have changed, or nil. What else it has put there does
 -- not matter.
@@ -352,7 +374,7 @@ local function configure(self)
 	local queue = opts.queue
 	return self._link:configure {
 		max_packet_size = opts.max_packet_size,
-		connack_timeout = self._connack_timeout,
+		connack_timeout = self.connection and self.connection.connack_timeout,
 		pingresp_timeout = opts.ping_timeout,
 		keep_exchanges = keeps_exchanges(opts),
 		max_messages = queue and (queue.max_messages or QUEUE.max_messages),
@@ -363,15 +385,37 @@ local function configure(self)
 	}
 end
 
--- Calls a function when Lua collects what this returns; that is before anything is collected that was made earlier.
-local function at_collection(func)
-	if newproxy then
-		-- Lua 5.1 has no finalizers of tables.
-		local proxy = newproxy(true)
-		getmetatable(proxy).__gc = func
-		return proxy
+-- Lua has collected a client that may still be connected.
+local function collected(client)
+	if client.connection then
+		client:close_connection("garbage")
 	end
-	return setmetatable({}, { __gc = func })
+end
+
+-- Has `collected` called for a client when Lua collects what this returns, which the client has to hold; that is before
+-- anything is collected that was made earlier.
+local guard
+if newproxy then
+	-- Lua 5.1 has no finalizers of tables.
+	local getfenv, setfenv = debug.getfenv, debug.setfenv
+	local first = newproxy(true)
+	getmetatable(first).__gc = function(proxy)
+		if proxy ~= first then
+			collected(getfenv(proxy))
+		end
+	end
+	function guard(client)
+		return setfenv(newproxy(first), client)
+	end
+else
+	local mt = {
+		__gc = function(held)
+			collected(held[1])
+		end,
+	}
+	function guard(client)
+		return setmetatable({ client }, mt)
+	end
 end
 
 -- A new connection table for a broker and the options as they are now. Raises on bad options.
@@ -470,7 +514,8 @@ end
 -- accepted. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
 -- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
--- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long
+-- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
+-- Where hundreds of clients connect at once they have their turns, and the time counts from there
 -- @tparam[opt=false] boolean opts.follow_server_reference for MQTT 5.0 only: connect to the server that the broker
 -- refers to in a CONNACK or DISCONNECT: at once, but after the delay of `reconnect` if that server refers further. With
 -- "Use another server" until that fails; with "Server moved" also later, before the brokers of `uri`, until one of
@@ -527,31 +572,18 @@ function Client:__init(opts)
 	end
 
 	self.opts = own
-	-- The session's, for good.
-	self._version = own.version
+	if own.version ~= Client._version then
+		self._version = own.version
+	end
 	-- the same under the name that luamqtt 3.x gives it
 	self.args = own
-	self.handlers = {
-		connect = {},
-		subscribe = {},
-		unsubscribe = {},
-		message = {},
-		acknowledge = {},
-		error = {},
-		close = {},
-		auth = {},
-		shutdown = {},
-	}
+	self.handlers = setmetatable({}, NO_HANDLERS)
 	--- Time of the last packet sent by a method of the client, in seconds as of `os.time`.
 	self.send_time = 0
 	--- True until the first connection attempt has succeeded or failed; with a list of brokers, until one attempt has
 	-- succeeded or all have failed.
 	self.first_connect = true
 	self._brokers = brokers.new(random)
-	-- The options that are there because the last uri said so.
-	self._from_uri = {}
-	-- Messages that nobody has acknowledged yet, for the option `auto_ack`.
-	self._unacknowledged = setmetatable({}, { __mode = "k" })
 	-- Steps since other threads had their turn.
 	self._steps = 0
 	-- Callbacks of the requests under way, by packet identifier.
@@ -564,11 +596,7 @@ function Client:__init(opts)
 	configure(self)
 	-- The metatable of received messages: it tells which session of the server's they belong to.
 	self._session_mt = packet.new_session_mt()
-	self._guard = at_collection(function()
-		if self.connection then
-			self:close_connection("garbage")
-		end
-	end)
+	self._guard = guard(self)
 	local ok
 	ok, err = pcall(check_brokers, self)
 	if not ok then
@@ -590,7 +618,7 @@ end
 -- @tparam function events.connect `function(connack_packet, client)`: after the CONNACK of a connection attempt; the
 -- connection is established if `connack_packet.rc == 0`
 -- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that
--- refused the connection, or the DISCONNECT that ended it
+-- refused the connection, the DISCONNECT that ended it, or the SUBACK that refused a subscription of `Client:on_topic`
 -- @tparam function events.close `function(connection, client)`: after the connection has been closed;
 -- `connection.close_reason` (string) says why
 -- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
@@ -632,8 +660,11 @@ function Client:on(events, ...)
 		local handlers = self.handlers[event]
 		if not handlers then
 			error("invalid event '" .. event .. "' to handle", 2)
+		elseif handlers == NOTHING then
+			self.handlers[event] = { func }
+		else
+			handlers[#handlers + 1] = func
 		end
-		handlers[#handlers + 1] = func
 	end
 end
 
@@ -680,6 +711,21 @@ function Client:handle(event, ...)
 	end
 end
 
+-- Whether the first connect goes on: there are brokers in the list that have not been tried.
+local function is_first_pass(self)
+	return self.first_connect and self._brokers:is_midway()
+end
+
+-- Tells those who wait for something that a connection has ended, or the attempt to open one.
+local function tell_waiting(self, reason)
+	local message, pck = self._failure or reason, self._ended_by
+	self._failure, self._ended_by = nil, nil
+	if self._waits then
+		local goes_on = self.connection or self._opening or self.opts.reconnect or is_first_pass(self)
+		self:_connection_ended(message, pck, reason == CLOSED_BY_CLIENT or not goes_on)
+	end
+end
+
 -- Ends the connection, or the attempt to open one. With `flush`, in seconds, everything requested before is still sent:
 -- so long this waits for it at most, the rest goes on in the background.
 local function close(self, reason, flush)
@@ -692,7 +738,6 @@ local function close(self, reason, flush)
 	end
 	self.connection = nil
 	self._opening = nil
-	self._connect_sent = nil
 	self._has_moved = true
 	self._closing, self._closer = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
@@ -700,17 +745,12 @@ local function close(self, reason, flush)
 	if conn and not self._token then
 		bridge.close(self, conn)
 	end
-	if not conn then
-		return
+	if conn then
+		log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", self.opts.id, reason)
+		conn.close_reason = reason
+		self:handle("close", conn, self)
 	end
-	log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", self.opts.id, reason)
-	conn.close_reason = reason
-	self:handle("close", conn, self)
-end
-
--- Whether the first connect goes on: there are brokers in the list that have not been tried.
-local function is_first_pass(self)
-	return self.first_connect and self._brokers:is_midway()
+	tell_waiting(self, reason)
 end
 
 -- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event,
@@ -719,6 +759,7 @@ local function fail(self, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	local conn = self.connection
 	self._closing, self._closer = reason, coroutine_running()
+	self._failure, self._ended_by = message, pck
 	self._brokers:ended()
 	self:handle("error", message, self, pck)
 	if pck and pck.type == packet_type.CONNACK then
@@ -781,30 +822,40 @@ local function request(self, callback, what, method, ...)
 	return result
 end
 
--- Checks one field of a table of options: raises if it is there with another type, in the name of the caller's caller
--- unless told otherwise.
-local function check_field(opts, field, expected, level)
+-- Returns what is wrong with one field of a table of options, or nil.
+local function explain_field(opts, field, expected)
 	local value = opts[field]
 	if value ~= nil and type(value) ~= expected then
-		error(str_format("expecting opts.%s to be a %s", field, expected), level or 3)
+		return str_format("expecting opts.%s to be a %s", field, expected)
 	end
 end
 
-local function check_qos(qos)
-	if qos ~= nil and not (qos == 0 or qos == 1 or qos == 2) then
-		error("expecting valid opts.qos value", 3)
-	end
-end
-
-local function check_request(opts)
+-- Returns what is wrong with the options of a request with a topic, or nil.
+local function explain_request(opts)
 	if type(opts) ~= "table" then
-		error("expecting opts to be a table", 3)
+		return "expecting opts to be a table"
 	elseif type(opts.topic) ~= "string" then
-		error("expecting opts.topic to be a string", 3)
+		return "expecting opts.topic to be a string"
 	end
-	check_field(opts, "properties", "table", 4)
-	check_field(opts, "user_properties", "table", 4)
-	check_field(opts, "callback", "function", 4)
+	return explain_field(opts, "properties", "table")
+		or explain_field(opts, "user_properties", "table")
+		or explain_field(opts, "callback", "function")
+end
+
+-- Returns what is wrong with the options of a subscription, or nil.
+local function explain_subscribe(opts)
+	local problem = explain_request(opts)
+	if problem then
+		return problem
+	end
+	local qos, retain_handling = opts.qos, opts.retain_handling
+	if qos ~= nil and not (qos == 0 or qos == 1 or qos == 2) then
+		return "expecting valid opts.qos value"
+	elseif not (retain_handling == nil or type(retain_handling) == "boolean"
+		or retain_handling == 0 or retain_handling == 1 or retain_handling == 2) then
+		return "expecting opts.retain_handling to be 0, 1, 2 or a boolean"
+	end
+	return explain_field(opts, "no_local", "boolean") or explain_field(opts, "retain_as_published", "boolean")
 end
 
 --- Subscribe to specified topic. Returns the SUBSCRIBE packet id and calls optional callback when subscription will be
@@ -821,15 +872,13 @@ end
 -- @tparam[opt] function opts.callback `function(suback_packet, client)` called when the broker has answered
 -- @return packet id on success or false and error message on failure
 function Client:subscribe(opts)
-	check_request(opts)
-	check_qos(opts.qos)
-	check_field(opts, "no_local", "boolean")
-	check_field(opts, "retain_as_published", "boolean")
+	local problem = explain_subscribe(opts)
+	if problem then
+		error(problem, 2)
+	end
 	local retain_handling = opts.retain_handling
 	if type(retain_handling) == "boolean" then
 		retain_handling = retain_handling and 1 or 0
-	elseif not (retain_handling == nil or retain_handling == 0 or retain_handling == 1 or retain_handling == 2) then
-		error("expecting opts.retain_handling to be 0, 1, 2 or a boolean", 2)
 	end
 	local packet_id, err = request(self, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
 		opts.no_local or false, opts.retain_as_published or false, retain_handling or 0, opts.properties,
@@ -845,7 +894,10 @@ end
 -- @tparam[opt] function opts.callback `function(unsuback_packet, client)` called when the broker has answered
 -- @return packet id on success or false and error message on failure
 function Client:unsubscribe(opts)
-	check_request(opts)
+	local problem = explain_request(opts)
+	if problem then
+		error(problem, 2)
+	end
 	local packet_id, err = request(self, opts.callback, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties,
 		opts.user_properties)
 	return packet_id, err
@@ -887,6 +939,9 @@ local function explain_publish(opts)
 	end
 end
 
+-- What is wrong with the options of the methods that take such, for mqtt.waiting and its siblings.
+Client._explain = { publish = explain_publish, subscribe = explain_subscribe, unsubscribe = explain_request }
+
 -- Publishes. Returns what the link's function returns.
 local function send_publish(self, topic, payload, qos, retain, dup, packet_id, properties, user_properties)
 	if properties or user_properties then
@@ -907,7 +962,7 @@ end
 -- Remembers the callback of a message that has been accepted, and forgets those of the messages that had to make room.
 local function await_answer(self, packet_id, callback, dropped)
 	for _, other in ipairs(dropped or {}) do
-		self._callbacks[other] = nil
+		self:_forget_request(other, "it had to make room in the queue")
 	end
 	if packet_id ~= 0 then
 		self._callbacks[packet_id] = callback
@@ -1026,7 +1081,7 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 		if time then
 			self.send_time = time
 			if self.opts.auto_ack then
-				self._unacknowledged[msg] = nil
+				unacknowledged[msg] = nil
 			end
 			return true
 		end
@@ -1038,7 +1093,7 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
-	self._unacknowledged[msg] = nil
+	unacknowledged[msg] = nil
 	local packet_id, qos, mt = msg.packet_id, msg.qos, getmetatable(msg)
 	local is_over = mt ~= self._session_mt and packet.is_session_mt(mt)
 	if not self.connection then
@@ -1116,7 +1171,7 @@ function Client:disconnect(rc, properties, user_properties)
 	if bridge.hand_over(self, Client.disconnect, rc, properties, user_properties) then
 		return true
 	elseif self._opening then
-		self:close_connection()
+		self:close_connection(CLOSED_BY_CLIENT)
 	end
 	local conn = self.connection
 	drain(self)
@@ -1126,6 +1181,9 @@ function Client:disconnect(rc, properties, user_properties)
 	local ok
 	ok, err = request(self, nil, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
 	if not ok then
+		if not self.connection then
+			tell_waiting(self, CLOSED_BY_CLIENT)
+		end
 		return false, err
 	end
 	if not self._token then
@@ -1199,7 +1257,7 @@ local function begin_open(self)
 	local conn = next_connection(self)
 	local target = native_target(self, conn)
 	log:info("[LuaMQTT] client '%s' connecting to %s", self.opts.id, place(conn))
-	self._last_attempt = core.now()
+	self._brokers.last_attempt = core.now()
 	self._opening = conn
 	self._link:open(target, self.opts.connect_timeout or CONNECT_TIMEOUT)
 end
@@ -1207,9 +1265,9 @@ end
 -- The connection is open: what is left of the time for connecting is for the CONNACK.
 local function leave_rest_to_connack(self)
 	local whole = self.opts.connect_timeout or CONNECT_TIMEOUT
-	local rest = math_max(self._last_attempt + whole - core.now(), whole * CONNACK_PART)
+	local rest = math_max(self._brokers.last_attempt + whole - core.now(), whole * CONNACK_PART)
 	-- In milliseconds: an error message will show it.
-	self._connack_timeout = math_ceil(rest * 1000) / 1000
+	self.connection.connack_timeout = math_ceil(rest * 1000) / 1000
 end
 
 -- The native connection is open.
@@ -1227,6 +1285,7 @@ local function open_failed(self, reason)
 	local message = "failed to open network connection: " .. reason
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	self:handle("error", message, self)
+	tell_waiting(self, message)
 	return message
 end
 
@@ -1236,7 +1295,7 @@ end
 -- @return true on success or false and error message on failure
 function Client:start_connecting()
 	local ok, err = self:open_connection()
-	if ok and not self._connect_sent then
+	if ok and not (self.connection and self.connection.connect_sent) then
 		ok, err = self:send_connect()
 	end
 	if not ok then
@@ -1278,7 +1337,7 @@ function Client:open_connection()
 	if self.connection then
 		return true
 	elseif not self._token then
-		self._last_attempt = core.now()
+		self._brokers.last_attempt = core.now()
 		local ok, err = bridge.open(self, next_connection(self), open_failed)
 		if ok then
 			leave_rest_to_connack(self)
@@ -1322,10 +1381,10 @@ end
 --- Send CONNECT packet into opened network connection
 -- @return true on success or false and error message on failure
 function Client:send_connect()
-	if not self.connection then
+	local conn, opts = self.connection, self.opts
+	if not conn then
 		return false, NOT_OPENED
 	end
-	local opts = self.opts
 	log:info("[LuaMQTT] client '%s' sending CONNECT (user '%s')", opts.id, opts.username or "not specified")
 	local ok, err = configure(self)
 	if ok and opts.clean and not keeps_exchanges(opts) then
@@ -1354,7 +1413,7 @@ function Client:send_connect()
 	if not ok then
 		return false, err
 	end
-	self._connect_sent = true
+	conn.connect_sent = true
 	return true
 end
 
@@ -1387,8 +1446,17 @@ local function connack_received(self, connack)
 		-- The broker may want another keep alive.
 		self._check_soon()
 	end
+	if self._subscriptions then
+		self:_renew_subscriptions(connack)
+		if self.connection ~= conn then
+			return false, NOT_OPENED
+		end
+	end
 	self:handle("connect", connack, self)
 	self.first_connect = false
+	if self._waits then
+		self:_end_waits("connect", connack)
+	end
 	return true
 end
 
@@ -1446,7 +1514,7 @@ end
 -- A message that had to wait will not be sent: the broker does not take it, as the message says. Its callback is not
 -- called.
 local function dropped(self, packet_id, message)
-	self._callbacks[packet_id] = nil
+	self:_forget_request(packet_id, message)
 	message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	self:handle("error", message, self)
@@ -1459,7 +1527,7 @@ local function to_message(self, kind, a, b, c, d, e, f, g, h)
 		message = setmetatable(shape_publish[self._version](kind, a, b, c, d, e, f, g, h), self._session_mt)
 	end
 	if self.opts.auto_ack and message.qos ~= 0 then
-		self._unacknowledged[message] = true
+		unacknowledged[message] = true
 	end
 	return message
 end
@@ -1527,19 +1595,22 @@ local function implicit_connect(self)
 		error(bad, 0)
 	end
 	local now = core.now()
-	local due = self._last_attempt and reconnect and self._last_attempt + self._brokers:delay(reconnect) or now
+	local last = self._brokers.last_attempt
+	local due = last and reconnect and last + self._brokers:delay(reconnect) or now
 	if due > now then
-		if self._wake_at ~= due then
+		local at = math_min(due, self._next_timeout or due)
+		local left = math_max(at - now, 0)
+		if self._wake_at ~= at then
 			-- Whoever waits for the link is woken when it is time.
-			self._wake_at = due
-			self._link:wake_after(due - now)
+			self._wake_at = at
+			self._link:wake_after(left)
 		end
-		return due - now
+		return left
 	elseif self._token then
 		begin_open(self)
 		return -1
 	end
-	self._last_attempt = now
+	self._brokers.last_attempt = now
 	local ok, err = self:start_connecting()
 	if ok then
 		return 0
@@ -1574,14 +1645,17 @@ function Client:check_keep_alive()
 	local err, soon
 	if not (self._token or bridge.hand_over(self, Client.check_keep_alive)) then
 		err, soon = bridge.check_keep_alive(self, handle_event)
+		if self._next_timeout then
+			self:_check_waits()
+		end
 	end
-	return soon or self._link:deadline() or interval, err
+	return self:_at_most(soon or self._link:deadline() or interval), err
 end
 
 -- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
 -- If that fails, the broker sends it once more.
 local function acknowledge_handled(self, pck)
-	if not self._unacknowledged[pck] then
+	if not unacknowledged[pck] then
 		return
 	end
 	local ok, err = self:acknowledge(pck)
@@ -1594,15 +1668,15 @@ end
 local function finish_step(self, kind, a, b, c, d, e, f, g, h, i)
 	local link = self._link
 	while not kind or kind == "woken" do
-		if not kind then
-			if not (self.connection or self._opening) then
-				local wait, err = implicit_connect(self)
-				if wait ~= -1 then
-					return wait, err
-				end
-			elseif not host.wait(link) then
-				return -1
+		if kind then
+			self:_woken()
+		elseif not (self.connection or self._opening) then
+			local wait, err = implicit_connect(self)
+			if wait ~= -1 then
+				return wait, err
 			end
+		elseif not host.wait(link) then
+			return -1
 		end
 		kind, a, b, c, d, e, f, g, h, i = core_step(self._handle, self._session_mt)
 	end
@@ -1637,6 +1711,9 @@ function Client:step()
 		self:close_connection(reason)
 		return gone(self, reason)
 	elseif not self._token then
+		if self._next_timeout then
+			self:_check_waits()
+		end
 		return bridge.step(self, implicit_connect, handle_event)
 	end
 	return finish_step(self, core_step(self._handle, self._session_mt))
@@ -1684,6 +1761,9 @@ function Client:_serve(most)
 				handler(message, self)
 				n = n + 1
 				handler = handlers[n]
+			end
+			if self._topics then
+				self:_handle_topics(message)
 			end
 			if auto_ack then
 				acknowledge_handled(self, message)
@@ -1787,8 +1867,8 @@ function Client:_sync_iteration()
 	self:_wait(IDLE_WAIT)
 	local conn = not self._token and self.connection
 	if conn then
-		-- For connectors that can wait: until keep alive wants something.
-		conn.receive_timeout = self._link:deadline() or false
+		-- For connectors that can wait: until keep alive wants something, or the program has waited long enough.
+		conn.receive_timeout = self:_at_most(self._link:deadline()) or false
 	end
 	local wait, err = self:step()
 	if conn then
@@ -1859,6 +1939,9 @@ function Client:handle_received_packet(pck)
 				i = i + 1
 			end
 		end
+		if self._topics then
+			self:_handle_topics(pck)
+		end
 		acknowledge_handled(self, pck)
 	elseif ptype == packet_type.CONNACK then
 		return connack_received(self, pck)
@@ -1874,6 +1957,13 @@ function Client:handle_received_packet(pck)
 		end
 	end
 	return true
+end
+
+-- The methods that are in files of their own.
+for _, name in ipairs({ "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers" }) do
+	for key, method in pairs(require(name)) do
+		Client[key] = method
+	end
 end
 
 --- Exported functions

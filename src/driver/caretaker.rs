@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::thread::{Builder, JoinHandle, Thread, park, park_timeout};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ const DRIVING: u8 = 2;
 #[derive(Default)]
 pub(super) struct Caretaker {
     /// Counts Lua's coming and going: odd while it drives.
-    visits: AtomicU64,
+    visits: AtomicUsize,
     mode: AtomicU8,
     stopping: AtomicBool,
     /// Makes a driving caretaker look up: Lua wants the wheel, or a transport became dirty.
@@ -94,7 +94,7 @@ impl Caretaker {
     }
 
     /// The visit count, if Lua is away, a task is alive and nobody asked the caretaker to stop.
-    fn needed(&self, hub: &Hub) -> Option<u64> {
+    fn needed(&self, hub: &Hub) -> Option<usize> {
         let visits = self.visits.load(SeqCst);
         (visits.is_multiple_of(2) && hub.has_tasks() && !self.stopping.load(SeqCst))
             .then_some(visits)

@@ -6,15 +6,19 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
+use super::alarms::Alarms;
 use super::caretaker::Caretaker;
 use super::transport::Transport;
+use super::turns::Turns;
 use super::{CLOSING, forks, lock};
 
 pub(super) struct Hub {
     /// Held by whoever drives the runtime.
     pub(super) wheel: Mutex<()>,
     pub(super) caretaker: Caretaker,
-    /// Wakes the Lua thread: a link became ready, or a closing connection has written everything.
+    pub(super) alarms: Alarms,
+    pub(super) turns: Turns,
+    /// Wakes the Lua thread: a link became ready, a closing connection has written everything, or the thread has slept.
     pub(super) news: Notify,
     /// Links that have something for Lua, as far as nobody has asked for them.
     ready: Mutex<Ready>,
@@ -26,7 +30,7 @@ pub(super) struct Hub {
     closing: AtomicUsize,
     next_token: AtomicU32,
     /// How often the process had been forked when this was made.
-    forks: u64,
+    forks: usize,
 }
 
 impl Hub {
@@ -34,6 +38,8 @@ impl Hub {
         Hub {
             wheel: Mutex::default(),
             caretaker: Caretaker::default(),
+            alarms: Alarms::default(),
+            turns: Turns::default(),
             news: Notify::new(),
             ready: Mutex::default(),
             dirty: Mutex::default(),

@@ -83,14 +83,7 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         lua.create_function(move |_, _: MultiValue| Ok(driver(&of_next)?.next_ready()))?,
     )?;
 
-    // wait(seconds): drives the runtime until a link has something, for a second at most; 0 for a single turn.
-    core.set(
-        "wait",
-        lua.create_function(move |_, seconds: f64| {
-            driver(&shared)?.wait(duration(seconds));
-            Ok(())
-        })?,
-    )?;
+    core.set("wait", create_raw_function(lua, Wait(shared), ())?)?;
 
     // now(): seconds of a clock that is never set.
     let start = Instant::now();
@@ -147,6 +140,31 @@ fn driver(shared: &SharedDriver) -> mlua::Result<Rc<Driver>> {
 /// Seconds from Lua: negative ones and NaN are 0, and there is a longest time.
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).map_or(LONGEST, |time| time.min(LONGEST))
+}
+
+/// `wait(seconds)`: drives the runtime until a link has something, for so long at most; 0 for a single turn. Returns true,
+/// or nil and an error. Comes back earlier when a signal handler wants to be heard.
+struct Wait(SharedDriver);
+
+impl RawFunction for Wait {
+    type Output = Result<(), String>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let Scalar::Number(seconds) = arguments.argument(1) else {
+            return Err("expecting a number of seconds".into());
+        };
+        let driver = driver(&self.0).map_err(|error| error.to_string())?;
+        let timeout = (seconds < f64::INFINITY).then(|| duration(seconds));
+        driver.wait(timeout, arguments.hook_is_set());
+        Ok(())
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        match output {
+            Ok(()) => results.push_boolean(true),
+            Err(message) => push_failure(message, results),
+        }
+    }
 }
 
 /// A link, as Lua holds it. When Lua collects it, the connection is dropped without a DISCONNECT, so that the server
@@ -632,6 +650,14 @@ impl UserData for LuaLink {
         methods.add_method("wake_after", |_, this, seconds: f64| {
             if !this.link.is_stale() {
                 this.link.wake_after(&this.driver, duration(seconds));
+            }
+            Ok(())
+        });
+
+        // wake(): "woken" follows at once.
+        methods.add_method("wake", |_, this, ()| {
+            if !this.link.is_stale() {
+                this.link.wake();
             }
             Ok(())
         });

@@ -171,6 +171,23 @@ impl Stack {
         }
     }
 
+    /// Says, when asked later, whether the debug hook has been set since. A signal handler must not call Lua: with a hook
+    /// it has Lua do something soon, as that of the stand-alone interpreter does at Ctrl-C.
+    pub(crate) fn hook_is_set(&self) -> impl Fn() -> bool {
+        let hook = || {
+            // SAFETY: only reads. Handlers run in this thread, or write no more than a pointer and two numbers.
+            unsafe {
+                (
+                    ffi::lua_gethook(self.state).map(|hook| hook as usize),
+                    ffi::lua_gethookmask(self.state),
+                    ffi::lua_gethookcount(self.state),
+                )
+            }
+        };
+        let before = hook();
+        move || hook() != before
+    }
+
     /// An argument that `create_object` has made of a value.
     pub(crate) fn object<T: 'static>(&self, index: c_int) -> Option<&T> {
         // SAFETY: the size is looked at first. What has the size and the type's identifier in its first bytes is one of
@@ -258,6 +275,11 @@ impl Stack {
                 Err(_) => ffi::lua_pushnumber(self.state, value.into()),
             }
         }
+    }
+
+    pub(crate) fn push_number(&self, value: f64) {
+        // SAFETY: there is room.
+        unsafe { ffi::lua_pushnumber(self.state, value) }
     }
 
     pub(crate) fn push_bytes(&self, bytes: &[u8]) {

@@ -19,6 +19,7 @@ use bytes::BytesMut;
 use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
 mod aliases;
+mod filters;
 mod id_map;
 mod limits;
 mod outgoing;
@@ -28,6 +29,7 @@ mod send;
 mod subscriptions;
 mod timers;
 
+pub use filters::{Filters, Matches};
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::RequestError;
 
@@ -360,6 +362,10 @@ impl Session {
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
         }
+        if matches!(event, Event::Packet(Packet::Connack(_))) {
+            // Connecting needed more than what follows may need for long.
+            self.shrink();
+        }
         Some(event)
     }
 
@@ -513,7 +519,7 @@ impl Session {
         self.deliver(Event::Failed { message });
     }
 
-    /// Gives back what a burst needed; called when nothing was sent for a while.
+    /// Gives back what a burst needed; called when nothing was sent for a while, and after connecting.
     fn shrink(&mut self) {
         if self.events.is_empty() {
             self.events = VecDeque::new();
