@@ -736,7 +736,7 @@ local function close(self, reason, flush)
 	if conn or self._opening then
 		self._brokers:ended()
 	end
-	self.connection = nil
+	self.connection, self._direct = nil, nil
 	self._opening = nil
 	self._has_moved = true
 	self._closing, self._closer = nil, nil
@@ -955,6 +955,7 @@ end
 local function is_stuck(self)
 	if self._link:outgoing_bytes() < self._stuck or not self._link:is_full() then
 		self._stuck = nil
+		self._direct = self._token and self.connection and self._handle
 	end
 	return self._stuck ~= nil
 end
@@ -1003,9 +1004,9 @@ end
 -- with the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
 -- @return true or packet id on success or false and error message on failure
 function Client:publish(opts)
-	local is_native = self._token and self.connection and not self._stuck
-	if is_native and BUILDS_MESSAGES then
-		local packet_id, time, full, dropped, callback = core_publish_table(self._handle, opts)
+	local direct = self._direct
+	if direct and BUILDS_MESSAGES then
+		local packet_id, time, full, dropped, callback = core_publish_table(direct, opts)
 		if packet_id then
 			self.send_time = time
 			if full or dropped or callback then
@@ -1055,7 +1056,7 @@ function Client:publish(opts)
 	end
 	-- Before anything that yields: the answer may come meanwhile.
 	await_answer(self, packet_id, callback, dropped)
-	if is_native then
+	if direct then
 		self.send_time = time
 	elseif self.connection then
 		local ok, err = sent(self, "PUBLISH")
@@ -1076,13 +1077,12 @@ end
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for PUBACK/PUBREC packets
 -- @return true on success or false and error message on failure
 function Client:acknowledge(msg, rc, properties, user_properties)
-	if rc == nil and properties == nil and user_properties == nil and self._token and self.connection then
-		local time = core_acknowledge_message(self._handle, msg, self._session_mt)
+	local direct = self._direct
+	if direct and rc == nil and properties == nil and user_properties == nil then
+		local time = core_acknowledge_message(direct, msg, self._session_mt)
 		if time then
 			self.send_time = time
-			if self.opts.auto_ack then
-				unacknowledged[msg] = nil
-			end
+			unacknowledged[msg] = nil
 			return true
 		end
 	end
@@ -1273,6 +1273,8 @@ end
 -- The native connection is open.
 local function opened(self)
 	self.connection, self._opening = self._opening, nil
+	-- What stands for the link, while the native connection takes what is sent.
+	self._direct, self._stuck = self._token and self._handle, nil
 	leave_rest_to_connack(self)
 end
 
@@ -1911,7 +1913,7 @@ function Client:_wait_for_room()
 			least, deadline = bytes, now + SEND_TIMEOUT
 		end
 		if now >= deadline then
-			self._stuck = bytes
+			self._stuck, self._direct = bytes, nil
 			return false
 		elseif not wait_in(self, "wait_for_room", deadline - now) then
 			return false
