@@ -1962,7 +1962,7 @@ function Client:handle_received_packet(pck)
 end
 
 -- The methods that are in files of their own.
-for _, name in ipairs({ "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers" }) do
+for _, name in ipairs({ "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers", "mqtt.request" }) do
 	for key, method in pairs(require(name)) do
 		Client[key] = method
 	end
