@@ -10,8 +10,9 @@ local log = require("mqtt.log")
 
 local math_huge, math_max, math_min = math.huge, math.max, math.min
 
--- How many packets of one client are handled before the others have their turn.
+-- How many packets of one client are handled before the others have their turn, and if there are none.
 local PACKETS_PER_TURN = 64
+local PACKETS_ALONE = 16384
 
 -- Which loop a link's token belongs to, and to which client there: the driver names ready links by token.
 local owners = setmetatable({}, { __mode = "v" })
@@ -163,7 +164,8 @@ local function serve_ready(self)
 	local ready = self._ready
 	for _ = self._first, self._last do
 		local client = ready[self._first]
-		if self.clients[client] and step(self, client, PACKETS_PER_TURN) == 0 then
+		local most = self.clients[2] and PACKETS_PER_TURN or PACKETS_ALONE
+		if self.clients[client] and step(self, client, most) == 0 then
 			add_ready(self, client)
 		end
 		ready[self._first] = nil
