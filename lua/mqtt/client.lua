@@ -332,9 +332,12 @@ local function check_connector(self, conn)
 	end
 end
 
--- The broker that a connection goes to, in words.
+-- The broker that a connection goes to, in three parts: nothing is put together that perhaps nobody reads.
 local function place(conn)
-	return conn.port and str_format("%s:%d", conn.host, conn.port) or conn.path
+	if conn.port then
+		return conn.host, ":", conn.port
+	end
+	return conn.path, "", ""
 end
 
 -- Whether what was interrupted by the end of a connection is taken up on the next one.
@@ -1256,7 +1259,7 @@ end
 local function begin_open(self)
 	local conn = next_connection(self)
 	local target = native_target(self, conn)
-	log:info("[LuaMQTT] client '%s' connecting to %s", self.opts.id, place(conn))
+	log:info("[LuaMQTT] client '%s' connecting to %s%s%s", self.opts.id, place(conn))
 	self._brokers.last_attempt = core.now()
 	self._opening = conn
 	self._link:open(target, self.opts.connect_timeout or CONNECT_TIMEOUT)
@@ -1440,7 +1443,7 @@ local function connack_received(self, connack)
 		fail(self, err, "connection failed", connack)
 		return false, err
 	end
-	log:info("[LuaMQTT] client '%s' connected successfully to '%s'", opts.id, place(conn))
+	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
 	end
