@@ -736,8 +736,9 @@ local function close(self, reason, flush)
 	if conn or self._opening then
 		self._brokers:ended()
 	end
-	self.connection = nil
+	self.connection, self._direct = nil, nil
 	self._opening = nil
+	self._has_moved = true
 	self._closing, self._closer = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
@@ -954,6 +955,7 @@ end
 local function is_stuck(self)
 	if self._link:outgoing_bytes() < self._stuck or not self._link:is_full() then
 		self._stuck = nil
+		self._direct = self._token and self.connection and self._handle
 	end
 	return self._stuck ~= nil
 end
@@ -1002,9 +1004,9 @@ end
 -- with the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
 -- @return true or packet id on success or false and error message on failure
 function Client:publish(opts)
-	local is_native = self._token and self.connection and not self._stuck
-	if is_native and BUILDS_MESSAGES then
-		local packet_id, time, full, dropped, callback = core_publish_table(self._handle, opts)
+	local direct = self._direct
+	if direct and BUILDS_MESSAGES then
+		local packet_id, time, full, dropped, callback = core_publish_table(direct, opts)
 		if packet_id then
 			self.send_time = time
 			if full or dropped or callback then
@@ -1054,7 +1056,7 @@ function Client:publish(opts)
 	end
 	-- Before anything that yields: the answer may come meanwhile.
 	await_answer(self, packet_id, callback, dropped)
-	if is_native then
+	if direct then
 		self.send_time = time
 	elseif self.connection then
 		local ok, err = sent(self, "PUBLISH")
@@ -1075,13 +1077,12 @@ end
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for PUBACK/PUBREC packets
 -- @return true on success or false and error message on failure
 function Client:acknowledge(msg, rc, properties, user_properties)
-	if rc == nil and properties == nil and user_properties == nil and self._token and self.connection then
-		local time = core_acknowledge_message(self._handle, msg, self._session_mt)
+	local direct = self._direct
+	if direct and rc == nil and properties == nil and user_properties == nil then
+		local time = core_acknowledge_message(direct, msg, self._session_mt)
 		if time then
 			self.send_time = time
-			if self.opts.auto_ack then
-				unacknowledged[msg] = nil
-			end
+			unacknowledged[msg] = nil
 			return true
 		end
 	end
@@ -1272,6 +1273,8 @@ end
 -- The native connection is open.
 local function opened(self)
 	self.connection, self._opening = self._opening, nil
+	-- What stands for the link, while the native connection takes what is sent.
+	self._direct, self._stuck = self._token and self._handle, nil
 	leave_rest_to_connack(self)
 end
 
@@ -1740,11 +1743,11 @@ end
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
 -- in its loop. Returns what the last one returned.
 function Client:_serve(most)
-	local conn, loop = self.connection, self.ioloop
-	if not (conn and self._token) or self._closing or host.in_copas()
+	if not (self.connection and self._token) or self._closing or host.in_copas()
 		or self.handle ~= Client.handle or self.handle_received_packet ~= Client.handle_received_packet then
 		return self:step()
 	end
+	self._has_moved = nil
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
 	for _ = 1, most do
@@ -1776,7 +1779,7 @@ function Client:_serve(most)
 			end
 			session_mt = self._session_mt
 		end
-		if self.connection ~= conn or self.ioloop ~= loop then
+		if self._has_moved then
 			break
 		end
 	end
@@ -1844,6 +1847,7 @@ end
 -- Remembers the loop that the client was added to (luamqtt 3.x).
 function Client:set_ioloop(loop)
 	self.ioloop = loop
+	self._has_moved = true
 end
 
 -- One step of a loop (luamqtt 3.x); without a loop it waits for something to do. Returns true, or false and an error
@@ -1909,7 +1913,7 @@ function Client:_wait_for_room()
 			least, deadline = bytes, now + SEND_TIMEOUT
 		end
 		if now >= deadline then
-			self._stuck = bytes
+			self._stuck, self._direct = bytes, nil
 			return false
 		elseif not wait_in(self, "wait_for_room", deadline - now) then
 			return false
