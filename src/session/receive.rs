@@ -335,7 +335,8 @@ impl Session {
             }
         } else {
             if phase.is_some() {
-                self.outgoing.released(id);
+                let counts = self.version == Version::V50;
+                self.outgoing.released(id, counts);
             }
             self.answer(PacketType::Pubrel, id, phase.is_some());
         }
