@@ -34,8 +34,9 @@ local Brokers = {
 	-- The one that is being tried or has accepted, and whether it has accepted.
 	_current = nil,
 	_accepted = false,
-	-- The time of the last attempt, which the client notes.
+	-- What the client notes here, being larger itself: the time of the last attempt, and what tells of its collection.
 	last_attempt = nil,
+	guard = nil,
 }
 Brokers.__index = Brokers
 

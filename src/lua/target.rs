@@ -1,6 +1,6 @@
 //! Where a client connects to: the options about the way there, made into those of `net`.
 
-use mlua::{Lua, LuaString, Table, UserDataRef, Value};
+use mlua::{Lua, LuaString, Table, Value};
 
 use crate::net::{Proxy, Scheme, Target, TlsConfig, WebSocketConfig};
 
@@ -72,7 +72,7 @@ fn words(error: impl ToString) -> String {
 #[cfg(feature = "tls")]
 fn tls(settings: &Value) -> Result<TlsConfig, String> {
     let settings = settings.as_userdata().ok_or("expecting TLS settings")?;
-    let tls: UserDataRef<super::tls::LuaTls> = settings.borrow().map_err(words)?;
+    let tls: mlua::UserDataRef<super::tls::LuaTls> = settings.borrow().map_err(words)?;
     Ok(tls.0.clone())
 }
 
