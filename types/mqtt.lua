@@ -8,6 +8,7 @@
 ---@field v311 4 MQTT 3.1.1, for the option `version`
 ---@field v50 5 MQTT 5.0, for the option `version`
 ---@field _VERSION string version of the luamqtt API that this library reproduces
+---@field log mqtt.Log where the library logs to
 local mqtt = {}
 
 --- The options of a client.
@@ -451,6 +452,18 @@ function Ioloop:iteration() end
 
 --- Runs until everything added has ended or been removed.
 function Ioloop:run_until_clients() end
+
+-- Logging ------------------------------------------------------------------------------------------------------------
+
+---@class mqtt.Logger
+---@field debug? fun(self: mqtt.Logger, text: string, ...: any)
+---@field info? fun(self: mqtt.Logger, text: string, ...: any)
+---@field warn? fun(self: mqtt.Logger, text: string, ...: any)
+---@field error? fun(self: mqtt.Logger, text: string, ...: any)
+
+--- Where the library logs to.
+---@class mqtt.Log
+---@field set fun(logger?: mqtt.Logger) sends everything to a logger from now on
 
 -- The module ---------------------------------------------------------------------------------------------------------
 

@@ -327,9 +327,12 @@ local function check_connector(self, conn)
 	end
 end
 
--- The broker that a connection goes to, in words.
+-- The broker that a connection goes to, in three parts: nothing is put together that perhaps nobody reads.
 local function place(conn)
-	return conn.port and str_format("%s:%d", conn.host, conn.port) or conn.path
+	if conn.port then
+		return conn.host, ":", conn.port
+	end
+	return conn.path, "", ""
 end
 
 -- Whether what was interrupted by the end of a connection is taken up on the next one.
@@ -1259,7 +1262,7 @@ local function begin_open(self)
 	if not ok then
 		error(err, 0)
 	end
-	log:info("[LuaMQTT] client '%s' connecting to %s", self.opts.id, place(conn))
+	log:info("[LuaMQTT] client '%s' connecting to %s%s%s", self.opts.id, place(conn))
 	self._brokers.last_attempt = core.now()
 	self._opening = conn
 end
@@ -1442,7 +1445,7 @@ local function connack_received(self, connack)
 		fail(self, err, "connection failed", connack)
 		return false, err
 	end
-	log:info("[LuaMQTT] client '%s' connected successfully to '%s'", opts.id, place(conn))
+	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
 	end
