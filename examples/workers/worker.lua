@@ -1,6 +1,6 @@
 -- A worker, one of as many as the work needs: each job goes to one of those that share the subscription.
--- main.lua starts some; the first argument is the worker's name. The brokers are MQTT_URIS in the environment, with blanks
--- between them, or MQTT_URI.
+-- main.lua starts some; the first argument is the worker's name. The brokers are MQTT_URIS in the environment, with
+-- blanks between them, or MQTT_URI.
 
 local mqtt = require("mqtt")
 
