@@ -67,7 +67,7 @@ demo: ## installs what is missing, builds, and runs examples/simple.lua against 
 
 .PHONY: test
 test: ## installs what is missing, builds for all Lua versions, runs every test
-	@$(SETUP) build broker test openresty cluster rock $(LUAS:%=lua-%)
+	@$(SETUP) build broker test openresty browser cluster rock $(LUAS:%=lua-%)
 	@scripts/test $(LUAS)
 
 .PHONY: lint

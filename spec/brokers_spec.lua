@@ -625,7 +625,7 @@ for way, load in pairs(ways) do
 			local waits = {}
 			for i = 1, 8 do
 				local events = record(subject, { "error" })
-				subject.first_connect, subject._last_attempt = true, nil
+				subject.first_connect, subject._brokers.last_attempt = true, nil
 				run(subject, function()
 					return events[1]
 				end)
@@ -821,7 +821,7 @@ for way, load in pairs(ways) do
 				local ok, err = subject:open_connection()
 				core.now = now
 				assert(ok, err)
-				return subject._connack_timeout
+				return subject.connection.connack_timeout
 			end
 			assert.equal(5, rest(5, 0))
 			local left = rest(5, 1)

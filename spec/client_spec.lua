@@ -705,6 +705,17 @@ for version_name, version in pairs(VERSIONS) do
 				harness.flush(subject)
 			end)
 
+			it("takes what a table of options inherits", function()
+				local answered
+				local defaults = { topic = topic, qos = 1, callback = function(ack)
+					answered = ack.packet_id
+				end }
+				assert.equal(1, subject:publish(setmetatable({ payload = "own" }, { __index = defaults })))
+				serve({ subject }, function()
+					return answered == 1
+				end)
+			end)
+
 			it("remembers when something was sent", function()
 				assert.is_true(os.time() - subject.send_time <= 1)
 				subject.send_time = 0

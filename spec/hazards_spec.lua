@@ -143,6 +143,20 @@ describe("a program with a connected client", function()
 		end
 	end
 
+	it("ends at once when it is interrupted while it waits", function()
+		local before = harness.now()
+		local output, status = run_child([[
+			-- The shell's parent is this process; by then it waits.
+			local client = connected({})
+			io.popen("(sleep 0.2; kill -INT $PPID) >/dev/null 2>&1 &"):close()
+			mqtt.run_ioloop(client)
+		]])
+		assert.matches("interrupted!", output, 1, true)
+		assert.equal(1, status)
+		-- Without more than the signal it would wait for much longer.
+		assert.is_true(harness.now() - before < 5)
+	end)
+
 	it("loses nothing of a burst that is larger than every buffer", function()
 		local observer, topic = harness.connect(harness.client()), harness.topic()
 		harness.subscribe(observer, { topic = topic, qos = 0 })

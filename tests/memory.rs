@@ -1,11 +1,16 @@
-//! What a hostile server can make the session allocate: as much as it sends, never as much as it announces. Measured with
-//! an allocator that counts.
+//! What a hostile server can make the session allocate: as much as it sends, never as much as it announces; and what a
+//! client takes that does nothing. Measured with an allocator that counts.
 
-use std::sync::{Mutex, MutexGuard};
-use std::time::Instant;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use mqtt_core::codec::*;
+use mqtt_core::driver::{Driver, Link, LinkEvent};
+use mqtt_core::net::Target;
 use mqtt_core::session::{Event, Session, Settings, State};
 use peak_alloc::PeakAlloc;
 
@@ -38,21 +43,23 @@ fn receive(session: &mut Session, bytes: &[u8]) {
     session.receive(&mut buffer, Instant::now());
 }
 
+fn connect(version: Version) -> Connect {
+    Connect {
+        version,
+        clean: true,
+        keep_alive: 60,
+        client_id: Str::from_static("client"),
+        username: None,
+        password: None,
+        will: None,
+        properties: Properties::new(),
+    }
+}
+
 fn connected(version: Version) -> Session {
     let mut session = Session::new(version, Settings::default());
     session.open(Instant::now());
-    session
-        .connect(&Connect {
-            version,
-            clean: true,
-            keep_alive: 60,
-            client_id: Str::from_static("client"),
-            username: None,
-            password: None,
-            will: None,
-            properties: Properties::new(),
-        })
-        .unwrap();
+    session.connect(&connect(version)).unwrap();
     receive(
         &mut session,
         match version {
@@ -193,4 +200,56 @@ fn properties_cost_a_fixed_multiple_of_their_bytes() {
         assert_eq!(publish.properties.len(), 65_535);
         assert!(used < 64 * bytes.len(), "{used}");
     }
+}
+
+#[test]
+fn an_idle_connection_takes_little() {
+    const LINKS: usize = 200;
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let _alone = alone();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = thread::spawn(move || {
+        let mut streams = Vec::with_capacity(LINKS);
+        for _ in 0..LINKS {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut packet = [0; 20];
+            stream.read_exact(&mut packet).unwrap();
+            stream.write_all(&[0x20, 2, 0, 0]).unwrap();
+            streams.push(stream);
+        }
+        streams
+    });
+    let driver = Driver::new(|| {}).unwrap();
+    let links: Vec<Arc<Link>> = (0..LINKS)
+        .map(|_| Link::new(&driver, Session::new(Version::V311, Settings::default())))
+        .collect();
+    let target = Target::tcp("127.0.0.1", port);
+    let before = MEMORY.current_usage();
+    for link in &links {
+        link.open(&driver, target.clone(), PATIENCE);
+    }
+    let mut connected = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while connected < LINKS {
+        assert!(Instant::now() < deadline);
+        driver.wait(Some(PATIENCE), || false);
+        while let Some(token) = driver.next_ready() {
+            let link = links.iter().find(|link| link.token() == token).unwrap();
+            while let Some(event) = link.next_event() {
+                match event {
+                    LinkEvent::Opened => link
+                        .with_session(|session| session.connect(&connect(Version::V311)))
+                        .unwrap(),
+                    LinkEvent::Packet(Packet::Connack(_)) => connected += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    let streams = server.join().unwrap();
+    let each = (MEMORY.current_usage() - before) / LINKS;
+    let whole = each + size_of::<Link>();
+    assert!(whole < 2 * KIB + KIB / 4, "{each} besides the link");
+    drop(streams);
 }

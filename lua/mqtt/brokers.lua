@@ -18,7 +18,25 @@ local REFERENCES = 8
 
 -- A broker is a table: its `uri`; either its `position` in the list, or `host` and perhaps `port` if another one, whose
 -- uri that is, has referred to it.
-local Brokers = {}
+local Brokers = {
+	-- How many passes in a row have failed, and the random number for the delay after the last one.
+	_failures = 0,
+	_chance = 0,
+	-- The position in the list of the broker that has accepted last, with which a pass begins.
+	_first = 1,
+	-- Brokers that another one has referred to, if any, and whether for ever: they come before those of the list.
+	_references = nil,
+	_moved = false,
+	-- Those that are still to be tried in this pass; nil before the next pass.
+	_queue = nil,
+	-- Whether the next one is to be tried without delay.
+	_at_once = false,
+	-- The one that is being tried or has accepted, and whether it has accepted.
+	_current = nil,
+	_accepted = false,
+	-- The time of the last attempt, which the client notes.
+	last_attempt = nil,
+}
 Brokers.__index = Brokers
 
 local brokers = {}
@@ -27,24 +45,7 @@ local brokers = {}
 -- @tparam function random returns a number of at least 0 and less than 1
 -- @treturn Brokers the state
 function brokers.new(random)
-	return setmetatable({
-		_random = random,
-		-- How many passes in a row have failed, and the random number for the delay after the last one.
-		_failures = 0,
-		_chance = 0,
-		-- The position in the list of the broker that has accepted last, with which a pass begins.
-		_first = 1,
-		-- Brokers that another one has referred to, and whether for ever: they come before those of the list.
-		_references = {},
-		_moved = false,
-		-- Those that are still to be tried in this pass; nil before the next pass.
-		_queue = nil,
-		-- Whether the next one is to be tried without delay.
-		_at_once = false,
-		-- The one that is being tried or has accepted, and whether it has accepted.
-		_current = nil,
-		_accepted = false,
-	}, Brokers)
+	return setmetatable({ _random = random }, Brokers)
 end
 
 local function is_seconds(value)
@@ -96,7 +97,7 @@ end
 -- The brokers of a pass, in turn.
 local function queue(self, uris)
 	local list = {}
-	for _, reference in ipairs(self._references) do
+	for _, reference in ipairs(self._references or {}) do
 		list[#list + 1] = reference
 	end
 	for i = 0, #uris - 1 do
@@ -112,9 +113,11 @@ end
 -- @treturn string the host that was referred to, or nil
 -- @treturn number the port that was given with the host, or nil
 function Brokers:next(uris)
-	if uris ~= self._uris then
+	if self._uris == nil then
 		self._uris = uris
-		self._failures, self._first, self._references, self._moved, self._queue = 0, 1, {}, false, nil
+	elseif uris ~= self._uris then
+		self._uris = uris
+		self._failures, self._first, self._references, self._moved, self._queue = 0, 1, nil, false, nil
 	end
 	self._queue = self._queue or queue(self, type(uris) == "table" and uris or { uris })
 	local current = self._queue[1]
@@ -126,8 +129,12 @@ end
 function Brokers:succeeded()
 	local current = self._current
 	self._accepted, self._failures, self._at_once = current ~= nil, 0, false
+	if current then
+		-- Of this pass nobody else is tried.
+		self._queue = nil
+	end
 	if current and current.position then
-		self._first, self._references = current.position, {}
+		self._first, self._references = current.position, nil
 	end
 end
 

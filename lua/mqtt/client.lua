@@ -19,11 +19,12 @@ local os_time = os.time
 local str_format = string.format
 
 -- What is done for each message does not go through the link's methods.
-local core_step, core_publish, core_acknowledge = core.step, core.publish, core.acknowledge
+local core_step, core_publish, core_publish_table = core.step, core.publish, core.publish_table
+local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local BUILDS_MESSAGES = core.builds_messages
-local shape, shape_publish = packet.shape, packet.shape_publish
+local shape, shape_publish, shape_ack = packet.shape, packet.shape_publish, packet.shape_ack
 local packet_type = packet.types
-local PUBLISH = packet_type.PUBLISH
+local PUBLISH, PUBACK, PUBREC = packet_type.PUBLISH, packet_type.PUBACK, packet_type.PUBREC
 
 local NOT_OPENED = "network connection is not opened"
 local CLOSED_BY_CLIENT = "connection closed by client"
@@ -51,7 +52,25 @@ local STEPS_PER_TURN = 16
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
 local POLL_PAUSE = 0.01
 
-local Client = {}
+-- For tables that may be missing. Not to be changed.
+local NOTHING = {}
+
+-- The events, each without a handler: the metatable of a client's lists of handlers.
+local NO_HANDLERS = { __index = {} }
+for _, event in ipairs({
+	"connect", "subscribe", "unsubscribe", "message", "acknowledge", "error", "close", "auth", "shutdown",
+}) do
+	NO_HANDLERS.__index[event] = NOTHING
+end
+
+-- Messages that nobody has acknowledged yet, for the option `auto_ack`.
+local unacknowledged = setmetatable({}, { __mode = "k" })
+
+-- There may be tens of thousands of clients: what few of them have is no field before it is needed.
+local Client = {
+	-- The protocol version, the session's for good.
+	_version = const.v311,
+}
 Client.__index = Client
 
 function Client:__tostring()
@@ -231,8 +250,8 @@ local URI_OPTIONS = { "username", "password", "secure" }
 -- Fills the connection table as `parse_connection_opts` does. What the last uri gave to the options is taken back
 -- first, since it is not for another broker. In a list a table of TLS settings is only for the brokers reached by TLS.
 local function parse_uri(self, conn)
-	local opts, last = self.opts, self._from_uri
-	local now = {}
+	local opts, last = self.opts, self._from_uri or NOTHING
+	local now
 	for _, key in ipairs(URI_OPTIONS) do
 		if last[key] ~= nil and opts[key] == last[key] then
 			opts[key] = nil
@@ -247,7 +266,8 @@ local function parse_uri(self, conn)
 	end
 	parse_connection_opts(parsed, conn)
 	for _, key in ipairs(URI_OPTIONS) do
-		if opts[key] == nil then
+		if opts[key] == nil and parsed[key] ~= nil then
+			now = now or {}
 			now[key] = parsed[key]
 			opts[key] = parsed[key]
 		end
@@ -351,7 +371,7 @@ local function configure(self)
 	local queue = opts.queue
 	return self._link:configure {
 		max_packet_size = opts.max_packet_size,
-		connack_timeout = self._connack_timeout,
+		connack_timeout = self.connection and self.connection.connack_timeout,
 		pingresp_timeout = opts.ping_timeout,
 		keep_exchanges = keeps_exchanges(opts),
 		max_messages = queue and (queue.max_messages or QUEUE.max_messages),
@@ -362,15 +382,37 @@ local function configure(self)
 	}
 end
 
--- Calls a function when Lua collects what this returns; that is before anything is collected that was made earlier.
-local function at_collection(func)
-	if newproxy then
-		-- Lua 5.1 has no finalizers of tables.
-		local proxy = newproxy(true)
-		getmetatable(proxy).__gc = func
-		return proxy
+-- Lua has collected a client that may still be connected.
+local function collected(client)
+	if client.connection then
+		client:close_connection("garbage")
 	end
-	return setmetatable({}, { __gc = func })
+end
+
+-- Has `collected` called for a client when Lua collects what this returns, which the client has to hold; that is before
+-- anything is collected that was made earlier.
+local guard
+if newproxy then
+	-- Lua 5.1 has no finalizers of tables.
+	local getfenv, setfenv = debug.getfenv, debug.setfenv
+	local first = newproxy(true)
+	getmetatable(first).__gc = function(proxy)
+		if proxy ~= first then
+			collected(getfenv(proxy))
+		end
+	end
+	function guard(client)
+		return setfenv(newproxy(first), client)
+	end
+else
+	local mt = {
+		__gc = function(held)
+			collected(held[1])
+		end,
+	}
+	function guard(client)
+		return setmetatable({ client }, mt)
+	end
 end
 
 -- A new connection table for a broker and the options as they are now. Raises on bad options.
@@ -469,7 +511,8 @@ end
 -- accepted. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
 -- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
--- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long
+-- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
+-- Where hundreds of clients connect at once they have their turns, and the time counts from there
 -- @tparam[opt=false] boolean opts.follow_server_reference for MQTT 5.0 only: connect to the server that the broker
 -- refers to in a CONNACK or DISCONNECT: at once, but after the delay of `reconnect` if that server refers further. With
 -- "Use another server" until that fails; with "Server moved" also later, before the brokers of `uri`, until one of
@@ -526,31 +569,18 @@ function Client:__init(opts)
 	end
 
 	self.opts = own
-	-- The session's, for good.
-	self._version = own.version
+	if own.version ~= Client._version then
+		self._version = own.version
+	end
 	-- the same under the name that luamqtt 3.x gives it
 	self.args = own
-	self.handlers = {
-		connect = {},
-		subscribe = {},
-		unsubscribe = {},
-		message = {},
-		acknowledge = {},
-		error = {},
-		close = {},
-		auth = {},
-		shutdown = {},
-	}
+	self.handlers = setmetatable({}, NO_HANDLERS)
 	--- Time of the last packet sent by a method of the client, in seconds as of `os.time`.
 	self.send_time = 0
 	--- True until the first connection attempt has succeeded or failed; with a list of brokers, until one attempt has
 	-- succeeded or all have failed.
 	self.first_connect = true
 	self._brokers = brokers.new(random)
-	-- The options that are there because the last uri said so.
-	self._from_uri = {}
-	-- Messages that nobody has acknowledged yet, for the option `auto_ack`.
-	self._unacknowledged = setmetatable({}, { __mode = "k" })
 	-- Steps since other threads had their turn.
 	self._steps = 0
 	-- Callbacks of the requests under way, by packet identifier.
@@ -563,11 +593,7 @@ function Client:__init(opts)
 	configure(self)
 	-- The metatable of received messages: it tells which session of the server's they belong to.
 	self._session_mt = packet.new_session_mt()
-	self._guard = at_collection(function()
-		if self.connection then
-			self:close_connection("garbage")
-		end
-	end)
+	self._guard = guard(self)
 	local ok
 	ok, err = pcall(check_brokers, self)
 	if not ok then
@@ -631,8 +657,11 @@ function Client:on(events, ...)
 		local handlers = self.handlers[event]
 		if not handlers then
 			error("invalid event '" .. event .. "' to handle", 2)
+		elseif handlers == NOTHING then
+			self.handlers[event] = { func }
+		else
+			handlers[#handlers + 1] = func
 		end
-		handlers[#handlers + 1] = func
 	end
 end
 
@@ -691,7 +720,6 @@ local function close(self, reason, flush)
 	end
 	self.connection = nil
 	self._opening = nil
-	self._connect_sent = nil
 	self._closing, self._closer = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
@@ -902,6 +930,30 @@ local function is_stuck(self)
 	return self._stuck ~= nil
 end
 
+-- Remembers the callback of a message that has been accepted, and forgets those of the messages that had to make room.
+local function await_answer(self, packet_id, callback, dropped)
+	for _, other in ipairs(dropped or {}) do
+		self._callbacks[other] = nil
+	end
+	if packet_id ~= 0 then
+		self._callbacks[packet_id] = callback
+	end
+end
+
+-- What is left to do for a message that has been accepted. Returns what `publish` returns.
+local function published(self, packet_id, callback, full)
+	if full then
+		self:_wait_for_room()
+	end
+	if packet_id == 0 then
+		if callback then
+			callback("no ack for QoS 0 message", self)
+		end
+		return true
+	end
+	return packet_id
+end
+
 --- Publish message to broker.
 -- The native connection gathers messages that are published at once and sends them together. It never refuses one
 -- because of a full socket: while more than 1 MiB waits to be written, this waits, for as long as the connection takes
@@ -922,6 +974,19 @@ end
 -- with the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
 -- @return true or packet id on success or false and error message on failure
 function Client:publish(opts)
+	local is_native = self._token and self.connection and not self._stuck
+	if is_native and BUILDS_MESSAGES then
+		local packet_id, time, full, dropped, callback = core_publish_table(self._handle, opts)
+		if packet_id then
+			self.send_time = time
+			if full or dropped or callback then
+				await_answer(self, packet_id, callback, dropped)
+				return published(self, packet_id, callback, full)
+			end
+			return packet_id == 0 or packet_id
+		end
+	end
+
 	if type(opts) ~= "table" then
 		error(explain_publish(opts), 2)
 	end
@@ -937,56 +1002,40 @@ function Client:publish(opts)
 	end
 	if not (self.connection or self.opts.queue) then
 		return false, NOT_OPENED
-	end
-
-	if self._stuck and is_stuck(self) then
+	elseif self._stuck and is_stuck(self) then
 		return false, "failed to send PUBLISH: " .. STUCK
 	end
 
-	local packet_id, full, rest
+	local packet_id, time, full, dropped
 	if properties or user_properties then
-		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+		packet_id, time, full, dropped = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
 	else
-		packet_id, full, rest = core_publish(self._handle, topic, payload, qos, retain, dup, opts.packet_id)
+		packet_id, time, full, dropped = core_publish(self._handle, topic, payload, qos, retain, dup, opts.packet_id)
 	end
 	if packet_id == false and self:_wait_for_room() then
-		packet_id, full, rest = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+		packet_id, time, full, dropped = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
 	end
 	if not packet_id then
-		-- Whether it is misuse.
-		if rest then
-			error(explain_publish(opts) or full, 2)
+		local err, is_misuse = time, full
+		if is_misuse then
+			error(explain_publish(opts) or err, 2)
 		end
-		return false, "failed to send PUBLISH: " .. full
-	elseif rest then
-		-- The messages that had to make room for it.
-		for _, dropped in ipairs(rest) do
-			self._callbacks[dropped] = nil
-		end
+		return false, "failed to send PUBLISH: " .. err
 	end
-	if packet_id ~= 0 then
-		-- Before anything that yields: the answer may come meanwhile.
-		self._callbacks[packet_id] = callback
-	end
-	if self.connection then
+	-- Before anything that yields: the answer may come meanwhile.
+	await_answer(self, packet_id, callback, dropped)
+	if is_native then
+		self.send_time = time
+	elseif self.connection then
 		local ok, err = sent(self, "PUBLISH")
 		-- If not, the connection is gone, which has been told; a message that is kept will be sent on the next one.
 		if not ok and (packet_id == 0 or not keeps_exchanges(self.opts)) then
 			return false, err
 		end
 	end
-	if full then
-		self:_wait_for_room()
-	end
-	if packet_id == 0 then
-		if callback then
-			callback("no ack for QoS 0 message", self)
-		end
-		return true
-	end
-	return packet_id
+	return published(self, packet_id, callback, full)
 end
 
 --- Acknowledge given received message.
@@ -998,6 +1047,16 @@ end
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for PUBACK/PUBREC packets
 -- @return true on success or false and error message on failure
 function Client:acknowledge(msg, rc, properties, user_properties)
+	if rc == nil and properties == nil and user_properties == nil and self._token and self.connection then
+		local time = core_acknowledge_message(self._handle, msg, self._session_mt)
+		if time then
+			self.send_time = time
+			if self.opts.auto_ack then
+				self._unacknowledged[msg] = nil
+			end
+			return true
+		end
+	end
 	if type(msg) ~= "table" or msg.type ~= packet_type.PUBLISH then
 		error("expecting msg to be a publish packet", 2)
 	end
@@ -1005,7 +1064,7 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
-	self._unacknowledged[msg] = nil
+	unacknowledged[msg] = nil
 	local packet_id, qos, mt = msg.packet_id, msg.qos, getmetatable(msg)
 	local is_over = mt ~= self._session_mt and packet.is_session_mt(mt)
 	if not self.connection then
@@ -1166,7 +1225,7 @@ local function begin_open(self)
 	local conn = next_connection(self)
 	local target = native_target(self, conn)
 	log:info("[LuaMQTT] client '%s' connecting to %s", self.opts.id, place(conn))
-	self._last_attempt = core.now()
+	self._brokers.last_attempt = core.now()
 	self._opening = conn
 	self._link:open(target, self.opts.connect_timeout or CONNECT_TIMEOUT)
 end
@@ -1174,9 +1233,9 @@ end
 -- The connection is open: what is left of the time for connecting is for the CONNACK.
 local function leave_rest_to_connack(self)
 	local whole = self.opts.connect_timeout or CONNECT_TIMEOUT
-	local rest = math_max(self._last_attempt + whole - core.now(), whole * CONNACK_PART)
+	local rest = math_max(self._brokers.last_attempt + whole - core.now(), whole * CONNACK_PART)
 	-- In milliseconds: an error message will show it.
-	self._connack_timeout = math_ceil(rest * 1000) / 1000
+	self.connection.connack_timeout = math_ceil(rest * 1000) / 1000
 end
 
 -- The native connection is open.
@@ -1203,7 +1262,7 @@ end
 -- @return true on success or false and error message on failure
 function Client:start_connecting()
 	local ok, err = self:open_connection()
-	if ok and not self._connect_sent then
+	if ok and not (self.connection and self.connection.connect_sent) then
 		ok, err = self:send_connect()
 	end
 	if not ok then
@@ -1245,7 +1304,7 @@ function Client:open_connection()
 	if self.connection then
 		return true
 	elseif not self._token then
-		self._last_attempt = core.now()
+		self._brokers.last_attempt = core.now()
 		local ok, err = bridge.open(self, next_connection(self), open_failed)
 		if ok then
 			leave_rest_to_connack(self)
@@ -1289,10 +1348,10 @@ end
 --- Send CONNECT packet into opened network connection
 -- @return true on success or false and error message on failure
 function Client:send_connect()
-	if not self.connection then
+	local conn, opts = self.connection, self.opts
+	if not conn then
 		return false, NOT_OPENED
 	end
-	local opts = self.opts
 	log:info("[LuaMQTT] client '%s' sending CONNECT (user '%s')", opts.id, opts.username or "not specified")
 	local ok, err = configure(self)
 	if ok and opts.clean and not keeps_exchanges(opts) then
@@ -1321,7 +1380,7 @@ function Client:send_connect()
 	if not ok then
 		return false, err
 	end
-	self._connect_sent = true
+	conn.connect_sent = true
 	return true
 end
 
@@ -1426,7 +1485,7 @@ local function to_message(self, kind, a, b, c, d, e, f, g, h)
 		message = setmetatable(shape_publish[self._version](kind, a, b, c, d, e, f, g, h), self._session_mt)
 	end
 	if self.opts.auto_ack and message.qos ~= 0 then
-		self._unacknowledged[message] = true
+		unacknowledged[message] = true
 	end
 	return message
 end
@@ -1494,7 +1553,8 @@ local function implicit_connect(self)
 		error(bad, 0)
 	end
 	local now = core.now()
-	local due = self._last_attempt and reconnect and self._last_attempt + self._brokers:delay(reconnect) or now
+	local last = self._brokers.last_attempt
+	local due = last and reconnect and last + self._brokers:delay(reconnect) or now
 	if due > now then
 		if self._wake_at ~= due then
 			-- Whoever waits for the link is woken when it is time.
@@ -1506,7 +1566,7 @@ local function implicit_connect(self)
 		begin_open(self)
 		return -1
 	end
-	self._last_attempt = now
+	self._brokers.last_attempt = now
 	local ok, err = self:start_connecting()
 	if ok then
 		return 0
@@ -1548,7 +1608,7 @@ end
 -- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
 -- If that fails, the broker sends it once more.
 local function acknowledge_handled(self, pck)
-	if not self._unacknowledged[pck] then
+	if not unacknowledged[pck] then
 		return
 	end
 	local ok, err = self:acknowledge(pck)
@@ -1609,6 +1669,25 @@ function Client:step()
 	return finish_step(self, core_step(self._handle, self._session_mt))
 end
 
+-- The broker has answered a message: calls handlers and callback, as `Client:handle_received_packet` does.
+local function answered(self, kind, packet_id, rc, properties, user_properties)
+	local callbacks, handlers = self._callbacks, self.handlers.acknowledge
+	local callback = callbacks[packet_id]
+	if not (callback or handlers[1]) then
+		return
+	end
+	callbacks[packet_id] = nil
+	local ack = shape_ack[self._version](kind, packet_id, rc, properties, user_properties)
+	local i = 1
+	while handlers[i] do
+		handlers[i](ack, self)
+		i = i + 1
+	end
+	if callback then
+		callback(ack, self)
+	end
+end
+
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
 -- in its loop. Returns what the last one returned.
 function Client:_serve(most)
@@ -1636,6 +1715,8 @@ function Client:_serve(most)
 			if auto_ack then
 				acknowledge_handled(self, message)
 			end
+		elseif kind == PUBACK or kind == PUBREC then
+			answered(self, kind, a, b, c, d)
 		else
 			local wait, err = finish_step(self, kind, a, b, c, d, e, f, g, h, i)
 			if wait ~= 0 then

@@ -206,9 +206,9 @@ local function iterate(self, longest)
 	if not next(self.clients) then
 		return
 	elseif not opts.sleep_function then
-		core.wait(math_max(longest, 0))
+		assert(core.wait(math_max(longest, 0)))
 	else
-		core.wait(0)
+		assert(core.wait(0))
 		longest = math_min(longest, opts.sleep_max)
 		if longest > 0 then
 			opts.sleep_function(longest)

@@ -241,6 +241,9 @@ end
 --- The functions that build a PUBLISH as `shape` does, by protocol version.
 packet.shape_publish = { [v311] = v4[types.PUBLISH], [v50] = v5[types.PUBLISH] }
 
+--- The functions that build a PUBACK or PUBREC as `shape` does, by protocol version.
+packet.shape_ack = { [v311] = ack4, [v50] = ack5 }
+
 --- Builds a packet from the values that mqtt.core gives for one.
 -- @tparam number version protocol version
 -- @tparam ?number ptype packet type, or nil if there is no packet

@@ -156,12 +156,8 @@ end
 -- @treturn table a list of `{ name, arguments of the handler... }`
 function M.record(client, names)
 	local events = {}
-	if not names then
-		names = {}
-		for name in pairs(client.handlers) do
-			names[#names + 1] = name
-		end
-	end
+	names = names
+		or { "connect", "subscribe", "unsubscribe", "message", "acknowledge", "error", "close", "auth", "shutdown" }
 	for _, name in ipairs(names) do
 		client:on(name, function(...)
 			events[#events + 1] = { name, ... }

@@ -6,18 +6,22 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::thread::{Builder, JoinHandle, Thread, park, park_timeout};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::hub::Hub;
 use super::lock;
 
 /// How long Lua must have been away before the caretaker takes the wheel.
 const GRACE: Duration = Duration::from_millis(1);
+/// How long the caretaker leaves a burst of requests alone after it has seen to the first of them: what gathers
+/// meanwhile is written together, and Lua need not wake it for each.
+const GATHERING: Duration = Duration::from_millis(1);
 
 /// What the caretaker is doing.
 const PARKED: u8 = 0;
@@ -27,11 +31,13 @@ const DRIVING: u8 = 2;
 #[derive(Default)]
 pub(super) struct Caretaker {
     /// Counts Lua's coming and going: odd while it drives.
-    visits: AtomicU64,
+    visits: AtomicUsize,
     mode: AtomicU8,
     stopping: AtomicBool,
     /// Makes a driving caretaker look up: Lua wants the wheel, or a transport became dirty.
     call: Notify,
+    /// It will look at the dirty transports without being called.
+    gathering: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
@@ -61,7 +67,14 @@ impl Caretaker {
         }
     }
 
-    /// Makes a driving caretaker look at the dirty transports, or leave if it is not needed any more.
+    /// A transport became dirty: makes a driving caretaker look at it.
+    pub(super) fn call_for_dirty(&self) {
+        if !self.gathering.load(SeqCst) {
+            self.call_if_driving();
+        }
+    }
+
+    /// Makes a driving caretaker leave if it is not needed any more.
     pub(super) fn call_if_driving(&self) {
         if self.is_driving() {
             self.call.notify_one();
@@ -81,7 +94,7 @@ impl Caretaker {
     }
 
     /// The visit count, if Lua is away, a task is alive and nobody asked the caretaker to stop.
-    fn needed(&self, hub: &Hub) -> Option<u64> {
+    fn needed(&self, hub: &Hub) -> Option<usize> {
         let visits = self.visits.load(SeqCst);
         (visits.is_multiple_of(2) && hub.has_tasks() && !self.stopping.load(SeqCst))
             .then_some(visits)
@@ -105,8 +118,14 @@ impl Caretaker {
                 let _wheel = lock(&hub.wheel);
                 runtime.block_on(async {
                     while self.needed(hub) == Some(visits) {
-                        hub.wake_dirty();
-                        self.call.notified().await;
+                        if hub.wake_dirty() {
+                            self.gathering.store(true, SeqCst);
+                            // An error says that the time is over.
+                            let _ = timeout(GATHERING, self.call.notified()).await;
+                            self.gathering.store(false, SeqCst);
+                        } else {
+                            self.call.notified().await;
+                        }
                     }
                 });
             }

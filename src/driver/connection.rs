@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::time::{Sleep, sleep_until};
 
 use super::CLOSING_TIME;
-use super::link::{Exchange, Link, LinkEvent};
+use super::alarms::Alarm;
+use super::hub::TaskCount;
+use super::link::{Ended, Exchange, Link};
 use super::transport::{Ending, Transport};
+use super::turns::Turn;
 use crate::net::{self, Stream, Target};
 
 /// Size of a connection's first read; a read that fills its buffer doubles the next one, up to the largest.
@@ -21,46 +23,80 @@ const FIRST_READ: usize = 2 << 10;
 const LARGEST_READ: usize = 64 << 10;
 
 /// The whole life of a connection.
-pub(super) async fn run(
+///
+/// There may be tens of thousands: what is needed only before or after its time is boxed.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn holds each argument twice"
+)]
+pub(super) fn run(
     link: Arc<Link>,
     transport: Arc<Transport>,
-    target: Target,
+    target: Box<Target>,
     timeout: Duration,
-) {
-    let _leaving = Leaving {
-        link: &link,
-        transport: &transport,
-    };
-    let mut opening = pin!(net::open(&target, timeout));
+    alive: TaskCount,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let _alive = &alive;
+        let (link, transport) = (&link, &transport);
+        let _leaving = Leaving { link, transport };
+        let mut alarm = Alarm::new(&link.hub().alarms, transport);
+        let opened = Box::pin(open(link, transport, target, timeout, &mut alarm)).await;
+        let Some((stream, turn)) = opened else { return };
+        let mut connection = Connection {
+            link,
+            transport,
+            stream,
+            io: Exchange::default(),
+            read_size: FIRST_READ,
+            alarm,
+            turn,
+            flushing: false,
+            write_error: None,
+            over: false,
+        };
+        if let Ending::Flush(rest) = poll_fn(|cx| connection.poll_attached(cx)).await {
+            connection.io.output.unsplit(rest);
+            // Too late is too late, and if the peer has gone there is nobody to flush for.
+            let closing = poll_fn(|cx| connection.poll_closing(cx));
+            let _ = Box::pin(tokio::time::timeout(CLOSING_TIME, closing)).await;
+        }
+    }
+}
+
+/// Opens the connection when its turn has come, unless the link lets go of it before, and tells the link.
+async fn open(
+    link: &Link,
+    transport: &Arc<Transport>,
+    target: Box<Target>,
+    timeout: Duration,
+    alarm: &mut Alarm<'_>,
+) -> Option<(Stream, Option<Turn>)> {
+    let turn = unless_ended(transport, link.hub().turns.next()).await?;
+    let mut turn = Some(turn);
+    let mut opening = Box::pin(net::open(&target, timeout));
     let opened = poll_fn(|cx| {
+        let now = Instant::now();
+        alarm.set(Turn::limit(&mut turn, now), now);
+        opening.as_mut().poll(cx)
+    });
+    let opened = unless_ended(transport, opened).await?;
+    let stream = link.set_opened(transport, opened, Instant::now())?;
+    Some((stream, turn))
+}
+
+/// What a future comes to, or `None` if the link lets go of the connection before. How that is to end does not matter:
+/// nothing has been sent yet.
+async fn unless_ended<T>(transport: &Transport, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
         transport.begin_look(cx.waker());
-        // Nothing has been sent yet, so it does not matter how this is to end.
         if transport.take_ending().is_some() {
             return Poll::Ready(None);
         }
-        opening.as_mut().poll(cx).map(Some)
+        future.as_mut().poll(cx).map(Some)
     })
-    .await;
-    let Some(opened) = opened else { return };
-    let Some(stream) = link.set_opened(&transport, opened, Instant::now()) else {
-        return;
-    };
-    let mut connection = Connection {
-        link: &link,
-        transport: &transport,
-        stream,
-        io: Exchange::default(),
-        read_size: FIRST_READ,
-        sleep: None,
-        flushing: false,
-        write_error: None,
-        over: false,
-    };
-    if let Ending::Flush(rest) = poll_fn(|cx| connection.poll_attached(cx)).await {
-        connection.io.output.unsplit(rest);
-        // Too late is too late, and if the peer has gone there is nobody to flush for.
-        let _ = tokio::time::timeout(CLOSING_TIME, poll_fn(|cx| connection.poll_closing(cx))).await;
-    }
+    .await
 }
 
 /// Tells the other side of the mailbox that the task is gone, however it ended.
@@ -86,7 +122,9 @@ struct Connection<'a> {
     stream: Stream,
     io: Exchange,
     read_size: usize,
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm<'a>,
+    /// Until the server has sent something.
+    turn: Option<Turn>,
     /// The stream holds something back that it has still to write.
     flushing: bool,
     /// Writing failed; what the peer said before is still read.
@@ -100,10 +138,8 @@ impl Connection<'_> {
     fn poll_attached(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         self.transport.begin_look(cx.waker());
         loop {
-            let Some(instruction) =
-                self.link
-                    .exchange(self.transport, &mut self.io, Instant::now())
-            else {
+            let now = Instant::now();
+            let Some(instruction) = self.link.exchange(self.transport, &mut self.io, now) else {
                 return Poll::Ready(self.transport.take_ending().unwrap_or(Ending::Drop));
             };
             if self.over {
@@ -117,8 +153,10 @@ impl Connection<'_> {
             if !read && let Some(error) = self.write_error.take() {
                 self.end(ended_by(&error));
             }
-            let due = self.is_due(instruction.deadline, cx);
-            if !(wrote || read || due || self.over) {
+            if !(wrote || read || self.over) {
+                let end_of_turn = Turn::limit(&mut self.turn, now);
+                let deadline = instruction.deadline.into_iter().chain(end_of_turn).min();
+                self.alarm.set(deadline, now);
                 return Poll::Pending;
             }
         }
@@ -194,8 +232,9 @@ impl Connection<'_> {
         input.reserve(self.read_size);
         let before = input.len();
         match pin!(self.stream.read_buf(input)).poll(cx) {
-            Poll::Ready(Ok(0)) => self.end(LinkEvent::Closed),
+            Poll::Ready(Ok(0)) => self.end(Ended::Closed),
             Poll::Ready(Ok(size)) => {
+                self.turn = None;
                 if size >= self.read_size {
                     self.read_size = (self.read_size * 2).min(LARGEST_READ);
                 }
@@ -212,32 +251,17 @@ impl Connection<'_> {
         false
     }
 
-    fn end(&mut self, event: LinkEvent) {
-        self.io.ended = Some(event);
+    fn end(&mut self, ended: Ended) {
+        self.io.ended = Some(ended);
         self.over = true;
-    }
-
-    /// Sees to it that the task is woken at `deadline`, or earlier: keep alive moves its deadline with each packet, and
-    /// a timer that fires too early is cheaper than one that is always moved. Returns whether it has fired.
-    fn is_due(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = deadline.map(Into::into) else {
-            return false;
-        };
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.is_elapsed() || deadline < sleep.deadline() {
-            sleep.as_mut().reset(deadline);
-        }
-        sleep.as_mut().poll(cx).is_ready()
     }
 }
 
 /// A peer that resets the connection, or ends TLS without saying so, has closed it.
-fn ended_by(error: &io::Error) -> LinkEvent {
+fn ended_by(error: &io::Error) -> Ended {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error.kind() {
-        BrokenPipe | ConnectionReset | UnexpectedEof => LinkEvent::Closed,
-        _ => LinkEvent::Broken(error.to_string()),
+        BrokenPipe | ConnectionReset | UnexpectedEof => Ended::Closed,
+        _ => Ended::Broken(error.to_string()),
     }
 }

@@ -6,15 +6,19 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
+use super::alarms::Alarms;
 use super::caretaker::Caretaker;
 use super::transport::Transport;
+use super::turns::Turns;
 use super::{CLOSING, forks, lock};
 
 pub(super) struct Hub {
     /// Held by whoever drives the runtime.
     pub(super) wheel: Mutex<()>,
     pub(super) caretaker: Caretaker,
-    /// Wakes the Lua thread: a link became ready, or a closing connection has written everything.
+    pub(super) alarms: Alarms,
+    pub(super) turns: Turns,
+    /// Wakes the Lua thread: a link became ready, a closing connection has written everything, or the thread has slept.
     pub(super) news: Notify,
     /// Links that have something for Lua, as far as nobody has asked for them.
     ready: Mutex<Ready>,
@@ -26,7 +30,7 @@ pub(super) struct Hub {
     closing: AtomicUsize,
     next_token: AtomicU32,
     /// How often the process had been forked when this was made.
-    forks: u64,
+    forks: usize,
 }
 
 impl Hub {
@@ -34,6 +38,8 @@ impl Hub {
         Hub {
             wheel: Mutex::default(),
             caretaker: Caretaker::default(),
+            alarms: Alarms::default(),
+            turns: Turns::default(),
             news: Notify::new(),
             ready: Mutex::default(),
             dirty: Mutex::default(),
@@ -80,21 +86,22 @@ impl Hub {
         }
     }
 
-    /// Lets a transport's task know that it has something to do: now if the caretaker drives, else when the runtime is
-    /// driven next, so that a burst of requests costs one wake-up.
+    /// Lets a transport's task know that it has something to do: soon if the caretaker drives, else when the runtime is
+    /// driven next, so that a burst of requests costs few wake-ups.
     pub(super) fn mark_dirty(&self, transport: &Arc<Transport>) {
         if transport.mark_dirty() {
             lock(&self.dirty).push(Arc::clone(transport));
-            self.caretaker.call_if_driving();
+            self.caretaker.call_for_dirty();
         }
     }
 
-    /// To be called inside the runtime, where waking a task is cheap.
-    pub(super) fn wake_dirty(&self) {
+    /// To be called inside the runtime, where waking a task is cheap. Returns whether there was one to wake.
+    pub(super) fn wake_dirty(&self) -> bool {
         let dirty = std::mem::take(&mut *lock(&self.dirty));
-        for transport in dirty {
+        for transport in &dirty {
             transport.wake();
         }
+        !dirty.is_empty()
     }
 
     pub(super) fn has_tasks(&self) -> bool {

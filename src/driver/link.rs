@@ -90,7 +90,7 @@ struct LinkState {
     /// How opening ended, not yet told.
     opened: Option<Result<(), String>>,
     /// How the connection ended, not yet told. Comes after every packet.
-    ended: Option<LinkEvent>,
+    ended: Option<Ended>,
     /// Which timer is the current one, and whether it has fired.
     timer: u64,
     woken: bool,
@@ -144,17 +144,13 @@ impl Link {
     }
 
     /// Starts to open a connection and returns at once; [`LinkEvent::Opened`] or [`LinkEvent::OpenFailed`] follows
-    /// within `timeout`. A connection still open is dropped.
+    /// within `timeout`, which counts from when it is this one's turn among hundreds. A connection still open is dropped.
     pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
         self.close();
         let transport = Arc::<Transport>::default();
         self.lock().transport = Some(Arc::clone(&transport));
-        driver.spawn(connection::run(
-            Arc::clone(self),
-            transport,
-            target,
-            timeout,
-        ));
+        let (link, target) = (Arc::clone(self), Box::new(target));
+        driver.spawn(|alive| connection::run(link, transport, target, timeout, alive));
     }
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written.
@@ -250,7 +246,8 @@ impl Link {
             state.timer
         };
         let link = Arc::downgrade(self);
-        driver.spawn(async move {
+        driver.spawn(|alive| async move {
+            let _alive = alive;
             tokio::time::sleep(delay).await;
             if let Some(link) = link.upgrade() {
                 let mut state = link.lock();
@@ -380,7 +377,7 @@ impl Link {
     pub(super) fn task_failed(&self, transport: &Arc<Transport>) {
         let mut state = self.lock();
         if state.is_attached(transport) {
-            state.ended = Some(LinkEvent::Broken("internal error".into()));
+            state.ended = Some(Ended::Broken("internal error".into()));
             self.has_news(&mut state);
         }
     }
@@ -412,7 +409,12 @@ impl Link {
             state.session.handle_timeout(now);
         }
         if io.output.is_empty() {
-            io.output = state.session.transmit().split();
+            // Nothing is kept of what has been written.
+            io.output = BytesMut::new();
+            let transmit = state.session.transmit();
+            if !transmit.is_empty() {
+                io.output = transmit.split();
+            }
         }
         if let Some(ended) = io.ended.take() {
             state.ended = Some(ended);
@@ -454,7 +456,15 @@ pub(super) struct Exchange {
     /// Bytes written since the last exchange.
     pub(super) written: usize,
     /// How the connection ended.
-    pub(super) ended: Option<LinkEvent>,
+    pub(super) ended: Option<Ended>,
+}
+
+/// How a connection ended by itself.
+pub(super) enum Ended {
+    /// The peer closed it.
+    Closed,
+    /// It broke, with what the operating system or TLS said.
+    Broken(String),
 }
 
 /// What a connection's task is to do after an exchange.
@@ -534,7 +544,10 @@ impl LinkState {
                 Some(LinkEvent::Dropped { packet_id, message })
             }
             Some(Event::Failed { message }) => Some(LinkEvent::Failed(message)),
-            None => self.ended.take(),
+            None => self.ended.take().map(|ended| match ended {
+                Ended::Closed => LinkEvent::Closed,
+                Ended::Broken(message) => LinkEvent::Broken(message),
+            }),
         }
     }
 

@@ -5,6 +5,7 @@
 //! inside [`Driver::wait`] or [`Driver::turn`], and the caretaker thread when Lua has been elsewhere for a
 //! millisecond. So keep alive, acknowledgements and buffered output never depend on the script coming back.
 
+mod alarms;
 mod caretaker;
 mod connection;
 mod hub;
@@ -14,20 +15,20 @@ mod signal;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod turns;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-use hub::Hub;
+use hub::{Hub, TaskCount};
 pub use link::{Link, LinkEvent, PublishError, Published};
 
-/// The longest single wait inside the runtime. A waiter returns to Lua at least this often so that signal handlers
-/// (Ctrl-C in the stand-alone interpreter sets a hook) get their turn.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The longest single [`Driver::wait_until`].
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a connection that was closed in order may take to write the rest and to see the peer's end of stream;
 /// also how long the end of a Lua state waits for that.
@@ -37,7 +38,7 @@ const CLOSING_TIME: Duration = Duration::from_secs(2);
 const RESOLVER_THREADS: usize = 4;
 
 /// How many times this process has been forked, counted in the child by [`forked`].
-static FORKS: AtomicU64 = AtomicU64::new(0);
+static FORKS: AtomicUsize = AtomicUsize::new(0);
 
 /// Connections of all drivers that are being closed in order.
 static CLOSING: AtomicUsize = AtomicUsize::new(0);
@@ -59,7 +60,7 @@ pub fn exiting() {
     }
 }
 
-fn forks() -> u64 {
+fn forks() -> usize {
     FORKS.load(Ordering::Relaxed)
 }
 
@@ -82,15 +83,20 @@ impl Driver {
     /// # Errors
     /// What the operating system says when it has no more threads or file descriptors.
     pub fn new(prepare_thread: fn()) -> std::io::Result<Driver> {
+        let hub = Arc::new(Hub::new());
+        let of_runtime = Arc::clone(&hub);
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .max_blocking_threads(RESOLVER_THREADS)
             .thread_name("mqtt-resolver")
             .on_thread_start(prepare_thread)
+            // A signal too ends a system call that waits: whoever drives is to look at what its handler has done.
+            .on_thread_unpark(move || of_runtime.news.notify_one())
             .build()?;
         let runtime = Arc::new(runtime);
-        let hub = Arc::new(Hub::new());
+        let of_clock = Arc::clone(&hub);
+        runtime.spawn(async move { of_clock.alarms.ring().await });
         let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub), prepare_thread)?;
         Ok(Driver {
             runtime: Some(runtime),
@@ -109,20 +115,24 @@ impl Driver {
         self.hub.next_ready()
     }
 
-    /// Drives the runtime until a link has something for Lua or `timeout` (at most [`LONGEST_WAIT`]) has passed; one
-    /// turn of input and output is done in any case.
-    pub fn wait(&self, timeout: Duration) {
-        if timeout.is_zero() || self.hub.has_ready() {
+    /// Drives the runtime until a link has something for Lua, `timeout` has passed if there is one, or the program is
+    /// `interrupted` by a signal: that is asked each time the thread has slept. One turn of input and output is done in
+    /// any case.
+    pub fn wait(&self, timeout: Option<Duration>, interrupted: impl Fn() -> bool) {
+        if timeout.is_some_and(|timeout| timeout.is_zero()) || self.hub.has_ready() {
             return self.turn();
         }
         self.drive(async {
             let ready = async {
-                while !self.hub.has_ready() {
+                while !(self.hub.has_ready() || interrupted()) {
                     self.hub.news.notified().await;
                 }
             };
-            // An error says that the time is over, and what is ready is asked for anyway.
-            let _ = tokio::time::timeout(timeout.min(LONGEST_WAIT), ready).await;
+            match timeout {
+                // An error says that the time is over, and what is ready is asked for anyway.
+                Some(timeout) => drop(tokio::time::timeout(timeout, ready).await),
+                None => ready.await,
+            }
         });
     }
 
@@ -171,13 +181,12 @@ impl Driver {
         result
     }
 
-    /// Adds a task, which counts as alive until it ends.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let counted = self.hub.count_task();
-        self.runtime().spawn(async move {
-            task.await;
-            drop(counted);
-        });
+    /// Adds a task, which counts as alive until it drops what it is given.
+    fn spawn<F>(&self, task: impl FnOnce(TaskCount) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.runtime().spawn(task(self.hub.count_task()));
         self.hub.caretaker.wake_if_parked();
     }
 

@@ -502,7 +502,7 @@ fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
     link.wake_after(&driver, PATIENCE * 10);
     let start = Instant::now();
     driver.turn();
-    driver.wait(Duration::from_millis(20));
+    driver.wait(Some(Duration::from_millis(20)), || false);
     let waited = start.elapsed();
     assert!(
         waited >= Duration::from_millis(20) && waited < PATIENCE,

@@ -26,6 +26,7 @@ pub(crate) enum Scalar<'a> {
     /// Of either kind that newer Luas have: every integer that MQTT knows is exact here.
     Number(f64),
     String(&'a [u8]),
+    Function,
     /// Anything else, by the name of its type.
     Other(&'static str),
 }
@@ -38,6 +39,7 @@ impl<'a> Scalar<'a> {
             Self::Boolean(_) => "boolean",
             Self::Number(_) => "number",
             Self::String(_) => "string",
+            Self::Function => "function",
             Self::Other(type_name) => type_name,
         };
         format!("expecting {name} to be {expected}, got: {got}")
@@ -103,6 +105,7 @@ pub(crate) fn with_scalar<T>(value: &Value, look: impl FnOnce(Scalar<'_>) -> T) 
         Value::Integer(number) => look(Scalar::Number(*number as f64)),
         Value::Number(number) => look(Scalar::Number(*number)),
         Value::String(bytes) => look(Scalar::String(&bytes.as_bytes())),
+        Value::Function(_) => look(Scalar::Function),
         other => look(Scalar::Other(other.type_name())),
     }
 }

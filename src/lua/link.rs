@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use mlua::{
@@ -56,10 +56,18 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         let function = create_raw_function(lua, NextEvent { turn }, MESSAGE_FIELDS)?;
         core.set(name, function)?;
     }
-    core.set("publish", create_raw_function(lua, PlainPublish, ())?)?;
+    core.set("publish", create_raw_function(lua, PublishValues, ())?)?;
+    core.set(
+        "publish_table",
+        create_raw_function(lua, PublishTable, PUBLISH_FIELDS)?,
+    )?;
     core.set(
         "acknowledge",
-        create_raw_function(lua, PlainAcknowledge, ())?,
+        create_raw_function(lua, AcknowledgeValues, ())?,
+    )?;
+    core.set(
+        "acknowledge_message",
+        create_raw_function(lua, AcknowledgeMessage, ("packet_id", "qos"))?,
     )?;
 
     core.set("builds_messages", BUILDS_MESSAGES)?;
@@ -71,14 +79,7 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         lua.create_function(move |_, _: MultiValue| Ok(driver(&of_next)?.next_ready()))?,
     )?;
 
-    // wait(seconds): drives the runtime until a link has something, for a second at most; 0 for a single turn.
-    core.set(
-        "wait",
-        lua.create_function(move |_, seconds: f64| {
-            driver(&shared)?.wait(duration(seconds));
-            Ok(())
-        })?,
-    )?;
+    core.set("wait", create_raw_function(lua, Wait(shared), ())?)?;
 
     // now(): seconds of a clock that is never set.
     let start = Instant::now();
@@ -135,6 +136,31 @@ fn driver(shared: &SharedDriver) -> mlua::Result<Rc<Driver>> {
 /// Seconds from Lua: negative ones and NaN are 0, and there is a longest time.
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).map_or(LONGEST, |time| time.min(LONGEST))
+}
+
+/// `wait(seconds)`: drives the runtime until a link has something, for so long at most; 0 for a single turn. Returns true,
+/// or nil and an error. Comes back earlier when a signal handler wants to be heard.
+struct Wait(SharedDriver);
+
+impl RawFunction for Wait {
+    type Output = Result<(), String>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let Scalar::Number(seconds) = arguments.argument(1) else {
+            return Err("expecting a number of seconds".into());
+        };
+        let driver = driver(&self.0).map_err(|error| error.to_string())?;
+        let timeout = (seconds < f64::INFINITY).then(|| duration(seconds));
+        driver.wait(timeout, arguments.hook_is_set());
+        Ok(())
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        match output {
+            Ok(()) => results.push_boolean(true),
+            Err(message) => push_failure(message, results),
+        }
+    }
 }
 
 /// A link, as Lua holds it. When Lua collects it, the connection is dropped without a DISCONNECT, so that the server
@@ -311,47 +337,22 @@ impl RawFunction for NextEvent {
     }
 }
 
-/// `publish(handle, topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0, and
-/// whether the program should wait before it sends more, and perhaps a list of the packet identifiers of messages that
-/// had to make room for it; or false and an error message if so much waits already that it must; or nil, an error
-/// message and whether it is misuse.
-struct PlainPublish;
+/// `publish(handle, topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0,
+/// the time as of `os.time`, whether the program should wait before it sends more, and perhaps a list of the packet
+/// identifiers of messages that had to make room for it; or false and an error message if so much waits already that it
+/// must; or nil, an error message and whether it is misuse.
+struct PublishValues;
 
-impl RawFunction for PlainPublish {
+impl RawFunction for PublishValues {
     type Output = Result<Published, NotPublished>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
-        let argument = |index| arguments.argument(index);
-        let message = PublishArgs::new(
-            argument(2),
-            argument(3),
-            argument(4),
-            argument(5),
-            argument(6),
-        )?;
-        let packet_id = match argument(7) {
-            Scalar::Nil => 0,
-            packet_id => packet_id.packet_id()?,
-        };
-        publish(
-            &handle(arguments)?.link,
-            &message.packet(packet_id, &Properties::new()),
-        )
+        publish_arguments(&handle(arguments)?.link, arguments, 2)
     }
 
     fn push(output: &Self::Output, results: &Stack) {
         match output {
-            Ok(published) => {
-                results.push_integer(published.packet_id);
-                results.push_boolean(published.full);
-                if !published.dropped.is_empty() {
-                    results.push_table();
-                    for packet_id in &published.dropped {
-                        results.push_integer(*packet_id);
-                        results.append();
-                    }
-                }
-            }
+            Ok(published) => push_published(published, results),
             Err(NotPublished::TooMuch(message)) => {
                 results.push_boolean(false);
                 results.push_bytes(message.as_bytes());
@@ -359,6 +360,98 @@ impl RawFunction for PlainPublish {
             Err(NotPublished::Refused(refusal)) => push_refusal(refusal, results),
         }
     }
+}
+
+/// `publish_table(handle, opts)`: what `publish` returns, with a list of packet identifiers in any case, and the callback;
+/// or nothing, and nothing has been done, unless `opts` is a table as `Client:publish` takes them, without properties
+/// and without a metatable, and the message is accepted.
+struct PublishTable;
+
+/// The fields that `publish_table` looks at: the arguments of `publish` in their order, the callback, and those that must
+/// not be there.
+const PUBLISH_FIELDS: (&str, &str, &str, &str, &str, &str, &str, &str, &str) = (
+    "topic",
+    "payload",
+    "qos",
+    "retain",
+    "dup",
+    "packet_id",
+    "callback",
+    "properties",
+    "user_properties",
+);
+/// Where they are on the stack.
+const PUBLISH_OPTS: i32 = 2;
+const PUBLISH_CALLBACK: i32 = PUBLISH_OPTS + 7;
+
+impl RawFunction for PublishTable {
+    type Output = Option<Published>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let link = &arguments.object::<Handle>(1)?.link;
+        arguments.push_fields(PUBLISH_OPTS, 9)?;
+        let is_plain = matches!(arguments.argument(PUBLISH_CALLBACK + 1), Scalar::Nil)
+            && matches!(arguments.argument(PUBLISH_CALLBACK + 2), Scalar::Nil)
+            && matches!(
+                arguments.argument(PUBLISH_CALLBACK),
+                Scalar::Nil | Scalar::Function
+            );
+        if !is_plain {
+            return None;
+        }
+        publish_arguments(link, arguments, PUBLISH_OPTS + 1).ok()
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        if let Some(published) = output {
+            push_published(published, results);
+            if published.dropped.is_empty() {
+                results.push_nil();
+            }
+            results.push_argument(PUBLISH_CALLBACK);
+        }
+    }
+}
+
+/// Publishes the message whose fields are on the stack from `first` on.
+fn publish_arguments(
+    link: &Link,
+    arguments: &Stack,
+    first: i32,
+) -> Result<Published, NotPublished> {
+    let argument = |index| arguments.argument(first + index);
+    let message = PublishArgs::new(
+        argument(0),
+        argument(1),
+        argument(2),
+        argument(3),
+        argument(4),
+    )?;
+    let packet_id = match argument(5) {
+        Scalar::Nil => 0,
+        packet_id => packet_id.packet_id()?,
+    };
+    publish(link, &message.packet(packet_id, &Properties::new()))
+}
+
+fn push_published(published: &Published, results: &Stack) {
+    results.push_integer(published.packet_id);
+    results.push_integer(unix_time());
+    results.push_boolean(published.full);
+    if !published.dropped.is_empty() {
+        results.push_table();
+        for packet_id in &published.dropped {
+            results.push_integer(*packet_id);
+            results.append();
+        }
+    }
+}
+
+/// Seconds as of `os.time`.
+fn unix_time() -> u32 {
+    SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |time| time.as_secs() as u32)
 }
 
 enum NotPublished {
@@ -384,19 +477,18 @@ fn publish(link: &Link, message: &PublishRef<'_>) -> Result<Published, NotPublis
     })
 }
 
-/// `acknowledge(handle, packet_id, qos, rc)`, without properties: true; or nil, an error message and whether it is misuse.
-struct PlainAcknowledge;
+/// `acknowledge(handle, packet_id, qos, rc)`, without properties: true; or nil, an error message and whether it is
+/// misuse.
+struct AcknowledgeValues;
 
-impl RawFunction for PlainAcknowledge {
+impl RawFunction for AcknowledgeValues {
     type Output = Result<(), Refusal>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
         let packet_id = arguments.argument(2).packet_id()?;
         let qos = arguments.argument(3).qos(&".qos")?;
         let reason = arguments.argument(4).integer(0, u8::MAX.into(), &"rc")? as u8;
-        request(&handle(arguments)?.link, |session| {
-            Ok(session.acknowledge(packet_id, qos, reason, Properties::new())?)
-        })
+        acknowledge(&handle(arguments)?.link, packet_id, qos, reason)
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -405,6 +497,34 @@ impl RawFunction for PlainAcknowledge {
             Err(refusal) => push_refusal(refusal, results),
         }
     }
+}
+
+/// `acknowledge_message(handle, message, metatable)`: the time as of `os.time`; or nothing, and nothing has been done, unless
+/// the message is a table with that metatable, of QoS 1 or 2, and can be acknowledged.
+struct AcknowledgeMessage;
+
+impl RawFunction for AcknowledgeMessage {
+    type Output = Option<()>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let link = &arguments.object::<Handle>(1)?.link;
+        arguments.push_fields_of_class(2, 3, 2)?;
+        let packet_id = arguments.argument(4).packet_id().ok()?;
+        let qos = arguments.argument(5).qos(&".qos").ok()?;
+        acknowledge(link, packet_id, qos, 0).ok()
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        if output.is_some() {
+            results.push_integer(unix_time());
+        }
+    }
+}
+
+fn acknowledge(link: &Link, packet_id: u16, qos: QoS, reason: u8) -> Result<(), Refusal> {
+    request(link, |session| {
+        Ok(session.acknowledge(packet_id, qos, reason, Properties::new())?)
+    })
 }
 
 impl LuaLink {
@@ -619,7 +739,7 @@ impl UserData for LuaLink {
             })
         });
 
-        // publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties): as the plain one.
+        // publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties): as `core.publish`.
         type Publish = (Value, Value, u8, bool, bool, Value, Value, Value);
         methods.add_method("publish", |lua, this, fields: Publish| {
             let (topic, payload, qos, retain, dup, packet_id, properties, user_properties) = fields;
@@ -642,7 +762,7 @@ impl UserData for LuaLink {
                     dropped,
                 }) => {
                     let dropped = (!dropped.is_empty()).then_some(dropped);
-                    (packet_id, full, dropped).into_lua_multi(lua)
+                    (packet_id, unix_time(), full, dropped).into_lua_multi(lua)
                 }
                 Err(NotPublished::TooMuch(message)) => (false, message).into_lua_multi(lua),
                 Err(NotPublished::Refused(Refusal { message, misuse })) => {

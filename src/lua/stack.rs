@@ -146,6 +146,7 @@ impl Stack {
     }
 
     /// An argument.
+    #[inline]
     pub(crate) fn argument(&self, index: c_int) -> Scalar<'_> {
         debug_assert!(index > 0);
         // SAFETY: any index above 0 may be asked for its type. A string's bytes stay where they are as long as it is an
@@ -160,6 +161,7 @@ impl Stack {
                     let bytes = ffi::lua_tolstring(self.state, index, &mut size);
                     Scalar::String(slice::from_raw_parts(bytes.cast(), size))
                 }
+                ffi::LUA_TFUNCTION => Scalar::Function,
                 other => Scalar::Other(
                     CStr::from_ptr(ffi::lua_typename(self.state, other))
                         .to_str()
@@ -167,6 +169,23 @@ impl Stack {
                 ),
             }
         }
+    }
+
+    /// Says, when asked later, whether the debug hook has been set since. A signal handler must not call Lua: with a hook
+    /// it has Lua do something soon, as that of the stand-alone interpreter does at Ctrl-C.
+    pub(crate) fn hook_is_set(&self) -> impl Fn() -> bool {
+        let hook = || {
+            // SAFETY: only reads. Handlers run in this thread, or write no more than a pointer and two numbers.
+            unsafe {
+                (
+                    ffi::lua_gethook(self.state).map(|hook| hook as usize),
+                    ffi::lua_gethookmask(self.state),
+                    ffi::lua_gethookcount(self.state),
+                )
+            }
+        };
+        let before = hook();
+        move || hook() != before
     }
 
     /// An argument that `create_object` has made of a value.
@@ -179,6 +198,42 @@ impl Stack {
                 && ffi::lua_rawlen(self.state, index) == size_of::<Object<T>>()
                 && (*object).tag == TypeId::of::<T>();
             (is_ours).then(|| (*object).value.as_ref()).flatten()
+        }
+    }
+
+    /// Pushes fields of an argument, those that the constants name, if it is a table without a metatable. They become the
+    /// arguments behind it, in place of what was there.
+    pub(crate) fn push_fields(&self, table: c_int, fields: c_int) -> Option<()> {
+        // SAFETY: a table is asked for its metatable.
+        let is_plain =
+            self.is_table(table) && unsafe { ffi::lua_getmetatable(self.state, table) == 0 };
+        is_plain.then(|| self.push_raw_fields(table, table, fields))
+    }
+
+    /// As `push_fields`, if the table has that metatable, an argument behind it; they become the arguments behind that.
+    pub(crate) fn push_fields_of_class(
+        &self,
+        table: c_int,
+        metatable: c_int,
+        fields: c_int,
+    ) -> Option<()> {
+        // SAFETY: a table is asked for its metatable; there is room.
+        let is_of_class = self.is_table(table)
+            && unsafe {
+                ffi::lua_getmetatable(self.state, table) != 0
+                    && ffi::lua_rawequal(self.state, -1, metatable) != 0
+            };
+        is_of_class.then(|| self.push_raw_fields(table, metatable, fields))
+    }
+
+    fn push_raw_fields(&self, table: c_int, last: c_int, fields: c_int) {
+        // SAFETY: there is room; getting fields of a table without its metatable raises nothing.
+        unsafe {
+            ffi::lua_settop(self.state, last);
+            for constant in 1..=fields {
+                self.push_constant(constant);
+                ffi::lua_rawget(self.state, table);
+            }
         }
     }
 
@@ -242,6 +297,12 @@ impl Stack {
     pub(crate) fn push_constant(&self, index: c_int) {
         // SAFETY: there is room; what is not there would be nil.
         unsafe { ffi::lua_pushvalue(self.state, ffi::lua_upvalueindex(1 + index)) }
+    }
+
+    /// Pushes an argument.
+    pub(crate) fn push_argument(&self, index: c_int) {
+        // SAFETY: there is room; what is not there is nil.
+        unsafe { ffi::lua_pushvalue(self.state, index) }
     }
 
     /// Makes an argument, if it is a table, the metatable of the table on top of the stack.

@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use super::id_map::IdMap;
 use crate::codec::Str;
 
-/// What the server has been told.
+/// What the server has been told. Owns memory only once that is something.
 #[derive(Default)]
-pub(super) struct SentAliases {
+pub(super) struct SentAliases(Option<Box<Aliases>>);
+
+#[derive(Default)]
+struct Aliases {
     /// What each alias stands for.
     topics: IdMap<Str>,
     /// The aliases given out by [`assign`](Self::assign).
@@ -25,26 +28,31 @@ pub(super) enum Assigned {
 impl SentAliases {
     /// What an alias of the program's stands for.
     pub(super) fn topic(&self, alias: u16) -> Option<&Str> {
-        self.topics.get(&alias)
+        self.0.as_ref()?.topics.get(&alias)
     }
 
     /// The program has sent an alias together with its topic.
     pub(super) fn insert(&mut self, alias: u16, topic: &str) {
         let topic = Str::try_from(topic).expect("a topic that has been encoded");
-        self.topics.insert(alias, topic);
+        self.known().topics.insert(alias, topic);
     }
 
     /// An alias for a topic: the first topics get one each, until the server's maximum is reached.
     pub(super) fn assign(&self, topic: &str, maximum: u16) -> Option<Assigned> {
-        if let Some(alias) = self.automatic.get(topic) {
+        let automatic = self.0.as_ref().map(|known| &known.automatic);
+        if let Some(alias) = automatic.and_then(|automatic| automatic.get(topic)) {
             return Some(Assigned::Known(*alias));
         }
-        let next = self.automatic.len() + 1;
+        let next = automatic.map_or(0, HashMap::len) + 1;
         (next <= usize::from(maximum)).then_some(Assigned::New(next as u16))
     }
 
     /// The server has been sent a new alias.
     pub(super) fn assigned(&mut self, alias: u16, topic: &str) {
-        self.automatic.insert(topic.into(), alias);
+        self.known().automatic.insert(topic.into(), alias);
+    }
+
+    fn known(&mut self) -> &mut Aliases {
+        self.0.get_or_insert_default()
     }
 }

@@ -360,6 +360,10 @@ impl Session {
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
         }
+        if matches!(event, Event::Packet(Packet::Connack(_))) {
+            // Connecting needed more than what follows may need for long.
+            self.shrink();
+        }
         Some(event)
     }
 
@@ -513,7 +517,7 @@ impl Session {
         self.deliver(Event::Failed { message });
     }
 
-    /// Gives back what a burst needed; called when nothing was sent for a while.
+    /// Gives back what a burst needed; called when nothing was sent for a while, and after connecting.
     fn shrink(&mut self) {
         if self.events.is_empty() {
             self.events = VecDeque::new();
