@@ -312,9 +312,15 @@ impl Session {
 
     fn handle_puback(&mut self, ack: Ack) -> Handled {
         self.check_listed(PacketType::Puback, ack.reason)?;
-        self.end_exchange(PacketType::Puback, ack.packet_id)?;
+        let id = ack.packet_id;
+        if self.version == Version::V311 && self.outgoing.awaited(id) == Some(Phase::Pubrec) {
+            // RabbitMQ has taken it as a message of QoS 1, which it can tell in no other way in 3.1.1.
+            self.outgoing.end(id);
+        } else {
+            self.end_exchange(PacketType::Puback, id)?;
+        }
         // One that nobody waits for too, unless it names an exchange to come, or the user has still to take another.
-        if !self.outgoing.in_use(ack.packet_id) {
+        if !self.outgoing.in_use(id) {
             self.deliver_answer(Event::Packet(Packet::Puback(ack)));
         }
         Ok(())
