@@ -1,11 +1,12 @@
 -- What a broker and this library do together: each feature is tried, and gets a line
 --   VERSION|FEATURE|ok, not ok or not supported|WHY
 -- "not supported" is what the broker says itself, by a reason code, a property of CONNACK or a lower QoS.
--- usage: scenario.lua VERSION URI, where VERSION is 3.1.1 or 5.0; scripts/interop calls it
+-- usage: scenario.lua VERSION URI [TICKS], where VERSION is 3.1.1 or 5.0, and TICKS is how many twentieths of a second
+-- there are before each connection; scripts/interop calls it
 
 local mqtt = require("mqtt")
 
-local version_name, uri = arg[1], arg[2]
+local version_name, uri, pause = arg[1], arg[2], tonumber(arg[3] or 0)
 local version = assert(({ ["3.1.1"] = mqtt.v311, ["5.0"] = mqtt.v50 })[version_name], "expecting version 3.1.1 or 5.0")
 local is_v5 = version == mqtt.v50
 
@@ -16,8 +17,11 @@ local COUNT = 50
 local LARGE = 2 ^ 20
 
 local loop = mqtt.get_ioloop()
+local ticks = 0
+
 -- The loop is not to wait for long while a condition is looked at.
 local function tick()
+	ticks = ticks + 1
 	return 0.05
 end
 loop:add(tick)
@@ -54,6 +58,8 @@ Peer.__index = Peer
 -- Connects a client, and waits until it is connected. The options are those of `mqtt.client`, and acknowledge = false.
 local function open(opts)
 	local peer = setmetatable({ messages = {}, unacknowledged = opts.acknowledge == false }, Peer)
+	local at = ticks + pause
+	comes(function() return ticks >= at end)
 	opts.acknowledge = nil
 	opts.uri, opts.version = uri, version
 	if opts.clean == nil then
