@@ -14,7 +14,7 @@ local protocol = require("mqtt.protocol")
 local error, getmetatable, ipairs, pairs, setmetatable = error, getmetatable, ipairs, pairs, setmetatable
 local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
-local math_ceil, math_huge, math_max = math.ceil, math.huge, math.max
+local math_ceil, math_huge, math_max, math_min = math.ceil, math.huge, math.max, math.min
 local os_time = os.time
 local str_format = string.format
 
@@ -70,6 +70,8 @@ local unacknowledged = setmetatable({}, { __mode = "k" })
 local Client = {
 	-- The protocol version, the session's for good.
 	_version = const.v311,
+	-- What `mqtt.topic_handlers` knows, if there are handlers of topics.
+	_topics = false,
 }
 Client.__index = Client
 
@@ -339,6 +341,7 @@ end
 local function keeps_exchanges(opts)
 	return not not (opts.reconnect or opts.queue or not opts.clean)
 end
+Client._keeps_exchanges = keeps_exchanges
 
 -- Returns what is wrong with the options, which the program may have changed, or nil. What else it has put there does
 -- not matter.
@@ -615,7 +618,7 @@ end
 -- @tparam function events.connect `function(connack_packet, client)`: after the CONNACK of a connection attempt; the
 -- connection is established if `connack_packet.rc == 0`
 -- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that
--- refused the connection, or the DISCONNECT that ended it
+-- refused the connection, the DISCONNECT that ended it, or the SUBACK that refused a subscription of `Client:on_topic`
 -- @tparam function events.close `function(connection, client)`: after the connection has been closed;
 -- `connection.close_reason` (string) says why
 -- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
@@ -708,6 +711,21 @@ function Client:handle(event, ...)
 	end
 end
 
+-- Whether the first connect goes on: there are brokers in the list that have not been tried.
+local function is_first_pass(self)
+	return self.first_connect and self._brokers:is_midway()
+end
+
+-- Tells those who wait for something that a connection has ended, or the attempt to open one.
+local function tell_waiting(self, reason)
+	local message, pck = self._failure or reason, self._ended_by
+	self._failure, self._ended_by = nil, nil
+	if self._waits then
+		local goes_on = self.connection or self._opening or self.opts.reconnect or is_first_pass(self)
+		self:_connection_ended(message, pck, reason == CLOSED_BY_CLIENT or not goes_on)
+	end
+end
+
 -- Ends the connection, or the attempt to open one. With `flush`, in seconds, everything requested before is still sent:
 -- so long this waits for it at most, the rest goes on in the background.
 local function close(self, reason, flush)
@@ -718,25 +736,21 @@ local function close(self, reason, flush)
 	if conn or self._opening then
 		self._brokers:ended()
 	end
-	self.connection = nil
+	self.connection, self._direct = nil, nil
 	self._opening = nil
+	self._has_moved = true
 	self._closing, self._closer = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
 	if conn and not self._token then
 		bridge.close(self, conn)
 	end
-	if not conn then
-		return
+	if conn then
+		log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", self.opts.id, reason)
+		conn.close_reason = reason
+		self:handle("close", conn, self)
 	end
-	log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", self.opts.id, reason)
-	conn.close_reason = reason
-	self:handle("close", conn, self)
-end
-
--- Whether the first connect goes on: there are brokers in the list that have not been tried.
-local function is_first_pass(self)
-	return self.first_connect and self._brokers:is_midway()
+	tell_waiting(self, reason)
 end
 
 -- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event,
@@ -745,6 +759,7 @@ local function fail(self, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	local conn = self.connection
 	self._closing, self._closer = reason, coroutine_running()
+	self._failure, self._ended_by = message, pck
 	self._brokers:ended()
 	self:handle("error", message, self, pck)
 	if pck and pck.type == packet_type.CONNACK then
@@ -807,30 +822,40 @@ local function request(self, callback, what, method, ...)
 	return result
 end
 
--- Checks one field of a table of options: raises if it is there with another type, in the name of the caller's caller
--- unless told otherwise.
-local function check_field(opts, field, expected, level)
+-- Returns what is wrong with one field of a table of options, or nil.
+local function explain_field(opts, field, expected)
 	local value = opts[field]
 	if value ~= nil and type(value) ~= expected then
-		error(str_format("expecting opts.%s to be a %s", field, expected), level or 3)
+		return str_format("expecting opts.%s to be a %s", field, expected)
 	end
 end
 
-local function check_qos(qos)
-	if qos ~= nil and not (qos == 0 or qos == 1 or qos == 2) then
-		error("expecting valid opts.qos value", 3)
-	end
-end
-
-local function check_request(opts)
+-- Returns what is wrong with the options of a request with a topic, or nil.
+local function explain_request(opts)
 	if type(opts) ~= "table" then
-		error("expecting opts to be a table", 3)
+		return "expecting opts to be a table"
 	elseif type(opts.topic) ~= "string" then
-		error("expecting opts.topic to be a string", 3)
+		return "expecting opts.topic to be a string"
 	end
-	check_field(opts, "properties", "table", 4)
-	check_field(opts, "user_properties", "table", 4)
-	check_field(opts, "callback", "function", 4)
+	return explain_field(opts, "properties", "table")
+		or explain_field(opts, "user_properties", "table")
+		or explain_field(opts, "callback", "function")
+end
+
+-- Returns what is wrong with the options of a subscription, or nil.
+local function explain_subscribe(opts)
+	local problem = explain_request(opts)
+	if problem then
+		return problem
+	end
+	local qos, retain_handling = opts.qos, opts.retain_handling
+	if qos ~= nil and not (qos == 0 or qos == 1 or qos == 2) then
+		return "expecting valid opts.qos value"
+	elseif not (retain_handling == nil or type(retain_handling) == "boolean"
+		or retain_handling == 0 or retain_handling == 1 or retain_handling == 2) then
+		return "expecting opts.retain_handling to be 0, 1, 2 or a boolean"
+	end
+	return explain_field(opts, "no_local", "boolean") or explain_field(opts, "retain_as_published", "boolean")
 end
 
 --- Subscribe to specified topic. Returns the SUBSCRIBE packet id and calls optional callback when subscription will be
@@ -847,15 +872,13 @@ end
 -- @tparam[opt] function opts.callback `function(suback_packet, client)` called when the broker has answered
 -- @return packet id on success or false and error message on failure
 function Client:subscribe(opts)
-	check_request(opts)
-	check_qos(opts.qos)
-	check_field(opts, "no_local", "boolean")
-	check_field(opts, "retain_as_published", "boolean")
+	local problem = explain_subscribe(opts)
+	if problem then
+		error(problem, 2)
+	end
 	local retain_handling = opts.retain_handling
 	if type(retain_handling) == "boolean" then
 		retain_handling = retain_handling and 1 or 0
-	elseif not (retain_handling == nil or retain_handling == 0 or retain_handling == 1 or retain_handling == 2) then
-		error("expecting opts.retain_handling to be 0, 1, 2 or a boolean", 2)
 	end
 	local packet_id, err = request(self, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
 		opts.no_local or false, opts.retain_as_published or false, retain_handling or 0, opts.properties,
@@ -871,7 +894,10 @@ end
 -- @tparam[opt] function opts.callback `function(unsuback_packet, client)` called when the broker has answered
 -- @return packet id on success or false and error message on failure
 function Client:unsubscribe(opts)
-	check_request(opts)
+	local problem = explain_request(opts)
+	if problem then
+		error(problem, 2)
+	end
 	local packet_id, err = request(self, opts.callback, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties,
 		opts.user_properties)
 	return packet_id, err
@@ -913,6 +939,9 @@ local function explain_publish(opts)
 	end
 end
 
+-- What is wrong with the options of the methods that take such, for mqtt.waiting and its siblings.
+Client._explain = { publish = explain_publish, subscribe = explain_subscribe, unsubscribe = explain_request }
+
 -- Publishes. Returns what the link's function returns.
 local function send_publish(self, topic, payload, qos, retain, dup, packet_id, properties, user_properties)
 	if properties or user_properties then
@@ -926,6 +955,7 @@ end
 local function is_stuck(self)
 	if self._link:outgoing_bytes() < self._stuck or not self._link:is_full() then
 		self._stuck = nil
+		self._direct = self._token and self.connection and self._handle
 	end
 	return self._stuck ~= nil
 end
@@ -933,7 +963,7 @@ end
 -- Remembers the callback of a message that has been accepted, and forgets those of the messages that had to make room.
 local function await_answer(self, packet_id, callback, dropped)
 	for _, other in ipairs(dropped or {}) do
-		self._callbacks[other] = nil
+		self:_forget_request(other, "it had to make room in the queue")
 	end
 	if packet_id ~= 0 then
 		self._callbacks[packet_id] = callback
@@ -974,9 +1004,9 @@ end
 -- with the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
 -- @return true or packet id on success or false and error message on failure
 function Client:publish(opts)
-	local is_native = self._token and self.connection and not self._stuck
-	if is_native and BUILDS_MESSAGES then
-		local packet_id, time, full, dropped, callback = core_publish_table(self._handle, opts)
+	local direct = self._direct
+	if direct and BUILDS_MESSAGES then
+		local packet_id, time, full, dropped, callback = core_publish_table(direct, opts)
 		if packet_id then
 			self.send_time = time
 			if full or dropped or callback then
@@ -1026,7 +1056,7 @@ function Client:publish(opts)
 	end
 	-- Before anything that yields: the answer may come meanwhile.
 	await_answer(self, packet_id, callback, dropped)
-	if is_native then
+	if direct then
 		self.send_time = time
 	elseif self.connection then
 		local ok, err = sent(self, "PUBLISH")
@@ -1047,13 +1077,12 @@ end
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for PUBACK/PUBREC packets
 -- @return true on success or false and error message on failure
 function Client:acknowledge(msg, rc, properties, user_properties)
-	if rc == nil and properties == nil and user_properties == nil and self._token and self.connection then
-		local time = core_acknowledge_message(self._handle, msg, self._session_mt)
+	local direct = self._direct
+	if direct and rc == nil and properties == nil and user_properties == nil then
+		local time = core_acknowledge_message(direct, msg, self._session_mt)
 		if time then
 			self.send_time = time
-			if self.opts.auto_ack then
-				self._unacknowledged[msg] = nil
-			end
+			unacknowledged[msg] = nil
 			return true
 		end
 	end
@@ -1142,7 +1171,7 @@ function Client:disconnect(rc, properties, user_properties)
 	if bridge.hand_over(self, Client.disconnect, rc, properties, user_properties) then
 		return true
 	elseif self._opening then
-		self:close_connection()
+		self:close_connection(CLOSED_BY_CLIENT)
 	end
 	local conn = self.connection
 	drain(self)
@@ -1152,6 +1181,9 @@ function Client:disconnect(rc, properties, user_properties)
 	local ok
 	ok, err = request(self, nil, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
 	if not ok then
+		if not self.connection then
+			tell_waiting(self, CLOSED_BY_CLIENT)
+		end
 		return false, err
 	end
 	if not self._token then
@@ -1241,6 +1273,8 @@ end
 -- The native connection is open.
 local function opened(self)
 	self.connection, self._opening = self._opening, nil
+	-- What stands for the link, while the native connection takes what is sent.
+	self._direct, self._stuck = self._token and self._handle, nil
 	leave_rest_to_connack(self)
 end
 
@@ -1253,6 +1287,7 @@ local function open_failed(self, reason)
 	local message = "failed to open network connection: " .. reason
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	self:handle("error", message, self)
+	tell_waiting(self, message)
 	return message
 end
 
@@ -1413,8 +1448,17 @@ local function connack_received(self, connack)
 		-- The broker may want another keep alive.
 		self._check_soon()
 	end
+	if self._subscriptions then
+		self:_renew_subscriptions(connack)
+		if self.connection ~= conn then
+			return false, NOT_OPENED
+		end
+	end
 	self:handle("connect", connack, self)
 	self.first_connect = false
+	if self._waits then
+		self:_end_waits("connect", connack)
+	end
 	return true
 end
 
@@ -1472,7 +1516,7 @@ end
 -- A message that had to wait will not be sent: the broker does not take it, as the message says. Its callback is not
 -- called.
 local function dropped(self, packet_id, message)
-	self._callbacks[packet_id] = nil
+	self:_forget_request(packet_id, message)
 	message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	self:handle("error", message, self)
@@ -1556,12 +1600,14 @@ local function implicit_connect(self)
 	local last = self._brokers.last_attempt
 	local due = last and reconnect and last + self._brokers:delay(reconnect) or now
 	if due > now then
-		if self._wake_at ~= due then
+		local at = math_min(due, self._next_timeout or due)
+		local left = math_max(at - now, 0)
+		if self._wake_at ~= at then
 			-- Whoever waits for the link is woken when it is time.
-			self._wake_at = due
-			self._link:wake_after(due - now)
+			self._wake_at = at
+			self._link:wake_after(left)
 		end
-		return due - now
+		return left
 	elseif self._token then
 		begin_open(self)
 		return -1
@@ -1601,8 +1647,11 @@ function Client:check_keep_alive()
 	local err, soon
 	if not (self._token or bridge.hand_over(self, Client.check_keep_alive)) then
 		err, soon = bridge.check_keep_alive(self, handle_event)
+		if self._next_timeout then
+			self:_check_waits()
+		end
 	end
-	return soon or self._link:deadline() or interval, err
+	return self:_at_most(soon or self._link:deadline() or interval), err
 end
 
 -- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
@@ -1621,15 +1670,15 @@ end
 local function finish_step(self, kind, a, b, c, d, e, f, g, h, i)
 	local link = self._link
 	while not kind or kind == "woken" do
-		if not kind then
-			if not (self.connection or self._opening) then
-				local wait, err = implicit_connect(self)
-				if wait ~= -1 then
-					return wait, err
-				end
-			elseif not host.wait(link) then
-				return -1
+		if kind then
+			self:_woken()
+		elseif not (self.connection or self._opening) then
+			local wait, err = implicit_connect(self)
+			if wait ~= -1 then
+				return wait, err
 			end
+		elseif not host.wait(link) then
+			return -1
 		end
 		kind, a, b, c, d, e, f, g, h, i = core_step(self._handle, self._session_mt)
 	end
@@ -1664,6 +1713,9 @@ function Client:step()
 		self:close_connection(reason)
 		return gone(self, reason)
 	elseif not self._token then
+		if self._next_timeout then
+			self:_check_waits()
+		end
 		return bridge.step(self, implicit_connect, handle_event)
 	end
 	return finish_step(self, core_step(self._handle, self._session_mt))
@@ -1691,11 +1743,11 @@ end
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
 -- in its loop. Returns what the last one returned.
 function Client:_serve(most)
-	local conn, loop = self.connection, self.ioloop
-	if not (conn and self._token) or self._closing or host.in_copas()
+	if not (self.connection and self._token) or self._closing or host.in_copas()
 		or self.handle ~= Client.handle or self.handle_received_packet ~= Client.handle_received_packet then
 		return self:step()
 	end
+	self._has_moved = nil
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
 	for _ = 1, most do
@@ -1712,6 +1764,9 @@ function Client:_serve(most)
 				n = n + 1
 				handler = handlers[n]
 			end
+			if self._topics then
+				self:_handle_topics(message)
+			end
 			if auto_ack then
 				acknowledge_handled(self, message)
 			end
@@ -1724,7 +1779,7 @@ function Client:_serve(most)
 			end
 			session_mt = self._session_mt
 		end
-		if self.connection ~= conn or self.ioloop ~= loop then
+		if self._has_moved then
 			break
 		end
 	end
@@ -1792,6 +1847,7 @@ end
 -- Remembers the loop that the client was added to (luamqtt 3.x).
 function Client:set_ioloop(loop)
 	self.ioloop = loop
+	self._has_moved = true
 end
 
 -- One step of a loop (luamqtt 3.x); without a loop it waits for something to do. Returns true, or false and an error
@@ -1813,8 +1869,8 @@ function Client:_sync_iteration()
 	self:_wait(IDLE_WAIT)
 	local conn = not self._token and self.connection
 	if conn then
-		-- For connectors that can wait: until keep alive wants something.
-		conn.receive_timeout = self._link:deadline() or false
+		-- For connectors that can wait: until keep alive wants something, or the program has waited long enough.
+		conn.receive_timeout = self:_at_most(self._link:deadline()) or false
 	end
 	local wait, err = self:step()
 	if conn then
@@ -1857,7 +1913,7 @@ function Client:_wait_for_room()
 			least, deadline = bytes, now + SEND_TIMEOUT
 		end
 		if now >= deadline then
-			self._stuck = bytes
+			self._stuck, self._direct = bytes, nil
 			return false
 		elseif not wait_in(self, "wait_for_room", deadline - now) then
 			return false
@@ -1885,6 +1941,9 @@ function Client:handle_received_packet(pck)
 				i = i + 1
 			end
 		end
+		if self._topics then
+			self:_handle_topics(pck)
+		end
 		acknowledge_handled(self, pck)
 	elseif ptype == packet_type.CONNACK then
 		return connack_received(self, pck)
@@ -1900,6 +1959,13 @@ function Client:handle_received_packet(pck)
 		end
 	end
 	return true
+end
+
+-- The methods that are in files of their own.
+for _, name in ipairs({ "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers" }) do
+	for key, method in pairs(require(name)) do
+		Client[key] = method
+	end
 end
 
 --- Exported functions

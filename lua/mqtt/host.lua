@@ -161,6 +161,81 @@ function host.pause(seconds)
 	return true
 end
 
+-- Links that threads of Copas 1.x sleep at, each with the function that takes its events.
+local bells = {}
+
+-- What `host.sleeper` does under a Copas that knows no pause: waits for a link that has no connection.
+local function sleeper_at_bell(copas)
+	local bell
+	local function sleep()
+		bell = table.remove(bells)
+		if not bell then
+			local link, handle = core.link(4)
+			bell = { link = link, handle = handle }
+		end
+		receive(copas, bell.link)
+		while core.pop(bell.handle) do -- luacheck: ignore 542
+			-- until there is none
+		end
+		bells[#bells + 1] = bell
+		bell = nil
+	end
+	return sleep, function()
+		if bell then
+			bell.link:wake()
+		end
+	end
+end
+
+--- Returns how the caller sleeps until it is woken.
+-- @treturn[1] function `sleep([seconds])`: yields until it is woken; it may return earlier, not at all without
+-- being woken after that time
+-- @treturn[1] function wakes it, if it sleeps
+-- @return[2] nil: it runs in no coroutine
+-- @return[3] false
+-- @treturn[3] string an error message: nginx does not let it yield now
+function host.sleeper()
+	if type(rawget(_G, "ngx")) == "table" then
+		if not nginx_around() then
+			return false, "nginx lets nobody wait in this phase"
+		end
+		local news = require("ngx.semaphore").new()
+		return function(seconds)
+			news:wait(seconds or WATCH_TIME)
+		end, function()
+			news:post(1)
+		end
+	end
+	local thread, is_main = coroutine_running()
+	if not thread or is_main then
+		return nil
+	end
+	local copas = copas_around()
+	if not copas then
+		return coroutine.yield, function()
+			if coroutine.status(thread) == "suspended" then
+				local ok, err = coroutine.resume(thread)
+				if not ok then
+					error(err, 0)
+				end
+			end
+		end
+	elseif not copas.pause then
+		return sleeper_at_bell(copas)
+	end
+	return function(seconds)
+		local before = turn
+		if seconds then
+			copas.pause(seconds)
+		else
+			copas.pauseforever()
+		end
+		resumed(before)
+	end, function()
+		copas.wakeup(thread)
+	end
+end
+
 --- Calls a function where an error has nobody to go to, inside nginx: it is logged.
 -- @tparam function func the function
 -- @param ... its arguments

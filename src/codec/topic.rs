@@ -1,4 +1,4 @@
-//! Topic names and topic filters (4.7, 4.8.2). Whether a name matches a filter is the server's business.
+//! Topic names and topic filters (4.7, 4.8.2). Whether a name matches a filter is not known here.
 
 use std::fmt;
 

@@ -52,10 +52,14 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         })?,
     )?;
 
-    for (name, turn) in [("step", true), ("pop", false)] {
-        let function = create_raw_function(lua, NextEvent { turn }, MESSAGE_FIELDS)?;
-        core.set(name, function)?;
-    }
+    core.set(
+        "step",
+        create_raw_function(lua, NextEvent::<true>, MESSAGE_FIELDS)?,
+    )?;
+    core.set(
+        "pop",
+        create_raw_function(lua, NextEvent::<false>, MESSAGE_FIELDS)?,
+    )?;
     core.set("publish", create_raw_function(lua, PublishValues, ())?)?;
     core.set(
         "publish_table",
@@ -280,11 +284,9 @@ fn stale() -> Refusal {
 /// `shape` of `mqtt.packet`, which for a PUBLISH where `core.builds_messages` is true is the table itself, with the
 /// metatable; or a name and perhaps a message; or nothing. If there is none yet, `step` makes a turn of the runtime,
 /// without blocking.
-struct NextEvent {
-    turn: bool,
-}
+struct NextEvent<const TURN: bool>;
 
-impl RawFunction for NextEvent {
+impl<const TURN: bool> RawFunction for NextEvent<TURN> {
     type Output = (Option<LinkEvent>, Version);
 
     fn run(&self, arguments: &Stack) -> Self::Output {
@@ -300,7 +302,7 @@ impl RawFunction for NextEvent {
             Some(LinkEvent::Broken(STALE.into()))
         } else {
             link.next_event().or_else(|| {
-                if !self.turn {
+                if !TURN {
                     return None;
                 }
                 driver.turn();
@@ -648,6 +650,14 @@ impl UserData for LuaLink {
         methods.add_method("wake_after", |_, this, seconds: f64| {
             if !this.link.is_stale() {
                 this.link.wake_after(&this.driver, duration(seconds));
+            }
+            Ok(())
+        });
+
+        // wake(): "woken" follows at once.
+        methods.add_method("wake", |_, this, ()| {
+            if !this.link.is_stale() {
+                this.link.wake();
             }
             Ok(())
         });

@@ -1,6 +1,7 @@
 //! The Lua module `mqtt.core`: what the Lua files of `lua/mqtt` call. The only room where mlua's types may appear.
 
 mod args;
+mod filters;
 mod link;
 mod process;
 mod protocol;
@@ -15,6 +16,7 @@ use mlua::{Lua, Table};
 /// Makes the module's table.
 pub(crate) fn open(lua: &Lua) -> mlua::Result<Table> {
     let core = lua.create_table()?;
+    filters::register(lua, &core)?;
     link::register(lua, &core)?;
     protocol::register(lua, &core)?;
     target::register(lua, &core)?;

@@ -277,6 +277,11 @@ impl Stack {
         }
     }
 
+    pub(crate) fn push_number(&self, value: f64) {
+        // SAFETY: there is room.
+        unsafe { ffi::lua_pushnumber(self.state, value) }
+    }
+
     pub(crate) fn push_bytes(&self, bytes: &[u8]) {
         // SAFETY: there is room, and Lua copies the bytes.
         unsafe { ffi::lua_pushlstring(self.state, bytes.as_ptr().cast(), bytes.len()) };

@@ -19,6 +19,7 @@ use bytes::BytesMut;
 use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
 mod aliases;
+mod filters;
 mod id_map;
 mod limits;
 mod outgoing;
@@ -28,6 +29,7 @@ mod send;
 mod subscriptions;
 mod timers;
 
+pub use filters::{Filters, Matches};
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::RequestError;
 

@@ -195,16 +195,19 @@ impl Outgoing {
             .map(|exchange| exchange.phase)
     }
 
-    /// Takes a QoS 2 exchange from PUBREC to PUBCOMP, as its PUBREL is sent.
-    pub(super) fn released(&mut self, id: u16) {
+    /// Takes a QoS 2 exchange from PUBREC to PUBCOMP, as its PUBREL is sent. Says whether it still counts against what the
+    /// server takes at a time.
+    pub(super) fn released(&mut self, id: u16, counts: bool) {
         if let Some(exchange) = self.exchanges.get_mut(&id) {
             exchange.phase = Phase::Pubcomp;
             self.bytes -= exchange.packet.len();
             exchange.packet = Box::default();
-            if exchange.progress == Progress::Repeat {
-                // The server knows of it, so that it does not count on this connection.
-                exchange.progress = Progress::Sent { counted: false };
-            }
+            let counted = exchange.progress == (Progress::Sent { counted: true });
+            self.in_flight -= u32::from(counted && !counts);
+            // One that is to be repeated the server knows of, so that it does not count on this connection.
+            exchange.progress = Progress::Sent {
+                counted: counted && counts,
+            };
         }
     }
 

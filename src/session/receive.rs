@@ -312,15 +312,9 @@ impl Session {
 
     fn handle_puback(&mut self, ack: Ack) -> Handled {
         self.check_listed(PacketType::Puback, ack.reason)?;
-        let id = ack.packet_id;
-        if self.version == Version::V311 && self.outgoing.awaited(id) == Some(Phase::Pubrec) {
-            // RabbitMQ has taken it as a message of QoS 1, which it can tell in no other way in 3.1.1.
-            self.outgoing.end(id);
-        } else {
-            self.end_exchange(PacketType::Puback, id)?;
-        }
+        self.end_exchange(PacketType::Puback, ack.packet_id)?;
         // One that nobody waits for too, unless it names an exchange to come, or the user has still to take another.
-        if !self.outgoing.in_use(id) {
+        if !self.outgoing.in_use(ack.packet_id) {
             self.deliver_answer(Event::Packet(Packet::Puback(ack)));
         }
         Ok(())
@@ -341,7 +335,8 @@ impl Session {
             }
         } else {
             if phase.is_some() {
-                self.outgoing.released(id);
+                let counts = self.version == Version::V50;
+                self.outgoing.released(id, counts);
             }
             self.answer(PacketType::Pubrel, id, phase.is_some());
         }
@@ -475,10 +470,17 @@ impl Session {
     }
 
     /// Ends the exchange that this packet answers. An answer nobody waits for changes nothing, one of the wrong kind breaks
-    /// the protocol.
+    /// the protocol. But 3.1.1 has no maximum QoS: there PUBACK tells that a message of QoS 2 was taken as one of QoS 1, as
+    /// RabbitMQ does.
     fn end_exchange(&mut self, packet: PacketType, id: u16) -> Handled {
         match self.outgoing.awaited(id) {
-            Some(other) if other.awaits() != packet => Err(awaits_another(packet, id, other)),
+            Some(other)
+                if other.awaits() != packet
+                    && (self.version, other, packet)
+                        != (Version::V311, Phase::Pubrec, PacketType::Puback) =>
+            {
+                Err(awaits_another(packet, id, other))
+            }
             Some(_) => {
                 self.outgoing.end(id);
                 Ok(())

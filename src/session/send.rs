@@ -14,7 +14,8 @@ use crate::session::RequestError;
 /// What was held back is sent as long as less than this waits to be written, in bytes.
 const BURST: usize = 64 << 10;
 /// QoS 2 messages that a server of 3.1.1 is given at a time. It cannot say how many it takes, and mosquitto 2.0 drops
-/// those above its `max_inflight_messages`, by default 20, with a PUBREC that looks like success.
+/// those above its `max_inflight_messages`, by default 20, with a PUBREC that looks like success. A message does not
+/// count any more when its PUBREL has been sent: the server sees that before what follows.
 const V311_RECEIVE_MAXIMUM: u16 = 20;
 /// The DUP flag in the first byte of a PUBLISH.
 const DUP: u8 = 1 << 3;
@@ -94,14 +95,13 @@ impl Session {
         self.outgoing.in_flight() < u32::from(most)
     }
 
-    /// Whether an exchange counts against what the server takes at a time: in 5.0 QoS 1 and 2 messages, but not a
-    /// repeated PUBREL (4.9).
+    /// Whether an exchange counts against what the server takes at a time: QoS 2 messages, in 5.0 QoS 1 as well, but not
+    /// a repeated PUBREL (4.9).
     pub(super) fn is_counted(&self, phase: Phase) -> bool {
         match phase {
             Phase::Puback => self.version == Version::V50,
             Phase::Pubrec => true,
-            Phase::Pubcomp => self.version == Version::V311,
-            Phase::Suback(_) | Phase::Unsuback(_) => false,
+            Phase::Pubcomp | Phase::Suback(_) | Phase::Unsuback(_) => false,
         }
     }
 
