@@ -1742,9 +1742,14 @@ end
 
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
 -- in its loop. Returns what the last one returned.
-function Client:_serve(most)
-	if not (self.connection and self._token) or self._closing or host.in_copas()
-		or self.handle ~= Client.handle or self.handle_received_packet ~= Client.handle_received_packet then
+-- In a thread of `mqtt.loop.copas` handlers may wait meanwhile: `may_go_on` tells whether the thread may take another
+-- step, and `rests` is called before one that is not for a packet.
+function Client:_serve(most, may_go_on, rests)
+	if not (self.connection and self._token) or self._closing or self.handle ~= Client.handle or not may_go_on
+		and (host.in_copas() or self.handle_received_packet ~= Client.handle_received_packet) then
+		if rests then
+			rests()
+		end
 		return self:step()
 	end
 	self._has_moved = nil
@@ -1773,13 +1778,16 @@ function Client:_serve(most)
 		elseif kind == PUBACK or kind == PUBREC then
 			answered(self, kind, a, b, c, d)
 		else
+			if rests then
+				rests()
+			end
 			local wait, err = finish_step(self, kind, a, b, c, d, e, f, g, h, i)
-			if wait ~= 0 then
+			if wait ~= 0 or rests then
 				return wait, err
 			end
 			session_mt = self._session_mt
 		end
-		if self._has_moved then
+		if self._has_moved or may_go_on and not may_go_on() then
 			break
 		end
 	end
@@ -1962,7 +1970,7 @@ function Client:handle_received_packet(pck)
 end
 
 -- The methods that are in files of their own.
-for _, name in ipairs({ "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers" }) do
+for _, name in ipairs({ "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers", "mqtt.request" }) do
 	for key, method in pairs(require(name)) do
 		Client[key] = method
 	end

@@ -34,9 +34,9 @@ function host.is_turn_over()
 	return now() - turn > TURN
 end
 
--- What Copas takes for a socket: its descriptor is the link's, and there is something to read when the link has news
--- and it is its turn. Copas asks before it waits, and whenever the descriptor is readable. It closes what it thinks is
--- a connection when a thread ends, hence `close`.
+-- What Copas takes for a socket: its descriptor is the link's, and there is something to read when that is readable and
+-- it is the link's turn. Copas asks before it waits, and whenever the descriptor is readable. It closes what it thinks
+-- is a connection when a thread ends, hence `close`.
 local Readable = {}
 Readable.__index = Readable
 
@@ -54,8 +54,9 @@ function Readable.close() end
 function Readable:receive()
 	resumed(self.turn)
 	self.turn = turn
-	if self.gives_way or not self.link:has_events() then
-		self.gives_way = false
+	local is_new = self.is_new
+	self.is_new = false
+	if is_new and (self.gives_way or not self.link:has_events()) then
 		return nil, "timeout"
 	elseif self.patience > 0 and host.is_turn_over() then
 		self.patience = self.patience - 1
@@ -66,7 +67,13 @@ end
 
 -- Waits for news of a link under Copas; with `gives_way` other threads have their turn first in any case.
 local function receive(copas, link, gives_way)
-	local readable = { link = link, fd = assert(link:getfd()), gives_way = gives_way, patience = PATIENCE }
+	local readable = {
+		link = link,
+		fd = assert(link:getfd()),
+		is_new = true,
+		gives_way = gives_way,
+		patience = PATIENCE,
+	}
 	copas.receive(setmetatable(readable, Readable), 1)
 end
 

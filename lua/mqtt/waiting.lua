@@ -62,7 +62,7 @@ function Client._judge(answer)
 end
 
 -- Whether there is no connection, and will be none unless the program does something for it.
-local function has_ended(self)
+function Client:_has_ended()
 	return not (self.connection or self._opening or self.opts.reconnect or self.first_connect)
 end
 
@@ -108,11 +108,11 @@ function Client:await(what, opts)
 		local connack = self.connection and self.connection.connack
 		if connack and connack.rc == 0 then
 			return connack
-		elseif has_ended(self) then
+		elseif self:_has_ended() then
 			self.first_connect = true
 		end
 		return self:_wait_for(self:_begin_wait(opts.timeout, "connect"), sleep, wake)
-	elseif has_ended(self) then
+	elseif self:_has_ended() then
 		return nil, "network connection is not opened"
 	end
 	local wait = self:_begin_wait(opts.timeout)

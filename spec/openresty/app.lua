@@ -105,6 +105,25 @@ function actions.publish()
 	return tostring(id or err)
 end
 
+-- Waits for what the client asks itself, and for what nobody answers.
+function actions.await()
+	local name = ngx.var.arg_client
+	local client, topic = clients[name], "openresty/request/" .. name
+	local suback, err = client:await("subscribe", { topic = topic, qos = 1 })
+	if not suback then
+		note(name, "await", err)
+		return err
+	end
+	client:on_topic(topic, function(message)
+		assert(client:respond(message, { payload = message.payload:upper() }))
+		client:acknowledge(message)
+	end)
+	local response = assert(client:request { topic = topic, payload = "hello", qos = 1 })
+	response, err = response.payload, select(2, client:request { topic = "openresty/nobody", timeout = 0.1 })
+	client:off_topic(topic)
+	return response .. " " .. err
+end
+
 -- A connector of the program's own in the way of luamqtt 3.x, which calls the functions of one that comes with it.
 local function functions()
 	local connector = {}
@@ -132,6 +151,7 @@ function actions.start()
 		uri = args.dead and { "mqtt://localhost:" .. args.dead, uri } or uri,
 		secure = secure,
 		auto_ack = args.auto_ack and true,
+		version = tonumber(args.version),
 		reconnect = tonumber(args.reconnect),
 		keep_alive = tonumber(args.keep_alive),
 		connector = args.native and require("mqtt.connector.native") or args.functions and functions(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::thread::{Builder, JoinHandle, Thread, park, park_timeout};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -101,11 +101,18 @@ impl Caretaker {
     }
 
     fn run(&self, runtime: &Runtime, hub: &Hub) {
+        let mut woken = Instant::now();
         while !self.stopping.load(SeqCst) {
             self.mode.store(PARKED, SeqCst);
             // Asked only after PARKED is visible: whoever makes it needed from here on unparks this thread.
             let Some(visits) = self.needed(hub) else {
                 park();
+                if woken.elapsed() < GRACE {
+                    // Lua comes and goes quickly: it is not to wake this thread each time.
+                    self.mode.store(WATCHING, SeqCst);
+                    park_timeout(GRACE);
+                }
+                woken = Instant::now();
                 continue;
             };
             self.mode.store(WATCHING, SeqCst);

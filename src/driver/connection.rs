@@ -55,7 +55,10 @@ pub(super) fn run(
             write_error: None,
             over: false,
         };
-        if let Ending::Flush(rest) = poll_fn(|cx| connection.poll_attached(cx)).await {
+        let ending = poll_fn(|cx| connection.poll_attached(cx)).await;
+        #[cfg(unix)]
+        link.unwatch(&connection.stream);
+        if let Ending::Flush(rest) = ending {
             connection.io.output.unsplit(rest);
             // Too late is too late, and if the peer has gone there is nobody to flush for.
             let closing = poll_fn(|cx| connection.poll_closing(cx));
@@ -144,6 +147,10 @@ impl Connection<'_> {
             };
             if self.over {
                 return Poll::Ready(Ending::Drop);
+            }
+            #[cfg(unix)]
+            if instruction.watch {
+                self.link.watch(self.transport, &self.stream);
             }
             let wrote = self.write(cx);
             if instruction.finish && self.io.output.is_empty() {

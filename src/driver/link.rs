@@ -102,10 +102,23 @@ struct LinkState {
     full: bool,
     /// Somebody waits until nothing that was accepted has still to be sent.
     draining: bool,
-    /// On the hub's list of ready links, or being emptied by Lua. `signal` is raised exactly while this is set.
+    /// On the hub's list of ready links, or being emptied by Lua.
     ready: bool,
+    /// Lua drives for this link, and will look at what comes of it.
+    stepping: bool,
     #[cfg(unix)]
+    waited_on: WaitedOn,
+}
+
+/// What there is for event loops that wait on a descriptor.
+#[cfg(unix)]
+#[derive(Default)]
+struct WaitedOn {
+    /// Made when it is first asked for.
     signal: Option<Signal>,
+    raised: bool,
+    /// It watches the connection.
+    watches: bool,
 }
 
 impl Link {
@@ -127,8 +140,9 @@ impl Link {
                 full: false,
                 draining: false,
                 ready: false,
+                stepping: false,
                 #[cfg(unix)]
-                signal: None,
+                waited_on: WaitedOn::default(),
             }),
         })
     }
@@ -259,12 +273,29 @@ impl Link {
         });
     }
 
+    /// The next thing for Lua. If there is none yet, drives the runtime for a turn, without blocking.
+    pub fn step(&self, driver: &Driver) -> Option<LinkEvent> {
+        self.next_event().or_else(|| {
+            let is_waited_on = {
+                let mut state = self.lock();
+                state.stepping = true;
+                state.is_waited_on()
+            };
+            // Who waits on descriptors comes when something has arrived, and is faster than the caretaker and then Lua.
+            driver.turn(is_waited_on);
+            self.next_event()
+        })
+    }
+
     /// The next thing for Lua, without driving the runtime.
     pub fn next_event(&self) -> Option<LinkEvent> {
         let mut state = self.lock();
+        state.stepping = false;
         let event = state.next_event();
         if event.is_none() {
             state.set_emptied();
+        } else if state.is_waited_on() && state.has_events() {
+            state.raise();
         }
         if state.reading_paused && state.session.wants_receive() {
             state.reading_paused = false;
@@ -284,30 +315,36 @@ impl Link {
     pub fn has_events(&self) -> bool {
         let mut state = self.lock();
         let any = state.has_events();
-        if !any {
-            // Whoever asks is about to wait, and must be told of what comes next.
+        // Whoever asks is about to wait.
+        if any {
+            state.raise();
+        } else {
             state.set_emptied();
         }
         any
     }
 
-    /// A descriptor that is readable exactly while `next_event` has something, until the link is dropped. Not to be
-    /// read from or closed.
+    /// A descriptor that is readable while `step` has something or, on Linux, may have something because bytes have
+    /// arrived; until the link is dropped. Not to be read from or closed.
     ///
     /// # Errors
     /// What the operating system says when it has no more descriptors.
     #[cfg(unix)]
     pub fn fd(&self) -> std::io::Result<std::os::fd::RawFd> {
         let mut state = self.lock();
-        if let Some(signal) = &state.signal {
+        if let Some(signal) = &state.waited_on.signal {
             return Ok(signal.fd());
         }
         let signal = Signal::new()?;
         let fd = signal.fd();
-        if state.ready {
-            signal.raise();
+        state.waited_on.signal = Some(signal);
+        if state.has_events() {
+            state.raise();
         }
-        state.signal = Some(signal);
+        if let Some(transport) = &state.transport {
+            // Its task knows the socket to be watched.
+            self.hub.mark_dirty(transport);
+        }
         Ok(fd)
     }
 
@@ -338,10 +375,30 @@ impl Link {
         if !state.ready {
             state.ready = true;
             self.hub.add_ready(self.token);
-            #[cfg(unix)]
-            if let Some(signal) = &state.signal {
-                signal.raise();
-            }
+        }
+        if !state.stepping {
+            state.raise();
+        }
+    }
+
+    /// Lets the descriptor of [`Link::fd`] be readable when the connection is.
+    #[cfg(unix)]
+    pub(super) fn watch(&self, transport: &Arc<Transport>, stream: &Stream) {
+        let mut state = self.lock();
+        if state.is_attached(transport)
+            && let Some(signal) = &state.waited_on.signal
+        {
+            // If that fails the caretaker is first to see what arrives, as for every other link.
+            let _ = signal.watch(stream);
+            state.waited_on.watches = true;
+        }
+    }
+
+    /// Undoes [`Link::watch`], for a connection that has been let go of.
+    #[cfg(unix)]
+    pub(super) fn unwatch(&self, stream: &Stream) {
+        if let Some(signal) = &self.lock().waited_on.signal {
+            signal.unwatch(stream);
         }
     }
 
@@ -438,6 +495,8 @@ impl Link {
             deadline: state.session.poll_timeout(),
             read: !state.reading_paused,
             finish: state.session.state() == State::Disconnected,
+            #[cfg(unix)]
+            watch: state.is_waited_on() && !state.waited_on.watches,
         })
     }
 }
@@ -475,6 +534,9 @@ pub(super) struct Instruction {
     pub(super) read: bool,
     /// Write what is left, and end.
     pub(super) finish: bool,
+    /// See to it that the connection is watched.
+    #[cfg(unix)]
+    pub(super) watch: bool,
 }
 
 impl LinkState {
@@ -521,12 +583,32 @@ impl LinkState {
 
     /// Lua has seen that there is nothing.
     fn set_emptied(&mut self) {
-        if std::mem::take(&mut self.ready) {
-            #[cfg(unix)]
-            if let Some(signal) = &self.signal {
-                signal.clear();
-            }
+        self.ready = false;
+        #[cfg(unix)]
+        if std::mem::take(&mut self.waited_on.raised)
+            && let Some(signal) = &self.waited_on.signal
+        {
+            signal.clear();
         }
+    }
+
+    /// Makes the descriptor readable, if there is one.
+    fn raise(&mut self) {
+        #[cfg(unix)]
+        if !self.waited_on.raised
+            && let Some(signal) = &self.waited_on.signal
+        {
+            signal.raise();
+            self.waited_on.raised = true;
+        }
+    }
+
+    /// Whether somebody has asked for the descriptor.
+    fn is_waited_on(&self) -> bool {
+        #[cfg(unix)]
+        return self.waited_on.signal.is_some();
+        #[cfg(not(unix))]
+        return false;
     }
 
     fn next_event(&mut self) -> Option<LinkEvent> {
@@ -578,6 +660,10 @@ impl LinkState {
         self.tls_version = None;
         self.reading_paused = false;
         self.full = false;
+        #[cfg(unix)]
+        {
+            self.waited_on.watches = false;
+        }
         transport
     }
 }

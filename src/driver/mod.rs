@@ -120,7 +120,7 @@ impl Driver {
     /// any case.
     pub fn wait(&self, timeout: Option<Duration>, interrupted: impl Fn() -> bool) {
         if timeout.is_some_and(|timeout| timeout.is_zero()) || self.hub.has_ready() {
-            return self.turn();
+            return self.turn(false);
         }
         self.drive(async {
             let ready = async {
@@ -156,9 +156,9 @@ impl Driver {
     }
 
     /// One turn of the runtime without blocking: what has arrived is read, what waits is written, due timers fire.
-    /// Nothing is to do while the caretaker drives, since then all that happens anyhow.
-    pub fn turn(&self) {
-        if !self.hub.caretaker.is_driving() {
+    /// Nothing is to do while the caretaker drives, since then all that happens anyhow; unless Lua is to `relieve` it.
+    fn turn(&self, relieve: bool) {
+        if relieve || !self.hub.caretaker.is_driving() {
             // The first yield polls the I/O driver, the second the tasks which that has woken.
             self.drive(async {
                 tokio::task::yield_now().await;

@@ -1,13 +1,20 @@
-//! A file descriptor that is readable while raised, for event loops that wait on descriptors.
+//! A file descriptor that is readable while a link wants to be stepped, for event loops that wait on descriptors.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-/// A pair of sockets: a byte in the one makes the other readable.
+#[cfg(target_os = "linux")]
+use mio::{Interest, Poll, Token, unix::SourceFd};
+
+/// A pair of sockets: a byte in the one makes the other readable. On Linux the descriptor is that of a set, of this
+/// other one and the connection's socket: the set is readable as long as one of them is. Elsewhere it would be so until
+/// the set is asked.
 pub(super) struct Signal {
     raiser: UnixStream,
     waiter: UnixStream,
+    #[cfg(target_os = "linux")]
+    set: Poll,
 }
 
 impl Signal {
@@ -15,7 +22,14 @@ impl Signal {
         let (raiser, waiter) = UnixStream::pair()?;
         raiser.set_nonblocking(true)?;
         waiter.set_nonblocking(true)?;
-        Ok(Signal { raiser, waiter })
+        let signal = Signal {
+            raiser,
+            waiter,
+            #[cfg(target_os = "linux")]
+            set: Poll::new()?,
+        };
+        signal.watch(&signal.waiter)?;
+        Ok(signal)
     }
 
     /// Not to be called again before `clear`, so that one byte at most is under way.
@@ -28,6 +42,39 @@ impl Signal {
         let _ = (&self.waiter).read(&mut [0]);
     }
 
+    /// Adds a socket to the set, until it is closed or `unwatch`.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(unused_variables, clippy::unused_self)
+    )]
+    pub(super) fn watch(&self, socket: &impl AsRawFd) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        self.set.registry().register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            Token(0),
+            Interest::READABLE,
+        )?;
+        Ok(())
+    }
+
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(unused_variables, clippy::unused_self)
+    )]
+    pub(super) fn unwatch(&self, socket: &impl AsRawFd) {
+        #[cfg(target_os = "linux")]
+        let _ = self
+            .set
+            .registry()
+            .deregister(&mut SourceFd(&socket.as_raw_fd()));
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn fd(&self) -> RawFd {
+        self.set.as_raw_fd()
+    }
+
+    #[cfg(not(target_os = "linux"))]
     pub(super) fn fd(&self) -> RawFd {
         self.waiter.as_raw_fd()
     }

@@ -429,7 +429,7 @@ fn a_slow_server_makes_the_link_full_until_it_reads() {
     while !link.is_full() {
         publish(&link, &payload);
         messages += 1;
-        driver.turn();
+        driver.turn(false);
     }
     go.send(()).unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -501,7 +501,7 @@ fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
     let link = link(&driver);
     link.wake_after(&driver, PATIENCE * 10);
     let start = Instant::now();
-    driver.turn();
+    driver.turn(false);
     driver.wait(Some(Duration::from_millis(20)), || false);
     let waited = start.elapsed();
     assert!(
@@ -509,4 +509,61 @@ fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
         "{waited:?}"
     );
     assert!(!driver.wait_until(start, || false));
+}
+
+/// Whether a descriptor becomes readable in time.
+#[cfg(target_os = "linux")]
+fn is_readable(fd: std::os::fd::RawFd, timeout: Duration) -> bool {
+    let mut poll = mio::Poll::new().unwrap();
+    poll.registry()
+        .register(
+            &mut mio::unix::SourceFd(&fd),
+            mio::Token(0),
+            mio::Interest::READABLE,
+        )
+        .unwrap();
+    let mut events = mio::Events::with_capacity(1);
+    poll.poll(&mut events, Some(timeout)).unwrap();
+    !events.is_empty()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_descriptor_is_readable_when_bytes_have_arrived_that_nobody_has_read() {
+    let (go, wait) = channel();
+    let (sent, has_sent) = channel();
+    let (target, server) = server(move |mut server| {
+        server.accept();
+        for _ in wait {
+            server.send(&message(Bytes::from_static(b"hello")));
+            sent.send(()).unwrap();
+        }
+        server.stream
+    });
+    let driver = driver();
+    let link = connected(&driver, target, 60);
+    let fd = link.fd().unwrap();
+    assert!(link.step(&driver).is_none());
+    assert!(!is_readable(fd, Duration::ZERO));
+    {
+        let _nobody_drives = super::lock(&driver.hub.wheel);
+        go.send(()).unwrap();
+        assert!(is_readable(fd, PATIENCE));
+    }
+    let event = std::iter::repeat_with(|| link.step(&driver))
+        .flatten()
+        .next();
+    assert!(matches!(event, Some(LinkEvent::Packet(Packet::Publish(_)))));
+    assert!(link.step(&driver).is_none());
+    assert!(!is_readable(fd, Duration::ZERO));
+
+    // What comes for a connection that has been let go of is of no interest.
+    has_sent.recv().unwrap();
+    link.close_flushed(&driver, Instant::now() + PATIENCE);
+    let _nobody_drives = super::lock(&driver.hub.wheel);
+    go.send(()).unwrap();
+    has_sent.recv().unwrap();
+    assert!(!is_readable(fd, Duration::ZERO));
+    drop(go);
+    drop(server.recv().unwrap());
 }

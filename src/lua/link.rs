@@ -86,11 +86,7 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
     core.set("wait", create_raw_function(lua, Wait(shared), ())?)?;
 
     // now(): seconds of a clock that is never set.
-    let start = Instant::now();
-    core.set(
-        "now",
-        lua.create_function(move |_, ()| Ok(start.elapsed().as_secs_f64()))?,
-    )?;
+    core.set("now", create_raw_function(lua, Now(Instant::now()), ())?)?;
 
     // random_hex(digits): so many random hexadecimal digits, 16 at most.
     core.set(
@@ -164,6 +160,21 @@ impl RawFunction for Wait {
             Ok(()) => results.push_boolean(true),
             Err(message) => push_failure(message, results),
         }
+    }
+}
+
+/// `now()`: seconds since this was made. Under Copas it is asked every few messages.
+struct Now(Instant);
+
+impl RawFunction for Now {
+    type Output = f64;
+
+    fn run(&self, _: &Stack) -> Self::Output {
+        self.0.elapsed().as_secs_f64()
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        results.push_number(*output);
     }
 }
 
@@ -300,14 +311,10 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
         };
         let event = if link.is_stale() {
             Some(LinkEvent::Broken(STALE.into()))
+        } else if TURN {
+            link.step(driver)
         } else {
-            link.next_event().or_else(|| {
-                if !TURN {
-                    return None;
-                }
-                driver.turn();
-                link.next_event()
-            })
+            link.next_event()
         };
         (event, *version)
     }

@@ -1,5 +1,7 @@
 //! The one byte stream the driver sees, whatever carries it. A new transport is a new variant.
 
+#[cfg(unix)]
+use std::os::fd::{AsRawFd, RawFd};
 use std::{
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
@@ -49,6 +51,21 @@ impl Stream {
                 ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
                 _ => None,
             },
+        }
+    }
+}
+
+#[cfg(unix)]
+impl AsRawFd for Stream {
+    /// The descriptor of the socket.
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+            #[cfg(feature = "websocket")]
+            Stream::WebSocket(stream) => stream.carrier().as_raw_fd(),
         }
     }
 }

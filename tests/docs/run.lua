@@ -5,7 +5,8 @@
 --
 -- given(topic, payload)  the broker has such a retained message
 -- expect(line, ...)      the block prints these lines, in whatever order, and is ended then
--- client_of(filter)      returns a client that subscribes to that, if given, and is served after the block
+-- client_of(filter, version)  returns a client of MQTT 3.1.1 unless told otherwise, that subscribes to the filter, if
+--                        given, and is served after the block
 -- broker(uri, real)      a URI that means a certain listener
 
 local mqtt = require("mqtt")
@@ -67,8 +68,8 @@ end
 
 local comment, served = {}, {}
 
-function comment.client_of(filter)
-	local client = create { uri = listeners.mqtt, clean = true }
+function comment.client_of(filter, version)
+	local client = create { uri = listeners.mqtt, clean = true, version = version }
 	client:on("connect", function()
 		if filter then
 			client:subscribe { topic = filter, qos = 1 }

@@ -13,8 +13,8 @@ local give_way, is_turn_over = host.give_way, host.is_turn_over
 
 local loop = {}
 
--- After how many packets a client looks whether it has to let others run.
-local PACKETS_PER_LOOK = 4
+-- How many packets a client handles before it looks whether it has to let others run.
+local PACKETS_PER_LOOK = 8
 
 -- The clients in Copas, each with its record: how it is served. Errors and waits in handlers must stop no client, and a
 -- thread for each packet would cost more than all the rest. So the thread that reads calls the handlers too, while
@@ -51,23 +51,52 @@ local function leave(record)
 	end
 end
 
--- What a thread does that reads for a client, until that has ended or another thread reads.
-function serve(record)
-	local client, thread = record.client, coroutine_running()
+-- To be called before packets are handled: sees to it that somebody looks what becomes of that.
+local function begin(record)
+	record.handling = true
+	if not record.is_called then
+		record.is_called = true
+		wakeup(record.stand_in)
+		record.timeouts = gettimeouts()
+	end
+end
+
+-- Makes the running thread the reader.
+local function become_reader(record)
+	local thread = coroutine_running()
 	record.reader, record.handling = thread, false
 	if has_stand_ins then
-		record.timeouts, record.error_handler = gettimeouts(), geterrorhandler(thread)
-		-- It looks when it starts.
-		record.is_called = true
+		local error_handler = geterrorhandler(thread)
+		-- A thread for which a handler has left something with Copas is not used again.
+		function record.may_go_on()
+			return record.reader == thread and record.timeouts == gettimeouts() and geterrorhandler(thread) == error_handler
+		end
+		-- The stand-in looks when it starts.
+		record.is_called, record.timeouts = true, gettimeouts()
 		record.stand_in = copas.addthread(stand_by, record)
 	end
-	local packets = 0
+	return thread
+end
+
+-- What a thread does that reads for a client, until that has ended or another thread reads.
+function serve(record)
+	local thread, client = become_reader(record), record.client
+	local may_go_on, handle_packet = record.may_go_on, record.handle_packet
+	local function rests()
+		record.handling = false
+	end
 	repeat
-		local wait = client:step()
-		packets = packets + 1
+		local wait
+		if record.is_plain and client.handle_received_packet == handle_packet then
+			begin(record)
+			wait = client:_serve(PACKETS_PER_LOOK, may_go_on, rests)
+			record.handling = record.handling and not may_go_on()
+		else
+			wait = client:step()
+		end
 		if record.reader ~= thread or record.handling then
 			return
-		elseif packets % PACKETS_PER_LOOK == 0 and is_turn_over() then
+		elseif is_turn_over() then
 			give_way(client._link)
 		end
 		if wait == -1 then
@@ -109,7 +138,7 @@ local function handle_apart(record, packet)
 end
 
 -- Returns what takes the place of `Client:handle_received_packet`.
-local function replacement(record)
+local function packet_handler(record)
 	if not has_stand_ins then
 		return function(_, packet)
 			return handle_apart(record, packet)
@@ -117,21 +146,14 @@ local function replacement(record)
 	end
 	local handle = record.handle
 	return function(client, packet)
-		local reader, handling = record.reader, record.handling
-		if not client._token and coroutine_running() ~= reader then
+		local may_go_on, handling = record.may_go_on, record.handling
+		if not client._token and coroutine_running() ~= record.reader then
 			-- Read by another: what a connector's user feeds, or keep alive has found.
 			return handle_apart(record, packet)
 		end
-		record.handling = true
-		if not record.is_called then
-			record.is_called = true
-			wakeup(record.stand_in)
-			record.timeouts = gettimeouts()
-		end
+		begin(record)
 		local ok, err = handle(client, packet)
-		-- A thread for which the handler has left something with Copas is not used again.
-		if record.reader == reader and record.timeouts == gettimeouts()
-			and record.error_handler == geterrorhandler(reader) then
+		if may_go_on() then
 			record.handling = handling
 		end
 		return ok, err
@@ -165,13 +187,15 @@ function loop.add(client)
 		-- The thread that stands by, and whether it is about to look.
 		stand_in = nil,
 		is_called = false,
-		-- The error handler that Copas has for the reader, and how many timeouts for all threads, unless handlers have
-		-- set some.
-		error_handler = nil,
+		-- Whether the reader may handle another packet, and how many timeouts Copas knew when the stand-in was called.
+		may_go_on = nil,
 		timeouts = 0,
 	}
 	registry[client] = record
-	client.handle_received_packet = replacement(record)
+	-- Whether nobody else has replaced it, so that the way to the handlers may be shorter.
+	record.is_plain = has_stand_ins and not record.replaced
+	record.handle_packet = packet_handler(record)
+	client.handle_received_packet = record.handle_packet
 	-- The thread that serves it gives way; its steps do not.
 	client._steps = -math.huge
 	record.reader = copas.addthread(function()

@@ -1,0 +1,351 @@
+-- Requests and responses of MQTT 5.0.
+
+local copas_support = require("spec.support.copas")
+local harness = require("spec.support.harness")
+local mqtt = require("mqtt")
+local packet_type = require("mqtt.protocol").packet_type
+local servers = require("spec.support.server")
+
+for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" }) do
+	describe("a request, " .. way, function()
+		local found, connector = pcall(require, "mqtt.connector." .. class)
+		if not found then
+			pending("no LuaSocket for this Lua: " .. connector:match("[^\n]*"))
+			return
+		end
+
+		local server, subject, results, silent
+
+		-- Answers each request by its payload, turned round; refuses to subscribe to "refused".
+		local function answer(self, packet)
+			local ptype = packet.type
+			if ptype == packet_type.CONNECT then
+				self:send({ type = packet_type.CONNACK, sp = false, rc = 0, properties = self.connack_properties })
+			elseif ptype == packet_type.SUBSCRIBE then
+				local refused = packet.subscriptions[1].topic == "refused"
+				self:send({ type = packet_type.SUBACK, packet_id = packet.packet_id, rc = { refused and 0x87 or 1 } })
+			elseif ptype == packet_type.PUBLISH and packet.qos == 1 then
+				local refused = packet.topic == "refused"
+				self:send({ type = packet_type.PUBACK, packet_id = packet.packet_id, rc = refused and 0x87 or 0 })
+			end
+			if ptype == packet_type.PUBLISH and packet.topic == "reverse" and not silent then
+				self:send({ type = packet_type.PUBLISH, topic = packet.properties.response_topic, qos = 1,
+					packet_id = #self.received,
+					payload = packet.payload:reverse(), retain = false, dup = false,
+					properties = { correlation_data = packet.properties.correlation_data } })
+			end
+		end
+
+		local function serve(done)
+			harness.serve({ subject, server.serve }, done)
+		end
+
+		local function connect(opts)
+			opts = opts or {}
+			opts.uri, opts.version, opts.connector = server.uri, mqtt.v50, connector
+			subject = harness.client(opts)
+			serve(function()
+				return subject.connection and subject.connection.connack
+			end)
+		end
+
+		local function note(...)
+			results[#results + 1] = { ... }
+		end
+
+		-- The received packets of a type.
+		local function received(ptype)
+			local list = {}
+			for _, packet in ipairs(server.received) do
+				if packet.type == ptype then
+					list[#list + 1] = packet
+				end
+			end
+			return list
+		end
+
+		before_each(function()
+			silent, results = nil, {}
+			server = servers.start(mqtt.v50, answer)
+		end)
+
+		after_each(function()
+			harness.cleanup()
+			server:stop()
+		end)
+
+		it("gets its response", function()
+			connect()
+			local payloads = { a1 = true, b2 = true, c3 = true }
+			for payload in pairs(payloads) do
+				assert.is_true(subject:request({ topic = "reverse", payload = payload, callback = function(response, err)
+					assert.is_nil(err)
+					note(payload, response.payload)
+				end }))
+			end
+			serve(function()
+				return #results == 3
+			end)
+			for _, result in ipairs(results) do
+				assert.equal(result[1]:reverse(), result[2])
+			end
+			serve(function()
+				return server:count(packet_type.PUBACK) == 3
+			end)
+			local subscribes, publishes = received(packet_type.SUBSCRIBE), received(packet_type.PUBLISH)
+			assert.equal(1, #subscribes)
+			local topic = subscribes[1].subscriptions[1].topic
+			assert.matches("^responses/%x+$", topic)
+			local seen = {}
+			for _, publish in ipairs(publishes) do
+				assert.equal(topic, publish.properties.response_topic)
+				assert.is_nil(seen[publish.properties.correlation_data])
+				seen[publish.properties.correlation_data] = true
+			end
+			assert.same({}, subject._waits)
+		end)
+
+		it("waits for it in a coroutine", function()
+			connect()
+			coroutine.wrap(function()
+				note(subject:request({ topic = "reverse", payload = "abc", qos = 1 }))
+				note(subject:request({ topic = "silence", timeout = 0.02 }))
+			end)()
+			serve(function()
+				return results[2]
+			end)
+			assert.equal("cba", results[1][1].payload)
+			assert.same({ nil, "timeout" }, results[2])
+		end)
+
+		it("does not mind who acknowledges the response", function()
+			connect({ auto_ack = true })
+			subject:on("message", function(message)
+				assert(subject:acknowledge(message))
+			end)
+			assert(subject:request({ topic = "reverse", payload = "abc", callback = note }))
+			serve(function()
+				return results[1] and server:count(packet_type.PUBACK) > 0
+			end)
+			assert.equal("cba", results[1][1].payload)
+			subject:send_pingreq()
+			serve(function()
+				return server:count(packet_type.PINGREQ) == 1
+			end)
+			assert.equal(1, server:count(packet_type.PUBACK))
+		end)
+
+		it("has a response topic below the response information, or one of its own", function()
+			server.connack_properties = { response_information = "for/me/" }
+			connect()
+			for _, topic in ipairs({ false, "mine" }) do
+				assert(subject:request({ topic = "reverse", payload = "a", callback = note,
+					properties = { response_topic = topic or nil, content_type = "text" } }))
+			end
+			serve(function()
+				return #results == 2
+			end)
+			local subscribes = received(packet_type.SUBSCRIBE)
+			assert.matches("^for/me/%x+$", subscribes[1].subscriptions[1].topic)
+			assert.equal("mine", subscribes[2].subscriptions[1].topic)
+			assert.equal("text", received(packet_type.PUBLISH)[1].properties.content_type)
+		end)
+
+		it("fails when the broker refuses it, or the subscription", function()
+			connect()
+			subject:request({ topic = "refused", qos = 1, callback = note })
+			subject:request({ topic = "a", properties = { response_topic = "refused" }, callback = note })
+			serve(function()
+				return #results == 2
+			end)
+			local types = {}
+			for _, result in ipairs(results) do
+				assert.is_nil(result[1])
+				assert.equal("Not authorized", result[2])
+				types[result[3].type] = true
+			end
+			assert.same({ [packet_type.PUBACK] = true, [packet_type.SUBACK] = true }, types)
+		end)
+
+		it("waits on over a lost connection", function()
+			connect({ reconnect = 0.01 })
+			silent = true
+			subject:request({ topic = "reverse", payload = "abc", qos = 1, callback = note })
+			serve(function()
+				return server:count(packet_type.PUBLISH) == 1
+			end)
+			local publish = received(packet_type.PUBLISH)[1]
+			server:drop()
+			serve(function()
+				return server:count(packet_type.SUBSCRIBE) == 2
+			end)
+			silent = false
+			answer(server, publish)
+			serve(function()
+				return results[1]
+			end)
+			assert.equal("cba", results[1][1].payload)
+		end)
+
+		it("fails when there will be no other connection, and at disconnect", function()
+			for _, ending in ipairs({ "drop", "disconnect" }) do
+				results = {}
+				connect({ reconnect = ending == "disconnect" and 10 or false })
+				silent = true
+				subject:request({ topic = "reverse", payload = "abc", callback = note })
+				local count = server:count(packet_type.PUBLISH)
+				serve(function()
+					return server:count(packet_type.PUBLISH) > count
+				end)
+				if ending == "drop" then
+					server:drop()
+					harness.serve_to_end(subject)
+					assert.same({ { nil, "connection closed by broker" } }, results)
+				else
+					subject:disconnect()
+					assert.same({ { nil, "connection closed by client" } }, results)
+				end
+			end
+			subject:shutdown()
+			assert.same({ nil, "network connection is not opened" }, { subject:request({ topic = "a", callback = note }) })
+		end)
+
+		it("ends after its timeout, each at its time, in a loop that polls", function()
+			connect()
+			local start = harness.now()
+			for _, timeout in ipairs({ 0.09, 0.03, 0.06 }) do
+				subject:request({ topic = "silence", timeout = timeout, callback = function(response, err)
+					note(response, err, timeout, harness.now() - start)
+				end })
+			end
+			while #results < 3 do
+				assert(harness.now() < start + 10)
+				server:poll()
+				subject:step()
+			end
+			for i, timeout in ipairs({ 0.03, 0.06, 0.09 }) do
+				assert.is_nil(results[i][1])
+				assert.equal("timeout", results[i][2])
+				assert.equal(timeout, results[i][3])
+				assert.is_true(results[i][4] >= timeout)
+			end
+		end)
+
+		it("does not keep a loop from sleeping", function()
+			if class ~= "native" then
+				return -- is polled anyhow
+			end
+			connect()
+			subject:request({ topic = "silence", timeout = 0.1, callback = note })
+			serve(function()
+				return server:count(packet_type.PUBLISH) == 1
+			end)
+			local loop = require("mqtt.ioloop").create({ sleep_max = 0.4 })
+			local rounds = 0
+			loop:add(subject)
+			repeat
+				loop:iteration()
+				rounds = rounds + 1
+			until results[1]
+			loop:remove(subject)
+			assert.is_true(rounds < 8, rounds)
+		end)
+
+		it("blames its caller", function()
+			connect()
+			for _, case in ipairs({
+				{ "expecting opts to be a table" },
+				{ "expecting opts.topic to be a string", {} },
+				{ "expecting opts.payload to be a string", { topic = "a", payload = 1 } },
+				{ "expecting opts.callback to be a function", { topic = "a", callback = 1 } },
+				{ "expecting opts.timeout to be a number of seconds above 0, got: -1", { topic = "a", timeout = -1 } },
+				{ "expecting opts.properties to be a table", { topic = "a", properties = 1 } },
+				{ "expecting no opts.properties.correlation_data, which is given by the library",
+					{ topic = "a", properties = { correlation_data = "x" } } },
+			}) do
+				harness.blames_caller(case[1], subject.request, subject, case[2])
+			end
+			assert.matches("wildcards", harness.failure(subject.request, subject, { topic = "a",
+				properties = { response_topic = "a/+" } }))
+			harness.blames_caller("expecting request to be a publish packet", subject.respond, subject, "a", {})
+			harness.blames_caller("expecting opts to be a table", subject.respond, subject, { topic = "a" })
+			local old = harness.client({ connector = connector })
+			harness.blames_caller("allowed only in MQTT v5.0 protocol", old.request, old, { topic = "a" })
+			harness.blames_caller("allowed only in MQTT v5.0 protocol", old.respond, old, { topic = "a" }, {})
+		end)
+
+		it("is not answered where it wants no response", function()
+			connect()
+			assert.same({ false, "the message wants no response" }, { subject:respond({ topic = "a" }, {}) })
+			local ok, err = subject:respond({ topic = "a", properties = { response_topic = "#" } }, {})
+			assert.is_false(ok)
+			assert.matches("^the message has a response topic of no use: ", err)
+		end)
+	end)
+end
+
+-- A client that answers requests by its payload, turned round.
+local function responder(topic)
+	local client = harness.client({ version = mqtt.v50 })
+	client:on_topic(topic, function(message)
+		assert(client:respond(message, { payload = message.payload:reverse(), user_properties = { by = "me" } }))
+		client:acknowledge(message)
+	end, { subscribe = true, qos = 1 })
+	harness.connect(client)
+	harness.flush(client)
+	return client
+end
+
+describe("requests through a broker", function()
+	after_each(harness.cleanup)
+
+	it("are answered", function()
+		local topic = harness.topic()
+		local other = responder(topic)
+		local subject = harness.client({ version = mqtt.v50 })
+		local responses = {}
+		for i = 1, 20 do
+			coroutine.wrap(function()
+				assert(subject:await("connect"))
+				local response = assert(subject:request({ topic = topic, payload = "no " .. i, qos = i % 2 }))
+				responses[#responses + 1] = response.payload .. response.qos .. response.user_properties.by
+			end)()
+		end
+		harness.serve({ other, subject }, function()
+			return #responses == 20
+		end)
+		table.sort(responses)
+		assert.equal("01 on0me", responses[1])
+		assert.equal("91 on1me", responses[20])
+	end)
+
+	for _, version in ipairs({ 1, 4 }) do
+		it("wait in threads of Copas " .. version, function()
+			local copas, missing, errors = copas_support.load_watched(version)
+			finally(copas_support.unload)
+			if not copas then
+				return pending(missing)
+			end
+			local topic = harness.topic()
+			local other = responder(topic)
+			local subject = harness.client({ version = mqtt.v50 })
+			local add = require("mqtt.loop").add
+			add(other)
+			add(subject)
+			local answered, late
+			copas.addthread(function()
+				assert(subject:await("connect"))
+				answered = assert(subject:request({ topic = topic, payload = "abc", qos = 1 }))
+				late = { subject:request({ topic = harness.topic(), timeout = 0.05 }) }
+			end)
+			local deadline = harness.now() + 10
+			while not late and not errors[1] do
+				assert(harness.now() < deadline, "nothing came of it in time")
+				copas.step(0.05)
+			end
+			assert.same({}, errors)
+			assert.equal("cba", answered.payload)
+			assert.equal("timeout", late[2])
+		end)
+	end
+end)
