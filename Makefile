@@ -110,9 +110,9 @@ instructions: ## counts the instructions of a message, fails if they have become
 	@scripts/instructions
 
 .PHONY: docs
-docs: ## the HTML of the Lua modules, in build/docs
+docs: ## the HTML of the Lua modules and the guides, in build/docs
 	@$(SETUP) docs
-	@ldoc --quiet --fatalwarnings .
+	@scripts/docs
 
 .PHONY: install
 install: build ## to DESTDIR and PREFIX, or INST_LUADIR and INST_LIBDIR
