@@ -1,5 +1,5 @@
 --- Which broker a client tries next, and when.
--- Internal to `mqtt.client`. A state machine: no I/O, no clock; chance is passed in.
+-- Internal to `mqtt.client`. A state machine: no I/O, no clock.
 -- The brokers of a list are tried in turn, one pass after the other; only a pass in which all of them have failed is
 -- followed by a delay. Where a broker refers to others, those come first.
 
@@ -34,18 +34,24 @@ local Brokers = {
 	-- The one that is being tried or has accepted, and whether it has accepted.
 	_current = nil,
 	_accepted = false,
-	-- The time of the last attempt, which the client notes.
+	-- What the client notes here, being larger itself: the time of the last attempt, and what tells of its collection.
 	last_attempt = nil,
+	guard = nil,
 }
 Brokers.__index = Brokers
 
 local brokers = {}
 
 --- Makes the state of a client that has tried nothing.
--- @tparam function random returns a number of at least 0 and less than 1
+-- @tparam[opt] function random returns a number of at least 0 and less than 1
 -- @treturn Brokers the state
 function brokers.new(random)
 	return setmetatable({ _random = random }, Brokers)
+end
+
+-- A random number: not the program's `math.random`, which may be the same everywhere.
+function Brokers._random()
+	return tonumber(core.random_hex(8), 16) / 2 ^ 32
 end
 
 local function is_seconds(value)
@@ -128,12 +134,16 @@ end
 --- Notes that the broker has accepted the client.
 function Brokers:succeeded()
 	local current = self._current
-	self._accepted, self._failures, self._at_once = current ~= nil, 0, false
+	self._accepted = current ~= nil
+	-- As they are in most clients, from the beginning.
+	if self._failures > 0 or self._at_once then
+		self._failures, self._at_once = 0, false
+	end
 	if current then
 		-- Of this pass nobody else is tried.
 		self._queue = nil
 	end
-	if current and current.position then
+	if current and current.position and (current.position ~= self._first or self._references) then
 		self._first, self._references = current.position, nil
 	end
 end
@@ -221,9 +231,9 @@ function Brokers:refer(text, moved)
 		return ignored
 	end
 	for word in text:gmatch("%S+") do
-		local parts = core.parse_uri(word)
-		if parts and parts.host and not (parts.scheme or parts.username) and #list < REFERENCES then
-			list[#list + 1] = { uri = self._current.uri, host = parts.host, port = parts.port }
+		local ok, scheme, username, _, host, port = core.parse_uri(word)
+		if ok and host and not (scheme or username) and #list < REFERENCES then
+			list[#list + 1] = { uri = self._current.uri, host = host, port = port }
 		else
 			ignored[#ignored + 1] = word
 		end

@@ -67,7 +67,8 @@ end
 -- Messages that nobody has acknowledged yet, for the option `auto_ack`.
 local unacknowledged = setmetatable({}, { __mode = "k" })
 
--- There may be tens of thousands of clients: what few of them have is no field before it is needed.
+-- There may be tens of thousands of clients: what few of them have is no field before it is needed. Most have 15 then,
+-- and with 17 a table takes twice the memory.
 local Client = {
 	-- The protocol version, the session's for good.
 	_version = const.v311,
@@ -203,11 +204,12 @@ end
 -- Fills the connection table (host, port, path, protocol, secure, ssl_module) from its uri and the options, and the
 -- options username, password and secure from the uri. Explicit options win. Raises on contradictions.
 local function parse_connection_opts(opts, conn)
-	local uri, err = core.parse_uri(conn.uri)
-	if not uri then
-		error(err, 0)
+	local ok, uri_scheme, username, password, uri_host, uri_port, path = core.parse_uri(conn.uri)
+	if not ok then
+		-- An error in place of the scheme.
+		error(uri_scheme, 0)
 	end
-	local scheme = opts.protocol or uri.scheme
+	local scheme = opts.protocol or uri_scheme
 	local means = PROTOCOLS[scheme]
 	if scheme and not means then
 		error("only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as protocol, got '" .. scheme .. "'", 0)
@@ -223,14 +225,14 @@ local function parse_connection_opts(opts, conn)
 	conn.secure = not not opts.secure
 	conn.protocol = scheme or (conn.secure and "mqtts" or "mqtt")
 	means = PROTOCOLS[conn.protocol]
-	conn.path = uri.path or means.path
+	conn.path = path or means.path
 	if conn.protocol == "unix" then
-		if uri.scheme ~= "unix" then
+		if uri_scheme ~= "unix" then
 			error("expecting a uri as in 'unix:///run/mosquitto.sock' with protocol 'unix'", 0)
 		end
 	else
-		conn.host = opts.host or uri.host
-		conn.port = opts.port or uri.port or means.port
+		conn.host = opts.host or uri_host
+		conn.port = opts.port or uri_port or means.port
 		if not conn.host or conn.host == "" then
 			-- The uri is not quoted: it may hold a password.
 			error("expecting a host in uri", 0)
@@ -238,8 +240,8 @@ local function parse_connection_opts(opts, conn)
 			error("expecting port to be a whole number from 1 to 65535, got " .. tostring(conn.port), 0)
 		end
 	end
-	opts.username = opts.username or uri.username
-	opts.password = opts.password or uri.password
+	opts.username = opts.username or username
+	opts.password = opts.password or password
 	if opts.password and not opts.username and opts.version ~= const.v50 then
 		error("password is not accepted in absence of username", 0)
 	end
@@ -249,6 +251,9 @@ end
 
 -- The options that a uri may give.
 local URI_OPTIONS = { "username", "password", "secure" }
+
+-- Of options with what a uri adds, while that is looked at.
+local parsed_mt = {}
 
 -- Fills the connection table as `parse_connection_opts` does. What the last uri gave to the options is taken back
 -- first, since it is not for another broker. In a list a table of TLS settings is only for the brokers reached by TLS.
@@ -260,10 +265,11 @@ local function parse_uri(self, conn)
 			opts[key] = nil
 		end
 	end
-	local parsed = setmetatable({}, { __index = opts })
+	parsed_mt.__index = opts
+	local parsed = setmetatable({}, parsed_mt)
 	if type(opts.uri) == "table" and type(opts.secure) == "table" then
-		local uri = core.parse_uri(conn.uri)
-		if uri and uri.scheme and not PROTOCOLS[uri.scheme].secure then
+		local ok, scheme = core.parse_uri(conn.uri)
+		if ok and scheme and not PROTOCOLS[scheme].secure then
 			parsed.secure = false
 		end
 	end
@@ -286,7 +292,7 @@ local function tls_settings(self, conn)
 	local params = conn.secure_params or false
 	if self._tls_params ~= params then
 		if not core.tls then
-			-- `core.target` says so.
+			-- `core.check_target` says so.
 			return nil
 		end
 		local settings = {}
@@ -305,21 +311,10 @@ local function tls_settings(self, conn)
 	return self._tls
 end
 
--- Where a native connection goes to, and how. Raises on bad options.
+-- Where a native connection goes to, and how, as the core takes it.
 local function native_target(self, conn)
-	local target, err = core.target {
-		protocol = conn.protocol,
-		host = conn.host,
-		port = conn.port,
-		path = conn.path,
-		tls = tls_settings(self, conn),
-		ws_headers = self.opts.ws_headers,
-		proxy = self.opts.proxy,
-	}
-	if not target then
-		error(err, 0)
-	end
-	return target
+	return conn.protocol, conn.host, conn.port, conn.path, tls_settings(self, conn), self.opts.ws_headers,
+		self.opts.proxy
 end
 
 -- Raises if a connection goes a way that connectors do not know.
@@ -333,9 +328,12 @@ local function check_connector(self, conn)
 	end
 end
 
--- The broker that a connection goes to, in words.
+-- The broker that a connection goes to, in three parts: nothing is put together that perhaps nobody reads.
 local function place(conn)
-	return conn.port and str_format("%s:%d", conn.host, conn.port) or conn.path
+	if conn.port then
+		return conn.host, ":", conn.port
+	end
+	return conn.path, "", ""
 end
 
 -- Whether what was interrupted by the end of a connection is taken up on the next one.
@@ -365,6 +363,9 @@ local function check_options(self)
 	return opts.will and check_will(opts.will)
 end
 
+-- What `configure` tells a session, used again and again: each client would leave one behind.
+local settings = {}
+
 -- Tells the session which options count from now on. Returns true, or nil and an error message.
 local function configure(self)
 	local opts = self.opts
@@ -373,17 +374,16 @@ local function configure(self)
 		return nil, err
 	end
 	local queue = opts.queue
-	return self._link:configure {
-		max_packet_size = opts.max_packet_size,
-		connack_timeout = self.connection and self.connection.connack_timeout,
-		pingresp_timeout = opts.ping_timeout,
-		keep_exchanges = keeps_exchanges(opts),
-		max_messages = queue and (queue.max_messages or QUEUE.max_messages),
-		max_bytes = queue and (queue.max_bytes or QUEUE.max_bytes),
-		drop_oldest = queue and queue.when_full == "drop_oldest",
-		resubscribe = opts.resubscribe,
-		topic_aliases = opts.topic_aliases,
-	}
+	settings.max_packet_size = opts.max_packet_size
+	settings.connack_timeout = self.connection and self.connection.connack_timeout
+	settings.pingresp_timeout = opts.ping_timeout
+	settings.keep_exchanges = keeps_exchanges(opts)
+	settings.max_messages = queue and (queue.max_messages or QUEUE.max_messages)
+	settings.max_bytes = queue and (queue.max_bytes or QUEUE.max_bytes)
+	settings.drop_oldest = queue and queue.when_full == "drop_oldest"
+	settings.resubscribe = opts.resubscribe
+	settings.topic_aliases = opts.topic_aliases
+	return self._link:configure(settings)
 end
 
 -- Lua has collected a client that may still be connected.
@@ -419,6 +419,19 @@ else
 	end
 end
 
+-- Gives a connection table the metatable that its connector wants. Raises if there is none.
+local function set_connector(self, conn)
+	if self._token then
+		return setmetatable(conn, self.opts.connector)
+	end
+	check_connector(self, conn)
+	local class, err = bridge.class(self.opts.connector)
+	if not class then
+		error(err, 0)
+	end
+	return setmetatable(conn, class)
+end
+
 -- A new connection table for a broker and the options as they are now. Raises on bad options.
 -- The broker is given as `Brokers:next` returns it.
 local function new_connection(self, uri, referred_host, port)
@@ -433,48 +446,38 @@ local function new_connection(self, uri, referred_host, port)
 		conn.uri = str_format(is_ipv6 and "%s://[%s]:%d" or "%s://%s:%d", conn.protocol, referred_host, conn.port)
 			.. (conn.path or "")
 	end
-	if self._token then
-		return setmetatable(conn, self.opts.connector)
-	end
-	check_connector(self, conn)
-	local class, err = bridge.class(self.opts.connector)
-	if not class then
-		error(err, 0)
-	end
-	return setmetatable(conn, class)
+	return set_connector(self, conn)
 end
 
 -- Checks what the options say of each broker. Raises if that is of no use.
 local function check_brokers(self)
 	local opts = self.opts
 	local uris = type(opts.uri) == "table" and opts.uri or { opts.uri }
-	local secure = false
-	for i, uri in ipairs(uris) do
-		local conn = { uri = uri }
+	local conns, secure = {}, false
+	-- The first one last: what its uri says is what the options show.
+	for i = #uris, 1, -1 do
+		local conn = { uri = uris[i] }
 		local ok, err = pcall(parse_uri, self, conn)
 		if not ok then
 			error(uris == opts.uri and str_format("uri[%d]: %s", i, err) or err, 0)
 		end
-		secure = secure or conn.secure
+		conns[i], secure = conn, secure or conn.secure
 	end
 	if opts.connector == native and not (secure and (opts.ssl_module or "ssl") ~= "ssl") then
 		-- Tells the ioloop that this client says by itself when it has something to do.
 		self._token = self._link:token()
 	end
-	-- The first one last: what its uri says is what the options show.
-	for i = #uris, 1, -1 do
-		local conn = new_connection(self, uris[i])
+	for _, conn in ipairs(conns) do
+		set_connector(self, conn)
 		if self._token then
-			native_target(self, conn)
+			local ok, err = core.check_target(native_target(self, conn))
+			if not ok then
+				error(err, 0)
+			end
 		else
 			conn:validate()
 		end
 	end
-end
-
--- A random number of at least 0 and less than 1: not the program's `math.random`, which may be the same everywhere.
-local function random()
-	return tonumber(core.random_hex(8), 16) / 2 ^ 32
 end
 
 --- Create and initialize MQTT client instance. Typically this is not called directly, but through `Client.create`.
@@ -584,7 +587,7 @@ function Client:__init(opts)
 	--- True until the first connection attempt has succeeded or failed; with a list of brokers, until one attempt has
 	-- succeeded or all have failed.
 	self.first_connect = true
-	self._brokers = brokers.new(random)
+	self._brokers = brokers.new()
 	-- Steps since other threads had their turn.
 	self._steps = 0
 	-- Callbacks of the requests under way, by packet identifier.
@@ -597,7 +600,7 @@ function Client:__init(opts)
 	configure(self)
 	-- The metatable of received messages: it tells which session of the server's they belong to.
 	self._session_mt = packet.new_session_mt()
-	self._guard = guard(self)
+	self._brokers.guard = guard(self)
 	local ok
 	ok, err = pcall(check_brokers, self)
 	if not ok then
@@ -1256,11 +1259,13 @@ end
 -- Starts to open a native connection. Raises if the options have become bad.
 local function begin_open(self)
 	local conn = next_connection(self)
-	local target = native_target(self, conn)
-	log:info("[LuaMQTT] client '%s' connecting to %s", self.opts.id, place(conn))
+	local ok, err = self._link:open(self.opts.connect_timeout or CONNECT_TIMEOUT, native_target(self, conn))
+	if not ok then
+		error(err, 0)
+	end
+	log:info("[LuaMQTT] client '%s' connecting to %s%s%s", self.opts.id, place(conn))
 	self._brokers.last_attempt = core.now()
 	self._opening = conn
-	self._link:open(target, self.opts.connect_timeout or CONNECT_TIMEOUT)
 end
 
 -- The connection is open: what is left of the time for connecting is for the CONNACK.
@@ -1441,7 +1446,7 @@ local function connack_received(self, connack)
 		fail(self, err, "connection failed", connack)
 		return false, err
 	end
-	log:info("[LuaMQTT] client '%s' connected successfully to '%s'", opts.id, place(conn))
+	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
 	end

@@ -222,20 +222,15 @@ v5[types.DISCONNECT] = function(...)
 	return setmetatable(v5[types.AUTH](...), packet.disconnect5_mt)
 end
 
--- The metatables made by `new_session_mt`.
-local session_mts = setmetatable({}, { __mode = "k" })
-
 --- Returns a new metatable for received messages. It prints packets as all do, and tells by its identity which session
 -- of the server's a message belongs to.
 function packet.new_session_mt()
-	local session_mt = { __tostring = mt.__tostring }
-	session_mts[session_mt] = true
-	return session_mt
+	return { __tostring = mt.__tostring, is_of_session = true }
 end
 
 --- Whether a metatable comes from `new_session_mt`.
 function packet.is_session_mt(metatable)
-	return session_mts[metatable] ~= nil
+	return type(metatable) == "table" and metatable.is_of_session == true
 end
 
 --- The functions that build a PUBLISH as `shape` does, by protocol version.

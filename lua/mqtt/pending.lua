@@ -70,7 +70,8 @@ end
 -- @tparam ?function told called with the results, unless somebody is in `Client:_wait_for`
 -- @treturn table the wait
 function Client:_begin_wait(timeout, kind, told)
-	local wait = { kind = kind, told = told }
+	self._wait_count = (self._wait_count or 0) + 1
+	local wait = { number = self._wait_count, kind = kind, told = told }
 	self._waits = self._waits or {}
 	self._waits[wait] = true
 	if timeout then
@@ -132,6 +133,10 @@ function Client:_end_waits(kind, ...)
 			waits[#waits + 1] = wait
 		end
 	end
+	-- In the order in which they began.
+	table.sort(waits, function(a, b)
+		return a.number < b.number
+	end)
 	for _, wait in ipairs(waits) do
 		put_over(self, wait, ...)
 	end
@@ -154,7 +159,11 @@ function Client:_check_waits()
 			end
 		end
 		self._next_timeout = earliest and math_max(earliest, now + LOOK_PAUSE)
-		for _, wait in ipairs(late or {}) do
+		late = late or {}
+		table.sort(late, function(a, b)
+			return a.at < b.at
+		end)
+		for _, wait in ipairs(late) do
 			put_over(self, wait, nil, "timeout")
 		end
 		tell(self)

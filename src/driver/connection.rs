@@ -40,20 +40,8 @@ pub(super) fn run(
         let _alive = &alive;
         let (link, transport) = (&link, &transport);
         let _leaving = Leaving { link, transport };
-        let mut alarm = Alarm::new(&link.hub().alarms, transport);
-        let opened = Box::pin(open(link, transport, target, timeout, &mut alarm)).await;
-        let Some((stream, turn)) = opened else { return };
-        let mut connection = Connection {
-            link,
-            transport,
-            stream,
-            io: Exchange::default(),
-            read_size: FIRST_READ,
-            alarm,
-            turn,
-            flushing: false,
-            write_error: None,
-            over: false,
+        let Some(mut connection) = Box::pin(open(link, transport, target, timeout)).await else {
+            return;
         };
         let ending = poll_fn(|cx| connection.poll_attached(cx)).await;
         #[cfg(unix)]
@@ -68,15 +56,14 @@ pub(super) fn run(
 }
 
 /// Opens the connection when its turn has come, unless the link lets go of it before, and tells the link.
-async fn open(
-    link: &Link,
-    transport: &Arc<Transport>,
+async fn open<'a>(
+    link: &'a Link,
+    transport: &'a Arc<Transport>,
     target: Box<Target>,
     timeout: Duration,
-    alarm: &mut Alarm<'_>,
-) -> Option<(Stream, Option<Turn>)> {
-    let turn = unless_ended(transport, link.hub().turns.next()).await?;
-    let mut turn = Some(turn);
+) -> Option<Connection<'a>> {
+    let mut turn = Some(unless_ended(transport, link.hub().turns.next()).await?);
+    let mut alarm = Alarm::new(&link.hub().alarms, transport);
     let mut opening = Box::pin(net::open(&target, timeout));
     let opened = poll_fn(|cx| {
         let now = Instant::now();
@@ -84,8 +71,18 @@ async fn open(
         opening.as_mut().poll(cx)
     });
     let opened = unless_ended(transport, opened).await?;
-    let stream = link.set_opened(transport, opened, Instant::now())?;
-    Some((stream, turn))
+    Some(Connection {
+        link,
+        transport,
+        stream: link.set_opened(transport, opened, Instant::now())?,
+        io: Exchange::default(),
+        read_size: FIRST_READ,
+        alarm,
+        turn,
+        flushing: false,
+        write_error: None,
+        over: false,
+    })
 }
 
 /// What a future comes to, or `None` if the link lets go of the connection before. How that is to end does not matter:

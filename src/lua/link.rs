@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::BytesMut;
 use mlua::{
     AnyUserData, BorrowedBytes, FromLuaMulti, IntoLuaMulti, Lua, LuaString, MultiValue, Nil, Table,
-    UserData, UserDataMethods, UserDataRef, Value,
+    UserData, UserDataMethods, Value,
 };
 
 use super::args::{
@@ -19,7 +19,7 @@ use super::args::{
 use super::process;
 use super::protocol::push_failure;
 use super::stack::{RawFunction, Stack, create_object, create_raw_function};
-use super::target::LuaTarget;
+use super::target;
 use super::values::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet};
 use crate::codec::{Packet, Properties, PublishRef, QoS, Subscription, Version};
 use crate::driver::{Driver, Link, LinkEvent, PublishError, Published};
@@ -98,7 +98,7 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         })?,
     )?;
 
-    // parse_uri(uri): table of its parts, or nil and an error.
+    // parse_uri(uri): true, scheme, username, password, host, port and path, each of them or nil; or nil and an error.
     core.set(
         "parse_uri",
         lua.create_function(|lua, uri: LuaString| {
@@ -106,16 +106,17 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
                 Ok(uri) => uri,
                 Err(error) => return (Nil, error.to_string()).into_lua_multi(lua),
             };
-            let parts = lua.create_table()?;
-            parts.set("scheme", uri.scheme.map(|scheme| scheme.name()))?;
-            parts.set("username", uri.username)?;
-            if let Some(password) = uri.password {
-                parts.set("password", lua.create_string(&password.0)?)?;
-            }
-            parts.set("host", uri.host)?;
-            parts.set("port", uri.port)?;
-            parts.set("path", uri.path)?;
-            parts.into_lua_multi(lua)
+            let password = uri.password.map(|password| lua.create_string(&password.0));
+            (
+                true,
+                uri.scheme.map(|scheme| scheme.name()),
+                uri.username,
+                password.transpose()?,
+                uri.host,
+                uri.port,
+                uri.path,
+            )
+                .into_lua_multi(lua)
         })?,
     )
 }
@@ -585,14 +586,18 @@ impl UserData for LuaLink {
         // token(): what core.next_ready calls this link.
         methods.add_method("token", |_, this, ()| Ok(this.link.token()));
 
-        // open(target, timeout): starts to open a connection; "opened" or "open_failed" follows.
-        type Open = (UserDataRef<LuaTarget>, f64);
-        methods.add_method("open", |_, this, (target, timeout): Open| {
-            if !this.link.is_stale() {
-                this.link
-                    .open(&this.driver, target.0.clone(), duration(timeout));
-            }
-            Ok(())
+        // open(timeout, ...): starts to open a connection to the target that the other arguments describe, see `target`;
+        // "opened" or "open_failed" follows. Returns true, or nil and what is wrong with the target.
+        methods.add_method("open", |_, this, (timeout, way): (f64, target::Way)| {
+            Ok(match target::read(way) {
+                Err(error) => (None, Some(error)),
+                Ok(target) => {
+                    if !this.link.is_stale() {
+                        this.link.open(&this.driver, target, duration(timeout));
+                    }
+                    (Some(true), None)
+                }
+            })
         });
 
         // has_events(): whether pop has something.

@@ -1,58 +1,68 @@
 //! Where a client connects to: the options about the way there, made into those of `net`.
 
-use mlua::{IntoLuaMulti, Lua, Nil, Table, UserData};
+use mlua::{Lua, LuaString, Table, Value};
 
 use crate::net::{Proxy, Scheme, Target, TlsConfig, WebSocketConfig};
 
-/// A checked target, as Lua holds it.
-pub(crate) struct LuaTarget(pub(crate) Target);
+/// Protocol, host, port, path, TLS settings (what the function `tls` returns, which a build without TLS does not have),
+/// header fields for WebSocket, proxy; nil where there is none. As arguments, since each client would leave a table behind.
+pub(crate) type Way = (
+    LuaString,
+    Option<LuaString>,
+    Option<u16>,
+    Option<LuaString>,
+    Value,
+    Option<Table>,
+    Option<LuaString>,
+);
 
-impl UserData for LuaTarget {}
-
-/// Adds to `mqtt.core` `target{protocol=, host=, port=, path=, tls=, ws_headers=, proxy=}`: where to connect to, all of it
-/// checked; or nil and an error. `tls` is what the function `tls` returns, which a build without TLS does not have.
+/// Adds to `mqtt.core` `check_target(...)`: whether a client can connect that way; or nil and an error.
 pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
     core.set(
-        "target",
-        lua.create_function(|lua, options: Table| match target(&options) {
-            Ok(target) => LuaTarget(target).into_lua_multi(lua),
-            Err(error) => (Nil, error).into_lua_multi(lua),
+        "check_target",
+        lua.create_function(|_, way: Way| {
+            Ok(match read(way) {
+                Ok(_) => (Some(true), None),
+                Err(error) => (None, Some(error)),
+            })
         })?,
     )
 }
 
-fn target(options: &Table) -> Result<Target, String> {
-    let scheme: Scheme = get::<String>(options, "protocol")?.parse().map_err(words)?;
+/// The target, all of it checked.
+pub(crate) fn read(way: Way) -> Result<Target, String> {
+    let (protocol, host, port, path, tls_settings, headers, proxy) = way;
+    let scheme: Scheme = protocol.to_string_lossy().parse().map_err(words)?;
+    let path = path.map(|path| path.to_string_lossy()).unwrap_or_default();
     if scheme == Scheme::Unix {
         return if cfg!(unix) {
-            Ok(Target::unix(get::<String>(options, "path")?))
+            Ok(Target::unix(path))
         } else {
             Err("this system has no Unix domain sockets".into())
         };
     }
-    let proxy = match get::<Option<String>>(options, "proxy")? {
+    let proxy = match proxy {
         Some(text) => Some(
-            text.parse::<Proxy>()
+            text.to_string_lossy()
+                .parse::<Proxy>()
                 .map_err(|error| format!("proxy: {error}"))?,
         ),
         None => None,
     };
+    let host = host.ok_or("expecting a host")?.to_string_lossy();
+    let port = port.ok_or("expecting a port")?;
     Ok(Target {
         proxy,
         tls: match scheme {
-            Scheme::Mqtts | Scheme::Wss => Some(tls(options)?),
+            Scheme::Mqtts | Scheme::Wss => Some(tls(&tls_settings)?),
             _ => None,
         },
         websocket: match scheme {
-            Scheme::Ws | Scheme::Wss => Some(websocket(options)?),
+            Scheme::Ws | Scheme::Wss => Some(websocket(&path, headers)?),
             _ => None,
         },
-        ..Target::tcp(get::<String>(options, "host")?, get(options, "port")?)
+        ..Target::tcp(host, port)
     })
-}
-
-fn get<T: mlua::FromLua>(options: &Table, key: &str) -> Result<T, String> {
-    options.get(key).map_err(words)
 }
 
 fn words(error: impl ToString) -> String {
@@ -60,20 +70,21 @@ fn words(error: impl ToString) -> String {
 }
 
 #[cfg(feature = "tls")]
-fn tls(options: &Table) -> Result<TlsConfig, String> {
-    let tls: mlua::UserDataRef<super::tls::LuaTls> = get(options, "tls")?;
+fn tls(settings: &Value) -> Result<TlsConfig, String> {
+    let settings = settings.as_userdata().ok_or("expecting TLS settings")?;
+    let tls: mlua::UserDataRef<super::tls::LuaTls> = settings.borrow().map_err(words)?;
     Ok(tls.0.clone())
 }
 
 #[cfg(not(feature = "tls"))]
-fn tls(_: &Table) -> Result<TlsConfig, String> {
+fn tls(_: &Value) -> Result<TlsConfig, String> {
     Err("this build of mqtt.core has no TLS: it was made without the cargo feature 'tls'".into())
 }
 
 #[cfg(feature = "websocket")]
-fn websocket(options: &Table) -> Result<WebSocketConfig, String> {
+fn websocket(path: &str, table: Option<Table>) -> Result<WebSocketConfig, String> {
     let mut headers = Vec::new();
-    if let Some(table) = get::<Option<Table>>(options, "ws_headers")? {
+    if let Some(table) = table {
         for pair in table.pairs::<mlua::Value, mlua::Value>() {
             match pair.map_err(words)? {
                 (mlua::Value::String(name), mlua::Value::String(value)) => {
@@ -87,11 +98,11 @@ fn websocket(options: &Table) -> Result<WebSocketConfig, String> {
             }
         }
     }
-    WebSocketConfig::new(&get::<String>(options, "path")?, &headers)
+    WebSocketConfig::new(path, &headers)
 }
 
 #[cfg(not(feature = "websocket"))]
-fn websocket(_: &Table) -> Result<WebSocketConfig, String> {
+fn websocket(_: &str, _: Option<Table>) -> Result<WebSocketConfig, String> {
     Err(
         "this build of mqtt.core has no WebSocket: it was made without the cargo feature 'websocket'"
             .into(),
