@@ -1397,7 +1397,7 @@ function Client:send_connect()
 	local ok, err = configure(self)
 	if ok and opts.clean and not keeps_exchanges(opts) then
 		-- The broker starts anew, and so do the packet identifiers.
-		self._callbacks = {}
+		self._callbacks, self._lost_requests = {}, nil
 	end
 	if ok then
 		ok, err = self._link:connect {
