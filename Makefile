@@ -98,6 +98,12 @@ cluster: ## three RabbitMQ nodes, killed in turn while MESSAGES=5000 and more go
 	@$(MAKE) --no-print-directory build LUA=$(VERSION)
 	@scripts/cluster $(VERSION)
 
+.PHONY: interop
+interop: ## the table in docs/interop.md: what each of six brokers and this library do together
+	@$(SETUP) build broker interop interop-more lua-$(VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@REPORT=docs/interop.md scripts/interop $(VERSION) mosquitto rabbitmq ejabberd aedes amqtt rumqttd
+
 BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(VERSION))
 .PHONY: bench
 bench: ## the benchmarks, on some Luas unless LUA is given; PEER=DIR measures the luamqtt in DIR beside, ONLY=publish a part

@@ -24,5 +24,5 @@ build = {
 		INST_LUADIR = "$(LUADIR)",
 		INST_LIBDIR = "$(LIBDIR)",
 	},
-	copy_directories = { "docs", "examples" },
+	copy_directories = { "docs", "examples", "types" },
 }

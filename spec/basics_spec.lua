@@ -44,16 +44,97 @@ describe("mqtt.log", function()
 		end
 	end)
 
-	it("is LuaLogging's default logger, asked for at each load", function()
-		local loggers = { {}, {} }
+	it("forwards to LuaLogging's default logger, asked for at each load", function()
 		local calls = 0
 		local logging = { _VERSION = "LuaLogging 1.8.2" }
 		function logging.defaultLogger()
 			calls = calls + 1
-			return loggers[calls]
+			local logger = { calls = {}, level = "INFO" }
+			for _, name in ipairs({ "warn", "fatal" }) do
+				logger[name] = function(...)
+					logger.calls[#logger.calls + 1] = { name, ... }
+					return calls
+				end
+			end
+			return logger
 		end
-		assert.equal(loggers[1], load_with(logging))
-		assert.equal(loggers[2], load_with(logging))
+		for count = 1, 2 do
+			local log = load_with(logging)
+			assert.equal("INFO", log.level)
+			assert.equal(count, log:warn("a %s", "b"))
+			assert.equal(count, log:fatal("c"))
+			log:debug("%d", "no number")
+			local own = log.calls
+			assert.equal(2, #own)
+			assert.same({ "warn", "a %s", "b" }, { own[1][1], own[1][3], own[1][4] })
+			assert.same({ "fatal", "c" }, { own[2][1], own[2][3] })
+			assert.equal(own, own[1][2].calls)
+		end
+	end)
+
+	describe("set", function()
+		local log = require("mqtt.log")
+
+		after_each(function()
+			log.set(nil)
+		end)
+
+		it("is there as mqtt.log.set", function()
+			assert.equal(log, require("mqtt").log)
+		end)
+
+		it("sends text to any logger, and formats nothing that nobody listens to", function()
+			local lines = {}
+			local logger = {}
+			function logger:warn(...)
+				assert.equal(logger, self)
+				lines[#lines + 1] = { ... }
+			end
+			local unformatted = setmetatable({}, { __tostring = error })
+			log.set(logger)
+			log:warn("%s has %d%%", "it", 5)
+			log:warn("100%")
+			log:debug("%s", unformatted)
+			log:error("%d", "no number")
+			assert.same({ { "it has 5%" }, { "100%" } }, lines)
+			log.set(nil)
+			log:warn("%s", unformatted)
+			assert.equal(2, #lines)
+		end)
+
+		it("leaves formatting to LuaLogging", function()
+			local lines = {}
+			log.set({
+				setLevel = function() end,
+				info = function(_, ...)
+					lines[#lines + 1] = { ... }
+				end,
+			})
+			log:info("%s", "a")
+			assert.same({ { "%s", "a" } }, lines)
+		end)
+
+		it("reaches what clients and loops log", function()
+			local lines = {}
+			local function note(_, text)
+				lines[#lines + 1] = text
+			end
+			log.set({ debug = note, info = note, warn = note, error = note })
+			local mqtt = require("mqtt")
+			local client = mqtt.client({ uri = "mqtt://127.0.0.1:1", id = "100%", clean = true })
+			mqtt.run_ioloop(client)
+			local text = table.concat(lines, "\n")
+			assert.matches("client '100%%' created", text)
+			assert.matches("connecting to 127.0.0.1:1", text)
+			assert.matches("failed to open network connection: ", text)
+			assert.matches("ioloop finished", text)
+		end)
+
+		it("blames its caller", function()
+			local harness = require("spec.support.harness")
+			harness.blames_caller("expecting logger to be a table with methods, got: string", log.set, "warn")
+			harness.blames_caller("expecting logger.warn to be a function, got: boolean", log.set, { warn = true })
+		end)
 	end)
 end)
 

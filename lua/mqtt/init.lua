@@ -16,6 +16,7 @@
 local client = require("mqtt.client")
 local const = require("mqtt.const")
 local ioloop = require("mqtt.ioloop")
+local log = require("mqtt.log")
 local topics = require("mqtt.topics")
 
 local mqtt = {
@@ -25,6 +26,9 @@ local mqtt = {
 	v50 = const.v50,
 	--- Version of the luamqtt API that this library reproduces.
 	_VERSION = const._VERSION,
+
+	--- Where the library logs to: `mqtt.log`, with `log.set`.
+	log = log,
 
 	--- Creates a client. See `Client:__init` for the options.
 	-- @function client

@@ -1,21 +1,95 @@
--- The logger that the other modules write to.
+-- The logger that the other modules write to: where that goes is decided here.
 
---- LuaLogging's default logger when the program has loaded LuaLogging before, else one that discards everything.
+--- What the library logs: errors, warnings, connections that come and go, and requests.
+-- It goes to LuaLogging's default logger when the program has loaded LuaLogging before this library, else nowhere,
+-- until `log.set` says otherwise. While nobody listens nothing is formatted.
 -- @module mqtt.log
-local tostring, type = tostring, type
+-- @usage
+-- local mqtt = require("mqtt")
+-- mqtt.log.set {
+-- 	warn = function(_, text) io.stderr:write("warning: ", text, "\n") end,
+-- 	error = function(_, text) io.stderr:write("error: ", text, "\n") end,
+-- }
 
-local logging = package.loaded.logging
-if type(logging) == "table" and type(logging.defaultLogger) == "function"
-	and tostring(logging._VERSION):find("LuaLogging", 1, true) then
-	return logging.defaultLogger()
-end
+local error, ipairs, select, setmetatable = error, ipairs, select, setmetatable
+local tostring, type = tostring, type
+local str_format = string.format
+
+local LEVELS = { "debug", "info", "warn", "error" }
+
+local log = {}
+
+-- Where it goes, or nil.
+local current
 
 local function discard() end
 
-return setmetatable({}, {
-	-- Whatever method is asked for exists, and is found without this function from then on.
-	__index = function(logger, method)
-		logger[method] = discard
-		return discard
+-- LuaLogging's default logger, if the program has loaded LuaLogging.
+local function default()
+	local logging = package.loaded.logging
+	if type(logging) == "table" and type(logging.defaultLogger) == "function"
+		and tostring(logging._VERSION):find("LuaLogging", 1, true) then
+		return logging.defaultLogger()
+	end
+end
+
+-- A function that calls a method of the current logger, if it has that then, with the same arguments.
+local function forward(name)
+	return function(_, ...)
+		local method = current[name]
+		if method then
+			return method(current, ...)
+		end
+	end
+end
+
+-- The same, with the arguments formatted.
+local function forward_text(name)
+	return function(_, text, ...)
+		local method = current[name]
+		if method then
+			method(current, select("#", ...) > 0 and str_format(text, ...) or text)
+		end
+	end
+end
+
+-- Sends everything to a logger, which formats itself or gets text.
+local function set(logger, formats)
+	current = logger
+	for _, level in ipairs(LEVELS) do
+		log[level] = not logger and discard or formats and forward(level) or forward_text(level)
+	end
+end
+
+--- Sends everything to a logger from now on.
+-- @tparam[opt] table logger with any of the methods `debug`, `info`, `warn` and `error`, called as `logger:warn(text)`.
+-- What it has no method for is discarded. A logger of LuaLogging (one that has `setLevel`) gets the format and its
+-- arguments, and formats only what its level lets through. Without a logger it is as at the beginning
+function log.set(logger)
+	if logger == nil then
+		return set(default(), true)
+	elseif type(logger) ~= "table" then
+		error("expecting logger to be a table with methods, got: " .. type(logger), 2)
+	end
+	for _, level in ipairs(LEVELS) do
+		if logger[level] ~= nil and type(logger[level]) ~= "function" then
+			error("expecting logger." .. level .. " to be a function, got: " .. type(logger[level]), 2)
+		end
+	end
+	set(logger, type(logger.setLevel) == "function")
+end
+
+set(default(), true)
+
+return setmetatable(log, {
+	-- What else LuaLogging's logger has.
+	__index = function(_, name)
+		local value = current and current[name]
+		if value == nil then
+			return discard
+		elseif type(value) == "function" then
+			return forward(name)
+		end
+		return value
 	end,
 })

@@ -20,7 +20,6 @@ local Client = {}
 -- not be carried out. Not called if there will be no connection any more
 -- @return what the method returns
 function Client:_ask(method, opts, done)
-	self._lost_requests = self._lost_requests or {}
 	local own, callback = {}, opts.callback
 	local packet_id, err, is_answered
 	for key, value in pairs(opts) do
@@ -28,7 +27,7 @@ function Client:_ask(method, opts, done)
 	end
 	function own.callback(packet)
 		is_answered = true
-		if packet_id then
+		if packet_id and self._lost_requests then
 			self._lost_requests[packet_id] = nil
 		end
 		if callback then
@@ -38,6 +37,7 @@ function Client:_ask(method, opts, done)
 	end
 	packet_id, err = self[method](self, own)
 	if packet_id and packet_id ~= true and not is_answered then
+		self._lost_requests = self._lost_requests or {}
 		self._lost_requests[packet_id] = function(reason)
 			done(nil, reason)
 		end
@@ -70,7 +70,8 @@ end
 -- @tparam ?function told called with the results, unless somebody is in `Client:_wait_for`
 -- @treturn table the wait
 function Client:_begin_wait(timeout, kind, told)
-	local wait = { kind = kind, told = told }
+	self._wait_count = (self._wait_count or 0) + 1
+	local wait = { number = self._wait_count, kind = kind, told = told }
 	self._waits = self._waits or {}
 	self._waits[wait] = true
 	if timeout then
@@ -132,6 +133,10 @@ function Client:_end_waits(kind, ...)
 			waits[#waits + 1] = wait
 		end
 	end
+	-- In the order in which they began.
+	table.sort(waits, function(a, b)
+		return a.number < b.number
+	end)
 	for _, wait in ipairs(waits) do
 		put_over(self, wait, ...)
 	end
@@ -154,7 +159,11 @@ function Client:_check_waits()
 			end
 		end
 		self._next_timeout = earliest and math_max(earliest, now + LOOK_PAUSE)
-		for _, wait in ipairs(late or {}) do
+		late = late or {}
+		table.sort(late, function(a, b)
+			return a.at < b.at
+		end)
+		for _, wait in ipairs(late) do
 			put_over(self, wait, nil, "timeout")
 		end
 		tell(self)
@@ -182,7 +191,9 @@ end
 -- Drives the client until a wait is over, where nobody else does.
 local function drive(self, wait)
 	local ok, err = true, nil
-	if not (self.connection or self._opening) then
+	if self.opts.connector.feed then
+		ok, err = false, "nobody would move the bytes meanwhile: wait in a coroutine"
+	elseif not (self.connection or self._opening) then
 		-- Begins to connect, if it is time.
 		ok, err = self:step()
 	end

@@ -280,8 +280,14 @@ fn connack(mut from: Reader, version: Version) -> Result<Connack, Fault> {
     }
     // A session present despite a refusal breaks [MQTT-3.2.2-6], but the original library expects it to be read.
     let session_present = flags == 1;
-    let reason = from.byte("reason code")?;
-    let properties = properties(&mut from, version, PacketType::Connack)?;
+    let mut reason = from.byte("reason code")?;
+    let properties = if version == Version::V50 && reason == 1 && from.is_empty() {
+        // A server of 3.1.1 says in its own words that it does not know 5.0 (3.1.1: 3.2.2.3).
+        reason = Fault::UNSUPPORTED_VERSION;
+        Properties::default()
+    } else {
+        properties(&mut from, version, PacketType::Connack)?
+    };
     from.finish()?;
     Ok(Connack {
         session_present,

@@ -106,6 +106,8 @@ struct LinkState {
     ready: bool,
     /// Lua drives for this link, and will look at what comes of it.
     stepping: bool,
+    /// Lua has been told that there is nothing, and has not come back.
+    is_left: bool,
     #[cfg(unix)]
     waited_on: WaitedOn,
 }
@@ -141,6 +143,7 @@ impl Link {
                 draining: false,
                 ready: false,
                 stepping: false,
+                is_left: true,
                 #[cfg(unix)]
                 waited_on: WaitedOn::default(),
             }),
@@ -291,6 +294,7 @@ impl Link {
     pub fn next_event(&self) -> Option<LinkEvent> {
         let mut state = self.lock();
         state.stepping = false;
+        state.is_left = false;
         let event = state.next_event();
         if event.is_none() {
             state.set_emptied();
@@ -366,6 +370,10 @@ impl Link {
         };
         if !nothing {
             self.hub.mark_dirty(transport);
+            if state.is_left && !self.hub.caretaker.is_driving() {
+                // Whoever waits on the descriptor comes sooner than the caretaker.
+                state.raise();
+            }
         }
         // Something that waited may have turned out to be more than the server takes.
         self.tell_rest(state);
@@ -587,6 +595,7 @@ impl LinkState {
     /// Lua has seen that there is nothing.
     fn set_emptied(&mut self) {
         self.ready = false;
+        self.is_left = true;
         #[cfg(unix)]
         if std::mem::take(&mut self.waited_on.raised)
             && let Some(signal) = &self.waited_on.signal

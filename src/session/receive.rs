@@ -480,10 +480,17 @@ impl Session {
     }
 
     /// Ends the exchange that this packet answers. An answer nobody waits for changes nothing, one of the wrong kind breaks
-    /// the protocol.
+    /// the protocol. But 3.1.1 has no maximum QoS: there PUBACK tells that a message of QoS 2 was taken as one of QoS 1, as
+    /// RabbitMQ does.
     fn end_exchange(&mut self, packet: PacketType, id: u16) -> Handled {
         match self.outgoing.awaited(id) {
-            Some(other) if other.awaits() != packet => Err(awaits_another(packet, id, other)),
+            Some(other)
+                if other.awaits() != packet
+                    && (self.version, other, packet)
+                        != (Version::V311, Phase::Pubrec, PacketType::Puback) =>
+            {
+                Err(awaits_another(packet, id, other))
+            }
             Some(_) => {
                 self.outgoing.end(id);
                 Ok(())

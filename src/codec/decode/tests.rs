@@ -51,6 +51,22 @@ fn fixed_header_rules() {
     assert_eq!(decode(V311, &hex("C0 8000")), Ok(Some(Packet::Pingreq)));
 }
 
+/// 5.0: 3.1.2.2, 3.1.1: 3.1.2.2. Whatever else lacks a property length is malformed.
+#[test]
+fn a_server_of_3_1_1_refuses_5_0_in_its_own_words() {
+    let refusal = Connack {
+        session_present: false,
+        reason: 0x84,
+        properties: Properties::default(),
+    };
+    assert_eq!(
+        decode(V50, &hex("20 02 00 01")),
+        Ok(Some(Packet::Connack(refusal)))
+    );
+    assert!(decode(V50, &hex("20 02 00 05")).is_err());
+    assert!(decode(V50, &hex("20 03 00 01 01")).is_err());
+}
+
 #[test]
 fn reserved_flags_are_fixed() {
     for version in [V311, V50] {

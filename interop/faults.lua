@@ -1,0 +1,40 @@
+-- What brokers do not do: for broker, MQTT version and feature a sentence that says why it is not this library's fault.
+-- A feature that is "not ok" and is not here makes scripts/interop fail; to others the sentence may add something. What
+-- concerns all of them has the feature "*".
+
+local NO_DUP = "A repeated message has no DUP, against [MQTT-3.3.1-1]."
+
+return {
+	rabbitmq = {
+		["3.1.1"] = {
+			["QoS 2, 50 messages both ways"] = "Treated as QoS 1: SUBACK grants that, and PUBLISH gets a PUBACK.",
+		},
+		["5.0"] = {
+			["connect, disconnect"] = "Speaks MQTT 3.1.1 only; it closes the connection without a CONNACK.",
+		},
+	},
+	aedes = {
+		["3.1.1"] = {
+			["session: what was not acknowledged comes again"] = NO_DUP,
+		},
+	},
+	amqtt = {
+		["3.1.1"] = {
+			["session: what was not acknowledged comes again"] = "It is not sent again, against [MQTT-4.4.0-1].",
+		},
+		["5.0"] = {
+			["connect, disconnect"] = "Speaks MQTT 3.1.1 only.",
+		},
+	},
+	rumqttd = {
+		["3.1.1"] = {
+			["session: what was not acknowledged comes again"] = NO_DUP,
+		},
+		["5.0"] = {
+			["session: what was not acknowledged comes again"] = NO_DUP,
+			["*"] = "Ends a connection now and then that comes right after another has ended: both have the same number, and "
+				.. "the end of the first is noted twice. So it gets 0.1 s before each connection.",
+			["no local, retain as published"] = "Retain as published is ignored, against [MQTT-3.3.1-13].",
+		},
+	},
+}

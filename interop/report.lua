@@ -1,0 +1,137 @@
+-- Judges what scripts/interop has found, and writes docs/interop.md.
+-- usage: report.lua RESULTS [REPORT], where RESULTS has lines BROKER|ITS VERSION|MQTT VERSION|FEATURE|RESULT|WHY
+-- Prints a line "ok - ..." or "not ok - ..." for each broker and MQTT version, and fails unless all are ok.
+
+local here = arg[0]:match("^.*/") or ""
+local faults = dofile(here .. "faults.lua")
+
+local NAMES = { rabbitmq = "RabbitMQ" }
+
+local VERSIONS = { "3.1.1", "5.0" }
+-- By MQTT version: the features and the brokers in their order, and the results by broker and feature.
+local tables = {}
+for _, version in ipairs(VERSIONS) do
+	tables[version] = { features = {}, brokers = {}, results = {} }
+end
+local failed = false
+
+for line in io.lines(arg[1]) do
+	local broker, release, version, feature, result, why = line:match("^(.-)|(.-)|(.-)|(.-)|(.-)|(.*)$")
+	local this = tables[version]
+	local results = this.results[broker]
+	if not results then
+		results = { release = release, unexplained = {} }
+		this.results[broker] = results
+		this.brokers[#this.brokers + 1] = broker
+	end
+	if not this.features[feature] then
+		this.features[feature] = true
+		table.insert(this.features, feature)
+	end
+	local fault = ((faults[broker] or {})[version] or {})[feature]
+	if result == "not ok" and not fault then
+		table.insert(results.unexplained, feature .. ": " .. why)
+	end
+	if result ~= "ok" then
+		results[feature] = { result = result, why = fault or why .. "." }
+	else
+		results[feature] = { result = result }
+	end
+end
+
+-- Whether a broker speaks the version: whether anything was tried after the first feature.
+local function speaks(this, broker)
+	return this.results[broker][this.features[1]].result == "ok"
+end
+
+for _, version in ipairs(VERSIONS) do
+	local this = tables[version]
+	for _, broker in ipairs(this.brokers) do
+		local results = this.results[broker]
+		local name = ("%s %s, MQTT %s"):format(broker, results.release, version)
+		if #results.unexplained > 0 then
+			failed = true
+			print("not ok - interop: " .. name)
+			print("  " .. table.concat(results.unexplained, "\n  "))
+		elseif speaks(this, broker) then
+			print("ok - interop: " .. name)
+		end
+	end
+end
+
+-- The document --------------------------------------------------------------------------------------------------------
+
+local HEAD = [[
+# Interoperability
+
+Made by `make interop`, which starts each broker on the loopback, lets [one program](../interop/scenario.lua) try the
+same things with all of them, and writes this file. A broker that cannot be had on the machine is left out. A feature
+that fails makes it fail, unless [interop/faults.lua](../interop/faults.lua) says why that is not this library's fault.
+CI does the same with mosquitto, RabbitMQ and ejabberd.
+
+"Not supported" is what the broker itself says, by a reason code, in its CONNACK or by the QoS that it grants; "not ok"
+is what it does wrong.
+]]
+
+local out
+
+local function write(...)
+	out:write(...)
+	out:write("\n")
+end
+
+local function title(broker, results)
+	return (NAMES[broker] or broker) .. " " .. results.release
+end
+
+local function write_table(version)
+	local this = tables[version]
+	local columns, others, notes = {}, {}, {}
+	for _, broker in ipairs(this.brokers) do
+		if speaks(this, broker) then
+			columns[#columns + 1] = broker
+		else
+			others[#others + 1] = broker
+		end
+	end
+	local head, rule = "| |", "| --- |"
+	for _, broker in ipairs(columns) do
+		head = head .. " " .. title(broker, this.results[broker]) .. " |"
+		rule = rule .. " --- |"
+	end
+	write("\n## MQTT ", version, "\n\n", head, "\n", rule)
+	for _, feature in ipairs(this.features) do
+		local row = "| " .. feature .. " |"
+		for _, broker in ipairs(columns) do
+			local found = this.results[broker][feature] or { result = "not tried" }
+			row = row .. " " .. found.result .. " |"
+			if found.why then
+				notes[#notes + 1] = ("- **%s, %s**: %s"):format(title(broker, this.results[broker]), feature, found.why)
+			end
+		end
+		write(row)
+	end
+	for _, broker in ipairs(columns) do
+		local fault = ((faults[broker] or {})[version] or {})["*"]
+		if fault then
+			notes[#notes + 1] = ("- **%s**: %s"):format(title(broker, this.results[broker]), fault)
+		end
+	end
+	for _, broker in ipairs(others) do
+		notes[#notes + 1] = ("- **%s**: %s"):format(title(broker, this.results[broker]),
+			this.results[broker][this.features[1]].why)
+	end
+	if #notes > 0 then
+		write("\n", table.concat(notes, "\n"))
+	end
+end
+
+if arg[2] then
+	out = assert(io.open(arg[2], "w"))
+	out:write(HEAD)
+	for _, version in ipairs(VERSIONS) do
+		write_table(version)
+	end
+	out:close()
+end
+os.exit(failed and 1 or 0)
