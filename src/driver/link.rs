@@ -502,6 +502,7 @@ impl Link {
         Some(Instruction {
             deadline: state.session.poll_timeout(),
             read: !state.reading_paused,
+            missing: state.session.missing(&io.input),
             finish: state.session.state() == State::Disconnected,
             #[cfg(unix)]
             watch: state.is_waited_on() && !state.waited_on.watches,
@@ -540,6 +541,8 @@ pub(super) struct Instruction {
     pub(super) deadline: Option<Instant>,
     /// Whether to read on.
     pub(super) read: bool,
+    /// How many bytes the packet that is being received lacks, as far as that is known.
+    pub(super) missing: usize,
     /// Write what is left, and end.
     pub(super) finish: bool,
     /// See to it that the connection is watched.
