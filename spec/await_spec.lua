@@ -318,6 +318,15 @@ describe("await outside of coroutines", function()
 		end)
 	end
 
+	it("says that a program that moves the bytes itself cannot wait so", function()
+		local subject = harness.client({ uri = "modem", connector = require("mqtt.connector.bytes") })
+		assert.same({ nil, "nobody would move the bytes meanwhile: wait in a coroutine" }, { subject:await("connect") })
+		local results = start(subject.await, subject, "connect")
+		assert(subject:start_connecting())
+		assert(subject:feed("\32\2\0\0"))
+		assert.equal(0, results[1].rc)
+	end)
+
 	it("works in a handler", function()
 		local topic = harness.topic()
 		local subject = harness.client()

@@ -269,6 +269,17 @@ describe("a handler of a topic", function()
 			assert.same({ "a", "a" }, filters(packet_type.SUBSCRIBE))
 		end)
 
+		it("does so in the order in which that was asked for", function()
+			local expected = {}
+			for i = 1, 20 do
+				expected[i] = "a/" .. i
+				subject:on_topic(expected[i], noting("a"), { subscribe = true })
+			end
+			connect()
+			until_received(packet_type.SUBSCRIBE, 20)
+			assert.same(expected, filters(packet_type.SUBSCRIBE))
+		end)
+
 		it("does so before the handlers of connect are called", function()
 			subject:on("connect", function()
 				assert(subject:publish({ topic = "b" }))

@@ -117,6 +117,8 @@ fn an_announced_length_allocates_nothing() {
                 BytesMut::from(&[first_byte, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 1][..]);
             let used = peak(|| session.receive(&mut buffer, Instant::now()));
             assert_eq!((buffer.len(), used), (8, 0));
+            assert_eq!(session.missing(&buffer), 5 + 0x0FFF_FFFF - 8);
+            assert_eq!(session.missing(&buffer[..4]), 0, "not known yet");
         }
     }
 }

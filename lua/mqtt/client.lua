@@ -20,6 +20,7 @@ local str_format = string.format
 
 -- What is done for each message does not go through the link's methods.
 local core_step, core_publish, core_publish_table = core.step, core.publish, core.publish_table
+local core_pop = core.pop
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local BUILDS_MESSAGES = core.builds_messages
 local shape, shape_publish, shape_ack = packet.shape, packet.shape_publish, packet.shape_ack
@@ -1359,7 +1360,7 @@ function Client:open_connection()
 		if not (host.wait(link) or host.pause(POLL_PAUSE)) then
 			link:wait(IDLE_WAIT)
 		end
-		local kind, message = core.pop(self._handle, self._session_mt)
+		local kind, message = core_pop(self._handle, self._session_mt)
 		if kind == "opened" then
 			opened(self)
 		elseif kind == "open_failed" or kind == "broken" then
@@ -1396,7 +1397,7 @@ function Client:send_connect()
 	local ok, err = configure(self)
 	if ok and opts.clean and not keeps_exchanges(opts) then
 		-- The broker starts anew, and so do the packet identifiers.
-		self._callbacks = {}
+		self._callbacks, self._lost_requests = {}, nil
 	end
 	if ok then
 		ok, err = self._link:connect {
@@ -1760,8 +1761,10 @@ function Client:_serve(most, may_go_on, rests)
 	self._has_moved = nil
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
+	-- The loop that comes with the library drives the runtime when all its clients have been served.
+	local next_event = may_go_on and core_step or core_pop
 	for _ = 1, most do
-		local kind, a, b, c, d, e, f, g, h, i = core_step(handle, session_mt)
+		local kind, a, b, c, d, e, f, g, h, i = next_event(handle, session_mt)
 		if kind == PUBLISH then
 			local message = a
 			if auto_ack or not BUILDS_MESSAGES then
@@ -1782,6 +1785,8 @@ function Client:_serve(most, may_go_on, rests)
 			end
 		elseif kind == PUBACK or kind == PUBREC then
 			answered(self, kind, a, b, c, d)
+		elseif not kind and not may_go_on then
+			return -1
 		else
 			if rests then
 				rests()

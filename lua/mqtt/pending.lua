@@ -20,7 +20,6 @@ local Client = {}
 -- not be carried out. Not called if there will be no connection any more
 -- @return what the method returns
 function Client:_ask(method, opts, done)
-	self._lost_requests = self._lost_requests or {}
 	local own, callback = {}, opts.callback
 	local packet_id, err, is_answered
 	for key, value in pairs(opts) do
@@ -28,7 +27,7 @@ function Client:_ask(method, opts, done)
 	end
 	function own.callback(packet)
 		is_answered = true
-		if packet_id then
+		if packet_id and self._lost_requests then
 			self._lost_requests[packet_id] = nil
 		end
 		if callback then
@@ -38,6 +37,7 @@ function Client:_ask(method, opts, done)
 	end
 	packet_id, err = self[method](self, own)
 	if packet_id and packet_id ~= true and not is_answered then
+		self._lost_requests = self._lost_requests or {}
 		self._lost_requests[packet_id] = function(reason)
 			done(nil, reason)
 		end
@@ -191,7 +191,9 @@ end
 -- Drives the client until a wait is over, where nobody else does.
 local function drive(self, wait)
 	local ok, err = true, nil
-	if not (self.connection or self._opening) then
+	if self.opts.connector.feed then
+		ok, err = false, "nobody would move the bytes meanwhile: wait in a coroutine"
+	elseif not (self.connection or self._opening) then
 		-- Begins to connect, if it is time.
 		ok, err = self:step()
 	end

@@ -89,6 +89,11 @@ function Client:_renew_subscriptions(connack)
 			filters[#filters + 1] = filter
 		end
 	end
+	-- In the order in which they were asked for; what is to end comes first.
+	table.sort(filters, function(a, b)
+		local first, second = self._subscriptions[a], self._subscriptions[b]
+		return (first and first.number or 0) < (second and second.number or 0)
+	end)
 	for _, filter in ipairs(filters) do
 		local ok, err
 		if self.connection ~= conn then
@@ -196,7 +201,7 @@ function Client:on_topic(filter, handler, opts)
 
 	self._subscriptions = self._subscriptions or {}
 	local before = self._subscriptions[filter]
-	self._subscriptions[filter] = { opts = own }
+	self._subscriptions[filter] = { opts = own, number = key }
 	local conn = self.connection
 	local ok, err = true, nil
 	if conn and conn.connack then

@@ -153,7 +153,8 @@ impl Connection<'_> {
             if instruction.finish && self.io.output.is_empty() {
                 return Poll::Ready(Ending::Flush(BytesMut::new()));
             }
-            let read = instruction.read && !instruction.finish && self.read(cx);
+            let read =
+                instruction.read && !instruction.finish && self.read(instruction.missing, cx);
             if !read && let Some(error) = self.write_error.take() {
                 self.end(ended_by(&error));
             }
@@ -185,7 +186,7 @@ impl Connection<'_> {
         }
         while !self.over {
             self.io.input.clear();
-            if !self.read(cx) && !self.over {
+            if !self.read(0, cx) && !self.over {
                 return Poll::Pending;
             }
         }
@@ -231,10 +232,11 @@ impl Connection<'_> {
     }
 
     /// Reads once. Returns whether something came.
-    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+    fn read(&mut self, missing: usize, cx: &mut Context<'_>) -> bool {
         let input = &mut self.io.input;
-        input.reserve(self.read_size);
         let before = input.len();
+        // Room for the rest of a large packet, and not for more; but first it has to arrive in part.
+        input.reserve(self.read_size.max(missing.min(before)));
         match pin!(self.stream.read_buf(input)).poll(cx) {
             Poll::Ready(Ok(0)) => self.end(Ended::Closed),
             Poll::Ready(Ok(size)) => {

@@ -119,6 +119,8 @@ struct LinkState {
     ready: bool,
     /// Lua drives for this link, and will look at what comes of it.
     stepping: bool,
+    /// Lua has been told that there is nothing, and has not come back.
+    is_left: bool,
     #[cfg(unix)]
     waited_on: WaitedOn,
 }
@@ -155,6 +157,7 @@ impl Link {
                 draining: false,
                 ready: false,
                 stepping: false,
+                is_left: true,
                 #[cfg(unix)]
                 waited_on: WaitedOn::default(),
             }),
@@ -309,6 +312,7 @@ impl Link {
         }
         let mut state = self.lock();
         state.stepping = false;
+        state.is_left = false;
         let event = state.take_messages(&mut taken);
         let event = event.or_else(|| state.next_event());
         if event.is_none() {
@@ -396,6 +400,10 @@ impl Link {
         };
         if !nothing {
             self.hub.mark_dirty(transport);
+            if state.is_left && !self.hub.caretaker.is_driving() {
+                // Whoever waits on the descriptor comes sooner than the caretaker.
+                state.raise();
+            }
         }
         // Something that waited may have turned out to be more than the server takes.
         self.tell_rest(state);
@@ -524,6 +532,7 @@ impl Link {
         Some(Instruction {
             deadline: state.session.poll_timeout(),
             read: !state.reading_paused,
+            missing: state.session.missing(&io.input),
             finish: state.session.state() == State::Disconnected,
             #[cfg(unix)]
             watch: state.is_waited_on() && !state.waited_on.watches,
@@ -562,6 +571,8 @@ pub(super) struct Instruction {
     pub(super) deadline: Option<Instant>,
     /// Whether to read on.
     pub(super) read: bool,
+    /// How many bytes the packet that is being received lacks, as far as that is known.
+    pub(super) missing: usize,
     /// Write what is left, and end.
     pub(super) finish: bool,
     /// See to it that the connection is watched.
@@ -614,6 +625,7 @@ impl LinkState {
     /// Lua has seen that there is nothing.
     fn set_emptied(&mut self) {
         self.ready = false;
+        self.is_left = true;
         #[cfg(unix)]
         if std::mem::take(&mut self.waited_on.raised)
             && let Some(signal) = &self.waited_on.signal

@@ -567,3 +567,32 @@ fn a_descriptor_is_readable_when_bytes_have_arrived_that_nobody_has_read() {
     drop(go);
     drop(server.recv().unwrap());
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_descriptor_is_readable_when_something_is_to_be_written_and_nobody_drives() {
+    let (target, server) = server(|mut server| {
+        server.accept();
+        std::iter::from_fn(|| server.receive()).count()
+    });
+    let driver = driver();
+    let link = connected(&driver, target, 60);
+    let fd = link.fd().unwrap();
+    let mut published = 0;
+    loop {
+        assert!(link.step(&driver).is_none());
+        assert!(!is_readable(fd, Duration::ZERO));
+        let _nobody_drives = super::lock(&driver.hub.wheel);
+        publish(&link, b"hello");
+        published += 1;
+        // If the caretaker is about to drive, that will do.
+        if !driver.hub.caretaker.is_driving() {
+            assert!(is_readable(fd, Duration::ZERO));
+            break;
+        }
+    }
+    assert!(link.step(&driver).is_none());
+    assert!(!is_readable(fd, Duration::ZERO));
+    link.close_flushed(&driver, Instant::now() + PATIENCE);
+    assert_eq!(published, server.recv().unwrap());
+}

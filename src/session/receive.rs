@@ -9,7 +9,7 @@ use super::outgoing::{Phase, Progress};
 use super::{Event, Received, ServerLimits, Session, State};
 use crate::codec::{
     Ack, Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyId, Publish,
-    QoS, Str, Suback, Version, encode, encode_ack, reason_listed,
+    QoS, Str, Suback, Version, decode_header, encode, encode_ack, reason_listed,
 };
 
 /// How a TLS server answers what it does not understand; no MQTT packet begins like this.
@@ -83,6 +83,16 @@ impl Session {
             buffer.clear();
         }
         self.connection.held_back |= self.is_slow();
+    }
+
+    /// How many bytes the packet at the front of a received buffer still lacks, 0 if that is not known.
+    pub fn missing(&self, buffer: &[u8]) -> usize {
+        match decode_header(self.version, buffer) {
+            Ok(Some(header)) => {
+                (header.size + header.remaining_length as usize).saturating_sub(buffer.len())
+            }
+            _ => 0,
+        }
     }
 
     /// Ends the connection because of what the server sent, in 5.0 with a DISCONNECT that says why (4.13).

@@ -4,14 +4,18 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
+use rustix::event::epoll;
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::program::{OUTSTANDING, Outcome, Stopwatch, Task, report_round_trips};
+use crate::program::{OUTSTANDING, Outcome, Stopwatch, Task, report_round_trips, status};
 use crate::tls;
 use crate::wire::*;
 
 /// Does a task.
 pub fn run(task: &Task) -> Outcome {
+    if task.what == "clients" {
+        return clients(task);
+    }
     let stream = TcpStream::connect((&*task.host, task.port))?;
     stream.set_nodelay(true)?;
     match &task.ca {
@@ -21,6 +25,44 @@ pub fn run(task: &Task) -> Outcome {
             Client::connect(StreamOwned::new(connection, stream))?.run(task)
         }
         None => Client::connect(stream)?.run(task),
+    }
+}
+
+/// Many connections, each of which answers every message with a read and a write: what the kernel takes for that, and
+/// for finding out which of them it is.
+fn clients(task: &Task) -> Outcome {
+    let count = task.numbers.first().copied().unwrap_or(1);
+    let before = status("VmRSS").unwrap_or(0);
+    let start = Instant::now();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let mut streams = Vec::new();
+    for number in 0..count {
+        let mut stream = TcpStream::connect((&*task.host, task.port))?;
+        stream.set_nodelay(true)?;
+        stream.write_all(&connect("rig-raw"))?;
+        stream.read_exact(&mut [0; 4])?;
+        let number = epoll::EventData::new_u64(number as u64);
+        epoll::add(&epoll, &stream, number, epoll::EventFlags::IN)?;
+        streams.push(stream);
+    }
+    println!(
+        "connect={:.4} before={before}",
+        start.elapsed().as_secs_f64()
+    );
+    let mut echo = Vec::new();
+    publish(&mut echo, 4, 0, 0, "rig/echoed", &[b'x'; 64]);
+    let mut message = [0; 1024];
+    let mut events = Vec::with_capacity(1024);
+    loop {
+        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
+        for event in events.drain(..) {
+            let stream = &mut streams[event.data.u64() as usize];
+            // It is small enough to come as a whole.
+            if stream.read(&mut message)? == 0 {
+                return Ok(());
+            }
+            stream.write_all(&echo)?;
+        }
     }
 }
 

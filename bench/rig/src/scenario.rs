@@ -128,11 +128,11 @@ scenarios! {
     "tls-publish-0" "publish QoS 0 over TLS" ["publish", "0", "64"] Tls &[Peers, Raw, Rumqttc], RATE;
     "roundtrip-0" "round trip QoS 0 through mosquitto" ["roundtrip", "0"] Mosquitto ALL, TIMES;
     "roundtrip-1" "round trip QoS 1 through mosquitto" ["roundtrip", "1"] Mosquitto ALL, TIMES;
-    "clients-1" "a client" ["clients", "1"] Plain &[Peers, Rumqttc], CLIENTS;
-    "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Rumqttc], CLIENTS;
-    "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Rumqttc], CLIENTS;
-    "clients-1000" "1000 clients" ["clients", "1000"] Plain &[Peers, Rumqttc], CLIENTS;
-    "clients-10000" "10,000 clients" ["clients", "10000"] Plain &[Rumqttc], CLIENTS;
+    "clients-1" "a client" ["clients", "1"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
+    "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
+    "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
+    "clients-1000" "1000 clients" ["clients", "1000"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
+    "clients-10000" "10,000 clients" ["clients", "10000"] Plain &[Raw, Rumqttc], CLIENTS;
     "tls-clients-1000" "1000 clients over TLS" ["clients", "1000"] Tls &[Rumqttc], CLIENTS;
     "tls-clients-10000" "10,000 clients over TLS" ["clients", "10000"] Tls &[Rumqttc], CLIENTS;
     "pending-1000" "1000 requests unanswered" ["pending", "1000"] Plain &[Peers], PENDING;
