@@ -10,8 +10,9 @@ local log = require("mqtt.log")
 
 local math_huge, math_max, math_min = math.huge, math.max, math.min
 
--- How many packets of one client are handled before the others have their turn.
+-- How many packets of one client are handled before others have their turn, and if there are no others.
 local PACKETS_PER_TURN = 64
+local PACKETS_ALONE = 16384
 
 -- Which loop a link's token belongs to, and to which client there: the driver names ready links by token.
 local owners = setmetatable({}, { __mode = "v" })
@@ -153,7 +154,7 @@ end
 
 -- Serves the clients on the native connection that are ready, each up to its share. A client stays in the queue until
 -- it has nothing more, also if one of its handlers throws.
-local function serve_ready(self)
+local function serve_ready(self, most)
 	for token in core.next_ready do
 		local loop = owners[token]
 		if loop then
@@ -163,7 +164,7 @@ local function serve_ready(self)
 	local ready = self._ready
 	for _ = self._first, self._last do
 		local client = ready[self._first]
-		if self.clients[client] and step(self, client, PACKETS_PER_TURN) == 0 then
+		if self.clients[client] and step(self, client, most) == 0 then
 			add_ready(self, client)
 		end
 		ready[self._first] = nil
@@ -185,10 +186,11 @@ local function poll_client(self, client)
 	return math_min(math_max(wait, sleeps[client]), (client:check_keep_alive()))
 end
 
--- One round of everything; then waits until there is something to do, or for `longest` seconds.
-local function iterate(self, longest)
+-- One round of everything, in which each client handles `most` packets at most; then waits until there is something to
+-- do, or for `longest` seconds.
+local function iterate(self, longest, most)
 	local opts = self.opts
-	serve_ready(self)
+	serve_ready(self, most)
 	for _, item in ipairs(self._polled) do
 		local wait
 		if not self.clients[item] then -- luacheck: ignore 542
@@ -219,7 +221,7 @@ end
 --- One round: every client that has something to do is served, every function is called.
 -- Then waits until there is something to do, for `sleep_max` seconds at most.
 function Ioloop:iteration()
-	iterate(self, self.opts.sleep_max)
+	iterate(self, self.opts.sleep_max, PACKETS_PER_TURN)
 end
 
 --- Runs the loop until all its clients and functions are gone. A client that has ended and does not reconnect leaves by
@@ -228,7 +230,7 @@ function Ioloop:run_until_clients()
 	log:info("[LuaMQTT] ioloop started with %d clients/functions", #self.clients)
 	self.running = true
 	while next(self.clients) do
-		iterate(self, math_huge)
+		iterate(self, math_huge, self.clients[2] and PACKETS_PER_TURN or PACKETS_ALONE)
 	end
 	self.running = false
 	log:info("[LuaMQTT] ioloop finished")

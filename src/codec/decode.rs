@@ -31,8 +31,8 @@ impl Decoder {
         self.max_packet_size = size;
     }
 
-    /// Takes one packet off the buffer, or leaves the buffer alone if it holds no complete one. The packet's strings
-    /// and payload are slices of the buffer's memory. Once it fails, the rest of the stream has no meaning.
+    /// Takes one packet off the buffer, or leaves the buffer alone if it holds no complete one. The packet's long
+    /// strings and payload are slices of the buffer's memory. Once it fails, the rest of the stream has no meaning.
     pub fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(header) = decode_header(self.version, buffer)? else {
             return Ok(None);

@@ -1,30 +1,61 @@
 //! The UTF-8 encoded string of the standard (1.5.4; 1.5.3 in 3.1.1). Topics have further rules, see `topic.rs`.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::str;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 /// Most bytes in a string or in binary data: the length is sent as a Two Byte Integer.
 pub(super) const MAX_LEN: usize = u16::MAX as usize;
 
-/// A string as MQTT has them: well-formed UTF-8 without U+0000, at most 65,535 bytes. Cloning it copies no text.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Str(Bytes);
+/// Most bytes of a string that needs no memory of its own: what fits beside the tag into the size of [`Bytes`].
+pub(super) const SHORT: usize = 23;
+
+/// A string as MQTT has them: well-formed UTF-8 without U+0000, at most 65,535 bytes. Cloning it copies no text but that
+/// of short ones.
+#[derive(Clone)]
+pub struct Str(Text);
+
+/// A short text is copied: that costs less than to count one more owner of the buffer that it came with.
+#[derive(Clone)]
+enum Text {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Shared(Bytes),
+}
+
+const _: () = assert!(size_of::<Str>() == size_of::<Bytes>());
 
 impl Str {
     /// Takes the bytes over if they are such a string.
     pub fn new(bytes: Bytes) -> Result<Self, StrError> {
-        // Looks at every byte, so that it becomes vector code.
-        let is_ascii = bytes
-            .iter()
-            .fold(true, |all, byte| all & matches!(byte, 1..=0x7F));
-        if !is_ascii || bytes.len() > MAX_LEN {
-            let text = str::from_utf8(&bytes).map_err(|e| StrError::NotUtf8(e.valid_up_to()))?;
-            check(text)?;
-        }
-        Ok(Self(bytes))
+        check_bytes(&bytes)?;
+        Ok(Self::short(&bytes).unwrap_or(Self(Text::Shared(bytes))))
+    }
+
+    /// Takes a string of so many bytes off the front of others, which there are.
+    #[inline]
+    pub(super) fn take(from: &mut Bytes, len: usize) -> Result<Self, StrError> {
+        let bytes = &from[..len];
+        check_bytes(bytes)?;
+        Ok(match Self::short(bytes) {
+            Some(short) => {
+                from.advance(len);
+                short
+            }
+            None => Self(Text::Shared(from.split_to(len))),
+        })
+    }
+
+    /// The text, if it is short.
+    #[inline]
+    fn short(text: &[u8]) -> Option<Self> {
+        let mut bytes = [0; SHORT];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        let len = text.len() as u8;
+        Some(Self(Text::Short { len, bytes }))
     }
 
     /// A constant of the program.
@@ -33,33 +64,45 @@ impl Str {
     /// If the text is not an MQTT string.
     pub fn from_static(text: &'static str) -> Self {
         check(text).expect("not an MQTT string");
-        Self(Bytes::from_static(text.as_bytes()))
+        Self(Text::Shared(Bytes::from_static(text.as_bytes())))
     }
 
     /// The text. Looks at the bytes again (this room has no `unsafe`), so [`as_bytes`](Self::as_bytes) is faster.
     pub fn as_str(&self) -> &str {
-        str::from_utf8(&self.0).expect("checked when the Str was made")
+        str::from_utf8(self.as_bytes()).expect("checked when the Str was made")
     }
 
     /// The text's bytes.
-    pub fn as_bytes(&self) -> &Bytes {
-        &self.0
-    }
-
-    /// The text's bytes, taken out.
-    pub fn into_bytes(self) -> Bytes {
-        self.0
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Text::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Text::Shared(bytes) => bytes,
+        }
     }
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.as_bytes().len()
     }
 
     /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.as_bytes().is_empty()
     }
+}
+
+#[inline]
+fn check_bytes(bytes: &[u8]) -> Result<(), StrError> {
+    // Looks at every byte, so that it becomes vector code.
+    let is_ascii = bytes
+        .iter()
+        .fold(true, |all, byte| all & matches!(byte, 1..=0x7F));
+    if !is_ascii || bytes.len() > MAX_LEN {
+        let text = str::from_utf8(bytes).map_err(|e| StrError::NotUtf8(e.valid_up_to()))?;
+        check(text)?;
+    }
+    Ok(())
 }
 
 /// The rules that every Rust string meets are not looked at.
@@ -78,7 +121,7 @@ impl TryFrom<String> for Str {
 
     fn try_from(text: String) -> Result<Self, StrError> {
         check(&text)?;
-        Ok(Self(text.into()))
+        Ok(Self(Text::Shared(text.into())))
     }
 }
 
@@ -87,7 +130,9 @@ impl TryFrom<&str> for Str {
 
     fn try_from(text: &str) -> Result<Self, StrError> {
         check(text)?;
-        Ok(Self(Bytes::copy_from_slice(text.as_bytes())))
+        let bytes = text.as_bytes();
+        let shared = || Self(Text::Shared(Bytes::copy_from_slice(bytes)));
+        Ok(Self::short(bytes).unwrap_or_else(shared))
     }
 }
 
@@ -99,9 +144,41 @@ impl Deref for Str {
     }
 }
 
+impl Default for Str {
+    fn default() -> Self {
+        Self::from_static("")
+    }
+}
+
+impl PartialEq for Str {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Str {}
+
+impl PartialOrd for Str {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Str {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl Hash for Str {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
 impl PartialEq<str> for Str {
     fn eq(&self, other: &str) -> bool {
-        self.0 == other
+        self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -153,7 +230,15 @@ mod tests {
     #[test]
     fn takes_well_formed_text() {
         // U+FEFF is text like any other [MQTT-1.5.4-3].
-        for text in ["", "a", "\u{FEFF}é\u{10FFFF}", &"x".repeat(MAX_LEN)] {
+        let x = "x".repeat(MAX_LEN);
+        for text in [
+            "",
+            "a",
+            "\u{FEFF}é\u{10FFFF}",
+            &x[..SHORT],
+            &x[..=SHORT],
+            &x,
+        ] {
             let taken = Str::new(Bytes::copy_from_slice(text.as_bytes())).unwrap();
             assert_eq!(taken, Str::try_from(text).unwrap());
             assert_eq!(taken, Str::try_from(text.to_owned()).unwrap());

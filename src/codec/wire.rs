@@ -74,7 +74,7 @@ pub(super) fn put_prefixed(out: &mut BytesMut, bytes: &[u8]) {
     out.put_slice(bytes);
 }
 
-/// Reads fields off the front of a packet's body. Strings and binary data are slices of it.
+/// Reads fields off the front of a packet's body. Long strings and binary data are slices of it.
 pub(super) struct Reader(Bytes);
 
 impl Reader {
@@ -157,8 +157,9 @@ impl Reader {
 
     #[inline]
     pub(super) fn string(&mut self, field: &str) -> Result<Str, Fault> {
-        let bytes = self.binary(field)?;
-        Str::new(bytes).map_err(|error| Fault::malformed(format!("{field} {error}")))
+        let size = self.two_byte(field)?.into();
+        self.need(size, field)?;
+        Str::take(&mut self.0, size).map_err(|error| Fault::malformed(format!("{field} {error}")))
     }
 }
 

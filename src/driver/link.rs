@@ -1,6 +1,7 @@
 //! A link: one client's session and the connection that carries it now, if any. The Lua thread calls everything here;
 //! what is `pub(super)` is for the connection's task.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -76,10 +77,22 @@ pub enum LinkEvent {
     Woken,
 }
 
+impl From<Event> for LinkEvent {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Packet(packet) => Self::Packet(packet),
+            Event::Dropped { packet_id, message } => Self::Dropped { packet_id, message },
+            Event::Failed { message } => Self::Failed(message),
+        }
+    }
+}
+
 /// One client's session and connection.
 pub struct Link {
     token: u32,
     hub: Arc<Hub>,
+    /// Messages that Lua has at hand while the task receives others. Only Lua's thread locks this, before `state`.
+    taken: Mutex<VecDeque<Event>>,
     state: Mutex<LinkState>,
 }
 
@@ -129,6 +142,7 @@ impl Link {
         Arc::new(Link {
             token: driver.hub.new_token(),
             hub: Arc::clone(&driver.hub),
+            taken: Mutex::default(),
             state: Mutex::new(LinkState {
                 session,
                 transport: None,
@@ -181,7 +195,7 @@ impl Link {
     /// Drops the connection at once, if there is one. The peer sees the end of the stream. What it had for Lua is
     /// dropped too, but for answers to requests.
     pub fn close(&self) {
-        let mut state = self.lock();
+        let mut state = self.lock_with_messages();
         state.detach(&self.hub, |_| Ending::Drop);
         self.tell_rest(&mut state);
     }
@@ -190,7 +204,7 @@ impl Link {
     /// `deadline` at the longest; the rest is then written in the background.
     pub fn close_flushed(&self, driver: &Driver, deadline: Instant) {
         let transport = {
-            let mut state = self.lock();
+            let mut state = self.lock_with_messages();
             let transport = state.detach(&self.hub, |session| {
                 Ending::Flush(session.transmit().split())
             });
@@ -292,12 +306,18 @@ impl Link {
 
     /// The next thing for Lua, without driving the runtime.
     pub fn next_event(&self) -> Option<LinkEvent> {
+        let mut taken = lock(&self.taken);
+        if let Some(event) = taken.pop_front() {
+            return Some(event.into());
+        }
         let mut state = self.lock();
         state.stepping = false;
         state.is_left = false;
-        let event = state.next_event();
+        let event = state.take_messages(&mut taken);
+        let event = event.or_else(|| state.next_event());
         if event.is_none() {
             state.set_emptied();
+            *taken = VecDeque::new();
         } else if state.is_waited_on() && state.has_events() {
             state.raise();
         }
@@ -317,7 +337,7 @@ impl Link {
 
     /// Whether `next_event` has something.
     pub fn has_events(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.lock_with_messages();
         let any = state.has_events();
         // Whoever asks is about to wait.
         if any {
@@ -335,7 +355,7 @@ impl Link {
     /// What the operating system says when it has no more descriptors.
     #[cfg(unix)]
     pub fn fd(&self) -> std::io::Result<std::os::fd::RawFd> {
-        let mut state = self.lock();
+        let mut state = self.lock_with_messages();
         if let Some(signal) = &state.waited_on.signal {
             return Ok(signal.fd());
         }
@@ -354,6 +374,16 @@ impl Link {
 
     fn lock(&self) -> MutexGuard<'_, LinkState> {
         lock(&self.state)
+    }
+
+    /// The same, after the messages that Lua has at hand have been given back.
+    fn lock_with_messages(&self) -> MutexGuard<'_, LinkState> {
+        let taken = std::mem::take(&mut *lock(&self.taken));
+        let mut state = self.lock();
+        if !taken.is_empty() {
+            state.session.give_back(taken);
+        }
+        state
     }
 
     /// Sees to it that Lua asks for what there is.
@@ -633,16 +663,22 @@ impl LinkState {
             None => {}
         }
         match self.session.poll_event() {
-            Some(Event::Packet(packet)) => Some(LinkEvent::Packet(packet)),
-            Some(Event::Dropped { packet_id, message }) => {
-                Some(LinkEvent::Dropped { packet_id, message })
-            }
-            Some(Event::Failed { message }) => Some(LinkEvent::Failed(message)),
+            Some(event) => Some(event.into()),
             None => self.ended.take().map(|ended| match ended {
                 Ended::Closed => LinkEvent::Closed,
                 Ended::Broken(message) => LinkEvent::Broken(message),
             }),
         }
+    }
+
+    /// Takes all messages, and returns the first, if they are many and come next. Who waits on a descriptor would have to
+    /// be told of them again and again.
+    fn take_messages(&mut self, into: &mut VecDeque<Event>) -> Option<LinkEvent> {
+        let next = !self.woken && self.opened.is_none() && !self.is_waited_on();
+        (next && self.session.take_messages(into))
+            .then(|| into.pop_front())
+            .flatten()
+            .map(LinkEvent::from)
     }
 
     /// Lets go of the transport and forgets what it had for Lua.

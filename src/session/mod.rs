@@ -41,6 +41,8 @@ use timers::{Due, Timers};
 
 /// How many answers to what the server sends may wait to be written before reading stops.
 const MOST_ANSWERS: u32 = 1 << 16;
+/// From how many messages on it pays to take them at once.
+const MANY: usize = 16;
 /// How many times the limit of queued bytes may have been read since there was no event.
 const PINNED_RATIO: usize = 16;
 
@@ -87,6 +89,10 @@ impl Event {
             Self::Dropped { packet_id, .. } => Some(*packet_id),
             Self::Packet(_) | Self::Failed { .. } => None,
         }
+    }
+
+    fn is_message(&self) -> bool {
+        matches!(self, Self::Packet(Packet::Publish(_)))
     }
 
     /// Memory it holds, near enough.
@@ -224,6 +230,8 @@ pub struct Session {
     /// What has been counted so far.
     counters: Stats,
     events: VecDeque<Event>,
+    /// How many of them are not messages.
+    others: usize,
     /// Sum of the queued events' sizes.
     queued_bytes: usize,
     /// Messages that had to make room in the queue, see [`Session::take_dropped`].
@@ -244,6 +252,7 @@ impl Session {
             subscriptions: Subscriptions::default(),
             counters: Stats::default(),
             events: VecDeque::new(),
+            others: 0,
             queued_bytes: 0,
             dropped: Vec::new(),
             pinned_bytes: 0,
@@ -328,8 +337,9 @@ impl Session {
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
     /// to requests stay: those exchanges are over.
     pub fn discard_events(&mut self) {
+        self.queued_bytes = 0;
+        self.others = 0;
         for event in mem::take(&mut self.events) {
-            self.queued_bytes -= event.size();
             match event {
                 answer if answer.answers().is_some() => self.deliver(answer),
                 Event::Packet(Packet::Publish(publish)) if publish.qos == QoS::ExactlyOnce => {
@@ -347,6 +357,7 @@ impl Session {
             self.subscriptions.clear();
         }
         self.events.clear();
+        self.others = 0;
         self.queued_bytes = 0;
     }
 
@@ -359,6 +370,7 @@ impl Session {
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.queued_bytes -= event.size();
+        self.others -= usize::from(!event.is_message());
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
         }
@@ -367,6 +379,26 @@ impl Session {
             self.shrink();
         }
         Some(event)
+    }
+
+    /// Takes all events at once, if they are many and all of them messages, for one who goes through them while others
+    /// arrive. They count as taken, so that as much again may be queued. Those that he does not come to are to be
+    /// [given back](Self::give_back). `into` must be empty.
+    pub fn take_messages(&mut self, into: &mut VecDeque<Event>) -> bool {
+        debug_assert!(into.is_empty());
+        let take = self.others == 0 && self.events.len() >= MANY;
+        if take {
+            mem::swap(&mut self.events, into);
+            self.queued_bytes = 0;
+        }
+        take
+    }
+
+    /// Puts messages that were taken before the others again.
+    pub fn give_back(&mut self, mut messages: VecDeque<Event>) {
+        self.queued_bytes += messages.iter().map(Event::size).sum::<usize>();
+        messages.append(&mut self.events);
+        self.events = messages;
     }
 
     /// Whether [`poll_event`](Self::poll_event) has something to give.
@@ -510,6 +542,7 @@ impl Session {
     /// Queues an event for the user.
     fn deliver(&mut self, event: Event) {
         self.queued_bytes += event.size();
+        self.others += usize::from(!event.is_message());
         self.events.push_back(event);
     }
 

@@ -1,5 +1,7 @@
 //! What outlives a connection: exchanges under way, messages that wait, subscriptions.
 
+use std::collections::VecDeque;
+
 use mqtt_core::codec::*;
 use mqtt_core::session::{Event, QueueLimits, RequestError, Settings};
 
@@ -256,6 +258,59 @@ fn answers_outlive_a_connection_that_the_user_gives_up() {
             "QoS 2"
         );
     }
+}
+
+#[test]
+fn messages_taken_at_once_and_given_back_come_again_with_the_others() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        let mut taken = VecDeque::new();
+        for id in 1..=30 {
+            pair.server.send(publish(QOS_2, id));
+        }
+        pair.drive();
+        let bytes = pair.client.queued_bytes();
+        assert!(pair.client.take_messages(&mut taken));
+        assert_eq!(taken.len(), 30);
+        assert_eq!(pair.client.queued_bytes(), 0);
+        // The user goes through ten, and gives up the connection.
+        taken.drain(..10);
+        pair.server.send(publish(QOS_2, 31));
+        pair.drive();
+        pair.client.give_back(taken);
+        assert_eq!(pair.client.queued_bytes(), bytes / 30 * 21);
+        pair.client.close();
+        pair.client.discard_events();
+        assert_eq!(pair.client.queued_bytes(), 0);
+        resume(&mut pair, true, Properties::new());
+        for id in 1..=31 {
+            let packet = repeated(QOS_2, id);
+            let delivered = pair.deliver(packet.clone());
+            let expected = if id <= 10 { vec![] } else { vec![packet] };
+            assert_eq!(delivered, expected, "{id}");
+        }
+    }
+}
+
+#[test]
+fn only_many_messages_and_nothing_else_are_taken_at_once() {
+    let mut pair = connected(Version::V311, keeping());
+    let mut taken = VecDeque::new();
+    pair.server.send(publish(QOS_1, 1));
+    pair.drive();
+    assert!(!pair.client.take_messages(&mut taken), "one");
+    pair.publish(QOS_1);
+    pair.drive();
+    for id in 2..=30 {
+        pair.server.send(publish(QOS_1, id));
+    }
+    pair.server.send(puback(1, 0));
+    pair.drive();
+    assert!(!pair.client.take_messages(&mut taken), "with a PUBACK");
+    assert_eq!(pair.packets().len(), 31);
+    pair.server.send(publish(QOS_1, 31));
+    pair.drive();
+    assert!(!pair.client.take_messages(&mut taken), "one again");
 }
 
 #[test]

@@ -306,15 +306,21 @@ fn reason_code_and_property_length_may_be_left_out() {
 }
 
 #[test]
-fn strings_and_payload_are_slices_of_the_buffer() {
-    let mut buffer = hex("30 0B 0003 612F62 00 7061796C6F");
-    let memory = buffer.as_ptr_range();
-    let Some(Packet::Publish(publish)) = Decoder::new(V50).decode(&mut buffer).unwrap() else {
-        panic!("not a PUBLISH");
-    };
-    assert!(memory.contains(&publish.topic.as_bytes().as_ptr()));
-    assert!(memory.contains(&publish.payload.as_ptr()));
-    assert_eq!(publish.payload, "paylo");
+fn long_strings_and_payload_are_slices_of_the_buffer() {
+    let long = format!("30 20 0018 {} 00 7061796C6F", "61".repeat(24));
+    for (bytes, is_slice) in [("30 0B 0003 612F62 00 7061796C6F", false), (&long, true)] {
+        let mut buffer = hex(bytes);
+        let memory = buffer.as_ptr_range();
+        let Some(Packet::Publish(publish)) = Decoder::new(V50).decode(&mut buffer).unwrap() else {
+            panic!("not a PUBLISH");
+        };
+        assert_eq!(
+            memory.contains(&publish.topic.as_bytes().as_ptr()),
+            is_slice
+        );
+        assert!(memory.contains(&publish.payload.as_ptr()));
+        assert_eq!(publish.payload, "paylo");
+    }
 }
 
 #[test]
