@@ -112,8 +112,8 @@ local mqtt = {}
 --- Any packet.
 ---@class mqtt.Packet
 ---@field type integer
----@field properties? mqtt.Properties MQTT 5.0 only
----@field user_properties? mqtt.UserProperties MQTT 5.0 only
+---@field properties mqtt.Properties MQTT 5.0 only
+---@field user_properties mqtt.UserProperties MQTT 5.0 only
 
 --- A message.
 ---@class mqtt.PUBLISH: mqtt.Packet
