@@ -50,8 +50,8 @@ local FLUSH_TIME = 1
 local FLUSH_TURN = 0.01
 -- How many steps of a client in a Copas thread there are before other threads have their turn.
 local STEPS_PER_TURN = 16
--- After how many answers to messages the loop has its turn, which sends what has been published upon them: so the broker
--- has something to do meanwhile.
+-- After how many answers to messages the loop has its turn, which sends what has been published upon them: so the
+-- broker has something to do meanwhile.
 local ANSWERS_PER_TURN = 50
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
 local POLL_PAUSE = 0.01
