@@ -50,6 +50,9 @@ local FLUSH_TIME = 1
 local FLUSH_TURN = 0.01
 -- How many steps of a client in a Copas thread there are before other threads have their turn.
 local STEPS_PER_TURN = 16
+-- After how many answers to messages the loop has its turn, which sends what has been published upon them: so the
+-- broker has something to do meanwhile.
+local ANSWERS_PER_TURN = 50
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
 local POLL_PAUSE = 0.01
 
@@ -1763,6 +1766,7 @@ function Client:_serve(most, may_go_on, rests)
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
 	local next_event = may_go_on and core_step or core_pop
+	local answers = 0
 	for _ = 1, most do
 		local kind, a, b, c, d, e, f, g, h, i = next_event(handle, session_mt)
 		if kind == PUBLISH then
@@ -1785,6 +1789,10 @@ function Client:_serve(most, may_go_on, rests)
 			end
 		elseif kind == PUBACK or kind == PUBREC then
 			answered(self, kind, a, b, c, d)
+			answers = answers + 1
+			if answers == ANSWERS_PER_TURN and not may_go_on then
+				break
+			end
 		elseif not kind and not may_go_on then
 			return -1
 		else
