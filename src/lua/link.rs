@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use mlua::{
@@ -459,9 +459,13 @@ fn push_published(published: &Published, results: &Stack) {
 
 /// Seconds as of `os.time`.
 fn unix_time() -> u32 {
-    SystemTime::UNIX_EPOCH
+    // SAFETY: with a null pointer it only returns the time. It need not read the processor's counter, as other clocks do.
+    #[cfg(unix)]
+    return unsafe { libc::time(std::ptr::null_mut()) } as u32;
+    #[cfg(not(unix))]
+    return std::time::SystemTime::UNIX_EPOCH
         .elapsed()
-        .map_or(0, |time| time.as_secs() as u32)
+        .map_or(0, |time| time.as_secs() as u32);
 }
 
 enum NotPublished {
