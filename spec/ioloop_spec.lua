@@ -311,6 +311,38 @@ describe("an ioloop", function()
 		assert.is_true(at < 2000)
 	end)
 
+	it("is fair to what is added while a client alone has much to do", function()
+		local loop, subject, topic = ioloop.create(), client(), harness.topic()
+		local handled, at = 0, nil
+		local function function_of_the_program()
+			at = at or handled
+			loop:remove(function_of_the_program)
+		end
+		subject:on("connect", function()
+			assert(subject:subscribe({ topic = topic, callback = function()
+				for _ = 1, 2000 do
+					assert(subject:publish({ topic = topic }))
+				end
+			end }))
+		end)
+		subject:on("message", function()
+			handled = handled + 1
+			if handled == 1 then
+				-- Until all are at hand; they are received while Lua is busy.
+				local deadline = os.time() + 10
+				while subject:stats().messages_received < 2000 and os.time() < deadline do -- luacheck: ignore 542
+				end
+				loop:add(function_of_the_program)
+			elseif handled == 2000 then
+				subject:disconnect()
+			end
+		end)
+		loop:add(subject)
+		loop:run_until_clients()
+		assert.equal(2000, handled)
+		assert.is_true(at < 200)
+	end)
+
 	it("sleeps while nothing happens", function()
 		local loop = ioloop.create()
 		local subject = connect(client())

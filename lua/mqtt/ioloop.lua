@@ -89,6 +89,11 @@ function Ioloop:add(client)
 		log:warn("[LuaMQTT] %s '%s' was already added to ioloop '%s'", what, name, tostring(self))
 		return false, "MQTT " .. what .. " was already added to this ioloop"
 	end
+	local alone = not clients[2] and clients[1]
+	if type(alone) == "table" then
+		-- It has company from now on, with whom it takes turns.
+		alone._has_moved = true
+	end
 	clients[#clients + 1] = client
 	clients[client] = true
 	if type(client) == "table" then
