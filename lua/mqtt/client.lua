@@ -1283,7 +1283,10 @@ end
 local function opened(self)
 	self.connection, self._opening = self._opening, nil
 	-- What stands for the link, while the native connection takes what is sent.
-	self._direct, self._stuck = self._token and self._handle, nil
+	self._direct = self._token and self._handle
+	if self._stuck then
+		self._stuck = nil
+	end
 	leave_rest_to_connack(self)
 end
 
@@ -1761,7 +1764,9 @@ function Client:_serve(most, may_go_on, rests)
 		end
 		return self:step()
 	end
-	self._has_moved = nil
+	if self._has_moved then
+		self._has_moved = nil
+	end
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
