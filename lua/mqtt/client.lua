@@ -733,6 +733,13 @@ local function tell_waiting(self, reason)
 	end
 end
 
+-- Lets `_serve` know, if it is at work, that the client leaves its connection or its loop.
+local function note_move(self)
+	if self.connection then
+		self._has_moved = true
+	end
+end
+
 -- Ends the connection, or the attempt to open one. With `flush`, in seconds, everything requested before is still sent:
 -- so long this waits for it at most, the rest goes on in the background.
 local function close(self, reason, flush)
@@ -743,9 +750,9 @@ local function close(self, reason, flush)
 	if conn or self._opening then
 		self._brokers:ended()
 	end
+	note_move(self)
 	self.connection, self._direct = nil, nil
 	self._opening = nil
-	self._has_moved = true
 	self._closing, self._closer = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
@@ -1878,7 +1885,7 @@ end
 -- Remembers the loop that the client was added to (luamqtt 3.x).
 function Client:set_ioloop(loop)
 	self.ioloop = loop
-	self._has_moved = true
+	note_move(self)
 end
 
 -- One step of a loop (luamqtt 3.x); without a loop it waits for something to do. Returns true, or false and an error
