@@ -1050,13 +1050,8 @@ function Client:publish(opts)
 		return false, "failed to send PUBLISH: " .. STUCK
 	end
 
-	local packet_id, time, full, dropped
-	if properties or user_properties then
-		packet_id, time, full, dropped = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
-			user_properties)
-	else
-		packet_id, time, full, dropped = core_publish(self._handle, topic, payload, qos, retain, dup, opts.packet_id)
-	end
+	local packet_id, time, full, dropped = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
+		user_properties)
 	if packet_id == false and self:_wait_for_room() then
 		packet_id, time, full, dropped = send_publish(self, topic, payload, qos, retain, dup, opts.packet_id, properties,
 			user_properties)
@@ -1966,18 +1961,9 @@ end
 function Client:handle_received_packet(pck)
 	local ptype = pck.type
 	if ptype == PUBLISH then
-		if self.handle ~= Client.handle then
-			-- False where an error that a handler has raised was caught.
-			if self:handle("message", pck, self) == false then
-				return true
-			end
-		else
-			-- The same without a call for each message.
-			local handlers, i = self.handlers.message, 1
-			while handlers[i] do
-				handlers[i](pck, self)
-				i = i + 1
-			end
+		-- False where an error that a handler has raised was caught.
+		if self:handle("message", pck, self) == false then
+			return true
 		end
 		if self._topics then
 			self:_handle_topics(pck)
