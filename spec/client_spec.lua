@@ -106,10 +106,7 @@ for version_name, version in pairs(VERSIONS) do
 
 		after_each(function()
 			harness.cleanup()
-			if server then
-				server:stop()
-				server = nil
-			end
+			servers.stop_all()
 		end)
 
 		local function new(opts)
@@ -1117,10 +1114,7 @@ describe("in MQTT 5.0", function()
 
 	after_each(function()
 		harness.cleanup()
-		if server then
-			server:stop()
-			server = nil
-		end
+		servers.stop_all()
 	end)
 
 	local function new(opts)

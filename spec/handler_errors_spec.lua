@@ -547,10 +547,8 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 
 		after_each(function()
 			harness.cleanup()
-			if server then
-				server:stop()
-				server = nil
-			end
+			servers.stop_all()
+			server = nil
 		end)
 
 		local function new(opts)

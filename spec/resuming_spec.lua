@@ -31,10 +31,7 @@ describe("with reconnect", function()
 
 	after_each(function()
 		harness.cleanup()
-		if server then
-			server:stop()
-			server = nil
-		end
+		servers.stop_all()
 	end)
 
 	-- A server whose CONNACK says whether it has a session, and a client of it.

@@ -44,10 +44,7 @@ describe("a session", function()
 
 	after_each(function()
 		harness.cleanup()
-		if server then
-			server:stop()
-			server = nil
-		end
+		servers.stop_all()
 	end)
 
 	-- A server that accepts, with `server.properties` if there are any, and a client of it.
@@ -451,10 +448,7 @@ for _, connector in ipairs({ "native", "copas" }) do
 
 			after_each(function()
 				harness.cleanup()
-				if server then
-					server:stop()
-					server = nil
-				end
+				servers.stop_all()
 				copas_support.unload()
 				package.loaded["mqtt.connector.copas"] = nil
 				assert.same({}, errors)

@@ -8,6 +8,9 @@ local POLL = 0.002
 -- How long a connection may take until the backlog is full, in seconds.
 local FULL_AFTER = 0.05
 
+-- The servers that have not been stopped.
+local running = {}
+
 local Server = {}
 Server.__index = Server
 
@@ -152,6 +155,7 @@ end
 
 --- Ends the server, which forgets what it has received.
 function Server:stop()
+	running[self] = nil
 	self.received, self.buffer = {}, ""
 	if self.fillers then
 		self:make_room()
@@ -215,7 +219,15 @@ function M.start(version, on_packet)
 		self:poll()
 		return POLL
 	end
+	running[self] = true
 	return self
+end
+
+--- Stops every server that has not been stopped.
+function M.stop_all()
+	for server in pairs(running) do
+		server:stop()
+	end
 end
 
 --- Answers a CONNECT with a CONNACK, and nothing else.
