@@ -325,6 +325,8 @@ impl Link {
             state.reading_paused = false;
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
+                // Sooner than in a burst of requests: Lua is not to wait for it.
+                self.hub.caretaker.call_if_driving();
             }
         }
         event
