@@ -1756,13 +1756,13 @@ end
 
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
 -- in its loop. Returns what the last one returned.
--- In a thread of `mqtt.loop.copas` handlers may wait meanwhile: `may_go_on` tells whether the thread may take another
--- step, and `rests` is called before one that is not for a packet.
-function Client:_serve(most, may_go_on, rests)
-	if not (self.connection and self._token) or self._closing or self.handle ~= Client.handle or not may_go_on
+-- In a thread of `mqtt.loop.copas`, which `thread` is about, handlers may wait meanwhile: then another one has taken the
+-- next step. `thread.handling` becomes false before a step that is not for a packet.
+function Client:_serve(most, thread)
+	if not (self.connection and self._token) or self._closing or self.handle ~= Client.handle or not thread
 		and (host.in_copas() or self.handle_received_packet ~= Client.handle_received_packet) then
-		if rests then
-			rests()
+		if thread then
+			thread.handling = false
 		end
 		return self:step()
 	end
@@ -1772,7 +1772,12 @@ function Client:_serve(most, may_go_on, rests)
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
-	local next_event = may_go_on and core_step or core_pop
+	local next_event = thread and core_step or core_pop
+	local reader, timeouts, error_handler, gettimeouts, geterrorhandler
+	if thread then
+		reader, timeouts, error_handler = thread.reader, thread.timeouts, thread.error_handler
+		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
+	end
 	local answers = 0
 	for _ = 1, most do
 		local kind, a, b, c, d, e, f, g, h, i = next_event(handle, session_mt)
@@ -1797,22 +1802,23 @@ function Client:_serve(most, may_go_on, rests)
 		elseif kind == PUBACK or kind == PUBREC then
 			answered(self, kind, a, b, c, d)
 			answers = answers + 1
-			if answers == ANSWERS_PER_TURN and not may_go_on then
+			if answers == ANSWERS_PER_TURN and not thread then
 				break
 			end
-		elseif not kind and not may_go_on then
+		elseif not kind and not thread then
 			return -1
 		else
-			if rests then
-				rests()
+			if thread then
+				thread.handling = false
 			end
 			local wait, err = finish_step(self, kind, a, b, c, d, e, f, g, h, i)
-			if wait ~= 0 or rests then
+			if wait ~= 0 or thread then
 				return wait, err
 			end
 			session_mt = self._session_mt
 		end
-		if self._has_moved or may_go_on and not may_go_on() then
+		if self._has_moved or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
+			or geterrorhandler(reader) ~= error_handler) then
 			break
 		end
 	end

@@ -318,7 +318,7 @@ impl Link {
         if event.is_none() {
             state.set_emptied();
             *taken = VecDeque::new();
-        } else if state.is_waited_on() && state.has_events() {
+        } else if state.is_waited_on() && (state.has_events() || !taken.is_empty()) {
             state.raise();
         }
         if state.reading_paused && state.session.wants_receive() {
@@ -676,7 +676,7 @@ impl LinkState {
     /// Takes all messages, and returns the first, if they are many and come next. Who waits on a descriptor would have to
     /// be told of them again and again.
     fn take_messages(&mut self, into: &mut VecDeque<Event>) -> Option<LinkEvent> {
-        let next = !self.woken && self.opened.is_none() && !self.is_waited_on();
+        let next = !self.woken && self.opened.is_none();
         (next && self.session.take_messages(into))
             .then(|| into.pop_front())
             .flatten()

@@ -13,8 +13,10 @@ local give_way, is_turn_over = host.give_way, host.is_turn_over
 
 local loop = {}
 
--- How many packets a client handles before it looks whether it has to let others run.
-local PACKETS_PER_LOOK = 8
+-- How many packets a client handles before it looks whether it has to let others run: twice as many after each look,
+-- as long as it need not.
+local FEWEST_PACKETS = 8
+local MOST_PACKETS = 64
 
 -- The clients in Copas, each with its record: how it is served. Errors and waits in handlers must stop no client, and a
 -- thread for each packet would cost more than all the rest. So the thread that reads calls the handlers too, while
@@ -66,11 +68,7 @@ local function become_reader(record)
 	local thread = coroutine_running()
 	record.reader, record.handling = thread, false
 	if has_stand_ins then
-		local error_handler = geterrorhandler(thread)
-		-- A thread for which a handler has left something with Copas is not used again.
-		function record.may_go_on()
-			return record.reader == thread and record.timeouts == gettimeouts() and geterrorhandler(thread) == error_handler
-		end
+		record.error_handler = geterrorhandler(thread)
 		-- The stand-in looks when it starts.
 		record.is_called, record.timeouts = true, gettimeouts()
 		record.stand_in = copas.addthread(stand_by, record)
@@ -78,19 +76,23 @@ local function become_reader(record)
 	return thread
 end
 
+-- Whether a thread that has handled a packet may handle another: it still reads, and no handler has left something for it
+-- with Copas.
+local function may_go_on(record, thread)
+	return record.reader == thread and record.timeouts == gettimeouts()
+		and geterrorhandler(thread) == record.error_handler
+end
+
 -- What a thread does that reads for a client, until that has ended or another thread reads.
 function serve(record)
-	local thread, client = become_reader(record), record.client
-	local may_go_on, handle_packet = record.may_go_on, record.handle_packet
-	local function rests()
-		record.handling = false
-	end
+	local thread, client, handle_packet = become_reader(record), record.client, record.handle_packet
+	local most = FEWEST_PACKETS
 	repeat
 		local wait
 		if record.is_plain and client.handle_received_packet == handle_packet then
 			begin(record)
-			wait = client:_serve(PACKETS_PER_LOOK, may_go_on, rests)
-			record.handling = record.handling and not may_go_on()
+			wait = client:_serve(most, record)
+			record.handling = record.handling and not may_go_on(record, thread)
 		else
 			wait = client:step()
 		end
@@ -98,6 +100,9 @@ function serve(record)
 			return
 		elseif is_turn_over() then
 			give_way(client._link)
+			most = FEWEST_PACKETS
+		elseif most < MOST_PACKETS then
+			most = most * 2
 		end
 		if wait == -1 then
 			client:_pause()
@@ -146,14 +151,14 @@ local function packet_handler(record)
 	end
 	local handle = record.handle
 	return function(client, packet)
-		local may_go_on, handling = record.may_go_on, record.handling
-		if not client._token and coroutine_running() ~= record.reader then
+		local thread, handling = record.reader, record.handling
+		if not client._token and coroutine_running() ~= thread then
 			-- Read by another: what a connector's user feeds, or keep alive has found.
 			return handle_apart(record, packet)
 		end
 		begin(record)
 		local ok, err = handle(client, packet)
-		if may_go_on() then
+		if may_go_on(record, thread) then
 			record.handling = handling
 		end
 		return ok, err
@@ -187,9 +192,11 @@ function loop.add(client)
 		-- The thread that stands by, and whether it is about to look.
 		stand_in = nil,
 		is_called = false,
-		-- Whether the reader may handle another packet, and how many timeouts Copas knew when the stand-in was called.
-		may_go_on = nil,
+		-- What Copas had for the reader: an error handler, and how many timeouts for all when the stand-in was called.
+		error_handler = nil,
 		timeouts = 0,
+		geterrorhandler = geterrorhandler,
+		gettimeouts = gettimeouts,
 	}
 	registry[client] = record
 	-- Whether nobody else has replaced it, so that the way to the handlers may be shorter.
