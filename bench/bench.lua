@@ -9,6 +9,8 @@ local mqtt = require("mqtt")
 local is_native, core = pcall(require, "mqtt.core")
 
 local bench = {
+	-- How many messages of QoS 1 and 2 are unacknowledged at any time while publishing.
+	OUTSTANDING = 100,
 	-- How long to measure, in seconds.
 	duration = tonumber(os.getenv("RIG_MS") or 500) / 1000,
 	-- The time in seconds.
@@ -42,6 +44,8 @@ function bench.client(id, handlers)
 		id = id,
 		clean = true,
 		secure = secure or false,
+		-- Others send without a limit.
+		server_receive_maximum = is_native and bench.OUTSTANDING or nil,
 	}
 	client:on {
 		connect = function(connack)

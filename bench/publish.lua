@@ -2,8 +2,6 @@
 
 local bench = require("bench")
 
-local OUTSTANDING = 100
-
 local qos, size = tonumber((...)), tonumber((select(2, ...)))
 local payload = ("x"):rep(size)
 -- How many messages there are between two looks at the clock.
@@ -22,7 +20,7 @@ bench.run { bench.client("publish", function(client)
 		connect = function()
 			watch = bench.start(size)
 			if qos > 0 then
-				for _ = 1, OUTSTANDING do
+				for _ = 1, bench.OUTSTANDING do
 					publish(client)
 				end
 				return

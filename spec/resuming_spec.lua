@@ -529,11 +529,15 @@ describe("the option", function()
 			failure({ queue = { when_full = "explode" } }))
 	end)
 
-	it("resubscribe, topic_aliases, max_packet_size and ping_timeout are checked", function()
+	it("resubscribe, topic_aliases, max_packet_size, server_receive_maximum and ping_timeout are checked", function()
 		assert.equal("expecting resubscribe to be a boolean", failure({ resubscribe = 1 }))
 		assert.equal("expecting topic_aliases to be a boolean", failure({ topic_aliases = "yes" }))
 		assert.equal("expecting max_packet_size to be a whole number of bytes from 16 to 268435460, got: 3",
 			failure({ max_packet_size = 3 }))
+		for _, number in ipairs({ 0, 1.5, 65536 }) do
+			assert.equal("expecting server_receive_maximum to be a whole number from 1 to 65535, got: " .. number,
+				failure({ server_receive_maximum = number }))
+		end
 		assert.equal("expecting ping_timeout to be a positive number of seconds, got: 0", failure({ ping_timeout = 0 }))
 	end)
 end)

@@ -272,7 +272,7 @@ describe("a session", function()
 			end)
 		end
 
-		local v5_name = ", MQTT 5.0, " .. connector_name
+		local v311_name, v5_name = ", MQTT 3.1.1, " .. connector_name, ", MQTT 5.0, " .. connector_name
 
 		it("passes on will delay and session expiry" .. v5_name, function()
 			local subject = start(mqtt.v50, connector, {
@@ -334,6 +334,20 @@ describe("a session", function()
 			assert.equal(0x93, await(subject, types.DISCONNECT).rc)
 			assert.matches("receive maximum", events[1][2])
 			assert.equal("close", events[2][1])
+		end)
+
+		it("gives a broker of MQTT 3.1.1 as many messages of QoS 2 at a time as the options say" .. v311_name, function()
+			local subject = start(mqtt.v311, connector, { server_receive_maximum = 3 })
+			connect(subject)
+			for _ = 1, 5 do
+				assert(subject:publish({ topic = "t", qos = 2 }))
+			end
+			await(subject, types.PUBLISH, 3)
+			server:send({ type = types.PUBREC, packet_id = 1 })
+			await(subject, types.PUBLISH, 4)
+			local last = server.received[#server.received - 1]
+			assert.same({ types.PUBREL, 1 }, { last.type, last.packet_id })
+			assert.equal(4, server:count(types.PUBLISH))
 		end)
 
 		it("begins with an exchange of AUTH, and may authenticate again" .. v5_name, function()

@@ -36,6 +36,7 @@ local mqtt = {}
 ---@field max_packet_size? integer largest packet accepted, in bytes
 ---@field queue? mqtt.Queue accept messages while there is no connection
 ---@field resubscribe? boolean renew subscriptions when the broker has lost them
+---@field server_receive_maximum? integer MQTT 3.1.1: how many QoS 2 messages the broker takes at a time, 20 by default
 ---@field topic_aliases? boolean MQTT 5.0: send aliases in place of topics
 ---@field properties? mqtt.Properties MQTT 5.0: properties of CONNECT
 ---@field user_properties? mqtt.UserProperties MQTT 5.0: user properties of CONNECT

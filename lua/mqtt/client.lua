@@ -107,6 +107,7 @@ local OPTIONS = {
 	ping_timeout = "number",
 	queue = "table",
 	resubscribe = "boolean",
+	server_receive_maximum = "number",
 	topic_aliases = "boolean",
 	proxy = "string",
 	ws_headers = "table",
@@ -182,6 +183,8 @@ local function check_option(key, value)
 		return brokers.check_reconnect(value)
 	elseif key == "max_packet_size" and not is_whole(value, 16, 268435460) then
 		return "expecting max_packet_size to be a whole number of bytes from 16 to 268435460, got: " .. tostring(value)
+	elseif key == "server_receive_maximum" and not is_whole(value, 1, 0xFFFF) then
+		return "expecting server_receive_maximum to be a whole number from 1 to 65535, got: " .. tostring(value)
 	elseif key == "ping_timeout" and (value <= 0 or value ~= value) then
 		return "expecting ping_timeout to be a positive number of seconds, got: " .. tostring(value)
 	elseif key == "queue" then
@@ -385,6 +388,7 @@ local function configure(self)
 	settings.max_bytes = queue and (queue.max_bytes or QUEUE.max_bytes)
 	settings.drop_oldest = queue and queue.when_full == "drop_oldest"
 	settings.resubscribe = opts.resubscribe
+	settings.server_receive_maximum = opts.server_receive_maximum
 	settings.topic_aliases = opts.topic_aliases
 	return self._link:configure(settings)
 end
@@ -535,6 +539,9 @@ end
 -- table with the optional fields `max_messages` (1000 by default), `max_bytes` (1 MiB) and `when_full`, "reject" (the
 -- default: `publish` returns false and an error message) or "drop_oldest" (of those that were never sent)
 -- @tparam[opt=false] boolean opts.resubscribe renew subscriptions when the broker has lost them with its session
+-- @tparam[opt=20] number opts.server_receive_maximum for MQTT 3.1.1 only: how many QoS 2 messages the broker takes at a
+-- time, which one of MQTT 5.0 says itself. More makes publishing faster, but what is too much for it the broker may lose:
+-- mosquitto does above its `max_inflight_messages`
 -- @tparam[opt=false] boolean opts.topic_aliases for MQTT 5.0 only: send aliases in place of topics, as many as the
 -- broker takes
 -- @tparam[opt] table opts.connector what opens, reads and writes the network connection: a class, see `mqtt.connector`,

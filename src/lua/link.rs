@@ -915,7 +915,7 @@ fn qos(code: u8) -> Checked<QoS> {
     QoS::from_code(code).ok_or_else(|| format!("expecting qos to be 0, 1 or 2, got: {code}"))
 }
 
-/// The settings of a session: `max_packet_size` in bytes, `connack_timeout` and `pingresp_timeout` in seconds,
+/// The settings of a session: `max_packet_size` in bytes, `server_receive_maximum`, `connack_timeout` and `pingresp_timeout` in seconds,
 /// `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`, `max_bytes` and `drop_oldest` of the
 /// queue, if there is to be one. What is left out has its default.
 fn settings_from_lua(table: &Table) -> mlua::Result<Settings> {
@@ -941,6 +941,9 @@ fn settings_from_lua(table: &Table) -> mlua::Result<Settings> {
         keep_exchanges: table.get("keep_exchanges")?,
         queue,
         resubscribe: table.get("resubscribe")?,
+        server_receive_maximum: table
+            .get::<Option<u16>>("server_receive_maximum")?
+            .unwrap_or(defaults.server_receive_maximum),
         topic_aliases: table.get("topic_aliases")?,
         ..defaults
     })

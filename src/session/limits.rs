@@ -26,6 +26,10 @@ pub struct Settings {
     pub queue: Option<QueueLimits>,
     /// Whether subscriptions are renewed when the server has no session.
     pub resubscribe: bool,
+    /// QoS 2 messages that a server of 3.1.1 is given at a time. It cannot say how many it takes, and mosquitto 2.0 drops
+    /// those above its `max_inflight_messages`, by default 20, with a PUBREC that looks like success. A message does not
+    /// count any more when its PUBREL has been sent: the server sees that before what follows.
+    pub server_receive_maximum: u16,
     /// Whether topics are replaced by aliases where the server takes any (3.3.2.3.4).
     pub topic_aliases: bool,
 }
@@ -41,6 +45,7 @@ impl Default for Settings {
             keep_exchanges: false,
             queue: None,
             resubscribe: false,
+            server_receive_maximum: 20,
             topic_aliases: false,
         }
     }

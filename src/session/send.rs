@@ -13,10 +13,6 @@ use crate::session::RequestError;
 
 /// What was held back is sent as long as less than this waits to be written, in bytes.
 const BURST: usize = 64 << 10;
-/// QoS 2 messages that a server of 3.1.1 is given at a time. It cannot say how many it takes, and mosquitto 2.0 drops
-/// those above its `max_inflight_messages`, by default 20, with a PUBREC that looks like success. A message does not
-/// count any more when its PUBREL has been sent: the server sees that before what follows.
-const V311_RECEIVE_MAXIMUM: u16 = 20;
 /// The DUP flag in the first byte of a PUBLISH.
 const DUP: u8 = 1 << 3;
 
@@ -89,7 +85,7 @@ impl Session {
     /// Whether the server takes one more message now that is [counted](Self::is_counted) [MQTT-3.3.4-7].
     pub(super) fn has_quota(&self) -> bool {
         let most = match self.version {
-            Version::V311 => V311_RECEIVE_MAXIMUM,
+            Version::V311 => self.settings.server_receive_maximum,
             Version::V50 => self.connection.server.receive_maximum,
         };
         self.outgoing.in_flight() < u32::from(most)

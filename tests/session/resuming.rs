@@ -396,6 +396,26 @@ fn a_server_of_v311_gets_20_messages_of_qos_2_at_a_time() {
 }
 
 #[test]
+fn how_many_a_server_of_v311_gets_can_be_set() {
+    let settings = Settings {
+        server_receive_maximum: 100,
+        ..keeping()
+    };
+    let mut pair = connected(Version::V311, settings);
+    for id in 1..=101 {
+        assert_eq!(pair.publish(QOS_2), id);
+    }
+    assert_eq!(pair.answers().len(), 100);
+    // From the next message on also on this connection.
+    pair.client.configure(Settings {
+        server_receive_maximum: 102,
+        ..keeping()
+    });
+    pair.publish(QOS_2);
+    assert_eq!(pair.answers(), [publish(QOS_2, 101), publish(QOS_2, 102)]);
+}
+
+#[test]
 fn a_repeated_pubrel_does_not_count_against_the_receive_maximum() {
     let mut pair = connected(Version::V50, keeping());
     for _ in 0..3 {
