@@ -320,6 +320,32 @@ describe("a client that is collected", function()
 	end)
 end)
 
+-- Lua 5.1 and LuaJIT go on as they would.
+if _VERSION ~= "Lua 5.1" then
+	describe("the collector", function()
+		it("looks for what is not needed before a large payload is stored, unless it has been stopped", function()
+			assert.equal("true false\n", run_child([[
+				local protocol = require("mqtt.protocol4")
+				local parts = { "\48", "\131", "\128", "\64", "\0\1t" .. ("x"):rep(2 ^ 20) }
+				local function collects()
+					local last, part = setmetatable({ {} }, { __mode = "v" }), 0
+					local packet = assert(protocol.parse_packet(function()
+						part = part + 1
+						return parts[part]
+					end))
+					assert(#packet.payload == 2 ^ 20)
+					return last[1] == nil
+				end
+				collectgarbage()
+				io.write(tostring(collects()), " ")
+				collectgarbage()
+				collectgarbage("stop")
+				print(collects())
+			]]))
+		end)
+	end)
+end
+
 describe("a busy script", function()
 	after_each(harness.cleanup)
 

@@ -12,6 +12,9 @@ use mlua::{AnyUserData, Function, IntoLuaMulti, Lua, ffi, lua_State};
 
 use super::args::Scalar;
 
+/// From how many bytes on a string is large enough to think of the memory that it takes.
+const LARGE: usize = 64 << 10;
+
 /// A function for Lua, in two steps. Pushing a value may raise a Lua error (out of memory, a failing finalizer), which
 /// leaves Rust's frames without running destructors: so the work is done before, and pushing holds nothing to destruct.
 pub(crate) trait RawFunction: 'static {
@@ -283,9 +286,33 @@ impl Stack {
     }
 
     pub(crate) fn push_bytes(&self, bytes: &[u8]) {
+        if bytes.len() >= LARGE {
+            self.collect_for(bytes.len());
+        }
         // SAFETY: there is room, and Lua copies the bytes.
         unsafe { ffi::lua_pushlstring(self.state, bytes.as_ptr().cast(), bytes.len()) };
     }
+
+    /// Collects garbage before a string of that size is made, if that is at least half of what Lua holds: what is looked at
+    /// then is not more than what is copied anyhow, and the last large string need not be kept until after the next one.
+    /// The collector of Lua 5.4 in generational mode would keep two.
+    #[cfg(not(any(feature = "lua51", feature = "luajit")))]
+    #[cold]
+    fn collect_for(&self, size: usize) {
+        // SAFETY: a finalizer may raise, as it may whenever something is pushed.
+        unsafe {
+            let kib = ffi::lua_gc(self.state, ffi::LUA_GCCOUNT, 0);
+            // A program may have stopped the collector, or be in a finalizer.
+            if size >> 9 >= kib as usize && ffi::lua_gc(self.state, ffi::LUA_GCISRUNNING, 0) != 0 {
+                ffi::lua_gc(self.state, ffi::LUA_GCCOLLECT, 0);
+            }
+        }
+    }
+
+    /// Lua 5.1 cannot say that its collector has been stopped. That of LuaJIT is quick to free large strings, and slow to
+    /// go through everything.
+    #[cfg(any(feature = "lua51", feature = "luajit"))]
+    fn collect_for(&self, _size: usize) {}
 
     /// Pushes an empty table.
     pub(crate) fn push_table(&self) {
