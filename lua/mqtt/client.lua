@@ -19,6 +19,7 @@ local os_time = os.time
 local str_format = string.format
 
 -- What is done for each message does not go through the link's methods.
+local LARGE_PAYLOAD = core.large_payload
 local core_step, core_publish, core_publish_table = core.step, core.publish, core.publish_table
 local core_pop = core.pop
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
@@ -540,8 +541,8 @@ end
 -- default: `publish` returns false and an error message) or "drop_oldest" (of those that were never sent)
 -- @tparam[opt=false] boolean opts.resubscribe renew subscriptions when the broker has lost them with its session
 -- @tparam[opt=20] number opts.server_receive_maximum for MQTT 3.1.1 only: how many QoS 2 messages the broker takes at a
--- time, which one of MQTT 5.0 says itself. More makes publishing faster, but what is too much for it the broker may lose:
--- mosquitto does above its `max_inflight_messages`
+-- time, which one of MQTT 5.0 says itself. More makes publishing faster, but what is too much for it the broker may
+-- lose: mosquitto does above its `max_inflight_messages`
 -- @tparam[opt=false] boolean opts.topic_aliases for MQTT 5.0 only: send aliases in place of topics, as many as the
 -- broker takes
 -- @tparam[opt] table opts.connector what opens, reads and writes the network connection: a class, see `mqtt.connector`,
@@ -963,13 +964,24 @@ end
 -- What is wrong with the options of the methods that take such, for mqtt.waiting and its siblings.
 Client._explain = { publish = explain_publish, subscribe = explain_subscribe, unsubscribe = explain_request }
 
+-- Whether waiting for the connection would hold up no other client.
+local function may_block(self)
+	for _, item in ipairs(self.ioloop and self.ioloop.clients or {}) do
+		if item ~= self and type(item) == "table" then
+			return false
+		end
+	end
+	return self._token and not host.in_copas()
+end
+
 -- Publishes. Returns what the link's function returns.
 local function send_publish(self, topic, payload, qos, retain, dup, packet_id, properties, user_properties)
 	if properties or user_properties then
 		return self._link:publish(topic, payload, qos or 0, retain or false, dup or false, packet_id, properties,
 			user_properties)
 	end
-	return core_publish(self._handle, topic, payload, qos, retain, dup, packet_id)
+	local may_wait = type(payload) == "string" and #payload >= LARGE_PAYLOAD and may_block(self)
+	return core_publish(self._handle, topic, payload, qos, retain, dup, packet_id, may_wait)
 end
 
 -- Whether the connection, for which a publish has waited in vain, has still taken nothing.
@@ -1136,16 +1148,6 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 		error(err, 2)
 	end
 	return false, "failed to send " .. what .. ": " .. err
-end
-
--- Whether waiting for the connection would hold up no other client.
-local function may_block(self)
-	for _, item in ipairs(self.ioloop and self.ioloop.clients or {}) do
-		if item ~= self and type(item) == "table" then
-			return false
-		end
-	end
-	return self._token and not host.in_copas()
 end
 
 -- Lets other threads run, or blocks in a method of the link for so many seconds at most. Returns false where that would
@@ -1763,8 +1765,8 @@ end
 
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
 -- in its loop. Returns what the last one returned.
--- In a thread of `mqtt.loop.copas`, which `thread` is about, handlers may wait meanwhile: then another one has taken the
--- next step. `thread.handling` becomes false before a step that is not for a packet.
+-- In a thread of `mqtt.loop.copas`, which `thread` is about, handlers may wait meanwhile: then another one has taken
+-- the next step. `thread.handling` becomes false before a step that is not for a packet.
 function Client:_serve(most, thread)
 	if not (self.connection and self._token) or self._closing or self.handle ~= Client.handle or not thread
 		and (host.in_copas() or self.handle_received_packet ~= Client.handle_received_packet) then

@@ -78,9 +78,31 @@ pub fn encode_publish(
     version: Version,
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
+    append_publish_head(publish, version, publish.payload.len(), out)?;
+    out.put_slice(publish.payload);
+    Ok(())
+}
+
+/// The same without the payload, which has to follow.
+pub fn encode_publish_head(
+    publish: &PublishRef<'_>,
+    version: Version,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    append_publish_head(publish, version, 0, out)
+}
+
+/// Appends what comes before the payload, and makes room for so many bytes of that.
+#[inline]
+fn append_publish_head(
+    publish: &PublishRef<'_>,
+    version: Version,
+    room: usize,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
     let (properties_size, length) =
         check_publish(publish, version).map_err(|fault| fault.encoding(PacketType::Publish))?;
-    out.reserve(1 + var_int_len(length) + length as usize);
+    out.reserve(1 + var_int_len(length) + length as usize - publish.payload.len() + room);
     let flags = (publish.dup as u8) << 3 | (publish.qos as u8) << 1 | publish.retain as u8;
     out.put_u8((PacketType::Publish as u8) << 4 | flags);
     put_var_int(out, length);
@@ -91,7 +113,6 @@ pub fn encode_publish(
     if version == Version::V50 {
         publish.properties.write(properties_size, out);
     }
-    out.put_slice(publish.payload);
     Ok(())
 }
 

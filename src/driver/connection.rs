@@ -150,7 +150,7 @@ impl Connection<'_> {
                 self.link.watch(self.transport, &self.stream);
             }
             let wrote = self.write(cx);
-            if instruction.finish && self.io.output.is_empty() {
+            if instruction.finish && !self.has_output() {
                 return Poll::Ready(Ending::Flush(BytesMut::new()));
             }
             let read =
@@ -175,7 +175,7 @@ impl Connection<'_> {
         if self.write_error.is_some() {
             return Poll::Ready(());
         }
-        if !self.io.output.is_empty() {
+        if self.has_output() {
             return Poll::Pending;
         }
         let ended = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
@@ -198,20 +198,26 @@ impl Connection<'_> {
         if self.write_error.is_some() {
             return false;
         }
-        if self.io.output.is_empty() {
+        if !self.has_output() {
             if self.flushing {
                 self.flush(cx);
             }
             return false;
         }
-        while !self.io.output.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.io.output) {
+        while self.has_output() {
+            let Exchange { output, large, .. } = &mut self.io;
+            let written = match large {
+                true => self.link.poll_write_large(&mut self.stream, output, cx),
+                false => Pin::new(&mut self.stream).poll_write(cx, output),
+            };
+            match written {
                 Poll::Ready(Ok(written)) => {
-                    self.io.output.advance(written);
+                    output.advance(written.min(output.len()));
                     self.io.written += written;
                 }
                 Poll::Ready(Err(error)) => {
-                    self.io.output.clear();
+                    output.clear();
+                    *large = false;
                     self.write_error = Some(error);
                     return false;
                 }
@@ -220,6 +226,12 @@ impl Connection<'_> {
         }
         self.flush(cx);
         true
+    }
+
+    /// Whether there is something to write.
+    fn has_output(&mut self) -> bool {
+        self.io.large = self.io.large && self.link.has_large();
+        self.io.large || !self.io.output.is_empty()
     }
 
     /// What TLS or WebSocket hold back is written on as soon as the socket takes it.

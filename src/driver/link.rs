@@ -2,10 +2,15 @@
 //! what is `pub(super)` is for the connection's task.
 
 use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::time::timeout;
 
 use super::connection;
 use super::hub::Hub;
@@ -109,6 +114,8 @@ struct LinkState {
     woken: bool,
     /// Bytes that the task has taken from the session and not yet written.
     unwritten: usize,
+    /// What comes before all else that the session has to transmit.
+    large: Option<Large>,
     tls_version: Option<&'static str>,
     reading_paused: bool,
     /// More than `FULL` was waiting to be written, and there is not yet `ROOM` again.
@@ -123,6 +130,29 @@ struct LinkState {
     is_left: bool,
     #[cfg(unix)]
     waited_on: WaitedOn,
+}
+
+/// A message that [`Link::publish_large`] is about: what goes before its payload, until the task has taken that, and what
+/// has not been written of the payload.
+struct Large {
+    head: BytesMut,
+    payload: Bytes,
+}
+
+impl Large {
+    /// Whether the task has taken what goes before the payload.
+    fn is_next(&self) -> bool {
+        self.head.is_empty()
+    }
+}
+
+/// Ends [`Link::publish_large`].
+struct EndOfLarge<'a>(&'a Link);
+
+impl Drop for EndOfLarge<'_> {
+    fn drop(&mut self) {
+        self.0.end_large();
+    }
 }
 
 /// What there is for event loops that wait on a descriptor.
@@ -151,6 +181,7 @@ impl Link {
                 timer: 0,
                 woken: false,
                 unwritten: 0,
+                large: None,
                 tls_version: None,
                 reading_paused: false,
                 full: false,
@@ -259,6 +290,117 @@ impl Link {
             full: state.is_full(),
             dropped: state.session.take_dropped(),
         })
+    }
+
+    /// As [`publish`](Self::publish), for a large message: its payload is written from where it lies, as much as the
+    /// connection takes within `patience`; the rest is copied. Drives the runtime, for a turn at least. Nothing refers to
+    /// `payload` any more when this returns.
+    ///
+    /// # Errors
+    /// Those of [`publish`](Self::publish).
+    pub fn publish_large(
+        &self,
+        driver: &Driver,
+        message: &PublishRef<'_>,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<Published, PublishError> {
+        let begun = {
+            // Also if a task panics.
+            let _end = EndOfLarge(self);
+            driver.drive(async {
+                // Nobody else drives: what is begun here is what comes next.
+                let begun = self.begin_large(message, payload);
+                if begun {
+                    self.hub.wake_dirty();
+                    tokio::task::yield_now().await;
+                }
+                if self.waits_for_large() {
+                    // The first turn has shown whether the socket takes more, this one writes.
+                    tokio::task::yield_now().await;
+                }
+                // An error says that the time is over.
+                let _ = timeout(patience, async {
+                    while self.waits_for_large() {
+                        self.hub.news.notified().await;
+                    }
+                })
+                .await;
+                begun
+            })
+        };
+        if !begun {
+            return self.publish(message);
+        }
+        Ok(Published {
+            packet_id: 0,
+            full: self.is_full(),
+            dropped: Vec::new(),
+        })
+    }
+
+    fn begin_large(&self, message: &PublishRef<'_>, payload: Bytes) -> bool {
+        let mut state = self.lock();
+        let much = state.session.settings().max_outgoing_bytes;
+        let begun = state.transport.is_some()
+            && state.ended.is_none()
+            && state.outgoing_bytes() < much
+            && state.session.publish_head(message);
+        if begun {
+            let head = state.session.transmit().split();
+            state.large = Some(Large { head, payload });
+            if let Some(transport) = &state.transport {
+                self.hub.mark_dirty(transport);
+            }
+        }
+        begun
+    }
+
+    /// What has not been written of a large message is copied.
+    fn end_large(&self) {
+        let mut state = self.lock();
+        if let Some(Large { head, payload }) = state.large.take() {
+            let transmit = state.session.transmit();
+            let later = transmit.split();
+            transmit.reserve(head.len() + payload.len() + later.len());
+            transmit.extend_from_slice(&head);
+            transmit.extend_from_slice(&payload);
+            transmit.extend_from_slice(&later);
+            self.see_to_transmit(&mut state);
+        }
+    }
+
+    /// Writes bytes, and then what there is of a large message.
+    pub(super) fn poll_write_large(
+        &self,
+        stream: &mut Stream,
+        before: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.lock();
+        let Some(Large { payload, .. }) = state.large.as_mut().filter(|large| large.is_next())
+        else {
+            return Pin::new(stream).poll_write(cx, before);
+        };
+        let parts = [IoSlice::new(before), IoSlice::new(payload)];
+        let written = ready!(Pin::new(stream).poll_write_vectored(cx, &parts))?;
+        payload.advance(written.saturating_sub(before.len()));
+        if payload.is_empty() {
+            state.large = None;
+            self.hub.news.notify_one();
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// Whether a large message is being written.
+    pub(super) fn has_large(&self) -> bool {
+        self.lock().large.as_ref().is_some_and(Large::is_next)
+    }
+
+    /// Whether that will be written, as far as one can know.
+    fn waits_for_large(&self) -> bool {
+        let state = self.lock();
+        state.large.is_some() && state.ended.is_none() && !state.session.is_slow()
     }
 
     /// Makes [`LinkEvent::Woken`] come at once.
@@ -508,9 +650,11 @@ impl Link {
         if io.output.is_empty() {
             // Nothing is kept of what has been written.
             io.output = BytesMut::new();
-            let transmit = state.session.transmit();
-            if !transmit.is_empty() {
-                io.output = transmit.split();
+            if let Some(large) = &mut state.large {
+                io.output = std::mem::take(&mut large.head);
+                io.large = true;
+            } else if !state.session.transmit().is_empty() {
+                io.output = state.session.transmit().split();
             }
         }
         if let Some(ended) = io.ended.take() {
@@ -553,6 +697,8 @@ impl Drop for Link {
 pub(super) struct Exchange {
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
+    /// A large message follows the output, unless it is over.
+    pub(super) large: bool,
     /// Bytes written since the last exchange.
     pub(super) written: usize,
     /// How the connection ended.

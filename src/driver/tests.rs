@@ -130,17 +130,29 @@ fn connected(driver: &Driver, target: Target, keep_alive: u16) -> Arc<Link> {
 }
 
 fn publish(link: &Link, payload: &[u8]) {
-    let message = PublishRef {
+    link.with_session(|session| session.publish(&outgoing(payload, &Properties::new())))
+        .unwrap();
+}
+
+/// Publishes a large message, to which nothing refers when that is done.
+fn publish_large(driver: &Driver, link: &Link, payload: &Bytes, patience: Duration) {
+    let properties = Properties::new();
+    let message = outgoing(payload, &properties);
+    link.publish_large(driver, &message, payload.clone(), patience)
+        .unwrap();
+    assert!(payload.is_unique());
+}
+
+fn outgoing<'a>(payload: &'a [u8], properties: &'a Properties) -> PublishRef<'a> {
+    PublishRef {
         dup: false,
         qos: QoS::AtMostOnce,
         retain: false,
         topic: "t",
         packet_id: 0,
-        properties: &Properties::new(),
+        properties,
         payload,
-    };
-    link.with_session(|session| session.publish(&message))
-        .unwrap();
+    }
 }
 
 fn message(payload: Bytes) -> Packet {
@@ -441,6 +453,89 @@ fn a_slow_server_makes_the_link_full_until_it_reads() {
         .unwrap();
     link.close_flushed(&driver, deadline);
     assert_eq!(server.recv_timeout(PATIENCE).unwrap(), messages);
+}
+
+/// Payloads that begin with their number, each larger than what a socket takes at once.
+fn large_payloads() -> Vec<Bytes> {
+    (1..=4).map(|n| vec![n; 6 << 20].into()).collect()
+}
+
+#[test]
+fn what_the_connection_does_not_take_of_a_large_message_is_copied_and_keeps_its_place() {
+    let (go, may_read) = channel::<()>();
+    let (target, server) = server(move |mut server| {
+        server.accept();
+        may_read.recv().unwrap();
+        let mut payloads = Vec::new();
+        while let Some(Packet::Publish(publish)) = server.receive() {
+            payloads.push(publish.payload);
+        }
+        payloads
+    });
+    let driver = driver();
+    let link = connected(&driver, target, 0);
+    let mut expected = Vec::new();
+    for payload in large_payloads() {
+        // What is published before has not been written.
+        for small in [&b"before"[..], b"again"] {
+            publish(&link, small);
+            expected.push(Bytes::from_static(small));
+        }
+        publish_large(&driver, &link, &payload, Duration::ZERO);
+        expected.push(payload);
+        if expected.len() == 6 {
+            assert!(link.is_full());
+            go.send(()).unwrap();
+        }
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while link.outgoing_bytes() > 0 {
+        assert!(Instant::now() < deadline);
+        driver.wait_until(deadline, || link.outgoing_bytes() == 0);
+    }
+    link.with_session(|session| session.disconnect(0, Properties::new()))
+        .unwrap();
+    link.close_flushed(&driver, Instant::now() + PATIENCE);
+    let received = server.recv_timeout(PATIENCE).unwrap();
+    let sizes = |payloads: &[Bytes]| payloads.iter().map(Bytes::len).collect::<Vec<_>>();
+    assert_eq!(sizes(&received), sizes(&expected));
+    assert!(received == expected);
+}
+
+#[test]
+fn a_large_message_is_not_copied_if_the_connection_takes_it_in_time() {
+    let (target, server) = server(|mut server| {
+        server.accept();
+        let mut payloads = Vec::new();
+        while let Some(Packet::Publish(publish)) = server.receive() {
+            payloads.push(publish.payload);
+        }
+        payloads
+    });
+    let driver = driver();
+    let link = connected(&driver, target, 0);
+    let payloads = large_payloads();
+    for payload in &payloads {
+        publish_large(&driver, &link, payload, PATIENCE);
+        assert_eq!(link.outgoing_bytes(), 0);
+    }
+    link.with_session(|session| session.disconnect(0, Properties::new()))
+        .unwrap();
+    link.close_flushed(&driver, Instant::now() + PATIENCE);
+    assert!(server.recv_timeout(PATIENCE).unwrap() == payloads);
+}
+
+#[test]
+fn a_large_message_does_not_outlast_its_connection() {
+    let (target, _server) = server(|mut server| server.accept());
+    let driver = driver();
+    let link = connected(&driver, target, 0);
+    let start = Instant::now();
+    for payload in &large_payloads()[..2] {
+        publish_large(&driver, &link, payload, PATIENCE);
+    }
+    assert!(start.elapsed() < PATIENCE);
+    assert!(matches!(next(&driver, &link), LinkEvent::Closed));
 }
 
 #[test]

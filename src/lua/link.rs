@@ -29,6 +29,11 @@ use crate::session::{QueueLimits, RequestError, Session, Settings, State, Stats}
 /// The longest time that is taken from Lua as seconds; what is longer means "for ever".
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
+/// From how many bytes on a payload is worth a turn of the runtime to spare a copy of it.
+const LARGE_PAYLOAD: usize = 128 << 10;
+/// How long a connection may take to take it, where waiting holds up nobody else.
+const LARGE_PATIENCE: Duration = Duration::from_millis(2);
+
 const STALE: &str = "this client belongs to the parent process: create a new one after fork()";
 
 /// The driver of a Lua state, made when it is first needed, and anew in the child of a fork.
@@ -61,6 +66,7 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         create_raw_function(lua, NextEvent::<false>, MESSAGE_FIELDS)?,
     )?;
     core.set("publish", create_raw_function(lua, PublishValues, ())?)?;
+    core.set("large_payload", LARGE_PAYLOAD)?;
     core.set(
         "publish_table",
         create_raw_function(lua, PublishTable, PUBLISH_FIELDS)?,
@@ -347,17 +353,29 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
     }
 }
 
-/// `publish(handle, topic, payload, qos, retain, dup, packet_id)`, without properties: the packet identifier, 0 for QoS 0,
-/// the time as of `os.time`, whether the program should wait before it sends more, and perhaps a list of the packet
-/// identifiers of messages that had to make room for it; or false and an error message if so much waits already that it
-/// must; or nil, an error message and whether it is misuse.
+/// `publish(handle, topic, payload, qos, retain, dup, packet_id, may_wait)`, without properties: the packet identifier, 0
+/// for QoS 0, the time as of `os.time`, whether the program should wait before it sends more, and perhaps a list of the
+/// packet identifiers of messages that had to make room for it; or false and an error message if so much waits already
+/// that it must; or nil, an error message and whether it is misuse. With `may_wait` it may take two milliseconds to spare
+/// a copy of a payload of `core.large_payload` bytes or more.
 struct PublishValues;
 
 impl RawFunction for PublishValues {
     type Output = Result<Published, NotPublished>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
-        publish_arguments(&handle(arguments)?.link, arguments, 2)
+        publish_arguments(handle(arguments)?, arguments, 2, |link, driver, message| {
+            if message.payload.len() < LARGE_PAYLOAD {
+                return link.publish(message);
+            }
+            // SAFETY: nothing refers to it when `publish_large` returns.
+            let payload = unsafe { arguments.argument_bytes(3) }.unwrap_or_default();
+            let patience = match arguments.argument(8) {
+                Scalar::Boolean(true) => LARGE_PATIENCE,
+                _ => Duration::ZERO,
+            };
+            link.publish_large(driver, message, payload, patience)
+        })
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -374,7 +392,7 @@ impl RawFunction for PublishValues {
 
 /// `publish_table(handle, opts)`: what `publish` returns, with a list of packet identifiers in any case, and the callback;
 /// or nothing, and nothing has been done, unless `opts` is a table as `Client:publish` takes them, without properties
-/// and without a metatable, and the message is accepted.
+/// and without a metatable, the payload is not large, and the message is accepted.
 struct PublishTable;
 
 /// The fields that `publish_table` looks at: the arguments of `publish` in their order, the callback, and those that must
@@ -398,7 +416,7 @@ impl RawFunction for PublishTable {
     type Output = Option<Published>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
-        let link = &arguments.object::<Handle>(1)?.link;
+        let handle = arguments.object(1)?;
         arguments.push_fields(PUBLISH_OPTS, 9)?;
         let is_plain = matches!(arguments.argument(PUBLISH_CALLBACK + 1), Scalar::Nil)
             && matches!(arguments.argument(PUBLISH_CALLBACK + 2), Scalar::Nil)
@@ -406,10 +424,15 @@ impl RawFunction for PublishTable {
                 arguments.argument(PUBLISH_CALLBACK),
                 Scalar::Nil | Scalar::Function
             );
-        if !is_plain {
+        let is_large = matches!(arguments.argument(PUBLISH_OPTS + 2),
+            Scalar::String(payload) if payload.len() >= LARGE_PAYLOAD);
+        if !is_plain || is_large {
             return None;
         }
-        publish_arguments(link, arguments, PUBLISH_OPTS + 1).ok()
+        publish_arguments(handle, arguments, PUBLISH_OPTS + 1, |link, _, message| {
+            link.publish(message)
+        })
+        .ok()
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -425,9 +448,10 @@ impl RawFunction for PublishTable {
 
 /// Publishes the message whose fields are on the stack from `first` on.
 fn publish_arguments(
-    link: &Link,
+    Handle { link, driver, .. }: &Handle,
     arguments: &Stack,
     first: i32,
+    request: impl FnOnce(&Link, &Driver, &PublishRef<'_>) -> Result<Published, PublishError>,
 ) -> Result<Published, NotPublished> {
     let argument = |index| arguments.argument(first + index);
     let message = PublishArgs::new(
@@ -441,7 +465,9 @@ fn publish_arguments(
         Scalar::Nil => 0,
         packet_id => packet_id.packet_id()?,
     };
-    publish(link, &message.packet(packet_id, &Properties::new()))
+    publish(link, |link| {
+        request(link, driver, &message.packet(packet_id, &Properties::new()))
+    })
 }
 
 fn push_published(published: &Published, results: &Stack) {
@@ -479,11 +505,14 @@ impl<T: Into<Refusal>> From<T> for NotPublished {
     }
 }
 
-fn publish(link: &Link, message: &PublishRef<'_>) -> Result<Published, NotPublished> {
+fn publish(
+    link: &Link,
+    publish: impl FnOnce(&Link) -> Result<Published, PublishError>,
+) -> Result<Published, NotPublished> {
     if link.is_stale() {
         return Err(stale().into());
     }
-    link.publish(message).map_err(|error| match error {
+    publish(link).map_err(|error| match error {
         PublishError::Refused(error) => error.into(),
         PublishError::TooMuch { waiting } => NotPublished::TooMuch(format!(
             "{waiting} bytes wait to be sent or acknowledged already"
@@ -778,7 +807,8 @@ impl UserData for LuaLink {
                         id => with_scalar(&id, |id| id.packet_id())?,
                     };
                     let properties = this.properties(&properties, &user_properties)?;
-                    publish(&this.link, &message.packet(packet_id, &properties))
+                    let message = message.packet(packet_id, &properties);
+                    publish(&this.link, |link| link.publish(&message))
                 })
             });
             match published {

@@ -307,6 +307,26 @@ impl Session {
         Ok(())
     }
 
+    /// Begins to publish a QoS 0 message whose payload is not to be copied: it has to follow what is in the
+    /// [transmit buffer](Self::transmit) then. Returns false, and nothing has been done, unless the message may be sent at
+    /// once and without a topic alias; [`publish`](Self::publish) knows what else is to be done, or is wrong.
+    pub fn publish_head(&mut self, message: &PublishRef<'_>) -> bool {
+        let plain = message.qos == QoS::AtMostOnce
+            && message.properties.is_empty()
+            && !self.settings.topic_aliases
+            && self.state() == State::Connected
+            && !self.outgoing.has_held();
+        let message = &PublishRef {
+            packet_id: 0,
+            ..*message
+        };
+        let begun = plain
+            && self.check_publish(message.qos, message.retain).is_ok()
+            && self.append_publish_head(message).is_ok();
+        self.counters.messages_sent += u64::from(begun);
+        begun
+    }
+
     /// The program's own topic alias may have been sent.
     fn remember_alias(&mut self, message: &PublishRef<'_>) {
         if let Some(alias) = message.properties.two_byte(PropertyId::TopicAlias)

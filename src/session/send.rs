@@ -8,6 +8,7 @@ use super::{Event, Session, State};
 use crate::codec::{
     Decoder, EncodeError, Packet, PacketType, Properties, Property, PropertyId, PropertyValue,
     PublishRef, QoS, Str, Subscribe, Version, encode, encode_ack, encode_publish,
+    encode_publish_head,
 };
 use crate::session::RequestError;
 
@@ -135,7 +136,7 @@ impl Session {
             }
             _ => {}
         }
-        self.append(|_, out| {
+        self.append(0, |_, out| {
             let start = out.len();
             out.extend_from_slice(packet);
             if dup {
@@ -225,23 +226,35 @@ impl Session {
     }
 
     fn append_whole(&mut self, message: &PublishRef<'_>) -> Result<(), RequestError> {
-        self.append(|version, out| encode_publish(message, version, out))
+        self.append(0, |version, out| encode_publish(message, version, out))
+    }
+
+    /// Appends a PUBLISH but for its payload.
+    pub(super) fn append_publish_head(
+        &mut self,
+        message: &PublishRef<'_>,
+    ) -> Result<(), RequestError> {
+        self.append(message.payload.len(), |version, out| {
+            encode_publish_head(message, version, out)
+        })
     }
 
     pub(super) fn append_packet(&mut self, packet: &Packet) -> Result<(), RequestError> {
-        self.append(|version, out| encode(packet, version, out))
+        self.append(0, |version, out| encode(packet, version, out))
     }
 
-    /// Appends a packet to what waits to be written, unless it is larger than the server accepts [MQTT-3.2.2-15].
+    /// Appends a packet to what waits to be written, unless it is larger than the server accepts [MQTT-3.2.2-15], with so
+    /// many bytes that are to follow.
     #[inline]
     fn append(
         &mut self,
+        to_follow: usize,
         encode: impl FnOnce(Version, &mut BytesMut) -> Result<(), EncodeError>,
     ) -> Result<(), RequestError> {
         let out = &mut self.connection.transmit;
         let before = out.len();
         encode(self.version, out)?;
-        let fits = self.check_size(self.connection.transmit.len() - before);
+        let fits = self.check_size(self.connection.transmit.len() - before + to_follow);
         if fits.is_err() {
             self.connection.transmit.truncate(before);
         }

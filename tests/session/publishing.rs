@@ -532,3 +532,45 @@ fn a_server_that_names_no_maximum_accepts_no_topic_alias() {
         "the server accepts no topic alias, got 1"
     );
 }
+
+#[test]
+fn a_message_may_be_begun_without_its_payload() {
+    for version in BOTH {
+        let limits = properties([(PropertyId::MaximumPacketSize, PropertyValue::FourByte(20))]);
+        let mut pair = match version {
+            Version::V311 => Pair::connected(version),
+            Version::V50 => Pair::accepted(connect(version), limits),
+        };
+        let client = &mut pair.client;
+        assert!(client.publish_head(&given(QoS::AtMostOnce, 7)));
+        client.transmit().extend_from_slice(b"payload");
+        assert_eq!(client.stats().messages_sent, 1);
+        assert_eq!(pair.answers(), [publish(QoS::AtMostOnce, 0)]);
+
+        // The rest is for `publish`, which knows what is wrong as well.
+        let client = &mut pair.client;
+        let user = properties([(
+            PropertyId::UserProperty,
+            PropertyValue::Pair(Str::from_static("k"), Str::from_static("v")),
+        )]);
+        for other in [
+            message(QoS::AtLeastOnce),
+            PublishRef {
+                topic: "a/+",
+                ..message(QoS::AtMostOnce)
+            },
+            with_properties(QoS::AtMostOnce, &user),
+        ] {
+            assert!(!client.publish_head(&other));
+        }
+        let large = PublishRef {
+            payload: b"more than 20 bytes together",
+            ..message(QoS::AtMostOnce)
+        };
+        assert_eq!(client.publish_head(&large), version == Version::V311);
+        client.transmit().clear();
+        client.close();
+        assert!(!client.publish_head(&message(QoS::AtMostOnce)));
+        assert!(client.transmit().is_empty());
+    }
+}

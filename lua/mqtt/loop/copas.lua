@@ -76,8 +76,8 @@ local function become_reader(record)
 	return thread
 end
 
--- Whether a thread that has handled a packet may handle another: it still reads, and no handler has left something for it
--- with Copas.
+-- Whether a thread that has handled a packet may handle another: it still reads, and no handler has left something for
+-- it with Copas.
 local function may_go_on(record, thread)
 	return record.reader == thread and record.timeouts == gettimeouts()
 		and geterrorhandler(thread) == record.error_handler
