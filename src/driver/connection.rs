@@ -243,30 +243,35 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads once. Returns whether something came.
+    /// Reads what there is, as much as there is room for: TLS gives it in pieces. Returns whether something came.
     fn read(&mut self, missing: usize, cx: &mut Context<'_>) -> bool {
         let input = &mut self.io.input;
         let before = input.len();
         // Room for the rest of a large packet, and not for more; but first it has to arrive in part.
         input.reserve(self.read_size.max(missing.min(before)));
-        match pin!(self.stream.read_buf(input)).poll(cx) {
-            Poll::Ready(Ok(0)) => self.end(Ended::Closed),
-            Poll::Ready(Ok(size)) => {
-                self.turn = None;
-                if size >= self.read_size {
-                    self.read_size = (self.read_size * 2).min(LARGEST_READ);
+        loop {
+            match pin!(self.stream.read_buf(input)).poll(cx) {
+                Poll::Ready(Ok(0)) => self.end(Ended::Closed),
+                Poll::Ready(Ok(_)) if input.len() < input.capacity() => continue,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => self.end(ended_by(&error)),
+                Poll::Pending if input.is_empty() => {
+                    // An idle connection keeps no buffer.
+                    *input = BytesMut::new();
+                    self.read_size = FIRST_READ;
                 }
-                return true;
+                Poll::Pending => {}
             }
-            Poll::Ready(Err(error)) => self.end(ended_by(&error)),
-            Poll::Pending if before == 0 => {
-                // An idle connection keeps no buffer.
-                *input = BytesMut::new();
-                self.read_size = FIRST_READ;
-            }
-            Poll::Pending => {}
+            break;
         }
-        false
+        let size = self.io.input.len() - before;
+        if size > 0 {
+            self.turn = None;
+        }
+        if size >= self.read_size {
+            self.read_size = (self.read_size * 2).min(LARGEST_READ);
+        }
+        size > 0
     }
 
     fn end(&mut self, ended: Ended) {
