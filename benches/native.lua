@@ -1,0 +1,143 @@
+-- The native way of messages, from the socket to the handler and back, to count its instructions:
+-- lua benches/native.lua CASE ROUNDS; see scripts/instructions. `lua benches/native.lua peer` is the server, which
+-- prints its port; the environment gives that to the others, as PEER_PORT.
+
+local protocol = require("mqtt.protocol4")
+local packet_type = require("mqtt.protocol").packet_type
+
+-- How many messages there are in a round.
+local MESSAGES = 128
+local TOPIC, PAYLOAD = "home/living/thermostat/setpoint", ("x"):rep(64)
+
+-- Takes the packets that are whole off the front of received bytes. Returns the rest.
+local function take_packets(bytes, handle)
+	while true do
+		local first, b1, b2, b3, b4 = bytes:byte(1, 5)
+		local size, length, factor = 1, 0, 1
+		for _, b in ipairs { b1 or 128, b2 or 128, b3 or 128, b4 or 128 } do
+			size, length, factor = size + 1, length + b % 128 * factor, factor * 128
+			if b < 128 then
+				break
+			end
+		end
+		if not first or #bytes < size + length then
+			return bytes
+		end
+		handle(math.floor(first / 16), first, bytes:sub(size + 1, size + length))
+		bytes = bytes:sub(size + length + 1)
+	end
+end
+
+-- Serves one client: answers "go" with what it has published as "burst".
+local function serve(connection)
+	local received, burst, answers = "", "", {}
+	local function handle(kind, first, body)
+		if kind == packet_type.CONNECT then
+			answers[#answers + 1] = "\32\2\0\0"
+		elseif kind == packet_type.PUBLISH then
+			local topic = body:sub(3, 2 + body:byte(2))
+			local rest = body:sub(3 + #topic)
+			if first % 8 >= 2 then
+				answers[#answers + 1] = "\64\2" .. rest:sub(1, 2)
+			elseif topic == "burst" then
+				burst = rest
+			elseif topic == "go" then
+				answers[#answers + 1] = burst
+			end
+		end
+	end
+	while true do
+		local bytes, err, part = connection:receive(2 ^ 16)
+		bytes = bytes or part
+		received = take_packets(received .. bytes, handle)
+		if #answers > 0 then
+			assert(connection:send(table.concat(answers)))
+			answers = {}
+		end
+		if err == "closed" then
+			return connection:close()
+		elseif #bytes == 0 then
+			require("socket").select({ connection })
+		end
+	end
+end
+
+local case, rounds = (...), tonumber((select(2, ...)))
+
+if case == "peer" then
+	local server = assert(require("socket").bind("127.0.0.1", 0))
+	print((select(2, server:getsockname())))
+	io.stdout:flush()
+	while true do
+		local connection = assert(server:accept())
+		connection:setoption("tcp-nodelay", true)
+		connection:settimeout(0)
+		serve(connection)
+	end
+end
+
+local mqtt = require("mqtt")
+local what, qos = case:match("^(%l+)(%d)$")
+qos = tonumber(qos)
+
+local client = mqtt.client { uri = "127.0.0.1:" .. os.getenv("PEER_PORT"), id = "native", clean = true }
+local count = 0
+
+local function message(topic, quality, packet_id)
+	return tostring(protocol.make_packet { type = packet_type.PUBLISH, topic = topic, payload = PAYLOAD, qos = quality,
+		packet_id = packet_id })
+end
+
+local function go()
+	assert(client:publish { topic = "go" })
+end
+
+local function publish_all()
+	for _ = 1, MESSAGES do
+		assert(client:publish { topic = TOPIC, payload = PAYLOAD, qos = qos })
+	end
+	if qos == 0 then
+		go()
+	end
+end
+
+-- Begins a round unless all are over.
+local function next_round(begin)
+	rounds = rounds - 1
+	if rounds < 0 then
+		client:shutdown()
+	else
+		begin()
+	end
+end
+
+-- What begins a round, what the peer sends in it, and which event comes how often then.
+local begin, burst, event, times = go, {}, "message", MESSAGES
+if what == "receive" then
+	for i = 1, MESSAGES do
+		burst[i] = message(TOPIC, qos, qos > 0 and i or nil)
+	end
+elseif qos == 0 then
+	begin, burst[1], times = publish_all, message("done", 0), 1
+else
+	begin, event = publish_all, "acknowledge"
+end
+
+client:on {
+	connect = function()
+		assert(client:publish { topic = "burst", payload = table.concat(burst) })
+		next_round(begin)
+	end,
+	[event] = function(packet)
+		if what == "receive" and qos > 0 then
+			assert(client:acknowledge(packet))
+		end
+		count = count + 1
+		if count == times then
+			count = 0
+			next_round(begin)
+		end
+	end,
+}
+mqtt.run_ioloop(client)
+assert(rounds == -1, "the connection was lost")
