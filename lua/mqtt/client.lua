@@ -18,8 +18,8 @@ local math_ceil, math_huge, math_max, math_min = math.ceil, math.huge, math.max,
 local os_time = os.time
 local str_format = string.format
 
--- What is done for each message does not go through the link's methods.
 local LARGE_PAYLOAD = core.large_payload
+-- What is done for each message does not go through the link's methods.
 local core_step, core_publish, core_publish_table = core.step, core.publish, core.publish_table
 local core_pop = core.pop
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
@@ -1018,13 +1018,13 @@ local function published(self, packet_id, callback, full)
 end
 
 --- Publish message to broker.
--- The native connection gathers messages that are published at once and sends them together. It never refuses one
--- because of a full socket: while more than 1 MiB waits to be written, this waits, for as long as the connection takes
--- something at least every 30 seconds, and only where that holds up nobody else: in a Copas thread, inside nginx, or if
--- the client is the only one in its loop. A message is refused when the connection takes nothing, when 16 MiB wait to
--- be written or acknowledged, and when all 65535 packet identifiers are in use, as they are until the answers have been
--- handled. One accepted with QoS 1 or 2 is sent again on the next connection if this one is lost (with `reconnect`,
--- `queue`, or without a clean start).
+-- The native connection gathers messages that are published at once and sends them together, but for those of QoS 0
+-- with 128 KiB or more, which are sent at once. It never refuses one because of a full socket: while more than 1 MiB
+-- waits to be written, this waits, for as long as the connection takes something at least every 30 seconds, and only
+-- where that holds up nobody else: in a Copas thread, inside nginx, or if the client is the only one in its loop. A
+-- message is refused when the connection takes nothing, when 16 MiB wait to be written or acknowledged, and when all
+-- 65535 packet identifiers are in use, as they are until the answers have been handled. One accepted with QoS 1 or 2
+-- is sent again on the next connection if this one is lost (with `reconnect`, `queue`, or without a clean start).
 -- @tparam table opts publish operation options table
 -- @tparam string opts.topic topic to publish message
 -- @tparam[opt] string opts.payload publish message payload
@@ -1826,6 +1826,7 @@ function Client:_serve(most, thread)
 			end
 			session_mt = self._session_mt
 		end
+		-- For a thread of Copas, what `mqtt.loop.copas` asks in may_go_on, without a call.
 		if self._has_moved or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
 			or geterrorhandler(reader) ~= error_handler) then
 			break

@@ -357,7 +357,7 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
 /// for QoS 0, the time as of `os.time`, whether the program should wait before it sends more, and perhaps a list of the
 /// packet identifiers of messages that had to make room for it; or false and an error message if so much waits already
 /// that it must; or nil, an error message and whether it is misuse. With `may_wait` it may take two milliseconds to spare
-/// a copy of a payload of `core.large_payload` bytes or more.
+/// a copy of a payload of `core.large_payload` bytes or more, with QoS 0.
 struct PublishValues;
 
 impl RawFunction for PublishValues {
@@ -365,7 +365,7 @@ impl RawFunction for PublishValues {
 
     fn run(&self, arguments: &Stack) -> Self::Output {
         publish_arguments(handle(arguments)?, arguments, 2, |link, driver, message| {
-            if message.payload.len() < LARGE_PAYLOAD {
+            if message.payload.len() < LARGE_PAYLOAD || message.qos != QoS::AtMostOnce {
                 return link.publish(message);
             }
             // SAFETY: nothing refers to it when `publish_large` returns.
