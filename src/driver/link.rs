@@ -115,7 +115,7 @@ struct LinkState {
     /// Bytes that the task has taken from the session and not yet written.
     unwritten: usize,
     /// What comes before all else that the session has to transmit.
-    large: Option<Large>,
+    large: Option<Box<Large>>,
     tls_version: Option<&'static str>,
     reading_paused: bool,
     /// More than `FULL` was waiting to be written, and there is not yet `ROOM` again.
@@ -348,7 +348,7 @@ impl Link {
             && state.session.publish_head(message);
         if begun {
             let head = state.session.transmit().split();
-            state.large = Some(Large { head, payload });
+            state.large = Some(Box::new(Large { head, payload }));
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
             }
@@ -359,7 +359,7 @@ impl Link {
     /// What has not been written of a large message is copied.
     fn end_large(&self) {
         let mut state = self.lock();
-        if let Some(Large { head, payload }) = state.large.take() {
+        if let Some(Large { head, payload }) = state.large.take().map(|large| *large) {
             let transmit = state.session.transmit();
             let later = transmit.split();
             transmit.reserve(head.len() + payload.len() + later.len());
@@ -378,14 +378,13 @@ impl Link {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let mut state = self.lock();
-        let Some(Large { payload, .. }) = state.large.as_mut().filter(|large| large.is_next())
-        else {
+        let Some(large) = state.large.as_mut().filter(|large| large.is_next()) else {
             return Pin::new(stream).poll_write(cx, before);
         };
-        let parts = [IoSlice::new(before), IoSlice::new(payload)];
+        let parts = [IoSlice::new(before), IoSlice::new(&large.payload)];
         let written = ready!(Pin::new(stream).poll_write_vectored(cx, &parts))?;
-        payload.advance(written.saturating_sub(before.len()));
-        if payload.is_empty() {
+        large.payload.advance(written.saturating_sub(before.len()));
+        if large.payload.is_empty() {
             state.large = None;
             self.hub.news.notify_one();
         }
@@ -394,7 +393,10 @@ impl Link {
 
     /// Whether a large message is being written.
     pub(super) fn has_large(&self) -> bool {
-        self.lock().large.as_ref().is_some_and(Large::is_next)
+        self.lock()
+            .large
+            .as_ref()
+            .is_some_and(|large| large.is_next())
     }
 
     /// Whether that will be written, as far as one can know.
