@@ -6,7 +6,7 @@ local protocol = require("mqtt.protocol4")
 local packet_type = require("mqtt.protocol").packet_type
 
 -- How many messages there are in a round.
-local MESSAGES = 128
+local MESSAGES = 1024
 local TOPIC, PAYLOAD = "home/living/thermostat/setpoint", ("x"):rep(64)
 
 -- Takes the packets that are whole off the front of received bytes. Returns the rest.
