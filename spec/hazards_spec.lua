@@ -320,6 +320,34 @@ describe("a client that is collected", function()
 	end)
 end)
 
+describe("a Lua without an FFI", function()
+	it("publishes all the same", function()
+		local topic = harness.topic()
+		assert.equal("1 true message\n", (child.run([[
+			package.loaded.ffi = nil
+			package.preload.ffi = function()
+				error("there is none")
+			end
+		]] .. PRELUDE:gsub("%%", "%%%%") .. [[
+			local client = connected({})
+			local id, received
+			client:on({
+				message = function(message)
+					received = message.payload
+				end,
+				subscribe = function()
+					id = client:publish({ topic = %q, payload = "message", qos = 1 })
+				end,
+			})
+			assert(client:subscribe({ topic = %q }))
+			while not received do
+				assert(client:_sync_iteration())
+			end
+			io.write(type(id) == "number" and 1, " ", tostring(client:publish({ topic = "t" })), " ", received, "\n")
+		]], topic, topic)))
+	end)
+end)
+
 -- Lua 5.1 and LuaJIT go on as they would.
 if _VERSION ~= "Lua 5.1" then
 	describe("the collector", function()

@@ -3,6 +3,7 @@
 
 local bridge = require("mqtt.bridge")
 local brokers = require("mqtt.brokers")
+local calls = require("mqtt.calls")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 local host = require("mqtt.host")
@@ -20,7 +21,7 @@ local str_format = string.format
 
 local LARGE_PAYLOAD = core.large_payload
 -- What is done for each message does not go through the link's methods.
-local core_step, core_publish, core_publish_table = core.step, core.publish, core.publish_table
+local core_step, core_publish, publish_plain = core.step, core.publish, calls.publish
 local core_pop = core.pop
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local BUILDS_MESSAGES = core.builds_messages
@@ -1038,8 +1039,8 @@ end
 -- @return true or packet id on success or false and error message on failure
 function Client:publish(opts)
 	local direct = self._direct
-	if direct and BUILDS_MESSAGES then
-		local packet_id, time, full, dropped, callback = core_publish_table(direct, opts)
+	if direct and publish_plain then
+		local packet_id, time, full, dropped, callback = publish_plain(direct, opts)
 		if packet_id then
 			self.send_time = time
 			if full or dropped or callback then

@@ -275,7 +275,22 @@ impl Link {
     /// # Errors
     /// Those of [`Session::publish`], and that too much waits already.
     pub fn publish(&self, message: &PublishRef<'_>) -> Result<Published, PublishError> {
+        self.publish_in(&mut self.lock(), message)
+    }
+
+    /// Publishes, if there is a connection and the message is accepted; then no other has to make room for it.
+    pub fn publish_connected(&self, message: &PublishRef<'_>) -> Option<Published> {
         let mut state = self.lock();
+        (state.session.state() == State::Connected)
+            .then(|| self.publish_in(&mut state, message).ok())
+            .flatten()
+    }
+
+    fn publish_in(
+        &self,
+        state: &mut LinkState,
+        message: &PublishRef<'_>,
+    ) -> Result<Published, PublishError> {
         // What the queue for no connection takes is the session's to say.
         if state.session.state() != State::Disconnected {
             let waiting = state.outgoing_bytes();
@@ -284,7 +299,7 @@ impl Link {
             }
         }
         let packet_id = state.session.publish(message)?;
-        self.see_to_transmit(&mut state);
+        self.see_to_transmit(state);
         Ok(Published {
             packet_id,
             full: state.is_full(),

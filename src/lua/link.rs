@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
+#[cfg(feature = "luajit")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +20,8 @@ use super::args::{
 };
 use super::process;
 use super::protocol::push_failure;
+#[cfg(feature = "luajit")]
+use super::stack::object_at;
 use super::stack::{RawFunction, Stack, create_object, create_raw_function};
 use super::target;
 use super::values::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet};
@@ -66,6 +70,11 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
         create_raw_function(lua, NextEvent::<false>, MESSAGE_FIELDS)?,
     )?;
     core.set("publish", create_raw_function(lua, PublishValues, ())?)?;
+    #[cfg(feature = "luajit")]
+    core.set(
+        "publish_address",
+        publish_plain as *const () as usize as f64,
+    )?;
     core.set("large_payload", LARGE_PAYLOAD)?;
     core.set(
         "publish_table",
@@ -468,6 +477,57 @@ fn publish_arguments(
     publish(link, |link| {
         request(link, driver, &message.packet(packet_id, &Properties::new()))
     })
+}
+
+/// What `mqtt.calls` publishes with, through LuaJIT's FFI, since LuaJIT compiles such a call: a message without properties
+/// whose packet identifier is to be chosen. `flags` are those of the first byte of a PUBLISH (3.3.1). Returns the packet
+/// identifier, 0 for QoS 0; plus 65,536 if the program should wait before it sends more; plus the time as of `os.time`
+/// times 131,072. Or -1, and nothing has been done: `core.publish` knows what else is to be done, or is wrong.
+///
+/// # Safety
+/// The first pointer must be that of a userdata of `create_object`, the others of so many bytes each.
+#[cfg(feature = "luajit")]
+unsafe extern "C" fn publish_plain(
+    handle: *const std::ffi::c_void,
+    topic: *const u8,
+    topic_size: u32,
+    payload: *const u8,
+    payload_size: u32,
+    flags: u32,
+) -> f64 {
+    // SAFETY: see above. They are not kept, nor does anything here call Lua.
+    let (handle, topic, payload) = unsafe {
+        (
+            object_at::<Handle>(handle),
+            std::slice::from_raw_parts(topic, topic_size as usize),
+            std::slice::from_raw_parts(payload, payload_size as usize),
+        )
+    };
+    let publish = || {
+        let link = &handle?.link;
+        let message = PublishRef {
+            dup: flags & 1 << 3 != 0,
+            qos: QoS::from_code((flags >> 1 & 3) as u8)?,
+            retain: flags & 1 != 0,
+            topic: str::from_utf8(topic).ok()?,
+            packet_id: 0,
+            properties: &Properties::new(),
+            payload,
+        };
+        (!link.is_stale())
+            .then(|| link.publish_connected(&message))
+            .flatten()
+    };
+    // After a panic `core.publish` is likely to panic too, and says so.
+    match catch_unwind(AssertUnwindSafe(publish)) {
+        Ok(Some(Published {
+            packet_id, full, ..
+        })) => {
+            let low = u32::from(full) << 16 | u32::from(packet_id);
+            f64::from(unix_time()) * f64::from(1 << 17) + f64::from(low)
+        }
+        _ => -1.0,
+    }
 }
 
 fn push_published(published: &Published, results: &Stack) {

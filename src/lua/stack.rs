@@ -2,6 +2,8 @@
 //! written with mlua's own functions. All `unsafe` about Lua's stack is here.
 
 use std::any::{Any, TypeId};
+#[cfg(feature = "luajit")]
+use std::ffi::c_void;
 use std::ffi::{CStr, c_int};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -56,6 +58,21 @@ struct Object<T> {
 pub(crate) fn create_object<T: 'static>(lua: &Lua, value: T) -> mlua::Result<AnyUserData> {
     // SAFETY: pushes one value.
     unsafe { lua.exec_raw((), |state| push_object(state, value)) }
+}
+
+/// A value that `create_object` has given to Lua, by its address.
+///
+/// # Safety
+/// The address must be that of a userdata of `create_object`, which Lua keeps as long as the reference is used.
+#[cfg(feature = "luajit")]
+pub(crate) unsafe fn object_at<'a, T: 'static>(address: *const c_void) -> Option<&'a T> {
+    // SAFETY: see above. The type's identifier comes first, whatever the type.
+    unsafe {
+        let object = address.cast::<Object<T>>();
+        ((*object).tag == TypeId::of::<T>())
+            .then(|| (*object).value.as_ref())
+            .flatten()
+    }
 }
 
 /// Pushes a value as userdata.
