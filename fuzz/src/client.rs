@@ -73,6 +73,7 @@ impl Client {
                 drop_oldest: queue & 32 != 0,
             }),
             resubscribe: options & 64 != 0,
+            server_receive_maximum: 1 + u16::from(queue >> 6),
             topic_aliases: options & 128 != 0,
         };
         Self {
