@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::codec::*;
 use crate::script::Script;
-use crate::server::Server;
+use crate::server::{Server, V311_RECEIVE_MAXIMUM};
 use crate::session::{Event, QueueLimits, Session, Settings, State};
 
 /// Plays `data`: the first bytes choose version and settings, the rest is a sequence of steps.
@@ -73,7 +73,7 @@ impl Client {
                 drop_oldest: queue & 32 != 0,
             }),
             resubscribe: options & 64 != 0,
-            server_receive_maximum: 1 + u16::from(queue >> 6),
+            server_receive_maximum: V311_RECEIVE_MAXIMUM,
             topic_aliases: options & 128 != 0,
         };
         Self {

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use crate::codec::*;
 
 /// What servers of 3.1.1 are believed to take at a time.
-const V311_RECEIVE_MAXIMUM: u16 = 20;
+pub(crate) const V311_RECEIVE_MAXIMUM: u16 = 20;
 
 /// What the client waits for with a packet identifier.
 #[derive(Clone, Copy, Debug, PartialEq)]
