@@ -52,6 +52,15 @@ impl Server {
         }
     }
 
+    /// The payloads of all messages until something else comes.
+    fn receive_payloads(&mut self) -> Vec<Bytes> {
+        let mut payloads = Vec::new();
+        while let Some(Packet::Publish(publish)) = self.receive() {
+            payloads.push(publish.payload);
+        }
+        payloads
+    }
+
     /// Takes CONNECT and accepts it.
     fn accept(&mut self) {
         assert!(matches!(self.receive(), Some(Packet::Connect(_))));
@@ -466,11 +475,7 @@ fn what_the_connection_does_not_take_of_a_large_message_is_copied_and_keeps_its_
     let (target, server) = server(move |mut server| {
         server.accept();
         may_read.recv().unwrap();
-        let mut payloads = Vec::new();
-        while let Some(Packet::Publish(publish)) = server.receive() {
-            payloads.push(publish.payload);
-        }
-        payloads
+        server.receive_payloads()
     });
     let driver = driver();
     let link = connected(&driver, target, 0);
@@ -506,11 +511,7 @@ fn what_the_connection_does_not_take_of_a_large_message_is_copied_and_keeps_its_
 fn a_large_message_is_not_copied_if_the_connection_takes_it_in_time() {
     let (target, server) = server(|mut server| {
         server.accept();
-        let mut payloads = Vec::new();
-        while let Some(Packet::Publish(publish)) = server.receive() {
-            payloads.push(publish.payload);
-        }
-        payloads
+        server.receive_payloads()
     });
     let driver = driver();
     let link = connected(&driver, target, 0);
