@@ -836,8 +836,7 @@ impl LinkState {
         }
     }
 
-    /// Takes all messages, and returns the first, if they are many and come next. Who waits on a descriptor would have to
-    /// be told of them again and again.
+    /// Takes all messages, and returns the first, if they are many and come next.
     fn take_messages(&mut self, into: &mut VecDeque<Event>) -> Option<LinkEvent> {
         let next = !self.woken && self.opened.is_none();
         (next && self.session.take_messages(into))
