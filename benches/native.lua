@@ -11,39 +11,34 @@ local TOPIC, PAYLOAD = "home/living/thermostat/setpoint", ("x"):rep(64)
 
 -- Takes the packets that are whole off the front of received bytes. Returns the rest.
 local function take_packets(bytes, handle)
+	local position = 1
+	local function read(size)
+		local from = position
+		position = from + size
+		return position <= #bytes + 1 and bytes:sub(from, position - 1), "incomplete"
+	end
 	while true do
-		local first, b1, b2, b3, b4 = bytes:byte(1, 5)
-		local size, length, factor = 1, 0, 1
-		for _, b in ipairs { b1 or 128, b2 or 128, b3 or 128, b4 or 128 } do
-			size, length, factor = size + 1, length + b % 128 * factor, factor * 128
-			if b < 128 then
-				break
-			end
+		local start = position
+		local packet = protocol.parse_packet(read)
+		if not packet then
+			return bytes:sub(start)
 		end
-		if not first or #bytes < size + length then
-			return bytes
-		end
-		handle(math.floor(first / 16), first, bytes:sub(size + 1, size + length))
-		bytes = bytes:sub(size + length + 1)
+		handle(packet)
 	end
 end
 
 -- Serves one client: answers "go" with what it has published as "burst".
 local function serve(connection)
 	local received, burst, answers = "", "", {}
-	local function handle(kind, first, body)
-		if kind == packet_type.CONNECT then
+	local function handle(packet)
+		if packet.type == packet_type.CONNECT then
 			answers[#answers + 1] = "\32\2\0\0"
-		elseif kind == packet_type.PUBLISH then
-			local topic = body:sub(3, 2 + body:byte(2))
-			local rest = body:sub(3 + #topic)
-			if first % 8 >= 2 then
-				answers[#answers + 1] = "\64\2" .. rest:sub(1, 2)
-			elseif topic == "burst" then
-				burst = rest
-			elseif topic == "go" then
-				answers[#answers + 1] = burst
-			end
+		elseif packet.type == packet_type.PUBLISH and packet.qos > 0 then
+			answers[#answers + 1] = tostring(protocol.make_packet { type = packet_type.PUBACK, packet_id = packet.packet_id })
+		elseif packet.topic == "burst" then
+			burst = packet.payload or ""
+		elseif packet.topic == "go" then
+			answers[#answers + 1] = burst
 		end
 	end
 	while true do
