@@ -112,7 +112,7 @@ describe("types/mqtt.lua", function()
 	end)
 
 	it("has the events", function()
-		local events = sorted(getmetatable(client().handlers).__index)
+		local events = sorted(client().handlers)
 		assert.same(events, sorted(class("mqtt.Handlers")))
 		local named = {}
 		for name in types:match("@alias mqtt.Event ([^\n]*)"):gmatch('"(%w+)"') do

@@ -92,7 +92,7 @@ function Ioloop:add(client)
 	local alone = not clients[2] and clients[1]
 	if type(alone) == "table" then
 		-- It has company from now on, with whom it takes turns.
-		alone._has_moved = true
+		alone._moves = alone._moves + 1
 	end
 	clients[#clients + 1] = client
 	clients[client] = true

@@ -72,7 +72,7 @@ local function reason_mt(names)
 	return self_mt
 end
 
--- A metatable with a method that names each of the reason codes of the packet.
+-- A metatable with methods that name the reason codes of the packet: each, and all.
 local function reasons_mt(names)
 	local self_mt = { __tostring = packet.tostring }
 	self_mt.__index = self_mt
@@ -82,6 +82,10 @@ local function reasons_mt(names)
 			strings[i] = reason(names, code)
 		end
 		return strings
+	end
+	-- For handlers of `error`, which get a CONNACK, a DISCONNECT or a SUBACK.
+	function self_mt.reason_string(self)
+		return concat(self:reason_strings(), ", ")
 	end
 	return self_mt
 end
