@@ -84,6 +84,8 @@ local Client = {
 	_topics = false,
 	-- How often the client has left a connection or a loop.
 	_moves = 0,
+	-- Callbacks of the requests under way, by packet identifier: the client has a table of its own once there is one.
+	_callbacks = NOTHING,
 }
 Client.__index = Client
 
@@ -276,8 +278,9 @@ local function parse_connection_opts(opts, conn)
 	conn.ssl_module = conn.secure and (opts.ssl_module or "ssl") or nil
 end
 
--- The options that a uri may give.
+-- The options that a uri may give. Most uris give `secure` alone: clients share these two tables.
 local URI_OPTIONS = { "username", "password", "secure" }
+local SECURE_ALONE = { [false] = { secure = false }, [true] = { secure = true } }
 
 -- Of options with what a uri adds, while that is looked at.
 local parsed_mt = {}
@@ -307,6 +310,9 @@ local function parse_uri(self, conn)
 			now[key] = parsed[key]
 			opts[key] = parsed[key]
 		end
+	end
+	if now and now.username == nil and now.password == nil then
+		now = SECURE_ALONE[now.secure]
 	end
 	self._from_uri = now
 end
@@ -630,8 +636,6 @@ function Client:__init(opts)
 	self._brokers = brokers.new()
 	-- Steps since other threads had their turn.
 	self._steps = 0
-	-- Callbacks of the requests under way, by packet identifier.
-	self._callbacks = {}
 	local link, handle = core.link(own.version)
 	if not link then
 		error("no client can be made: " .. handle, 3)
@@ -843,6 +847,14 @@ local function sent(self, what)
 	return false, err
 end
 
+-- Remembers the callback of a request, or that it has none.
+local function set_callback(self, packet_id, callback)
+	if callback and self._callbacks == NOTHING then
+		self._callbacks = {}
+	end
+	self._callbacks[packet_id] = callback
+end
+
 -- Logs what only MQTT 5.0 has and 3.1.1 ignores, so that a program may serve both with one table.
 local function note_ignored(self, what, opts, names)
 	for _, name in ipairs(names) do
@@ -873,7 +885,7 @@ local function request(self, callback, what, method, ...)
 	end
 	log:debug("[LuaMQTT] client '%s' sending %s", self.opts.id, what)
 	if result ~= true then
-		self._callbacks[result] = callback
+		set_callback(self, result, callback)
 	end
 	local ok
 	ok, err = sent(self, what)
@@ -1053,7 +1065,7 @@ local function await_answer(self, packet_id, callback, dropped)
 		self:_forget_request(other, "it had to make room in the queue")
 	end
 	if packet_id ~= 0 then
-		self._callbacks[packet_id] = callback
+		set_callback(self, packet_id, callback)
 	end
 end
 
@@ -1510,7 +1522,7 @@ function Client:send_connect()
 	local ok, err = configure(self)
 	if ok and opts.clean and not keeps_exchanges(opts) then
 		-- The broker starts anew, and so do the packet identifiers.
-		self._callbacks, self._lost_requests = {}, nil
+		self._callbacks, self._lost_requests = nil, nil
 	end
 	if self._version ~= const.v50 then
 		note_ignored(self, "CONNECT", opts, V50_FIELDS)

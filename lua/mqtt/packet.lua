@@ -226,15 +226,20 @@ v5[types.DISCONNECT] = function(...)
 	return setmetatable(v5[types.AUTH](...), packet.disconnect5_mt)
 end
 
+-- Another function than that of other packets: it tells the metatables of messages from theirs.
+local function session_tostring(self)
+	return packet.tostring(self)
+end
+
 --- Returns a new metatable for received messages. It prints packets as all do, and tells by its identity which session
 -- of the server's a message belongs to.
 function packet.new_session_mt()
-	return { __tostring = mt.__tostring, is_of_session = true }
+	return { __tostring = session_tostring }
 end
 
 --- Whether a metatable comes from `new_session_mt`.
 function packet.is_session_mt(metatable)
-	return type(metatable) == "table" and metatable.is_of_session == true
+	return type(metatable) == "table" and metatable.__tostring == session_tostring
 end
 
 --- The functions that build a PUBLISH as `shape` does, by protocol version.
