@@ -8,6 +8,7 @@ local native = require("mqtt.connector.native")
 local v3 = require("mqtt.connector.v3")
 
 local str_byte = string.byte
+local ipairs, rawget, require, select = ipairs, rawget, require, select
 local tostring, type = tostring, type
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.

@@ -426,8 +426,8 @@ local function collected(client)
 	if client.connection then
 		local ok, err = pcall(client.close_connection, client, "garbage")
 		if not ok then
-			log:error("[LuaMQTT] client '%s' was collected, and a handler of that raised an error: %s", client.opts.id,
-				tostring(err))
+			pcall(log.error, log, "[LuaMQTT] client '%s' was collected, and a handler of that raised an error: %s",
+				client.opts.id, tostring(err))
 		end
 	end
 end
@@ -435,9 +435,11 @@ end
 -- Has `collected` called for a client when Lua collects what this returns, which the client has to hold; that is before
 -- anything is collected that was made earlier.
 local guard
-if newproxy then
+-- The program may have a global function with the name of a library: only the list of loaded modules is reliable.
+local debug_library = package.loaded.debug
+if debug_library.setfenv then
 	-- Lua 5.1 has no finalizers of tables.
-	local getfenv, setfenv = debug.getfenv, debug.setfenv
+	local newproxy, getfenv, setfenv = newproxy, debug_library.getfenv, debug_library.setfenv
 	local first = newproxy(true)
 	getmetatable(first).__gc = function(proxy)
 		if proxy ~= first then
