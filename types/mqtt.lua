@@ -147,6 +147,8 @@ local SUBACK = {}
 --- Names the reasons.
 ---@return string[]
 function SUBACK:reason_strings() end
+---@return string all of them
+function SUBACK:reason_string() end
 
 ---@class mqtt.UNSUBACK: mqtt.Packet
 ---@field packet_id integer
@@ -156,6 +158,8 @@ local UNSUBACK = {}
 --- Names the reasons; MQTT 5.0 only.
 ---@return string[]
 function UNSUBACK:reason_strings() end
+---@return string all of them
+function UNSUBACK:reason_string() end
 
 ---@class mqtt.DISCONNECT: mqtt.Packet
 ---@field rc? integer MQTT 5.0 only
