@@ -5,6 +5,7 @@
 mod open;
 mod proxy;
 mod secret;
+mod socket;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
@@ -15,6 +16,7 @@ mod websocket;
 pub use open::{OpenError, Phase, Server, Target, open};
 pub use proxy::{Proxy, ProxyError};
 pub use secret::Secret;
+pub use socket::Socket;
 pub use stream::Stream;
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsError, TlsOptions, TlsVersion, protocol_range};

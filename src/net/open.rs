@@ -19,7 +19,7 @@ use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 #[cfg(feature = "tls")]
 use super::tls;
-use super::{Proxy, Stream, TlsConfig, WebSocketConfig};
+use super::{Proxy, Socket, Stream, TlsConfig, WebSocketConfig};
 
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -246,30 +246,33 @@ pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenErro
         })?),
         None => None,
     };
-    let tcp = match &target.proxy {
+    let socket = match &target.proxy {
         None => open_tcp(host, port, &deadline).await?,
         Some(proxy) => {
-            let mut tcp = open_tcp(&proxy.host, proxy.port, &deadline).await?;
+            let mut socket = open_tcp(&proxy.host, proxy.port, &deadline).await?;
             let server = target.to_string();
             deadline
-                .limit(Phase::Proxy, &server, proxy.connect(&mut tcp, host, port))
+                .limit(
+                    Phase::Proxy,
+                    &server,
+                    proxy.connect(&mut socket, host, port),
+                )
                 .await?
                 .map_err(|reason| OpenError::Proxy {
                     proxy: host_port(&proxy.host, proxy.port),
                     target: server,
                     reason,
                 })?;
-            tcp
+            socket
         }
     };
-    let stream = Stream::Tcp(tcp);
     #[cfg(feature = "tls")]
-    let stream = match (stream, tls) {
-        (Stream::Tcp(tcp), Some((connector, name))) => {
-            shake_hands(tcp, connector, name, target, &deadline).await?
-        }
-        (stream, _) => stream,
+    let stream = match tls {
+        Some((connector, name)) => shake_hands(socket, connector, name, target, &deadline).await?,
+        None => Stream::Plain(socket),
     };
+    #[cfg(not(feature = "tls"))]
+    let stream = Stream::Plain(socket);
     #[cfg(feature = "websocket")]
     if let Some(config) = &target.websocket {
         let server = target.to_string();
@@ -313,7 +316,7 @@ impl Deadline {
     }
 }
 
-async fn open_tcp(host: &str, port: u16, deadline: &Deadline) -> Result<TcpStream, OpenError> {
+async fn open_tcp(host: &str, port: u16, deadline: &Deadline) -> Result<Socket, OpenError> {
     let target = host_port(host, port);
     let addresses = deadline
         .limit(Phase::Resolve, &target, resolve(host, port))
@@ -321,6 +324,7 @@ async fn open_tcp(host: &str, port: u16, deadline: &Deadline) -> Result<TcpStrea
     deadline
         .limit(Phase::Connect, &target, connect(addresses))
         .await?
+        .map(Socket::from)
         .map_err(|attempts| OpenError::Connect { target, attempts })
 }
 
@@ -329,7 +333,7 @@ async fn open_unix(path: &Path, deadline: &Deadline) -> Result<Stream, OpenError
     let target = path.display().to_string();
     let connecting = tokio::net::UnixStream::connect(path);
     match deadline.limit(Phase::Connect, &target, connecting).await? {
-        Ok(stream) => Ok(Stream::Unix(stream)),
+        Ok(stream) => Ok(Stream::Plain(stream.into())),
         Err(error) => Err(OpenError::Unix { target, error }),
     }
 }
@@ -356,14 +360,14 @@ fn tls_client(
 
 #[cfg(feature = "tls")]
 async fn shake_hands(
-    tcp: TcpStream,
+    socket: Socket,
     connector: TlsConnector,
     name: ServerName<'static>,
     target: &Target,
     deadline: &Deadline,
 ) -> Result<Stream, OpenError> {
     let server = target.to_string();
-    let shaking_hands = connector.connect(name, tcp);
+    let shaking_hands = connector.connect(name, socket);
     match deadline
         .limit(Phase::Handshake, &server, shaking_hands)
         .await?

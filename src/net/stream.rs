@@ -1,20 +1,18 @@
 //! The one byte stream the driver sees, whatever carries it. A new transport is a new variant.
 
 #[cfg(unix)]
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::{
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(feature = "tls")]
 use tokio_rustls::{client::TlsStream, rustls::ProtocolVersion};
 
+use super::Socket;
 #[cfg(feature = "tls")]
 use super::tls;
 #[cfg(feature = "websocket")]
@@ -23,14 +21,11 @@ use super::websocket::WebSocket;
 /// An open connection, as [`open`](super::open) returns it.
 #[derive(Debug)]
 pub enum Stream {
-    /// Plain TCP.
-    Tcp(TcpStream),
-    /// A Unix domain socket.
-    #[cfg(unix)]
-    Unix(tokio::net::UnixStream),
+    /// Nothing around it: plain TCP, or a Unix domain socket.
+    Plain(Socket),
     /// TLS over TCP.
     #[cfg(feature = "tls")]
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
     /// WebSocket over TCP or TLS.
     #[cfg(feature = "websocket")]
     WebSocket(Box<WebSocket>),
@@ -40,9 +35,7 @@ impl Stream {
     /// Version of TLS, as LuaSec names it; `None` for a plain stream.
     pub fn tls_version(&self) -> Option<&'static str> {
         match self {
-            Stream::Tcp(_) => None,
-            #[cfg(unix)]
-            Stream::Unix(_) => None,
+            Stream::Plain(_) => None,
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => stream.carrier().tls_version(),
             #[cfg(feature = "tls")]
@@ -60,10 +53,9 @@ impl AsRawFd for Stream {
     /// The descriptor of the socket.
     fn as_raw_fd(&self) -> RawFd {
         match self {
-            Stream::Tcp(stream) => stream.as_raw_fd(),
-            Stream::Unix(stream) => stream.as_raw_fd(),
+            Stream::Plain(socket) => socket.as_fd().as_raw_fd(),
             #[cfg(feature = "tls")]
-            Stream::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+            Stream::Tls(stream) => stream.get_ref().0.as_fd().as_raw_fd(),
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => stream.carrier().as_raw_fd(),
         }
@@ -74,9 +66,7 @@ impl AsRawFd for Stream {
 macro_rules! forward {
     ($self:ident, $poll:ident($($arg:expr),*)) => {
         match $self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).$poll($($arg),*),
-            #[cfg(unix)]
-            Stream::Unix(stream) => Pin::new(stream).$poll($($arg),*),
+            Stream::Plain(socket) => Pin::new(socket).$poll($($arg),*),
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => Pin::new(stream.as_mut()).$poll($($arg),*),
             #[cfg(feature = "tls")]
@@ -121,9 +111,7 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Stream::Tcp(stream) => stream.is_write_vectored(),
-            #[cfg(unix)]
-            Stream::Unix(stream) => stream.is_write_vectored(),
+            Stream::Plain(socket) => socket.is_write_vectored(),
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => stream.is_write_vectored(),
             #[cfg(feature = "tls")]
