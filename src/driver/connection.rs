@@ -282,9 +282,8 @@ impl Connection<'_> {
 
 /// A peer that resets the connection, or ends TLS without saying so, has closed it.
 fn ended_by(error: &io::Error) -> Ended {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    match error.kind() {
-        BrokenPipe | ConnectionReset | UnexpectedEof => Ended::Closed,
-        _ => Ended::Broken(error.to_string()),
+    match net::is_closed(error) {
+        true => Ended::Closed,
+        false => Ended::Broken(net::describe(error)),
     }
 }

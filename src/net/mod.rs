@@ -12,6 +12,7 @@ mod tls;
 mod uri;
 #[cfg(feature = "websocket")]
 mod websocket;
+mod words;
 
 pub use open::{OpenError, Phase, Server, Target, open};
 pub use proxy::{Proxy, ProxyError};
@@ -23,6 +24,7 @@ pub use tls::{TlsConfig, TlsError, TlsOptions, TlsVersion, protocol_range};
 pub use uri::{Scheme, Uri, UriError};
 #[cfg(feature = "websocket")]
 pub use websocket::{WebSocket, WebSocketConfig};
+pub use words::{describe, is_closed};
 
 /// Settings that nobody can have: this build has no TLS.
 #[cfg(not(feature = "tls"))]

@@ -19,6 +19,7 @@ use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 #[cfg(feature = "tls")]
 use super::tls;
+use super::words::{self, describe};
 use super::{Proxy, Socket, Stream, TlsConfig, WebSocketConfig};
 
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
@@ -170,26 +171,28 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::NotFound { host, reason } => write!(f, "host '{host}' not found: {reason}"),
+            OpenError::NotFound { host, reason } => write!(
+                f,
+                "host '{host}' not found: {} ({reason})",
+                words::UNKNOWN_HOST
+            ),
             OpenError::Connect { target, attempts } => {
-                write!(f, "connection to '{target}' ")?;
+                write!(f, "connection to '{target}' failed: ")?;
                 if attempts
                     .iter()
                     .all(|(_, error)| error.kind() == ErrorKind::ConnectionRefused)
                 {
-                    return f.write_str("refused");
+                    return f.write_str(words::REFUSED);
                 }
-                f.write_str("failed: ")?;
                 for (index, (address, error)) in attempts.iter().enumerate() {
                     let separator = if index == 0 { "" } else { ", " };
-                    write!(f, "{separator}{}: {error}", address.ip())?;
+                    write!(f, "{separator}{}: {}", address.ip(), describe(error))?;
                 }
                 Ok(())
             }
-            OpenError::Unix { target, error } => match error.kind() {
-                ErrorKind::ConnectionRefused => write!(f, "connection to '{target}' refused"),
-                _ => write!(f, "connection to '{target}' failed: {error}"),
-            },
+            OpenError::Unix { target, error } => {
+                write!(f, "connection to '{target}' failed: {}", describe(error))
+            }
             OpenError::Proxy {
                 proxy,
                 target,
@@ -217,7 +220,8 @@ impl fmt::Display for OpenError {
                     Phase::WebSocket => "during the WebSocket handshake with",
                 };
                 let after = after.as_secs_f64();
-                write!(f, "timed out after {after} s {phase} '{target}'")
+                let timeout = words::TIMEOUT;
+                write!(f, "timed out after {after} s {phase} '{target}': {timeout}")
             }
         }
     }
@@ -448,13 +452,12 @@ async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
 /// Why a TLS handshake failed, in words.
 #[cfg(feature = "tls")]
 fn handshake_failure(error: &io::Error) -> String {
-    use ErrorKind::*;
-    match (tls::explain(error), error.kind()) {
-        (Some(reason), _) => reason,
-        (None, UnexpectedEof | ConnectionReset | BrokenPipe) => {
+    match tls::explain(error) {
+        Some(reason) => reason,
+        None if words::is_closed(error) => {
             "the server closed the connection, perhaps it does not speak TLS on this port".into()
         }
-        (None, _) => error.to_string(),
+        None => describe(error),
     }
 }
 
@@ -539,7 +542,7 @@ mod tests {
         let error = open(&target, Duration::from_millis(100)).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("timed out after 0.1 s while connecting to '{silent}'")
+            format!("timed out after 0.1 s while connecting to '{silent}': timeout")
         );
     }
 
@@ -554,7 +557,7 @@ mod tests {
         let target = "h:1".to_string();
         let error = OpenError::Connect { target, attempts }.to_string();
         assert!(
-            error.starts_with("connection to 'h:1' failed: 127.0.0.1: "),
+            error.starts_with("connection to 'h:1' failed: 127.0.0.1: connection refused, "),
             "{error}"
         );
         assert!(error.contains(", 224.0.0.1: "), "{error}");

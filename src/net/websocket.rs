@@ -29,7 +29,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::Stream;
+use super::{Stream, words};
 
 /// The largest frame that is sent; more than that goes into several.
 const LARGEST_FRAME: usize = 64 << 10;
@@ -167,10 +167,8 @@ fn handshake_failure(error: &tungstenite::Error) -> String {
             "the server's answer is not HTTP, perhaps it does not speak WebSocket on this port"
                 .into()
         }
-        Io(error) => match error.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => CLOSED.into(),
-            _ => error.to_string(),
-        },
+        Io(error) if words::is_closed(error) => CLOSED.into(),
+        Io(error) => words::describe(error),
         error => error.to_string(),
     }
 }
