@@ -17,6 +17,8 @@ mod words;
 pub use open::{OpenError, Phase, Server, Target, open};
 pub use proxy::{Proxy, ProxyError};
 pub use secret::Secret;
+#[cfg(test)]
+pub(crate) use socket::Fake;
 pub use socket::Socket;
 pub use stream::Stream;
 #[cfg(feature = "tls")]

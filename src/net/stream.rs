@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client::TlsStream, rustls::ProtocolVersion};
 
 use super::Socket;
+use super::socket::{progress, total};
 #[cfg(feature = "tls")]
 use super::tls;
 #[cfg(feature = "websocket")]
@@ -92,13 +93,14 @@ impl AsyncRead for Stream {
     }
 }
 
+/// Whatever is inside, writing something takes some of it or is an error.
 impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        forward!(self, poll_write(cx, buf))
+        forward!(self, poll_write(cx, buf)).map(|written| progress(buf.len(), written))
     }
 
     fn poll_write_vectored(
@@ -106,7 +108,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        forward!(self, poll_write_vectored(cx, bufs))
+        forward!(self, poll_write_vectored(cx, bufs)).map(|written| progress(total(bufs), written))
     }
 
     fn is_write_vectored(&self) -> bool {
