@@ -282,9 +282,45 @@ impl Connection<'_> {
 
 /// A peer that resets the connection, or ends TLS without saying so, has closed it.
 fn ended_by(error: &io::Error) -> Ended {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    match error.kind() {
-        BrokenPipe | ConnectionReset | UnexpectedEof => Ended::Closed,
-        _ => Ended::Broken(error.to_string()),
+    match net::is_closed(error) {
+        true => Ended::Closed,
+        false => Ended::Broken(net::describe(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::codec::Version;
+    use crate::driver::Driver;
+    use crate::net::Fake;
+    use crate::session::{Session, Settings};
+
+    #[test]
+    fn a_stream_that_takes_nothing_has_failed() {
+        let driver = Driver::new(|| {}).unwrap();
+        let link = Link::new(&driver, Session::new(Version::V311, Settings::default()));
+        let transport = Arc::default();
+        let mut connection = Connection {
+            link: &link,
+            transport: &transport,
+            stream: Stream::Plain(Fake::that_takes_nothing().into()),
+            io: Exchange::default(),
+            read_size: FIRST_READ,
+            alarm: Alarm::new(&link.hub().alarms, &transport),
+            turn: None,
+            flushing: false,
+            write_error: None,
+            over: false,
+        };
+        connection.io.output.extend_from_slice(b"x");
+        assert!(!connection.write(&mut Context::from_waker(Waker::noop())));
+        assert!(!connection.has_output());
+        let error = connection.write_error.unwrap();
+        assert!(
+            matches!(ended_by(&error), Ended::Broken(reason) if reason == "the connection takes nothing")
+        );
     }
 }

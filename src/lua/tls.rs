@@ -49,8 +49,12 @@ fn options(settings: &Table) -> Result<TlsOptions, String> {
             "mode" => return Err("expecting mode to be \"client\"".into()),
             "protocol" => protocol = text(&key, &value)?,
             "options" => flags = texts(&key, &value)?,
-            // LuaSec's other values ("peer", "fail_if_no_peer_cert", "client_once") all ask for verification.
-            "verify" => options.verify = !texts(&key, &value)?.iter().any(|how| how == "none"),
+            // LuaSec joins flags, of which "none" is no bit at all. The others ("peer", "fail_if_no_peer_cert",
+            // "client_once") all ask for verification.
+            "verify" => {
+                let flags = texts(&key, &value)?;
+                options.verify = flags.is_empty() || flags.iter().any(|flag| flag != "none");
+            }
             "cafile" => options.cafile = path()?,
             "capath" => options.capath = path()?,
             "certificate" => options.certificate = path()?,

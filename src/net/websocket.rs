@@ -29,7 +29,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::Stream;
+use super::{Stream, words};
 
 /// The largest frame that is sent; more than that goes into several.
 const LARGEST_FRAME: usize = 64 << 10;
@@ -110,18 +110,7 @@ impl WebSocketConfig {
             return Err("the server uses an extension that was not offered".into());
         }
         let Opening { carrier, read, .. } = opened.into_inner();
-        Ok(WebSocket {
-            carrier,
-            frames: Frames {
-                input: read,
-                ..Frames::default()
-            },
-            output: BytesMut::new(),
-            pong: None,
-            unflushed: false,
-            closing: false,
-            ended: false,
-        })
+        Ok(WebSocket::new(carrier, read))
     }
 
     fn request(&self, authority: &str, is_tls: bool) -> Option<Request<()>> {
@@ -167,10 +156,8 @@ fn handshake_failure(error: &tungstenite::Error) -> String {
             "the server's answer is not HTTP, perhaps it does not speak WebSocket on this port"
                 .into()
         }
-        Io(error) => match error.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => CLOSED.into(),
-            _ => error.to_string(),
-        },
+        Io(error) if words::is_closed(error) => CLOSED.into(),
+        Io(error) => words::describe(error),
         error => error.to_string(),
     }
 }
@@ -408,6 +395,22 @@ pub struct WebSocket {
 }
 
 impl WebSocket {
+    /// One that is open; the server has sent `read` behind its answer.
+    fn new(carrier: Stream, read: BytesMut) -> Self {
+        WebSocket {
+            carrier,
+            frames: Frames {
+                input: read,
+                ..Frames::default()
+            },
+            output: BytesMut::new(),
+            pong: None,
+            unflushed: false,
+            closing: false,
+            ended: false,
+        }
+    }
+
     /// What carries the frames.
     pub(super) fn carrier(&self) -> &Stream {
         &self.carrier
@@ -418,10 +421,8 @@ impl WebSocket {
         loop {
             while !self.output.is_empty() {
                 self.unflushed = true;
-                match ready!(Pin::new(&mut self.carrier).poll_write(cx, &self.output))? {
-                    0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-                    written => self.output.advance(written),
-                }
+                let written = ready!(Pin::new(&mut self.carrier).poll_write(cx, &self.output))?;
+                self.output.advance(written);
             }
             let Some(payload) = self.pong.take() else {
                 break;
@@ -542,9 +543,25 @@ impl AsyncWrite for WebSocket {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::Fake;
+
+    fn over(fake: Fake) -> WebSocket {
+        WebSocket::new(Stream::Plain(fake.into()), BytesMut::new())
+    }
+
+    #[tokio::test]
+    async fn a_carrier_that_takes_nothing_is_an_error() {
+        let mut websocket = over(Fake::that_takes_nothing());
+        for _ in 0..2 {
+            let written = poll_fn(|cx| Pin::new(&mut websocket).poll_write(cx, b"x")).await;
+            assert_eq!(written.unwrap_err().kind(), ErrorKind::WriteZero);
+        }
+    }
 
     /// What is in the frames: the data, and the payloads of pings. The input comes in two parts.
     fn take_apart(bytes: &[u8], cut: usize) -> io::Result<(Vec<u8>, Vec<Bytes>)> {

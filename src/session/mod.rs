@@ -476,14 +476,14 @@ impl Session {
                 Due::Pingresp => {
                     let waited = self.pingresp_timeout();
                     self.fail(format!(
-                        "failed to receive PINGRESP within {} seconds",
+                        "failed to receive PINGRESP within {} seconds: timeout",
                         waited.as_secs_f64()
                     ));
                 }
                 Due::Connack => {
                     let waited = self.settings.connack_timeout.unwrap_or_default();
                     self.fail(format!(
-                        "failed to receive CONNACK within {} seconds",
+                        "failed to receive CONNACK within {} seconds: timeout",
                         waited.as_secs_f64()
                     ));
                 }

@@ -73,7 +73,7 @@ fn a_server_that_does_not_answer_is_given_up() {
         pair.advance(Duration::from_millis(1));
         assert_eq!(
             pair.failure(None),
-            "failed to receive PINGRESP within 5 seconds"
+            "failed to receive PINGRESP within 5 seconds: timeout"
         );
     }
 }
@@ -139,7 +139,7 @@ fn a_ping_of_the_program_counts() {
     pair.advance_seconds(10);
     assert_eq!(
         pair.failure(None),
-        "failed to receive PINGRESP within 60 seconds"
+        "failed to receive PINGRESP within 60 seconds: timeout"
     );
 }
 
@@ -178,7 +178,7 @@ fn an_answer_that_may_lie_unread_is_not_missed() {
     pair.advance_seconds(10);
     assert_eq!(
         pair.failure(None),
-        "failed to receive PINGRESP within 10 seconds"
+        "failed to receive PINGRESP within 10 seconds: timeout"
     );
 }
 
@@ -202,7 +202,7 @@ fn reading_held_back_after_a_ping_counts_too() {
     pair.advance_seconds(10);
     assert_eq!(
         pair.failure(None),
-        "failed to receive PINGRESP within 10 seconds"
+        "failed to receive PINGRESP within 10 seconds: timeout"
     );
 }
 
@@ -219,7 +219,7 @@ fn keep_alive_runs_before_connack() {
     pair.advance_seconds(60);
     assert_eq!(
         pair.failure(None),
-        "failed to receive PINGRESP within 60 seconds"
+        "failed to receive PINGRESP within 60 seconds: timeout"
     );
 }
 
@@ -239,7 +239,7 @@ fn connack_is_waited_for_from_connect_on() {
         pair.advance_seconds(1);
         assert_eq!(
             pair.failure(None),
-            "failed to receive CONNACK within 30 seconds"
+            "failed to receive CONNACK within 30 seconds: timeout"
         );
     }
 }

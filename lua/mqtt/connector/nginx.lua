@@ -13,6 +13,7 @@ local semaphore = require("ngx.semaphore")
 local core = require("mqtt.core")
 local host = require("mqtt.host")
 local sslhandshake = require("mqtt.connector.base.sslhandshake")
+local verifies = require("mqtt.connector.base.verifies")
 local super = require("mqtt.connector.base.non_buffered_base")
 
 local ngx = ngx
@@ -55,11 +56,6 @@ end
 
 local function is_address(name)
 	return name:find(":", 1, true) ~= nil or name:find("^%d+%.%d+%.%d+%.%d+$") ~= nil
-end
-
-local function verifies(params)
-	local verify = params.verify
-	return verify ~= "none" and not (type(verify) == "table" and verify[1] == "none")
 end
 
 -- Reads a file of PEM that the option `secure` names. Returns what ngx.ssl makes of it. Raises if that is nothing.

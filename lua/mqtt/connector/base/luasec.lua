@@ -4,6 +4,8 @@
 -- Nor does it say what was wrong with a certificate: the native connection does.
 -- @module mqtt.connector.base.luasec
 
+local verifies = require("mqtt.connector.base.verifies")
+
 local luasec = {}
 
 -- Where systems keep their root certificates: Debian, Fedora, openSUSE, RHEL, Alpine and the BSDs, macOS.
@@ -41,11 +43,6 @@ local function add_roots(params)
 		.. " or install the ca-certificates package", 0)
 end
 
-local function verifies(params)
-	local verify = params.verify
-	return verify ~= "none" and not (type(verify) == "table" and verify[1] == "none")
-end
-
 --- Completes settings for LuaSec's `newcontext` or `wrap`. Raises if they are of no use.
 -- @tparam[opt] table given the settings of the program
 -- @treturn table a copy of them, with what they lack
@@ -66,6 +63,10 @@ function luasec.complete(given)
 		error("secure: expecting mode to be \"client\", got: " .. tostring(params.mode), 0)
 	end
 	if verifies(params) then
+		if type(params.verify) == "table" and params.verify[1] == nil then
+			-- No flag at all would switch it off.
+			params.verify = "peer"
+		end
 		add_roots(params)
 	end
 	return params
