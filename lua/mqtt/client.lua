@@ -222,7 +222,10 @@ local function parse_connection_opts(opts, conn)
 	if scheme and not means then
 		error("only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as protocol, got '" .. scheme .. "'", 0)
 	end
-	if scheme and opts.secure == nil then
+	if uri_scheme and scheme ~= uri_scheme and scheme ~= uri_scheme .. "s" then
+		-- TLS may be added to what the uri says; it may not be dropped.
+		error(str_format("cannot use protocol '%s' with a uri that begins with '%s://'", scheme, uri_scheme), 0)
+	elseif scheme and opts.secure == nil then
 		opts.secure = means.secure
 	elseif scheme and means.secure and not opts.secure then
 		error("cannot use protocol '" .. scheme .. "' with 'secure=false'", 0)
@@ -499,7 +502,8 @@ end
 -- end if that is not set. When a connection is lost its broker is tried first. A table of TLS settings (`secure`) then
 -- counts for those that are `mqtts://` or `wss://`, or have no scheme
 -- @tparam boolean|string opts.clean clean session start flag, use "first" to start clean only on first connect
--- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss"
+-- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss", the scheme for a uri without; to a scheme it may
+-- only add TLS
 -- @tparam[opt] string opts.username username for authorization on MQTT broker
 -- @tparam[opt] string opts.password password for authorization on MQTT broker; with MQTT 3.1.1 not without username
 -- @tparam[opt] string opts.host hostname or address of the MQTT broker
