@@ -510,8 +510,9 @@ end
 -- @tparam[opt] int opts.port port number, defaults to 1883 for plain and 8883 for secure connections, 80 and 443 for
 -- WebSocket
 -- @tparam[opt=4] number opts.version MQTT protocol version, `mqtt.v311` or `mqtt.v50`
--- @tparam[opt] string opts.id MQTT client identifier, random by default; with MQTT 5.0, "" lets the broker assign one,
--- which then takes the place of this option: the next connect finds the same session
+-- @tparam[opt] string opts.id MQTT client identifier, by default 31 characters of which 64 bits are random (a broker
+-- need not take more than 23); with MQTT 5.0, "" lets the broker assign one, which then takes the place of this option:
+-- the next connect finds the same session
 -- @tparam[opt=false] boolean|table opts.secure use TLS: true for the defaults, or a table as LuaSec takes it, see the
 -- guide on TLS
 -- @tparam[opt] string opts.proxy connect through this proxy, `http://[username[:password]@]hostname[:port]` (CONNECT
@@ -586,7 +587,7 @@ function Client:__init(opts)
 	own.version = own.version or const.v311
 	own.keep_alive = own.keep_alive or 60
 	own.connector = own.connector or require("mqtt.connector")
-	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(7))
+	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
 	if own.reconnect == true then
 		own.reconnect = 30
 	end

@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use base64ct::{Base64, Encoding};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
@@ -17,7 +18,6 @@ use tokio_tungstenite::{
     tungstenite::{
         self,
         error::ProtocolError,
-        handshake::client::generate_key,
         http::{
             HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery,
             uri::Scheme,
@@ -29,7 +29,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Stream, words};
+use super::{Stream, random_bytes, words};
 
 /// The largest frame that is sent; more than that goes into several.
 const LARGEST_FRAME: usize = 64 << 10;
@@ -96,8 +96,10 @@ impl WebSocketConfig {
         authority: &str,
         is_tls: bool,
     ) -> Result<WebSocket, String> {
+        // RFC 6455, section 4.1
+        let key = random_bytes::<16>().map_err(|error| error.to_string())?;
         let request = self
-            .request(authority, is_tls)
+            .request(authority, is_tls, &Base64::encode_string(&key))
             .ok_or("the host cannot be sent in a header")?;
         let (opened, answer) = client_async(request, Opening::new(stream))
             .await
@@ -113,7 +115,7 @@ impl WebSocketConfig {
         Ok(WebSocket::new(carrier, read))
     }
 
-    fn request(&self, authority: &str, is_tls: bool) -> Option<Request<()>> {
+    fn request(&self, authority: &str, is_tls: bool, key: &str) -> Option<Request<()>> {
         let (scheme, default_port) = if is_tls {
             ("wss", ":443")
         } else {
@@ -131,7 +133,7 @@ impl WebSocketConfig {
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, "websocket")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
-            .header(header::SEC_WEBSOCKET_KEY, generate_key())
+            .header(header::SEC_WEBSOCKET_KEY, key)
             // [MQTT-6.0.0-3]
             .header(header::SEC_WEBSOCKET_PROTOCOL, "mqtt")
             .body(())
@@ -355,8 +357,8 @@ impl Frames {
 }
 
 /// Appends a frame as a client sends it (RFC 6455, section 5.3).
-fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
-    let mask: [u8; 4] = rand::random();
+fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) -> io::Result<()> {
+    let mask: [u8; 4] = random_bytes()?;
     let header = FrameHeader {
         opcode,
         mask: Some(mask),
@@ -375,6 +377,7 @@ fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
             *byte ^= mask;
         }
     }
+    Ok(())
 }
 
 /// A byte stream over binary frames. A write is a frame, up to a size; reading answers pings.
@@ -428,7 +431,7 @@ impl WebSocket {
                 break;
             };
             if !self.closing {
-                put_frame(&mut self.output, OpCode::Control(Control::Pong), &payload);
+                put_frame(&mut self.output, OpCode::Control(Control::Pong), &payload)?;
             }
         }
         self.output = BytesMut::new();
@@ -439,21 +442,21 @@ impl WebSocket {
         Poll::Ready(Ok(()))
     }
 
-    fn put_close(&mut self, code: &[u8]) {
+    fn put_close(&mut self, code: &[u8]) -> io::Result<()> {
         if !self.closing {
             self.closing = true;
-            put_frame(&mut self.output, OpCode::Control(Control::Close), code);
+            put_frame(&mut self.output, OpCode::Control(Control::Close), code)?;
         }
+        Ok(())
     }
 
     /// The server has closed, with this payload (RFC 6455, section 5.5.1). An error unless that is in good order.
     fn closed(&mut self, payload: &[u8]) -> io::Result<()> {
         let (code, reason) = payload.split_at(payload.len().min(2));
         let Ok(code) = code.try_into().map(u16::from_be_bytes) else {
-            self.put_close(&[]);
-            return Ok(());
+            return self.put_close(&[]);
         };
-        self.put_close(&code.to_be_bytes());
+        self.put_close(&code.to_be_bytes())?;
         match CloseCode::from(code) {
             CloseCode::Normal | CloseCode::Away => Ok(()),
             _ => {
@@ -521,7 +524,7 @@ impl AsyncWrite for WebSocket {
         // One frame at a time, so that what waits is bounded.
         ready!(this.poll_drain(cx))?;
         let size = buf.len().min(LARGEST_FRAME);
-        put_frame(&mut this.output, OpCode::Data(Data::Binary), &buf[..size]);
+        put_frame(&mut this.output, OpCode::Data(Data::Binary), &buf[..size])?;
         match this.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(size)),
@@ -536,7 +539,7 @@ impl AsyncWrite for WebSocket {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
         let this = self.get_mut();
-        this.put_close(&NORMAL);
+        this.put_close(&NORMAL)?;
         this.poll_drain(cx)
     }
 }
@@ -624,7 +627,7 @@ mod tests {
         #[test]
         fn what_is_sent_is_masked(payload in prop::collection::vec(any::<u8>(), 0..70_000)) {
             let mut output = BytesMut::new();
-            put_frame(&mut output, OpCode::Data(Data::Binary), &payload);
+            put_frame(&mut output, OpCode::Data(Data::Binary), &payload).unwrap();
             let mut cursor = Cursor::new(&output);
             let (header, size) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
             let start = cursor.position() as usize;
