@@ -262,6 +262,44 @@ describe("fork", function()
 		]])
 	end
 
+	forks("leaves the children no random values in common", [[
+		local topic = %q
+		local core = require("mqtt.core")
+		local function draw()
+			local id = mqtt.client({ uri = "h", clean = true }).opts.id
+			return { id, core.random_hex(4), core.random_hex(16), core.random_hex(32), core.random_hex(64) }
+		end
+		local seen = {}
+		local function note(values)
+			for _, value in ipairs(values) do
+				-- Those that are short may well be the same by chance.
+				assert(#value == 4 or not seen[value], value)
+				seen[value] = true
+			end
+		end
+		note(draw())
+		local path = os.tmpname()
+		for _ = 1, 4 do
+			local pid = fork()
+			if pid == 0 then
+				local file = io.open(path, "w")
+				file:write(table.concat(draw(), " "))
+				file:close()
+				os.exit(0)
+			end
+			wait(pid)
+			local values = {}
+			for value in io.open(path):read("*a"):gmatch("%%S+") do
+				values[#values + 1] = value
+			end
+			assert(#values == 5, #values)
+			note(values)
+		end
+		os.remove(path)
+		note(draw())
+		print("done")
+	]])
+
 	forks("before the first client leaves nothing to do", [[
 		local topic = %q
 		local pid = fork()

@@ -243,7 +243,10 @@ local function parse_connection_opts(opts, conn)
 	if scheme and not means then
 		error("only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as protocol, got '" .. scheme .. "'", 0)
 	end
-	if scheme and opts.secure == nil then
+	if uri_scheme and scheme ~= uri_scheme and scheme ~= uri_scheme .. "s" then
+		-- TLS may be added to what the uri says; it may not be dropped.
+		error(str_format("cannot use protocol '%s' with a uri that begins with '%s://'", scheme, uri_scheme), 0)
+	elseif scheme and opts.secure == nil then
 		opts.secure = means.secure
 	elseif scheme and means.secure and not opts.secure then
 		error("cannot use protocol '" .. scheme .. "' with 'secure=false'", 0)
@@ -531,15 +534,17 @@ end
 -- end if that is not set. When a connection is lost its broker is tried first. A table of TLS settings (`secure`) then
 -- counts for those that are `mqtts://` or `wss://`, or have no scheme
 -- @tparam boolean|string opts.clean clean session start flag, use "first" to start clean only on first connect
--- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss"
+-- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss", the scheme for a uri without; to a scheme it may
+-- only add TLS
 -- @tparam[opt] string opts.username username for authorization on MQTT broker
 -- @tparam[opt] string opts.password password for authorization on MQTT broker; with MQTT 3.1.1 not without username
 -- @tparam[opt] string opts.host hostname or address of the MQTT broker
 -- @tparam[opt] int opts.port port number, defaults to 1883 for plain and 8883 for secure connections, 80 and 443 for
 -- WebSocket
 -- @tparam[opt=4] number opts.version MQTT protocol version, `mqtt.v311` or `mqtt.v50`
--- @tparam[opt] string opts.id MQTT client identifier, random by default; with MQTT 5.0, "" lets the broker assign one,
--- which then takes the place of this option: the next connect finds the same session
+-- @tparam[opt] string opts.id MQTT client identifier, by default 31 characters of which 64 bits are random (a broker
+-- need not take more than 23); with MQTT 5.0, "" lets the broker assign one, which then takes the place of this option:
+-- the next connect finds the same session
 -- @tparam[opt=false] boolean|table opts.secure use TLS: true for the defaults, or a table as LuaSec takes it, see the
 -- guide on TLS
 -- @tparam[opt] string opts.proxy connect through this proxy, `http://[username[:password]@]hostname[:port]` (CONNECT
@@ -617,7 +622,7 @@ function Client:__init(opts)
 	own.version = own.version or const.v311
 	own.keep_alive = own.keep_alive or 60
 	own.connector = own.connector or require("mqtt.connector")
-	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(7))
+	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
 	if own.reconnect == true then
 		own.reconnect = 30
 	end

@@ -184,7 +184,7 @@ function Client:request(opts)
 	end
 
 	self._responses = self._responses or {
-		name = core.random_hex(16),
+		name = core.random_hex(32),
 		last = 0,
 		-- Waits by correlation data, and topics that are listened to.
 		requests = setmetatable({}, { __mode = "v" }),

@@ -1,7 +1,6 @@
 //! What `mqtt.client` and `mqtt.ioloop` call: links, the driver behind them, and what a link is opened with.
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, RandomState};
 #[cfg(feature = "luajit")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -27,7 +26,7 @@ use super::target;
 use super::values::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet};
 use crate::codec::{Packet, Properties, PublishRef, QoS, Subscription, Version};
 use crate::driver::{Driver, Link, LinkEvent, PublishError, Published};
-use crate::net::Uri;
+use crate::net::{Uri, random_bytes};
 use crate::session::{QueueLimits, RequestError, Session, Settings, State, Stats};
 
 /// The longest time that is taken from Lua as seconds; what is longer means "for ever".
@@ -103,11 +102,14 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
     // now(): seconds of a clock that is never set.
     core.set("now", create_raw_function(lua, Now(Instant::now()), ())?)?;
 
-    // random_hex(digits): so many random hexadecimal digits, 16 at most.
+    // random_hex(digits): so many random hexadecimal digits, 64 at most.
     core.set(
         "random_hex",
         lua.create_function(|_, digits: usize| {
-            let mut hex = format!("{:016x}", RandomState::new().hash_one(0));
+            let mut hex: String = random_bytes::<32>()?
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             hex.truncate(digits);
             Ok(hex)
         })?,

@@ -2,9 +2,13 @@
 
 mod args;
 mod filters;
+#[allow(unsafe_code)]
 mod link;
+#[allow(unsafe_code)]
 mod process;
+#[allow(unsafe_code)]
 mod protocol;
+#[allow(unsafe_code)]
 mod stack;
 mod target;
 #[cfg(feature = "tls")]

@@ -4,6 +4,7 @@
 
 mod open;
 mod proxy;
+mod random;
 mod secret;
 mod socket;
 mod stream;
@@ -16,6 +17,7 @@ mod words;
 
 pub use open::{OpenError, Phase, Server, Target, open};
 pub use proxy::{Proxy, ProxyError};
+pub use random::random_bytes;
 pub use secret::Secret;
 #[cfg(test)]
 pub(crate) use socket::Fake;
