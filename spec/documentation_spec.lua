@@ -637,6 +637,27 @@ method("Client:on", function()
 		assert.same({ "of close", "of shutdown" }, calls)
 	end)
 
+	line("events", "fills lists that belong to this client, one for each event", function(version)
+		local subject, other = client({ version = version }), client({ version = version })
+		local function handler() end
+		subject:on({ message = handler })
+		table.insert(subject.handlers.close, handler)
+		local names = {}
+		for name in pairs(subject.handlers) do
+			names[#names + 1] = name
+		end
+		table.sort(names)
+		assert.same({
+			"acknowledge", "auth", "close", "connect", "error", "message", "shutdown", "subscribe", "unsubscribe",
+		}, names)
+		assert.same({ handler }, subject.handlers.message)
+		assert.same({ handler }, subject.handlers.close)
+		assert.same({}, subject.handlers.shutdown)
+		assert.same({}, other.handlers.close)
+		-- Where all share one list, the other tests must not have the handler.
+		table.remove(subject.handlers.close)
+	end)
+
 	line("events.connect", "comes with the CONNACK of an attempt that succeeds", function(version)
 		local subject = client({ version = version })
 		local events = record(subject)
@@ -1280,6 +1301,15 @@ method("Client:disconnect", function()
 		local subject, server = connected(version, { reconnect = 0.01 })
 		returned({ true }, subject:disconnect())
 		arrival(server, subject, packet_type.CONNECT, 2)
+	end)
+
+	line("description", "ends a client before the CONNACK, too", function(version)
+		local server = start_server(version, { [packet_type.CONNECT] = true })
+		local subject = client({ version = version, uri = server.uri })
+		arrival(server, subject, packet_type.CONNECT)
+		returned({ true }, subject:disconnect())
+		assert.is_nil((subject:step()))
+		harness.serve_to_end(subject)
 	end)
 
 	line("rc", "is the reason code of DISCONNECT, 0 by default", function(version)
