@@ -6,10 +6,3 @@ pub mod driver;
 mod lua;
 pub mod net;
 pub mod session;
-
-/// Entry of the Lua module `mqtt.core`.
-#[cfg(feature = "lua")]
-#[mlua::lua_module(name = "mqtt_core", skip_memory_check)]
-fn open(lua: &mlua::Lua) -> mlua::Result<mlua::Table> {
-    lua::open(lua)
-}

@@ -1,4 +1,4 @@
-//! The Lua module `mqtt.core`: what the Lua files of `lua/mqtt` call. The only room where mlua's types may appear.
+//! The Lua module `mqtt.core`: what the Lua files of `lua/mqtt` call. The only room where Lua may appear.
 
 mod args;
 mod filters;
@@ -11,16 +11,27 @@ mod target;
 mod tls;
 mod values;
 
-use mlua::{Lua, Table};
+use std::ffi::c_int;
+
+use stack::Stack;
+
+/// Entry of the Lua module `mqtt.core`.
+///
+/// # Safety
+/// To be called by Lua.
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn luaopen_mqtt_core(state: *mut mlua_sys::lua_State) -> c_int {
+    // SAFETY: Lua calls this.
+    unsafe { stack::open_module(state, open) }
+}
 
 /// Makes the module's table.
-pub(crate) fn open(lua: &Lua) -> mlua::Result<Table> {
-    let core = lua.create_table()?;
-    filters::register(lua, &core)?;
-    link::register(lua, &core)?;
-    protocol::register(lua, &core)?;
-    target::register(lua, &core)?;
+fn open(core: &Stack) {
+    core.push_table();
+    filters::register(core);
+    link::register(core);
+    protocol::register(core);
+    target::register(core);
     #[cfg(feature = "tls")]
-    tls::register(lua, &core)?;
-    Ok(core)
+    tls::register(core);
 }
