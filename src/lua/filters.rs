@@ -1,6 +1,7 @@
 //! What `mqtt.topic_handlers` calls: a set of topic filters.
 
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 use super::args::{Checked, Scalar};
@@ -29,16 +30,16 @@ impl RawFunction for NewFilters {
     }
 
     fn push(output: &Self::Output, results: &Stack) {
-        let filters = std::mem::ManuallyDrop::new(output.take());
+        let filters = ManuallyDrop::new(output.take());
         results.push_function(Insert(Rc::clone(&filters)));
         results.push_function(Remove(Rc::clone(&filters)));
         results.push_function(FindMatches(Rc::clone(&filters)));
-        drop(std::mem::ManuallyDrop::into_inner(filters));
+        drop(ManuallyDrop::into_inner(filters));
     }
 }
 
 /// The filter and the key, a whole number, that are the arguments.
-fn arguments_of<'a>(arguments: &'a Stack) -> Checked<(&'a str, u64)> {
+fn arguments_of(arguments: &Stack) -> Checked<(&str, u64)> {
     let filter = arguments.argument(1).text(&"filter")?;
     match arguments.argument(2) {
         Scalar::Number(key) if (0.0..=MAX_KEY).contains(&key) && key.fract() == 0.0 => {
