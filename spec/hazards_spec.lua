@@ -300,6 +300,43 @@ describe("fork", function()
 		print("done")
 	]])
 
+	forks("leaves nothing of the parent's that its child could wait for", [[
+		local topic = %q
+		local client = connected({})
+		local subscribed
+		client:subscribe({ topic = topic, callback = function()
+			subscribed = true
+		end })
+		while not subscribed do
+			assert(client:_sync_iteration())
+		end
+		local link, methods = client._link, debug.getmetatable(client._link).__index
+		for _ = 1, 100 do
+			-- The caretaker is at work while this forks.
+			for _ = 1, 50 do
+				client:publish({ topic = topic, payload = ("x"):rep(1000) })
+			end
+			local start = os.clock()
+			while os.clock() - start < 0.002 do -- luacheck: ignore 542
+			end
+			local pid = fork()
+			if pid == 0 then
+				for _, method in pairs(methods) do
+					pcall(method, link)
+					pcall(method, link, 0.1, "mqtt", "127.0.0.1", 1)
+					pcall(method, link, "\208", "\0")
+				end
+				os.exit(0)
+			end
+			wait(pid)
+			repeat
+				local idle = client:step() == -1
+			until idle
+		end
+		client:disconnect()
+		print("done")
+	]])
+
 	forks("before the first client leaves nothing to do", [[
 		local topic = %q
 		local pid = fork()

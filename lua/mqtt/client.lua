@@ -1541,7 +1541,7 @@ function Client:send_connect()
 			clean = not not opts.clean,
 			username = opts.username,
 			password = opts.password,
-			will = opts.will,
+			will = calls.plain(opts.will),
 			keep_alive = opts.keep_alive,
 			properties = connect_properties(opts),
 			user_properties = opts.user_properties,

@@ -215,8 +215,9 @@ impl Link {
         driver.spawn(|alive| connection::run(link, transport, target, timeout, alive));
     }
 
-    /// Uses the session, and sees to it that what this has put into its transmit buffer is written.
-    pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T) -> T {
+    /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a lock:
+    /// nothing that cannot be sent to another thread, such as a value of Lua's, can be used there.
+    pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T + Send) -> T {
         let mut state = self.lock();
         let result = request(&mut state.session);
         self.see_to_transmit(&mut state);

@@ -9,4 +9,5 @@ mod model;
 mod pair;
 mod publishing;
 mod receiving;
+mod refusals;
 mod resuming;
