@@ -398,6 +398,8 @@ end
 -- Lua has collected a client that may still be connected.
 local function collected(client)
 	if client.connection then
+		-- Nobody will come back to it: what is kept for the next connection has to go out on this one.
+		client._link:leave()
 		client:close_connection("garbage")
 	end
 end

@@ -10,19 +10,20 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
-use super::CLOSING_TIME;
 use super::alarms::Alarm;
 use super::hub::TaskCount;
 use super::link::{Ended, Exchange, Link};
 use super::transport::{Ending, Transport};
 use super::turns::Turn;
+use super::{CLOSING_TIME, LONGEST_CLOSING};
 use crate::net::{self, Stream, Target};
+use crate::session::Session;
 
 /// Size of a connection's first read; a read that fills its buffer doubles the next one, up to the largest.
 const FIRST_READ: usize = 2 << 10;
 const LARGEST_READ: usize = 64 << 10;
 
-/// The whole life of a connection.
+/// The whole life of a connection, which begins when the link's previous one is over, if that is to be waited for.
 ///
 /// There may be tens of thousands: what is needed only before or after its time is boxed.
 #[expect(
@@ -32,7 +33,7 @@ const LARGEST_READ: usize = 64 << 10;
 pub(super) fn run(
     link: Arc<Link>,
     transport: Arc<Transport>,
-    target: Box<Target>,
+    target_and_previous: Box<(Target, Option<Arc<Transport>>)>,
     timeout: Duration,
     alive: TaskCount,
 ) -> impl Future<Output = ()> + Send {
@@ -40,17 +41,20 @@ pub(super) fn run(
         let _alive = &alive;
         let (link, transport) = (&link, &transport);
         let _leaving = Leaving { link, transport };
-        let Some(mut connection) = Box::pin(open(link, transport, target, timeout)).await else {
+        let opened = Box::pin(open(link, transport, target_and_previous, timeout)).await;
+        let Some(mut connection) = opened else {
             return;
         };
         let ending = poll_fn(|cx| connection.poll_attached(cx)).await;
         #[cfg(unix)]
         link.unwatch(&connection.stream);
-        if let Ending::Flush(rest) = ending {
-            connection.io.output.unsplit(rest);
-            // Too late is too late, and if the peer has gone there is nobody to flush for.
-            let closing = poll_fn(|cx| connection.poll_closing(cx));
-            let _ = Box::pin(tokio::time::timeout(CLOSING_TIME, closing)).await;
+        match ending {
+            Ending::Drop => {}
+            Ending::Flush(rest, _parting) => {
+                connection.io.output.unsplit(rest);
+                Box::pin(connection.close(None)).await;
+            }
+            Ending::Leave(session, _parting) => Box::pin(connection.close(Some(session))).await,
         }
     }
 }
@@ -59,9 +63,24 @@ pub(super) fn run(
 async fn open<'a>(
     link: &'a Link,
     transport: &'a Arc<Transport>,
-    target: Box<Target>,
+    target_and_previous: Box<(Target, Option<Arc<Transport>>)>,
     timeout: Duration,
 ) -> Option<Connection<'a>> {
+    let (target, previous) = *target_and_previous;
+    if let Some(previous) = previous {
+        let ends = &link.hub().ends;
+        let over = async {
+            loop {
+                let mut end = pin!(ends.notified());
+                end.as_mut().enable();
+                if previous.is_gone() {
+                    break;
+                }
+                end.await;
+            }
+        };
+        unless_ended(transport, over).await?;
+    }
     let mut turn = Some(unless_ended(transport, link.hub().turns.next()).await?);
     let mut alarm = Alarm::new(&link.hub().alarms, transport);
     let mut opening = Box::pin(net::open(&target, timeout));
@@ -110,9 +129,8 @@ impl Drop for Leaving<'_> {
         if std::thread::panicking() {
             self.link.task_failed(self.transport);
         }
-        if self.transport.leave() {
-            self.link.hub().closing_ends();
-        }
+        self.transport.leave();
+        self.link.hub().tell_end();
     }
 }
 
@@ -151,7 +169,8 @@ impl Connection<'_> {
             }
             let wrote = self.write(cx);
             if instruction.finish && !self.has_output() {
-                return Poll::Ready(Ending::Flush(BytesMut::new()));
+                let parting = self.link.hub().count_parting();
+                return Poll::Ready(Ending::Flush(BytesMut::new(), parting));
             }
             let read =
                 instruction.read && !instruction.finish && self.read(instruction.missing, cx);
@@ -167,21 +186,94 @@ impl Connection<'_> {
         }
     }
 
-    /// Writes what is left, ends the stream, and reads until the peer does so too: closing a socket while received
-    /// data is unread would reset the connection and could destroy what the peer has not read yet.
-    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Writes what is left, and what the link's last session has still to send; then ends the stream, and reads until the
+    /// peer does so too: closing a socket while received data is unread would reset the connection and could destroy what
+    /// the peer has not read yet. Gives up on a peer that lets it get nowhere.
+    async fn close(&mut self, session: Option<Box<Session>>) {
+        let latest = Instant::now() + LONGEST_CLOSING;
+        let mut rest = Rest {
+            session,
+            stored: 0,
+            progress: Instant::now(),
+        };
+        // What was left of a large message is a copy by now, in the rest.
+        self.io.large = false;
+        loop {
+            let patience = (rest.progress + CLOSING_TIME).min(latest);
+            let written = poll_fn(|cx| self.poll_rest(&mut rest, cx));
+            match tokio::time::timeout_at(patience.into(), written).await {
+                Ok(()) => break,
+                Err(_) if patience == latest => return,
+                Err(_) if rest.progress + CLOSING_TIME > patience => {}
+                Err(_) => match rest.session.take() {
+                    Some(mut session) => {
+                        session.send_unanswered();
+                        self.io.output.unsplit(session.transmit().split());
+                        rest.progress = Instant::now();
+                    }
+                    None => return,
+                },
+            }
+        }
+        let ended = poll_fn(|cx| self.poll_end(cx));
+        // Too late is too late.
+        let _ = tokio::time::timeout(CLOSING_TIME, ended).await;
+    }
+
+    /// Writes what is left, and reads: answers that what is left waits for; and a peer that cannot write might not read.
+    fn poll_rest(&mut self, rest: &mut Rest, cx: &mut Context<'_>) -> Poll<()> {
         self.transport.begin_look(cx.waker());
-        self.write(cx);
-        if self.write_error.is_some() {
-            return Poll::Ready(());
+        loop {
+            let now = Instant::now();
+            let was_over = self.over;
+            if was_over && let Some(mut session) = rest.session.take() {
+                // No answer will come.
+                session.receive(&mut self.io.input, now);
+                session.send_unanswered();
+                self.io.output.unsplit(session.transmit().split());
+            }
+            let (mut owes, mut reads, mut missing) = (false, !was_over, 0);
+            if let Some(session) = &mut rest.session {
+                session.receive(&mut self.io.input, now);
+                session.drop_events();
+                if self.io.output.is_empty() {
+                    self.io.output = session.transmit().split();
+                }
+                let stored = session.stored_bytes();
+                if stored != std::mem::replace(&mut rest.stored, stored) {
+                    rest.progress = now;
+                }
+                owes = session.owes();
+                reads &= session.wants_receive();
+                missing = session.missing(&self.io.input);
+            } else {
+                self.io.input.clear();
+            }
+            self.io.written = 0;
+            let wrote = self.write(cx);
+            if self.io.written > 0 {
+                rest.progress = now;
+            }
+            if rest.progress == now {
+                self.link.hub().note_progress();
+            }
+            if self.write_error.is_some() || !(owes || self.has_output()) {
+                return Poll::Ready(());
+            }
+            let read = reads && self.read(missing, cx);
+            if !(wrote || read || self.over != was_over) {
+                return Poll::Pending;
+            }
         }
-        if self.has_output() {
-            return Poll::Pending;
-        }
+    }
+
+    /// Ends the stream, and reads until the peer does so too.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.transport.begin_look(cx.waker());
         let ended = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
         self.transport.set_flushed();
         self.link.hub().news.notify_one();
-        if ended.is_err() {
+        if ended.is_err() || self.write_error.is_some() {
             return Poll::Ready(());
         }
         while !self.over {
@@ -278,6 +370,16 @@ impl Connection<'_> {
         self.io.ended = Some(ended);
         self.over = true;
     }
+}
+
+/// What a connection that is being closed has still to do, see [`Connection::close`].
+struct Rest {
+    /// What it has to send, if the link has no use for that.
+    session: Option<Box<Session>>,
+    /// How many bytes wait there to be sent or answered.
+    stored: usize,
+    /// When it got on last.
+    progress: Instant,
 }
 
 /// A peer that resets the connection, or ends TLS without saying so, has closed it.

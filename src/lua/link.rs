@@ -194,8 +194,8 @@ impl RawFunction for Now {
     }
 }
 
-/// A link, as Lua holds it. When Lua collects it, the connection is dropped without a DISCONNECT, so that the server
-/// publishes the will.
+/// A link, as Lua holds it. When Lua collects it, the link leaves: without a DISCONNECT, so that the server publishes the
+/// will.
 struct LuaLink {
     link: Arc<Link>,
     driver: Rc<Driver>,
@@ -205,7 +205,7 @@ struct LuaLink {
 impl Drop for LuaLink {
     fn drop(&mut self) {
         if !self.link.is_stale() {
-            self.link.close();
+            self.link.leave();
         }
     }
 }
@@ -736,8 +736,16 @@ impl UserData for LuaLink {
             Ok(())
         });
 
-        // close([seconds]): drops the connection; with a time, after what waits to be written has been: so long it waits
-        // for that, the rest is written in the background.
+        // leave(): closes the connection for a program that will not come back: everything accepted is sent.
+        methods.add_method("leave", |_, this, ()| {
+            if !this.link.is_stale() {
+                this.link.leave();
+            }
+            Ok(())
+        });
+
+        // close([seconds]): closes the connection; what was accepted on it is sent in the background. With a time, it
+        // waits so long until that has been written.
         methods.add_method("close", |_, this, seconds: Option<f64>| {
             if !this.link.is_stale() {
                 match seconds {
