@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::sync::Notify;
 
 use super::alarms::Alarm;
 use super::hub::TaskCount;
@@ -22,6 +23,9 @@ use crate::session::Session;
 /// Size of a connection's first read; a read that fills its buffer doubles the next one, up to the largest.
 const FIRST_READ: usize = 2 << 10;
 const LARGEST_READ: usize = 64 << 10;
+
+/// How long the next connection waits for the peer to end this one when everything has been written.
+const PREVIOUS_TIME: Duration = Duration::from_millis(500);
 
 /// The whole life of a connection, which begins when the link's previous one is over, if that is to be waited for.
 ///
@@ -68,16 +72,11 @@ async fn open<'a>(
 ) -> Option<Connection<'a>> {
     let (target, previous) = *target_and_previous;
     if let Some(previous) = previous {
-        let ends = &link.hub().ends;
+        let news = &link.hub().partings_news;
         let over = async {
-            loop {
-                let mut end = pin!(ends.notified());
-                end.as_mut().enable();
-                if previous.is_gone() {
-                    break;
-                }
-                end.await;
-            }
+            until(news, || previous.is_flushed()).await;
+            // An error says that the time is over.
+            let _ = tokio::time::timeout(PREVIOUS_TIME, until(news, || previous.is_gone())).await;
         };
         unless_ended(transport, over).await?;
     }
@@ -102,6 +101,18 @@ async fn open<'a>(
         write_error: None,
         over: false,
     })
+}
+
+/// Waits until something is so that is told by `news`.
+async fn until(news: &Notify, is_so: impl Fn() -> bool) {
+    loop {
+        let mut next = pin!(news.notified());
+        next.as_mut().enable();
+        if is_so() {
+            return;
+        }
+        next.await;
+    }
 }
 
 /// What a future comes to, or `None` if the link lets go of the connection before. How that is to end does not matter:
@@ -130,7 +141,7 @@ impl Drop for Leaving<'_> {
             self.link.task_failed(self.transport);
         }
         self.transport.leave();
-        self.link.hub().tell_end();
+        self.link.hub().tell_of_parting();
     }
 }
 
@@ -272,7 +283,7 @@ impl Connection<'_> {
         self.transport.begin_look(cx.waker());
         let ended = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
         self.transport.set_flushed();
-        self.link.hub().news.notify_one();
+        self.link.hub().tell_of_parting();
         if ended.is_err() || self.write_error.is_some() {
             return Poll::Ready(());
         }

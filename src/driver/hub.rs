@@ -34,8 +34,8 @@ pub(super) struct Hub {
     partings: Arc<AtomicUsize>,
     /// Counts what these achieve.
     progress: AtomicUsize,
-    /// Tells those who open a connection that another one is over.
-    pub(super) ends: Notify,
+    /// Tells the tasks that a closing connection has written everything, or that one is over.
+    pub(super) partings_news: Notify,
     next_token: AtomicU32,
     /// How often the process had been forked when this was made.
     forks: usize,
@@ -55,7 +55,7 @@ impl Hub {
             tasks: Arc::default(),
             partings: Arc::default(),
             progress: AtomicUsize::new(0),
-            ends: Notify::new(),
+            partings_news: Notify::new(),
             next_token: AtomicU32::new(1),
             forks: forks(),
         }
@@ -164,10 +164,10 @@ impl Hub {
         self.progress.load(Ordering::SeqCst)
     }
 
-    /// A connection is over.
-    pub(super) fn tell_end(&self) {
+    /// A closing connection has written everything, or one is over.
+    pub(super) fn tell_of_parting(&self) {
         self.news.notify_one();
-        self.ends.notify_waiters();
+        self.partings_news.notify_waiters();
     }
 }
 
