@@ -3,7 +3,6 @@
 local broker = require("spec.support.broker")
 local child = require("spec.support.child")
 local harness = require("spec.support.harness")
-local mqtt = require("mqtt")
 local servers = require("spec.support.server")
 
 local TRANSPORTS = {
@@ -137,7 +136,7 @@ end
 describe("what was accepted arrives", function()
 	after_each(harness.cleanup)
 
-	for transport, target in pairs(os.getenv("SHORT") and {} or TRANSPORTS) do
+	for transport, target in pairs(TRANSPORTS) do
 		for moment, what in pairs(MOMENTS) do
 			for name, way in pairs(WAYS) do
 				local everywhere = transport == "tcp" or SOME[name]
@@ -423,7 +422,7 @@ describe("a program that leaves", function()
 	end)
 end)
 
--- A connector in Lua writes before the call returns. What it has not read may still reset its connection: here is nothing.
+-- A connector in Lua writes before the call returns. What it has not read may reset its connection: here nothing.
 describe("what was accepted by LuaSocket arrives", function()
 	after_each(harness.cleanup)
 
