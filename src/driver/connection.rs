@@ -27,6 +27,13 @@ const LARGEST_READ: usize = 64 << 10;
 /// How long the next connection waits for the peer to end this one when everything has been written.
 const PREVIOUS_TIME: Duration = Duration::from_millis(500);
 
+/// What a connection is opened with.
+pub(super) struct Way {
+    pub(super) target: Target,
+    /// The connection of the link that is to be waited for.
+    pub(super) previous: Option<Arc<Transport>>,
+}
+
 /// The whole life of a connection, which begins when the link's previous one is over, if that is to be waited for.
 ///
 /// There may be tens of thousands: what is needed only before or after its time is boxed.
@@ -37,7 +44,7 @@ const PREVIOUS_TIME: Duration = Duration::from_millis(500);
 pub(super) fn run(
     link: Arc<Link>,
     transport: Arc<Transport>,
-    target_and_previous: Box<(Target, Option<Arc<Transport>>)>,
+    way: Box<Way>,
     timeout: Duration,
     alive: TaskCount,
 ) -> impl Future<Output = ()> + Send {
@@ -45,20 +52,14 @@ pub(super) fn run(
         let _alive = &alive;
         let (link, transport) = (&link, &transport);
         let _leaving = Leaving { link, transport };
-        let opened = Box::pin(open(link, transport, target_and_previous, timeout)).await;
-        let Some(mut connection) = opened else {
+        let Some(mut connection) = Box::pin(open(link, transport, way, timeout)).await else {
             return;
         };
         let ending = poll_fn(|cx| connection.poll_attached(cx)).await;
         #[cfg(unix)]
         link.unwatch(&connection.stream);
-        match ending {
-            Ending::Drop => {}
-            Ending::Flush(rest, _parting) => {
-                connection.io.output.unsplit(rest);
-                Box::pin(connection.close(None)).await;
-            }
-            Ending::Leave(session, _parting) => Box::pin(connection.close(Some(session))).await,
+        if !matches!(ending, Ending::Drop) {
+            Box::pin(connection.close(ending)).await;
         }
     }
 }
@@ -67,10 +68,10 @@ pub(super) fn run(
 async fn open<'a>(
     link: &'a Link,
     transport: &'a Arc<Transport>,
-    target_and_previous: Box<(Target, Option<Arc<Transport>>)>,
+    way: Box<Way>,
     timeout: Duration,
 ) -> Option<Connection<'a>> {
-    let (target, previous) = *target_and_previous;
+    let Way { target, previous } = *way;
     if let Some(previous) = previous {
         let news = &link.hub().partings_news;
         let over = async {
@@ -200,7 +201,15 @@ impl Connection<'_> {
     /// Writes what is left, and what the link's last session has still to send; then ends the stream, and reads until the
     /// peer does so too: closing a socket while received data is unread would reset the connection and could destroy what
     /// the peer has not read yet. Gives up on a peer that lets it get nowhere.
-    async fn close(&mut self, session: Option<Box<Session>>) {
+    async fn close(&mut self, ending: Ending) {
+        let (session, _parting) = match ending {
+            Ending::Drop => return,
+            Ending::Flush(rest, parting) => {
+                self.io.output.unsplit(rest);
+                (None, parting)
+            }
+            Ending::Leave(session, parting) => (Some(session), parting),
+        };
         let latest = Instant::now() + LONGEST_CLOSING;
         let mut rest = Rest {
             session,

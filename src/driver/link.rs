@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
-use super::connection;
+use super::connection::{self, Way};
 use super::hub::Hub;
 #[cfg(unix)]
 use super::signal::Signal;
@@ -222,8 +222,9 @@ impl Link {
             state.transport = Some(Arc::clone(&transport));
             state.previous.clone()
         };
-        let (link, target) = (Arc::clone(self), Box::new((target, previous)));
-        driver.spawn(|alive| connection::run(link, transport, target, timeout, alive));
+        let way = Box::new(Way { target, previous });
+        let link = Arc::clone(self);
+        driver.spawn(|alive| connection::run(link, transport, way, timeout, alive));
     }
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written.
