@@ -37,8 +37,9 @@ pub(super) struct Hub {
     /// Tells the tasks that a closing connection has written everything, or that one is over.
     pub(super) partings_news: Notify,
     next_token: AtomicU32,
-    /// How often the process had been forked when this was made.
-    forks: usize,
+    /// How often the process had been forked when this was made. In another process a thread that has stayed behind may
+    /// hold any lock of this, of a link or of a transport: nothing may be locked there.
+    forks: AtomicUsize,
 }
 
 impl Hub {
@@ -57,12 +58,12 @@ impl Hub {
             progress: AtomicUsize::new(0),
             partings_news: Notify::new(),
             next_token: AtomicU32::new(1),
-            forks: forks(),
+            forks: AtomicUsize::new(forks()),
         }
     }
 
     pub(super) fn is_stale(&self) -> bool {
-        self.forks != forks()
+        self.forks.load(Ordering::Relaxed) != forks()
     }
 
     pub(super) fn new_token(&self) -> u32 {
@@ -108,6 +109,9 @@ impl Hub {
 
     /// The link is gone.
     pub(super) fn forget(&self, token: u32) {
+        if self.is_stale() {
+            return;
+        }
         lock(&self.links).remove(&token);
         let mut ready = lock(&self.ready);
         if ready.listed.remove(&token) {
@@ -195,5 +199,39 @@ pub(super) struct TaskCount(Arc<AtomicUsize>);
 impl Drop for TaskCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::codec::Version;
+    use crate::driver::Driver;
+    use crate::session::{Session, Settings};
+
+    #[test]
+    fn in_the_child_of_a_fork_links_and_drivers_go_without_a_lock() {
+        let driver = Driver::new(|| {}).unwrap();
+        let link = Link::new(&driver, Session::new(Version::V311, Settings::default()));
+        let hub = Arc::clone(&driver.hub);
+        // As if a thread of the parent held everything.
+        let _held = (
+            lock(&hub.links),
+            lock(&hub.ready),
+            lock(&hub.dirty),
+            lock(&hub.wheel),
+        );
+        hub.forks.store(usize::MAX, Ordering::Relaxed);
+        assert!(driver.is_stale() && link.is_stale());
+        let (done, is_done) = channel();
+        thread::spawn(move || {
+            drop((link, driver));
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(20)).unwrap();
     }
 }

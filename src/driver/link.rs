@@ -726,9 +726,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if !self.hub.is_stale() {
-            self.hub.forget(self.token);
-        }
+        self.hub.forget(self.token);
     }
 }
 
