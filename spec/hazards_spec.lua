@@ -180,28 +180,10 @@ describe("a program with a connected client", function()
 end)
 
 describe("fork", function()
-	-- How a child forks, `fork` and `wait`; nil if this Lua has no way.
-	local FORK
-	if rawget(_G, "jit") then
-		FORK = [[
-			local ffi = require("ffi")
-			ffi.cdef("int fork(void); int waitpid(int pid, int *status, int options);")
-			local fork = ffi.C.fork
-			local function wait(pid)
-				ffi.C.waitpid(pid, nil, 0)
-			end
-		]]
-	elseif pcall(require, "posix.unistd") then
-		FORK = [[
-			local fork = require("posix.unistd").fork
-			local wait = require("posix.sys.wait").wait
-		]]
-	end
-
 	local function forks(name, script)
 		it(name, function()
-			if FORK then
-				local output, status = run_child(FORK .. script, harness.topic())
+			if child.FORK then
+				local output, status = run_child(child.FORK .. script, harness.topic())
 				assert.equal("done\n", output)
 				assert.equal(0, status)
 			else

@@ -252,6 +252,10 @@ fn an_idle_connection_takes_little() {
     let streams = server.join().unwrap();
     let each = (MEMORY.current_usage() - before) / LINKS;
     let whole = each + size_of::<Link>();
-    assert!(whole < 2 * KIB, "{each} besides the link");
+    assert!(
+        whole < 2 * KIB,
+        "{each} besides the link of {}",
+        size_of::<Link>()
+    );
     drop(streams);
 }

@@ -427,6 +427,8 @@ end
 -- a handler.
 local function collected(client)
 	if client.connection then
+		-- Nobody will come back to it: what is kept for the next connection has to go out on this one.
+		client._link:leave()
 		local ok, err = pcall(client.close_connection, client, "garbage")
 		if not ok then
 			pcall(log.error, log, "[LuaMQTT] client '%s' was collected, and a handler of that raised an error: %s",

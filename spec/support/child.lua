@@ -56,28 +56,54 @@ function M.run(script, ...)
 end
 
 --- Starts a script, for what must happen while it runs.
--- @tparam string script the script, as of `run`
 -- @param ... as of `run`
--- @treturn function gives the script a line to read, if it still runs
--- @treturn function waits for its end, and returns what `run` does
-function M.start(script, ...)
-	local line, file = command(script, ...)
+-- @treturn table `tell(text)` gives the script a line to read, if it still runs; `has_ended()` says whether it has ended;
+-- `finish()` waits for its end and returns what `run` does
+function M.start(...)
+	local line, file = command(...)
 	local output = os.tmpname()
-	local pipe = assert(io.popen(("{ %s; } >%s"):format(line, output), "w"))
-	local function tell(text)
-		pipe:write(text, "\n")
-		pipe:flush()
-	end
-	local function finish()
-		pipe:close()
-		local handle = assert(io.open(output))
-		local text = handle:read("*a")
-		handle:close()
-		os.remove(output)
-		os.remove(file)
-		return split(text)
-	end
-	return tell, finish
+	local flag = output .. ".ended"
+	local pipe = assert(io.popen(("{ %s; } >%s; : >%s"):format(line, output, flag), "w"))
+	return {
+		tell = function(text)
+			pipe:write(text, "\n")
+			pipe:flush()
+		end,
+		has_ended = function()
+			local handle = io.open(flag)
+			if handle then
+				handle:close()
+			end
+			return handle ~= nil
+		end,
+		finish = function()
+			pipe:close()
+			local handle = assert(io.open(output))
+			local text = handle:read("*a")
+			handle:close()
+			for _, name in ipairs({ output, flag, file }) do
+				os.remove(name)
+			end
+			return split(text)
+		end,
+	}
+end
+
+-- Begins a script that forks: `fork` and `wait`; nil if this Lua has no way.
+if rawget(_G, "jit") then
+	M.FORK = [[
+		local ffi = require("ffi")
+		ffi.cdef("int fork(void); int waitpid(int pid, int *status, int options);")
+		local fork = ffi.C.fork
+		local function wait(pid)
+			ffi.C.waitpid(pid, nil, 0)
+		end
+	]]
+elseif pcall(require, "posix.unistd") then
+	M.FORK = [[
+		local fork = require("posix.unistd").fork
+		local wait = require("posix.sys.wait").wait
+	]]
 end
 
 return M

@@ -79,11 +79,13 @@ function Server:poll()
 		self.received[#self.received + 1] = packet
 		self.on_packet(self, packet)
 	end
-	if err == "closed" then
-		self.ended = true
-	end
 	drip(self)
 	pour(self)
+	if err == "closed" and not self.ended then
+		self.ended = true
+		-- As brokers do: a client that closes waits for that.
+		self.connection:shutdown("send")
+	end
 end
 
 --- Sends a packet.

@@ -9,20 +9,32 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::sync::Notify;
 
-use super::CLOSING_TIME;
 use super::alarms::Alarm;
 use super::hub::TaskCount;
 use super::link::{Ended, Exchange, Link};
 use super::transport::{Ending, Transport};
 use super::turns::Turn;
+use super::{CLOSING_TIME, LONGEST_CLOSING};
 use crate::net::{self, Stream, Target};
+use crate::session::Session;
 
 /// Size of a connection's first read; a read that fills its buffer doubles the next one, up to the largest.
 const FIRST_READ: usize = 2 << 10;
 const LARGEST_READ: usize = 64 << 10;
 
-/// The whole life of a connection.
+/// How long the next connection waits for the peer to end this one when everything has been written.
+const PREVIOUS_TIME: Duration = Duration::from_millis(500);
+
+/// What a connection is opened with.
+pub(super) struct Way {
+    pub(super) target: Target,
+    /// The connection of the link that is to be waited for.
+    pub(super) previous: Option<Arc<Transport>>,
+}
+
+/// The whole life of a connection, which begins when the link's previous one is over, if that is to be waited for.
 ///
 /// There may be tens of thousands: what is needed only before or after its time is boxed.
 #[expect(
@@ -32,7 +44,7 @@ const LARGEST_READ: usize = 64 << 10;
 pub(super) fn run(
     link: Arc<Link>,
     transport: Arc<Transport>,
-    target: Box<Target>,
+    way: Box<Way>,
     timeout: Duration,
     alive: TaskCount,
 ) -> impl Future<Output = ()> + Send {
@@ -40,17 +52,14 @@ pub(super) fn run(
         let _alive = &alive;
         let (link, transport) = (&link, &transport);
         let _leaving = Leaving { link, transport };
-        let Some(mut connection) = Box::pin(open(link, transport, target, timeout)).await else {
+        let Some(mut connection) = Box::pin(open(link, transport, way, timeout)).await else {
             return;
         };
         let ending = poll_fn(|cx| connection.poll_attached(cx)).await;
         #[cfg(unix)]
         link.unwatch(&connection.stream);
-        if let Ending::Flush(rest) = ending {
-            connection.io.output.unsplit(rest);
-            // Too late is too late, and if the peer has gone there is nobody to flush for.
-            let closing = poll_fn(|cx| connection.poll_closing(cx));
-            let _ = Box::pin(tokio::time::timeout(CLOSING_TIME, closing)).await;
+        if !matches!(ending, Ending::Drop) {
+            Box::pin(connection.close(ending)).await;
         }
     }
 }
@@ -59,9 +68,19 @@ pub(super) fn run(
 async fn open<'a>(
     link: &'a Link,
     transport: &'a Arc<Transport>,
-    target: Box<Target>,
+    way: Box<Way>,
     timeout: Duration,
 ) -> Option<Connection<'a>> {
+    let Way { target, previous } = *way;
+    if let Some(previous) = previous {
+        let news = &link.hub().partings_news;
+        let over = async {
+            until(news, || previous.is_flushed()).await;
+            // An error says that the time is over.
+            let _ = tokio::time::timeout(PREVIOUS_TIME, until(news, || previous.is_gone())).await;
+        };
+        unless_ended(transport, over).await?;
+    }
     let mut turn = Some(unless_ended(transport, link.hub().turns.next()).await?);
     let mut alarm = Alarm::new(&link.hub().alarms, transport);
     let mut opening = Box::pin(net::open(&target, timeout));
@@ -83,6 +102,18 @@ async fn open<'a>(
         write_error: None,
         over: false,
     })
+}
+
+/// Waits until something is so that is told by `news`.
+async fn until(news: &Notify, is_so: impl Fn() -> bool) {
+    loop {
+        let mut next = pin!(news.notified());
+        next.as_mut().enable();
+        if is_so() {
+            return;
+        }
+        next.await;
+    }
 }
 
 /// What a future comes to, or `None` if the link lets go of the connection before. How that is to end does not matter:
@@ -110,9 +141,8 @@ impl Drop for Leaving<'_> {
         if std::thread::panicking() {
             self.link.task_failed(self.transport);
         }
-        if self.transport.leave() {
-            self.link.hub().closing_ends();
-        }
+        self.transport.leave();
+        self.link.hub().tell_of_parting();
     }
 }
 
@@ -151,7 +181,8 @@ impl Connection<'_> {
             }
             let wrote = self.write(cx);
             if instruction.finish && !self.has_output() {
-                return Poll::Ready(Ending::Flush(BytesMut::new()));
+                let parting = self.link.hub().count_parting();
+                return Poll::Ready(Ending::Flush(BytesMut::new(), parting));
             }
             let read =
                 instruction.read && !instruction.finish && self.read(instruction.missing, cx);
@@ -167,21 +198,102 @@ impl Connection<'_> {
         }
     }
 
-    /// Writes what is left, ends the stream, and reads until the peer does so too: closing a socket while received
-    /// data is unread would reset the connection and could destroy what the peer has not read yet.
-    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Writes what is left, and what the link's last session has still to send; then ends the stream, and reads until the
+    /// peer does so too: closing a socket while received data is unread would reset the connection and could destroy what
+    /// the peer has not read yet. Gives up on a peer that lets it get nowhere.
+    async fn close(&mut self, ending: Ending) {
+        let (session, _parting) = match ending {
+            Ending::Drop => return,
+            Ending::Flush(rest, parting) => {
+                self.io.output.unsplit(rest);
+                (None, parting)
+            }
+            Ending::Leave(session, parting) => (Some(session), parting),
+        };
+        let latest = Instant::now() + LONGEST_CLOSING;
+        let mut rest = Rest {
+            session,
+            stored: 0,
+            progress: Instant::now(),
+        };
+        // What was left of a large message is a copy by now, in the rest.
+        self.io.large = false;
+        loop {
+            let patience = (rest.progress + CLOSING_TIME).min(latest);
+            let written = poll_fn(|cx| self.poll_rest(&mut rest, cx));
+            match tokio::time::timeout_at(patience.into(), written).await {
+                Ok(()) => break,
+                Err(_) if patience == latest => return,
+                Err(_) if rest.progress + CLOSING_TIME > patience => {}
+                Err(_) => match rest.session.take() {
+                    Some(mut session) => {
+                        session.send_unanswered();
+                        self.io.output.unsplit(session.transmit().split());
+                        rest.progress = Instant::now();
+                    }
+                    None => return,
+                },
+            }
+        }
+        let ended = poll_fn(|cx| self.poll_end(cx));
+        // Too late is too late.
+        let _ = tokio::time::timeout(CLOSING_TIME, ended).await;
+    }
+
+    /// Writes what is left, and reads: answers that what is left waits for; and a peer that cannot write might not read.
+    fn poll_rest(&mut self, rest: &mut Rest, cx: &mut Context<'_>) -> Poll<()> {
         self.transport.begin_look(cx.waker());
-        self.write(cx);
-        if self.write_error.is_some() {
-            return Poll::Ready(());
+        loop {
+            let now = Instant::now();
+            let was_over = self.over;
+            if was_over && let Some(mut session) = rest.session.take() {
+                // No answer will come.
+                session.receive(&mut self.io.input, now);
+                session.send_unanswered();
+                self.io.output.unsplit(session.transmit().split());
+            }
+            let (mut owes, mut reads, mut missing) = (false, !was_over, 0);
+            if let Some(session) = &mut rest.session {
+                session.receive(&mut self.io.input, now);
+                session.drop_events();
+                if self.io.output.is_empty() {
+                    self.io.output = session.transmit().split();
+                }
+                let stored = session.stored_bytes();
+                if stored != std::mem::replace(&mut rest.stored, stored) {
+                    rest.progress = now;
+                }
+                owes = session.owes();
+                reads &= session.wants_receive();
+                missing = session.missing(&self.io.input);
+            } else {
+                self.io.input.clear();
+            }
+            self.io.written = 0;
+            let wrote = self.write(cx);
+            if self.io.written > 0 {
+                rest.progress = now;
+            }
+            if rest.progress == now {
+                self.link.hub().note_progress();
+            }
+            if self.write_error.is_some() || !(owes || self.has_output()) {
+                return Poll::Ready(());
+            }
+            let read = reads && self.read(missing, cx);
+            if !(wrote || read || self.over != was_over) {
+                return Poll::Pending;
+            }
         }
-        if self.has_output() {
-            return Poll::Pending;
-        }
+    }
+
+    /// Ends the stream, and reads until the peer does so too.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.transport.begin_look(cx.waker());
         let ended = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
         self.transport.set_flushed();
-        self.link.hub().news.notify_one();
-        if ended.is_err() {
+        self.link.hub().tell_of_parting();
+        if ended.is_err() || self.write_error.is_some() {
             return Poll::Ready(());
         }
         while !self.over {
@@ -278,6 +390,16 @@ impl Connection<'_> {
         self.io.ended = Some(ended);
         self.over = true;
     }
+}
+
+/// What a connection that is being closed has still to do, see [`Connection::close`].
+struct Rest {
+    /// What it has to send, if the link has no use for that.
+    session: Option<Box<Session>>,
+    /// How many bytes wait there to be sent or answered.
+    stored: usize,
+    /// When it got on last.
+    progress: Instant,
 }
 
 /// A peer that resets the connection, or ends TLS without saying so, has closed it.

@@ -1,16 +1,18 @@
 //! What the Lua thread, the caretaker and the connection tasks of one driver share.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use super::alarms::Alarms;
 use super::caretaker::Caretaker;
+use super::link::Link;
 use super::transport::Transport;
 use super::turns::Turns;
-use super::{CLOSING, forks, lock};
+use super::{forks, lock, lock_until};
 
 pub(super) struct Hub {
     /// Held by whoever drives the runtime.
@@ -24,13 +26,20 @@ pub(super) struct Hub {
     ready: Mutex<Ready>,
     /// Transports whose task has something to do and does not know it yet.
     dirty: Mutex<Vec<Arc<Transport>>>,
+    /// All links by token.
+    links: Mutex<BTreeMap<u32, Weak<Link>>>,
     /// Tasks alive.
     tasks: Arc<AtomicUsize>,
     /// Connections being closed in order.
-    closing: AtomicUsize,
+    partings: Arc<AtomicUsize>,
+    /// Counts what these achieve.
+    progress: AtomicUsize,
+    /// Tells the tasks that a closing connection has written everything, or that one is over.
+    pub(super) partings_news: Notify,
     next_token: AtomicU32,
-    /// How often the process had been forked when this was made.
-    forks: usize,
+    /// How often the process had been forked when this was made. In another process a thread that has stayed behind may
+    /// hold any lock of this, of a link or of a transport: nothing may be locked there.
+    forks: AtomicUsize,
 }
 
 impl Hub {
@@ -43,19 +52,39 @@ impl Hub {
             news: Notify::new(),
             ready: Mutex::default(),
             dirty: Mutex::default(),
+            links: Mutex::default(),
             tasks: Arc::default(),
-            closing: AtomicUsize::new(0),
+            partings: Arc::default(),
+            progress: AtomicUsize::new(0),
+            partings_news: Notify::new(),
             next_token: AtomicU32::new(1),
-            forks: forks(),
+            forks: AtomicUsize::new(forks()),
         }
     }
 
     pub(super) fn is_stale(&self) -> bool {
-        self.forks != forks()
+        self.forks.load(Ordering::Relaxed) != forks()
     }
 
     pub(super) fn new_token(&self) -> u32 {
         self.next_token.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn add_link(&self, link: &Arc<Link>) {
+        lock(&self.links).insert(link.token(), Arc::downgrade(link));
+    }
+
+    /// Has all links [leave](Link::leave) for good. What is locked for longer than until `deadline` is left alone.
+    pub(super) fn leave_all(&self, deadline: Instant) {
+        let links: Vec<_> = match lock_until(&self.links, deadline) {
+            Some(links) => links.values().filter_map(Weak::upgrade).collect(),
+            None => return,
+        };
+        for link in links {
+            link.leave_until(deadline);
+        }
+        // Whoever drives may be waiting for something else.
+        self.wake_dirty();
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -79,7 +108,11 @@ impl Hub {
     }
 
     /// The link is gone.
-    pub(super) fn forget_ready(&self, token: u32) {
+    pub(super) fn forget(&self, token: u32) {
+        if self.is_stale() {
+            return;
+        }
+        lock(&self.links).remove(&token);
         let mut ready = lock(&self.ready);
         if ready.listed.remove(&token) {
             ready.queue.retain(|other| *other != token);
@@ -114,19 +147,40 @@ impl Hub {
         TaskCount(Arc::clone(&self.tasks))
     }
 
-    pub(super) fn has_closing(&self) -> bool {
-        self.closing.load(Ordering::SeqCst) > 0
+    /// Whether connections are being closed in order.
+    pub(super) fn has_partings(&self) -> bool {
+        self.partings.load(Ordering::SeqCst) > 0
     }
 
-    pub(super) fn closing_begins(&self) {
-        self.closing.fetch_add(1, Ordering::SeqCst);
-        CLOSING.fetch_add(1, Ordering::SeqCst);
+    /// Counts a connection as being closed in order until the returned value is dropped.
+    pub(super) fn count_parting(&self) -> Parting {
+        self.partings.fetch_add(1, Ordering::SeqCst);
+        Parting(Arc::clone(&self.partings))
     }
 
-    pub(super) fn closing_ends(&self) {
-        self.closing.fetch_sub(1, Ordering::SeqCst);
-        CLOSING.fetch_sub(1, Ordering::SeqCst);
+    /// A connection that is being closed gets on.
+    pub(super) fn note_progress(&self) {
+        self.progress.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often that has happened.
+    pub(super) fn progress(&self) -> usize {
+        self.progress.load(Ordering::SeqCst)
+    }
+
+    /// A closing connection has written everything, or one is over.
+    pub(super) fn tell_of_parting(&self) {
         self.news.notify_one();
+        self.partings_news.notify_waiters();
+    }
+}
+
+/// A connection being closed in order, see [`Hub::count_parting`].
+pub(super) struct Parting(Arc<AtomicUsize>);
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -145,5 +199,39 @@ pub(super) struct TaskCount(Arc<AtomicUsize>);
 impl Drop for TaskCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::codec::Version;
+    use crate::driver::Driver;
+    use crate::session::{Session, Settings};
+
+    #[test]
+    fn in_the_child_of_a_fork_links_and_drivers_go_without_a_lock() {
+        let driver = Driver::new(|| {}).unwrap();
+        let link = Link::new(&driver, Session::new(Version::V311, Settings::default()));
+        let hub = Arc::clone(&driver.hub);
+        // As if a thread of the parent held everything.
+        let _held = (
+            lock(&hub.links),
+            lock(&hub.ready),
+            lock(&hub.dirty),
+            lock(&hub.wheel),
+        );
+        hub.forks.store(usize::MAX, Ordering::Relaxed);
+        assert!(driver.is_stale() && link.is_stale());
+        let (done, is_done) = channel();
+        thread::spawn(move || {
+            drop((link, driver));
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(20)).unwrap();
     }
 }

@@ -12,15 +12,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
-use super::connection;
+use super::connection::{self, Way};
 use super::hub::Hub;
 #[cfg(unix)]
 use super::signal::Signal;
 use super::transport::{Ending, Transport};
-use super::{Driver, lock};
+use super::{Driver, lock, lock_until};
 use crate::codec::{Packet, PublishRef};
 use crate::net::{OpenError, Stream, Target};
-use crate::session::{Event, RequestError, Session, State};
+use crate::session::{Event, Parted, RequestError, Session, State};
 
 /// Bytes waiting to be written above which [`Link::is_full`] says so.
 const FULL: usize = 1 << 20;
@@ -105,6 +105,9 @@ struct LinkState {
     session: Session,
     /// Mailbox of the task that owns the connection, from `open` to `close`.
     transport: Option<Arc<Transport>>,
+    /// That of the connection before, if it had something to send when it was closed: the next one waits for its end. A
+    /// server ends a connection when its client comes by another one, and reads what is left of it no more.
+    previous: Option<Arc<Transport>>,
     /// How opening ended, not yet told.
     opened: Option<Result<(), String>>,
     /// How the connection ended, not yet told. Comes after every packet.
@@ -169,13 +172,14 @@ struct WaitedOn {
 impl Link {
     /// A link without a connection.
     pub fn new(driver: &Driver, session: Session) -> Arc<Link> {
-        Arc::new(Link {
+        let link = Arc::new(Link {
             token: driver.hub.new_token(),
             hub: Arc::clone(&driver.hub),
             taken: Mutex::default(),
             state: Mutex::new(LinkState {
                 session,
                 transport: None,
+                previous: None,
                 opened: None,
                 ended: None,
                 timer: 0,
@@ -192,7 +196,9 @@ impl Link {
                 #[cfg(unix)]
                 waited_on: WaitedOn::default(),
             }),
-        })
+        });
+        driver.hub.add_link(&link);
+        link
     }
 
     /// What [`Driver::next_ready`] calls this link.
@@ -206,13 +212,19 @@ impl Link {
     }
 
     /// Starts to open a connection and returns at once; [`LinkEvent::Opened`] or [`LinkEvent::OpenFailed`] follows
-    /// within `timeout`, which counts from when it is this one's turn among hundreds. A connection still open is dropped.
+    /// within `timeout`, which counts from when it is this one's turn among hundreds. A connection still open is
+    /// [closed](Self::close); the new one begins when the server has taken what was accepted on that.
     pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
         self.close();
         let transport = Arc::<Transport>::default();
-        self.lock().transport = Some(Arc::clone(&transport));
-        let (link, target) = (Arc::clone(self), Box::new(target));
-        driver.spawn(|alive| connection::run(link, transport, target, timeout, alive));
+        let previous = {
+            let mut state = self.lock();
+            state.transport = Some(Arc::clone(&transport));
+            state.previous.clone()
+        };
+        let way = Box::new(Way { target, previous });
+        let link = Arc::clone(self);
+        driver.spawn(|alive| connection::run(link, transport, way, timeout, alive));
     }
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a lock:
@@ -224,12 +236,26 @@ impl Link {
         result
     }
 
-    /// Drops the connection at once, if there is one. The peer sees the end of the stream. What it had for Lua is
-    /// dropped too, but for answers to requests.
+    /// Closes the connection, if there is one: what was accepted on it is sent in the background, as far as the session
+    /// does not keep it for the next one; then the peer sees the end of the stream. What the connection had for Lua is
+    /// dropped, but for answers to requests.
     pub fn close(&self) {
         let mut state = self.lock_with_messages();
-        state.detach(&self.hub, |_| Ending::Drop);
+        state.detach(&self.hub, |session| session.part(false));
         self.tell_rest(&mut state);
+    }
+
+    /// Closes the connection, if there is one, for a program that will not come back: all that was accepted, also on
+    /// earlier connections, is sent in the background.
+    pub fn leave(&self) {
+        self.lock().detach(&self.hub, |session| session.part(true));
+    }
+
+    /// The same, unless the link is locked for longer than until `deadline`.
+    pub(super) fn leave_until(&self, deadline: Instant) {
+        if let Some(mut state) = lock_until(&self.state, deadline) {
+            state.detach(&self.hub, |session| session.part(true));
+        }
     }
 
     /// Drops the connection after everything in the transmit buffer has been written, and waits for that until
@@ -238,8 +264,9 @@ impl Link {
         let transport = {
             let mut state = self.lock_with_messages();
             let transport = state.detach(&self.hub, |session| {
-                Ending::Flush(session.transmit().split())
+                Parted::Rest(session.transmit().split())
             });
+            state.previous.clone_from(&transport);
             self.tell_rest(&mut state);
             transport
         };
@@ -375,13 +402,7 @@ impl Link {
     /// What has not been written of a large message is copied.
     fn end_large(&self) {
         let mut state = self.lock();
-        if let Some(Large { head, payload }) = state.large.take().map(|large| *large) {
-            let transmit = state.session.transmit();
-            let later = transmit.split();
-            transmit.reserve(head.len() + payload.len() + later.len());
-            transmit.extend_from_slice(&head);
-            transmit.extend_from_slice(&payload);
-            transmit.extend_from_slice(&later);
+        if state.copy_large() {
             self.see_to_transmit(&mut state);
         }
     }
@@ -706,7 +727,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.hub.forget_ready(self.token);
+        self.hub.forget(self.token);
     }
 }
 
@@ -846,23 +867,48 @@ impl LinkState {
             .map(LinkEvent::from)
     }
 
-    /// Lets go of the transport and forgets what it had for Lua.
+    /// Copies what has not been written of a large message. Returns whether there is one.
+    fn copy_large(&mut self) -> bool {
+        let Some(Large { head, payload }) = self.large.take().map(|large| *large) else {
+            return false;
+        };
+        let transmit = self.session.transmit();
+        let later = transmit.split();
+        transmit.reserve(head.len() + payload.len() + later.len());
+        transmit.extend_from_slice(&head);
+        transmit.extend_from_slice(&payload);
+        transmit.extend_from_slice(&later);
+        true
+    }
+
+    /// Lets go of the transport, which has still to do as `part` says, and forgets what it had for Lua.
     fn detach(
         &mut self,
         hub: &Hub,
-        ending: impl FnOnce(&mut Session) -> Ending,
+        part: impl FnOnce(&mut Session) -> Parted,
     ) -> Option<Arc<Transport>> {
         let transport = self.transport.take();
-        if let Some(transport) = &transport {
-            let ending = ending(&mut self.session);
-            let flush = matches!(ending, Ending::Flush(_));
-            if flush {
-                hub.closing_begins();
-            }
+        // Without a transport, a connector has all there was; and to one that is gone there is nothing to be given.
+        if let Some(transport) = transport.as_ref().filter(|transport| !transport.is_gone()) {
+            self.copy_large();
+            // A server that was given up is not waited for.
+            let is_up = matches!(self.session.state(), State::Connecting | State::Connected);
+            let is_unsure = self.unwritten > 0 || self.session.forgets_unanswered();
+            let ending = match part(&mut self.session) {
+                Parted::Nothing => Ending::Drop,
+                Parted::Rest(rest) => Ending::Flush(rest, hub.count_parting()),
+                Parted::Session(session) => Ending::Leave(session, hub.count_parting()),
+            };
+            let has_rest = match &ending {
+                Ending::Drop => false,
+                Ending::Flush(rest, _) => is_unsure || !rest.is_empty(),
+                Ending::Leave(..) => true,
+            };
             if transport.end(ending) {
+                if is_up && has_rest {
+                    self.previous = Some(Arc::clone(transport));
+                }
                 hub.mark_dirty(transport);
-            } else if flush {
-                hub.closing_ends();
             }
         }
         self.session.close();

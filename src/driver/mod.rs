@@ -18,7 +18,7 @@ mod transport;
 mod turns;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,13 @@ pub use link::{Link, LinkEvent, PublishError, Published};
 /// The longest single [`Driver::wait_until`].
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a connection that was closed in order may take to write the rest and to see the peer's end of stream;
-/// also how long the end of a Lua state waits for that.
+/// How long a connection that is being closed in order may go without progress: until it has written the rest, and then
+/// until it sees the peer's end of stream.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// How long it may take in any case.
+const LONGEST_CLOSING: Duration = Duration::from_secs(30);
+/// How long the end of the process or of a Lua state waits beyond that, which is for whoever drives.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How many threads may resolve names at once.
 const RESOLVER_THREADS: usize = 4;
@@ -40,22 +44,46 @@ const RESOLVER_THREADS: usize = 4;
 /// How many times this process has been forked, counted in the child by [`forked`].
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
-/// Connections of all drivers that are being closed in order.
-static CLOSING: AtomicUsize = AtomicUsize::new(0);
+/// The hubs of a process, for its end.
+type Hubs = Mutex<Vec<Weak<Hub>>>;
+
+/// The hubs of each generation of processes that fork from each other: the lock of another generation may be held for
+/// ever, by a thread that has stayed in the parent.
+static HUBS: [Hubs; 64] = [const { Mutex::new(Vec::new()) }; 64];
+
+fn hubs() -> &'static Hubs {
+    &HUBS[forks() % HUBS.len()]
+}
 
 /// To be called in the child of a fork: every driver and link made before belongs to the parent.
 pub fn forked() {
     FORKS.fetch_add(1, Ordering::SeqCst);
-    CLOSING.store(0, Ordering::SeqCst);
 }
 
-/// To be called when the process exits: waits until the peers of connections that are being closed in order have read
-/// everything. A socket that goes with its process while received data is unread takes along what the peer has not
-/// read yet.
+/// To be called when the process exits: has all links [leave](Link::leave), and waits until they have.
+///
+/// A socket that goes with its process while received data is unread takes along what the peer has not read yet.
 pub fn exiting() {
-    let deadline = Instant::now() + CLOSING_TIME;
-    // The caretakers do the work. To wait for them without a lock is right also in the child of a fork.
-    while CLOSING.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+    let begin = Instant::now();
+    // Whoever holds a lock for longer than this waits for the end of the process as well.
+    let Some(hubs) = lock_until(hubs(), begin + GRACE) else {
+        return;
+    };
+    let hubs: Vec<Arc<Hub>> = hubs.iter().filter_map(Weak::upgrade).collect();
+    let own: Vec<_> = hubs.iter().filter(|hub| !hub.is_stale()).collect();
+    for hub in &own {
+        hub.leave_all(begin + GRACE);
+    }
+    // The caretakers do the work, and keep the time. But if there is none, nobody gets on.
+    let (mut progress, mut since) = (0, begin);
+    while own.iter().any(|hub| hub.has_partings()) {
+        let (now, sum) = (Instant::now(), own.iter().map(|hub| hub.progress()).sum());
+        if progress != sum {
+            (progress, since) = (sum, now);
+        }
+        if now > since + CLOSING_TIME + GRACE || now > begin + LONGEST_CLOSING + GRACE {
+            return;
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -69,7 +97,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The runtime of one Lua state. Dropping it ends every connection; those being closed in order are finished first.
+/// Locks a mutex that may be locked for long, if that can be done until `deadline`.
+fn lock_until<T>(mutex: &Mutex<T>, deadline: Instant) -> Option<MutexGuard<'_, T>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() > deadline => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// The runtime of one Lua state. Dropping it has every link [leave](Link::leave), and waits for that.
 pub struct Driver {
     /// Shared with the caretaker only.
     runtime: Option<Arc<Runtime>>,
@@ -84,6 +124,11 @@ impl Driver {
     /// What the operating system says when it has no more threads or file descriptors.
     pub fn new(prepare_thread: fn()) -> std::io::Result<Driver> {
         let hub = Arc::new(Hub::new());
+        {
+            let mut hubs = lock(hubs());
+            hubs.retain(|hub| hub.strong_count() > 0);
+            hubs.push(Arc::downgrade(&hub));
+        }
         let of_runtime = Arc::clone(&hub);
         let runtime = Builder::new_current_thread()
             .enable_io()
@@ -207,8 +252,10 @@ impl Drop for Driver {
             return;
         }
         self.runtime = runtime;
-        let deadline = Instant::now() + CLOSING_TIME;
-        while Instant::now() < deadline && !self.wait_until(deadline, || !self.hub.has_closing()) {}
+        let deadline = Instant::now() + LONGEST_CLOSING + GRACE;
+        self.hub.leave_all(deadline);
+        while Instant::now() < deadline && !self.wait_until(deadline, || !self.hub.has_partings()) {
+        }
         self.hub.caretaker.stop();
         if let Some(thread) = caretaker {
             // It only fails if the caretaker panicked, which has been reported then.

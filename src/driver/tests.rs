@@ -527,6 +527,40 @@ fn a_large_message_is_not_copied_if_the_connection_takes_it_in_time() {
 }
 
 #[test]
+fn a_large_message_is_not_cut_when_its_connection_is_let_go_of_meanwhile() {
+    for for_good in [false, true] {
+        let (go, may_read) = channel::<()>();
+        let (target, server) = server(move |mut server| {
+            server.accept();
+            may_read.recv().unwrap();
+            server.receive_payloads()
+        });
+        let driver = driver();
+        let link = connected(&driver, target, 0);
+        let payload = Bytes::from(vec![1; 12 << 20]);
+        thread::scope(|scope| {
+            scope.spawn(|| publish_large(&driver, &link, &payload, PATIENCE));
+            let deadline = Instant::now() + PATIENCE;
+            // Its head has been taken: some of it is written, and the rest waits for the server.
+            while !link.has_large() {
+                assert!(Instant::now() < deadline);
+                thread::yield_now();
+            }
+            match for_good {
+                true => link.leave(),
+                false => link.close(),
+            }
+            // Another thread than the one that drives does this only at the end of the process.
+            driver.hub.wake_dirty();
+            driver.hub.news.notify_one();
+            go.send(()).unwrap();
+        });
+        let payloads = server.recv_timeout(PATIENCE).unwrap();
+        assert!(payloads == [payload]);
+    }
+}
+
+#[test]
 fn a_large_message_does_not_outlast_its_connection() {
     let (target, _server) = server(|mut server| server.accept());
     let driver = driver();

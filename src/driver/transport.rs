@@ -6,22 +6,24 @@ use std::task::Waker;
 
 use bytes::BytesMut;
 
+use super::hub::Parting;
 use super::lock;
+use crate::session::Session;
 
 /// How a connection is to end.
 pub(super) enum Ending {
     /// At once. The peer sees the end of the stream without a DISCONNECT.
     Drop,
     /// After these last bytes have been written, and the peer has had time to read them.
-    Flush(BytesMut),
+    Flush(BytesMut, Parting),
+    /// The same, after what the session holds has been sent too. The link has no use for it.
+    Leave(Box<Session>, Parting),
 }
 
 /// The link's last word to the task.
 #[derive(Default)]
 struct LastWord {
     ending: Option<Ending>,
-    /// It was, or is, to flush.
-    flush: bool,
     /// The task has ended and reads nothing any more.
     gone: bool,
 }
@@ -63,22 +65,25 @@ impl Transport {
     pub(super) fn end(&self, ending: Ending) -> bool {
         let mut last_word = lock(&self.last_word);
         if !last_word.gone {
-            last_word.flush = matches!(ending, Ending::Flush(_));
             last_word.ending = Some(ending);
         }
         !last_word.gone
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        lock(&self.last_word).gone
     }
 
     pub(super) fn take_ending(&self) -> Option<Ending> {
         lock(&self.last_word).ending.take()
     }
 
-    /// The task ends. Returns whether it had been told to flush.
-    pub(super) fn leave(&self) -> bool {
+    /// The task ends.
+    pub(super) fn leave(&self) {
         self.set_flushed();
         let mut last_word = lock(&self.last_word);
         last_word.gone = true;
-        last_word.flush
+        last_word.ending = None;
     }
 
     pub(super) fn set_flushed(&self) {

@@ -198,8 +198,8 @@ impl RawFunction for Now {
     }
 }
 
-/// A link, as Lua holds it. When Lua collects it, the connection is dropped without a DISCONNECT, so that the server
-/// publishes the will.
+/// A link, as Lua holds it. When Lua collects it, the link leaves: without a DISCONNECT, so that the server publishes the
+/// will.
 struct LuaLink {
     own: Own,
     version: Version,
@@ -214,7 +214,7 @@ impl Drop for LuaLink {
         // The thread may be about to end.
         let _ = BY_NUMBER.try_with(|links| links.borrow_mut().remove(&self.number.get()));
         if let Ok(Live { link, .. }) = self.live() {
-            link.close();
+            link.leave();
         }
     }
 }
@@ -738,6 +738,7 @@ fn methods(table: &Stack) {
     table.set_function("wait_for_room", wait_for_room);
     table.set_function("holds_back", holds_back);
     table.set_function("wait_until_sent", wait_until_sent);
+    table.set_function("leave", leave);
     table.set_function("close", close);
     table.set_function("wake_after", wake_after);
     table.set_function("wake", wake);
@@ -841,8 +842,16 @@ fn wait_until_sent(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `close([seconds])`: drops the connection; with a time, after what waits to be written has been: so long it waits for
-/// that, the rest is written in the background.
+/// `leave()`: closes the connection for a program that will not come back: everything accepted is sent.
+fn leave(arguments: &Stack) -> Returned<()> {
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.leave();
+    }
+    Ok(())
+}
+
+/// `close([seconds])`: closes the connection; what was accepted on it is sent in the background. With a time, it waits so
+/// long until that has been written.
 fn close(arguments: &Stack) -> Returned<()> {
     let patience = match arguments.argument(2) {
         Scalar::Nil => None,

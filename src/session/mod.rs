@@ -31,7 +31,7 @@ mod timers;
 
 pub use filters::{Filters, Matches};
 pub use limits::{QueueLimits, ServerLimits, Settings};
-pub use request::RequestError;
+pub use request::{Parted, RequestError};
 
 use aliases::SentAliases;
 use id_map::IdMap;
@@ -172,6 +172,8 @@ struct Requested {
     receive_maximum: Option<u16>,
     topic_alias_maximum: u16,
     authentication_method: Option<Str>,
+    /// How many messages had been sent before.
+    messages_before: u64,
 }
 
 /// What lives as long as a network connection.

@@ -3,6 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
+use std::mem;
 use std::num::NonZeroU16;
 
 use super::id_map::{IdHasher, IdMap};
@@ -220,6 +221,27 @@ impl Outgoing {
             self.in_flight -= 1;
         }
         Some(exchange)
+    }
+
+    /// Takes the identifiers whose answer the user has not taken, and where they come to.
+    pub(super) fn split_untold(&mut self) -> Outgoing {
+        Outgoing {
+            untold: mem::take(&mut self.untold),
+            last: self.last,
+            begun: self.begun,
+            ..Outgoing::default()
+        }
+    }
+
+    pub(super) fn has_exchanges(&self) -> bool {
+        !self.exchanges.is_empty()
+    }
+
+    /// Whether a QoS 2 message has not had its PUBREC.
+    pub(super) fn awaits_pubrec(&self) -> bool {
+        self.exchanges
+            .values()
+            .any(|exchange| exchange.phase == Phase::Pubrec)
     }
 
     /// How many exchanges count against what the server takes at a time.

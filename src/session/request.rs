@@ -1,7 +1,10 @@
 //! What the user asks of a [`Session`]. A request that fails changes nothing and sends nothing.
 
 use std::fmt;
+use std::mem;
 use std::time::Instant;
+
+use bytes::BytesMut;
 
 use super::outgoing::{Phase, Progress};
 use super::{QueueLimits, Received, Requested, Session, State};
@@ -154,6 +157,16 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
+/// What is still to be done on a connection that the user lets go of, see [`Session::part`].
+pub enum Parted {
+    /// Nothing: not even CONNECT has been sent.
+    Nothing,
+    /// To write these bytes.
+    Rest(BytesMut),
+    /// To serve this session until it [`owes`](Session::owes) nothing any more.
+    Session(Box<Session>),
+}
+
 impl From<EncodeError> for RequestError {
     fn from(error: EncodeError) -> Self {
         Self::Encode(error)
@@ -203,6 +216,7 @@ impl Session {
                 .two_byte(PropertyId::TopicAliasMaximum)
                 .unwrap_or(0),
             authentication_method: authentication_method.cloned(),
+            messages_before: self.counters.messages_sent,
         };
         Ok(())
     }
@@ -508,6 +522,66 @@ impl Session {
         if may_send {
             self.send_held_up_to(usize::MAX);
         }
+    }
+
+    /// Lets go of the connection without a DISCONNECT. What is still to be done on it is returned; what the user has to be
+    /// told stays, and so do exchanges that are kept for the next connection, unless it is `for_good`.
+    pub fn part(&mut self, for_good: bool) -> Parted {
+        match self.state() {
+            State::Open => return Parted::Nothing,
+            State::Disconnected => {}
+            State::Connecting | State::Connected => {
+                if self.owes() && (for_good || !self.settings.keep_exchanges) {
+                    return Parted::Session(Box::new(self.split_off()));
+                }
+                self.send_before_disconnect();
+            }
+        }
+        Parted::Rest(mem::take(&mut self.connection.transmit))
+    }
+
+    /// The session with what it has to send; here stays what the user has to be told.
+    fn split_off(&mut self) -> Session {
+        let mut parted = Session::new(self.version, self.settings.clone());
+        mem::swap(self, &mut parted);
+        self.counters = parted.counters;
+        self.outgoing = parted.outgoing.split_untold();
+        self.incoming = parted.incoming.clone();
+        mem::swap(&mut self.subscriptions, &mut parted.subscriptions);
+        mem::swap(&mut self.events, &mut parted.events);
+        mem::swap(&mut self.others, &mut parted.others);
+        mem::swap(&mut self.queued_bytes, &mut parted.queued_bytes);
+        mem::swap(&mut self.dropped, &mut parted.dropped);
+        parted
+    }
+
+    /// Whether something that was accepted has still to be sent, or needs an answer to count: the CONNACK, or the PUBREC
+    /// of a QoS 2 message, which the server passes on after the PUBREL only.
+    pub fn owes(&self) -> bool {
+        match self.state() {
+            State::Disconnected | State::Open => false,
+            State::Connecting => {
+                self.outgoing.has_exchanges()
+                    || self.outgoing.has_held()
+                    || self.counters.messages_sent > self.connection.requested.messages_before
+            }
+            State::Connected => self.outgoing.has_held() || self.outgoing.awaits_pubrec(),
+        }
+    }
+
+    /// Whether the end of the connection makes this forget requests that the server has not answered.
+    pub fn forgets_unanswered(&self) -> bool {
+        !self.settings.keep_exchanges && self.outgoing.has_exchanges()
+    }
+
+    /// The server does not answer any more: what may be sent without that is.
+    pub fn send_unanswered(&mut self) {
+        self.send_before_disconnect();
+    }
+
+    /// Drops all events: nobody will take them.
+    pub fn drop_events(&mut self) {
+        while self.poll_event().is_some() {}
     }
 
     /// Whether a packet other than CONNECT, AUTH, PINGREQ and DISCONNECT has to wait; an error if it cannot even do that.

@@ -105,6 +105,38 @@ function M.leave_unsent()
 	end
 end
 
+-- Three states send so many messages each to `listen`, more than the broker takes at a time, and leave.
+local SENT = 100
+
+function M.send_and_leave()
+	local client = connected({ version = mqtt.v50 })
+	for _ = 1, SENT do
+		assert(client:publish({ topic = os.getenv("HOST_TOPIC"), qos = 1 }))
+	end
+end
+
+local heard = 0
+
+function M.listen()
+	local client, subscribed = connected(), false
+	client:on("message", function(message)
+		heard = heard + 1
+		client:acknowledge(message)
+	end)
+	client:subscribe({ topic = os.getenv("HOST_TOPIC"), callback = function()
+		subscribed = true
+	end })
+	serve(client, function()
+		return subscribed
+	end)
+end
+
+function M.hear_three()
+	serve(clients[#clients], function()
+		return heard == 3 * SENT
+	end)
+end
+
 function M.suspend()
 	local thread = coroutine.create(function()
 		local client = connected()

@@ -145,6 +145,54 @@ static void forks(void) {
 	lua_close(L);
 }
 
+/* Has a child send messages with three states and leave; what they have sent must arrive. */
+static void arrives(void (*leave)(lua_State *[3])) {
+	int i, status, begin[2];
+	char name[32], byte = 0;
+	lua_State *states[3], *L;
+	pid_t child;
+	snprintf(name, sizeof name, "host/left/%d", (int)getpid());
+	setenv("HOST_TOPIC", name, 1);
+	if (pipe(begin) != 0 || (child = fork()) < 0)
+		abort();
+	if (child == 0) {
+		if (read(begin[0], &byte, 1) != 1)
+			abort();
+		for (i = 0; i < 3; ++i) {
+			states[i] = open();
+			call(states[i], "send_and_leave");
+		}
+		leave(states);
+	}
+	L = open();
+	call(L, "listen");
+	if (write(begin[1], &byte, 1) != 1 || waitpid(child, &status, 0) != child || status != 0)
+		abort();
+	call(L, "hear_three");
+	lua_close(L);
+}
+
+static void by_exit(lua_State *states[3]) {
+	(void)states;
+	exit(0);
+}
+
+static void by_lua_close(lua_State *states[3]) {
+	int i;
+	for (i = 0; i < 3; ++i)
+		lua_close(states[i]);
+	_exit(0);
+}
+
+static void by_closing_one(lua_State *states[3]) {
+	lua_close(states[1]);
+	exit(0);
+}
+
+static void arrives_by_exit(void) { arrives(by_exit); }
+static void arrives_by_lua_close(void) { arrives(by_lua_close); }
+static void arrives_by_closing_one(void) { arrives(by_closing_one); }
+
 static void connected(void) { closes_after("connect"); }
 static void with_timers(void) { closes_after("leave_timers"); }
 static void in_coroutine(void) { closes_after("suspend"); }
@@ -181,6 +229,9 @@ static const struct {
 	{"os.exit(true, true) in a coroutine", os_exit_in_coroutine},
 	{"os.exit(true, true) in a handler", os_exit_in_handler},
 	{"exit without lua_close", c_exit},
+	{"exit without lua_close loses nothing", arrives_by_exit},
+	{"lua_close of three states loses nothing", arrives_by_lua_close},
+	{"exit after lua_close of one of three states loses nothing", arrives_by_closing_one},
 };
 
 /* Without a scenario it lists all of them. */

@@ -5,6 +5,7 @@ mod connection;
 mod cuts;
 mod hostile;
 mod keep_alive;
+mod leaving;
 mod model;
 mod pair;
 mod publishing;

@@ -1,0 +1,452 @@
+-- Programs that leave without `disconnect`: what was accepted on a connection arrives all the same.
+
+local broker = require("spec.support.broker")
+local child = require("spec.support.child")
+local harness = require("spec.support.harness")
+local servers = require("spec.support.server")
+
+local TRANSPORTS = {
+	tcp = { broker.uri },
+	tls = { broker.tls_uri, broker.cafile },
+	ws = { "ws://127.0.0.1:" .. broker.ws_port },
+	unix = { "unix://" .. broker.socket },
+}
+
+-- Begins a script: four clients, of each version and for QoS 0 and 1; `publish` has each of them send COUNT messages.
+local PRELUDE = [[
+local mqtt = require("mqtt")
+local URI, CAFILE, TOPIC, COUNT = %q, %q, %q, %d
+clients = {}
+local function client(opts)
+	opts.uri, opts.secure, opts.clean = URI, CAFILE ~= "" and { cafile = CAFILE }, true
+	clients[#clients + 1] = mqtt.client(opts)
+	return clients[#clients]
+end
+for version = 4, 5 do
+	for qos = 0, 1 do
+		client({ version = version, id = "leaving-" .. TOPIC:sub(-12) .. version .. qos })
+	end
+end
+local function publish()
+	for n, client in ipairs(clients) do
+		for i = 1, COUNT do
+			assert(client:publish({ topic = TOPIC .. n, payload = tostring(i), qos = (n - 1) %% 2 }))
+		end
+	end
+end
+local function each(method, ...)
+	for _, client in ipairs(clients) do
+		client[method](client, ...)
+	end
+end
+local loop = mqtt.get_ioloop()
+local function leave()
+	%s
+end
+]]
+
+-- When a program leaves: how many messages each client sends, and what the script does.
+local MOMENTS = {
+	["in the connect handler"] = { 1, [[
+		local connected = 0
+		each("on", "connect", function(connack)
+			assert(connack.rc == 0)
+			connected = connected + 1
+			if connected == #clients then
+				publish()
+				leave()
+			end
+		end)
+		mqtt.run_ioloop((table.unpack or unpack)(clients))
+	]] },
+	["before the CONNACK"] = { 30, [[
+		for _, client in ipairs(clients) do
+			assert(client:start_connecting())
+		end
+		publish()
+		leave()
+	]] },
+	["after a burst"] = { 3000, [[
+		for _, client in ipairs(clients) do
+			assert(client:start_connecting())
+			while not client.connection.connack do
+				assert(client:_sync_iteration())
+			end
+		end
+		publish()
+		leave()
+	]] },
+}
+
+-- How a program leaves: what it does then, whether that can be done in a handler, and what is printed.
+local WAYS = {
+	["os.exit(0)"] = { "os.exit(0)" },
+	["os.exit(0, true)"] = { "os.exit(0, true)" },
+	["the end of the script"] = { "", in_handler = false },
+	["an uncaught error"] = { 'error("left", 0)', output = "left" },
+	["close_connection and the end"] = { 'each("close_connection")' },
+	["close_connection and os.exit"] = { 'each("close_connection") os.exit(0)' },
+	["loop:remove and the end"] = { [[
+		for _, client in ipairs(clients) do
+			loop:add(client)
+			loop:remove(client)
+		end
+	]] },
+	["collection and the end"] = { "clients = nil collectgarbage() collectgarbage()", in_handler = false },
+	["collection and os.exit"] = { "clients = nil collectgarbage() collectgarbage() os.exit(0)", in_handler = false },
+	["os.exit in a coroutine"] = { "coroutine.wrap(function() os.exit(0) end)()" },
+	["os.exit that closes the state, in a coroutine"] = { "coroutine.wrap(function() os.exit(0, true) end)()" },
+	["os.exit in a callback"] = { [[
+		clients[1]:publish({ topic = TOPIC .. "callback", callback = function()
+			os.exit(0)
+		end })
+	]] },
+}
+
+-- Some of them, for transports that differ in how they write and end.
+local SOME = {
+	["os.exit(0)"] = true,
+	["the end of the script"] = true,
+	["close_connection and the end"] = true,
+	["collection and os.exit"] = true,
+}
+
+-- Subscribes to everything below a topic. Returns the client, and the payloads by topic as they come.
+local function observe(topic)
+	local observer, payloads = harness.connect(harness.client()), {}
+	harness.subscribe(observer, { topic = topic .. "/#", qos = 0 })
+	observer:on("message", function(message)
+		local list = payloads[message.topic] or {}
+		payloads[message.topic] = list
+		list[#list + 1] = message.payload
+	end)
+	return observer, payloads
+end
+
+local function check_end(output, status, expected)
+	if expected then
+		assert.matches(expected, output, 1, true)
+		assert.equal(1, status)
+	else
+		assert.equal("", output)
+		assert.equal(0, status)
+	end
+end
+
+describe("what was accepted arrives", function()
+	after_each(harness.cleanup)
+
+	for transport, target in pairs(TRANSPORTS) do
+		for moment, what in pairs(MOMENTS) do
+			for name, way in pairs(WAYS) do
+				local everywhere = transport == "tcp" or SOME[name]
+				if everywhere and not (way.in_handler == false and moment == "in the connect handler") then
+					it(("if the program leaves by %s, %s, %s"):format(name, moment, transport), function()
+						local topic = harness.topic()
+						local observer, payloads = observe(topic)
+						local count, body = what[1], what[2]
+						local output, status = child.run(PRELUDE .. body:gsub("%%", "%%%%"), target[1], target[2] or "",
+							topic .. "/", count, way[1])
+						check_end(output, status, way.output)
+						for n = 1, 4 do
+							local own = topic .. "/" .. n
+							local ok = pcall(harness.serve, { observer }, function()
+								return payloads[own] and #payloads[own] >= count
+							end, 4)
+							assert(ok, ("client %d: %d of %d arrived"):format(n, #(payloads[own] or {}), count))
+							for i = 1, count do
+								assert.equal(tostring(i), payloads[own][i])
+							end
+						end
+					end)
+				end
+			end
+		end
+	end
+end)
+
+-- Begins a script with one client, which is connected.
+local ONE = [[
+local mqtt = require("mqtt")
+local loop = mqtt.get_ioloop()
+local function connected(opts)
+	opts.clean = true
+	local client = mqtt.client(opts)
+	assert(client:start_connecting())
+	while not client.connection.connack do
+		assert(client:_sync_iteration())
+	end
+	return client
+end
+]]
+
+local function run(script, ...)
+	return child.run(ONE .. script, ...)
+end
+
+describe("a program that leaves", function()
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+	end)
+
+	for version_name, version in pairs({ ["3.1.1"] = 4, ["5.0"] = 5 }) do
+		it("lets the exchanges of QoS 2 come to the PUBREL, " .. version_name, function()
+			local topic = harness.topic()
+			local observer, payloads = observe(topic)
+			check_end(run([[
+				local client = connected({ uri = %q, version = %d })
+				for i = 1, 100 do
+					assert(client:publish({ topic = %q, payload = tostring(i), qos = 2 }))
+				end
+				os.exit(0)
+			]], broker.uri, version, topic .. "/2"))
+			harness.serve({ observer }, function()
+				return #(payloads[topic .. "/2"] or {}) == 100
+			end)
+		end)
+	end
+
+	for name, way in pairs({
+		["os.exit(0)"] = "os.exit(0)",
+		["os.exit(0, true)"] = "os.exit(0, true)",
+		["the end of the script"] = "",
+		["close_connection"] = "client:close_connection() os.exit(0)",
+		["collection"] = "client = nil collectgarbage() collectgarbage() os.exit(0)",
+	}) do
+		it("sends no DISCONNECT, so that its will is published, " .. name, function()
+			local topic = harness.topic()
+			local observer, payloads = observe(topic)
+			check_end(run([[
+				local topic = %q
+				client = connected({ uri = %q, will = { topic = topic, payload = "will" } })
+				assert(client:publish({ topic = topic, payload = "message" }))
+				%s
+			]], topic .. "/w", broker.uri, way))
+			harness.serve({ observer }, function()
+				return #(payloads[topic .. "/w"] or {}) == 2
+			end)
+			assert.same({ "message", "will" }, payloads[topic .. "/w"])
+		end)
+	end
+
+	it("is not held up where there is nothing to send", function()
+		local before = harness.now()
+		check_end(run([[
+			for _, uri in ipairs({ %q, %q, %q }) do
+				_G[uri] = connected({ uri = uri, secure = uri:find("^mqtts") and { cafile = %q } })
+			end
+			os.exit(0)
+		]], broker.uri, broker.tls_uri, "unix://" .. broker.socket, broker.cafile))
+		-- It would wait for two seconds for a broker that does not end its side.
+		assert.is_true(harness.now() - before < 1.5)
+	end)
+
+	it("is not held up by a connection that is being opened", function()
+		-- Listens, and accepts nothing; nothing has been accepted by the client either.
+		local server = servers.start(4)
+		local before = harness.now()
+		check_end(run([[
+			client = mqtt.client({ uri = "mqtts" .. ("%s"):sub(5), clean = true })
+			client:step()
+			client:step()
+			os.exit(0)
+		]], server.uri))
+		assert.is_true(harness.now() - before < 1.5)
+	end)
+
+	-- Serves a server while a script runs, which must end quietly. Returns how long it took from CONNECT on.
+	local function serve_child(server, script, ...)
+		local running = child.start(ONE .. script, ...)
+		local begun
+		local ok, err = pcall(harness.serve, { server.serve }, function()
+			begun = begun or server.received[1] and harness.now()
+			return running.has_ended()
+		end, 15)
+		local output, status = running.finish()
+		assert(ok, err)
+		check_end(output, status)
+		return harness.now() - begun
+	end
+
+	local FLOOD = tostring(require("mqtt.protocol4").make_packet({
+		type = 3, topic = "flood", payload = ("x"):rep(100000), qos = 0, retain = false, dup = false,
+	}))
+
+	for name, way in pairs({
+		["os.exit(0)"] = "os.exit(0)",
+		["the end of the script"] = "",
+		["close_connection"] = "client:close_connection()",
+		["collection"] = "client = nil collectgarbage() collectgarbage()",
+	}) do
+		it("does not have the connection reset by what it has not read, " .. name, function()
+			local server
+			server = servers.start(4, function(_, packet)
+				if packet.type == 1 then
+					server:send({ type = 2, sp = false, rc = 0 })
+					-- More than the client reads for a program that does not take it.
+					server:pour(FLOOD:rep(50))
+				end
+			end)
+			serve_child(server, [[
+				client = connected({ uri = %q })
+				-- What waits to be read has arrived.
+				local clock = os.clock() + 0.2
+				while os.clock() < clock do end
+				for i = 1, 30 do
+					assert(client:publish({ topic = "t", payload = ("x"):rep(50000) }))
+				end
+				%s
+			]], server.uri, way)
+			harness.serve({ server.serve }, function()
+				return server.ended
+			end)
+			assert.equal(30, server:count(3))
+		end)
+	end
+
+	for name, way in pairs({
+		["os.exit(0)"] = "os.exit(0)",
+		["os.exit(0, true)"] = "os.exit(0, true)",
+		["the end of the script"] = "",
+		["close_connection"] = "client:close_connection()",
+	}) do
+		it("gives up on a peer that takes nothing, " .. name, function()
+			local server
+			server = servers.start(4, function(_, packet)
+				servers.accept(server, packet)
+				server.deaf = true
+			end)
+			local took = serve_child(server, [[
+				client = connected({ uri = %q })
+				-- With another one in the loop it does not wait.
+				loop:add(client)
+				loop:add(mqtt.client({ uri = "mqtt://127.0.0.1:1", clean = true }))
+				for i = 1, 15 do
+					assert(client:publish({ topic = "t", payload = ("x"):rep(1000000) }))
+				end
+				%s
+			]], server.uri, way)
+			assert.is_true(took > 1.5 and took < 8, took)
+		end)
+	end
+
+	for version_name, version in pairs({ ["3.1.1"] = 4, ["5.0"] = 5 }) do
+		for name, delay in pairs({ slow = 0.5, missing = false }) do
+			it(("is heard by a broker whose CONNACK is %s, %s"):format(name, version_name), function()
+				local server, due
+				server = servers.start(version, function(_, packet)
+					if packet.type == 1 and delay then
+						due = harness.now() + delay
+					end
+				end)
+				local serve = server.serve
+				server.serve = function()
+					if due and harness.now() >= due then
+						due = nil
+						server:send({ type = 2, sp = false, rc = 0, properties = {}, user_properties = {} })
+					end
+					return serve()
+				end
+				serve_child(server, [[
+					client = mqtt.client({ uri = %q, clean = true, version = %d })
+					assert(client:start_connecting())
+					for qos = 0, 1 do
+						assert(client:publish({ topic = "t", payload = "hello", qos = qos }))
+					end
+					os.exit(0)
+				]], server.uri, version)
+				harness.serve({ server.serve }, function()
+					return server.ended
+				end)
+				assert.equal(2, server:count(3))
+				assert.equal(0, server:count(14))
+			end)
+		end
+	end
+
+	it("by close_connection may connect again at once, and all arrives in order", function()
+		for version = 4, 5 do
+			local topic = harness.topic()
+			local observer, payloads = observe(topic)
+			check_end(run([[
+				local client = connected({ uri = %q, version = %d })
+				for round = 0, 4 do
+					for i = 1, 200 do
+						assert(client:publish({ topic = %q, payload = tostring(round * 200 + i), qos = 1 }))
+					end
+					assert(client:close_connection())
+					assert(client:start_connecting())
+				end
+				assert(client:disconnect())
+			]], broker.uri, version, topic .. "/a"))
+			local own = topic .. "/a"
+			harness.serve({ observer }, function()
+				return #(payloads[own] or {}) >= 1000
+			end)
+			for i = 1, 1000 do
+				assert.equal(tostring(i), payloads[own][i])
+			end
+		end
+	end)
+
+	it("by fork and exit leaves the parent's connection alone, and its own arrives", function()
+		if not child.FORK then
+			return pending("this Lua has no luaposix")
+		end
+		local topic = harness.topic()
+		local observer, payloads = observe(topic)
+		check_end(run(child.FORK .. [[
+			local uri, topic = %q, %q
+			client = connected({ uri = uri })
+			for i = 1, 100 do
+				assert(client:publish({ topic = topic .. "/parent", payload = tostring(i), qos = 1 }))
+			end
+			for _, how in ipairs({ "own", "none" }) do
+				local pid = fork()
+				if pid == 0 then
+					if how == "own" then
+						own = connected({ uri = uri })
+						assert(own:publish({ topic = topic .. "/child", payload = "child" }))
+					end
+					os.exit(0)
+				end
+				wait(pid)
+			end
+			os.exit(0)
+		]], broker.uri, topic))
+		harness.serve({ observer }, function()
+			return #(payloads[topic .. "/parent"] or {}) == 100 and payloads[topic .. "/child"]
+		end)
+		assert.same({ "child" }, payloads[topic .. "/child"])
+	end)
+end)
+
+-- A connector in Lua writes before the call returns. What it has not read may reset its connection: here nothing.
+describe("what was accepted by LuaSocket arrives", function()
+	after_each(harness.cleanup)
+
+	for name, way in pairs({
+		["os.exit(0)"] = "os.exit(0)",
+		["the end of the script"] = "",
+		["an uncaught error"] = 'error("left", 0)',
+		["close_connection"] = "client:close_connection()",
+		["collection"] = "client = nil collectgarbage() collectgarbage()",
+	}) do
+		it("if the program leaves by " .. name, function()
+			local topic = harness.topic()
+			local observer, payloads = observe(topic)
+			local output, status = run([[
+				client = connected({ uri = %q, connector = require("mqtt.connector.luasocket") })
+				for i = 1, 100 do
+					assert(client:publish({ topic = %q, payload = tostring(i), }))
+				end
+				%s
+			]], broker.uri, topic .. "/l", way)
+			check_end(output, status, way:find("error") and "left")
+			harness.serve({ observer }, function()
+				return #(payloads[topic .. "/l"] or {}) == 100
+			end)
+		end)
+	end
+end)
