@@ -100,6 +100,12 @@ pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
 
     core.set("wait", create_raw_function(lua, Wait(shared), ())?)?;
 
+    // running(): the thread that runs, also the main one, which `coroutine.running` of Lua 5.1 does not tell.
+    core.set(
+        "running",
+        lua.create_function(|lua, _: MultiValue| Ok(lua.current_thread()))?,
+    )?;
+
     // now(): seconds of a clock that is never set.
     core.set("now", create_raw_function(lua, Now(Instant::now()), ())?)?;
 
