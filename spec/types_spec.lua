@@ -102,7 +102,7 @@ describe("types/mqtt.lua", function()
 
 	it("has the methods of the loop", function()
 		local methods = {}
-		for name, value in pairs(getmetatable(require("mqtt.ioloop").create()).__index) do
+		for name, value in pairs(getmetatable(require("mqtt.ioloop").create())) do
 			if type(value) == "function" and not name:find("^_") then
 				methods[name] = true
 			end

@@ -79,6 +79,8 @@ local Client = {
 	_version = const.v311,
 	-- What `mqtt.topic_handlers` knows, if there are handlers of topics.
 	_topics = false,
+	-- How often it has left a connection or a loop: `_serve` goes on only where it was, and may be called by a handler.
+	_moves = 0,
 }
 Client.__index = Client
 
@@ -745,7 +747,7 @@ end
 -- Lets `_serve` know, if it is at work, that the client leaves its connection or its loop.
 local function note_move(self)
 	if self.connection then
-		self._has_moved = true
+		self._moves = self._moves + 1
 	end
 end
 
@@ -1745,6 +1747,9 @@ function Client:step()
 	return finish_step(self, core_step(self._handle, self._session_mt))
 end
 
+-- The program may replace `step` on the instance: the loops ask.
+Client._own_step = Client.step
+
 -- The broker has answered a message: calls handlers and callback, as `Client:handle_received_packet` does.
 local function answered(self, kind, packet_id, rc, properties, user_properties)
 	local callbacks, handlers = self._callbacks, self.handlers.acknowledge
@@ -1776,9 +1781,6 @@ function Client:_serve(most, thread)
 		end
 		return self:step()
 	end
-	if self._has_moved then
-		self._has_moved = nil
-	end
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
@@ -1788,7 +1790,7 @@ function Client:_serve(most, thread)
 		reader, timeouts, error_handler = thread.reader, thread.timeouts, thread.error_handler
 		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
 	end
-	local answers = 0
+	local answers, moves = 0, self._moves
 	for _ = 1, most do
 		local kind, a, b, c, d, e, f, g, h, i = next_event(handle, session_mt)
 		if kind == PUBLISH then
@@ -1828,7 +1830,7 @@ function Client:_serve(most, thread)
 			session_mt = self._session_mt
 		end
 		-- For a thread of Copas, what `mqtt.loop.copas` asks in may_go_on, without a call.
-		if self._has_moved or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
+		if self._moves ~= moves or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
 			or geterrorhandler(reader) ~= error_handler) then
 			break
 		end
