@@ -5,8 +5,10 @@
 
 local core = require("mqtt.core")
 
-local math_max, math_min = math.max, math.min
-local ipairs, pairs, setmetatable, tostring, type = ipairs, pairs, setmetatable, tostring, type
+local math_huge, math_max, math_min = math.huge, math.max, math.min
+local table_insert, table_remove = table.insert, table.remove
+local ipairs, pairs, setmetatable = ipairs, pairs, setmetatable
+local tonumber, tostring, type = tonumber, tostring, type
 
 -- What `reconnect = true` means, and the defaults of its table, in seconds and as a part of them.
 local DELAY = 30
@@ -55,7 +57,7 @@ function Brokers._random()
 end
 
 local function is_seconds(value)
-	return type(value) == "number" and value > 0 and value < math.huge
+	return type(value) == "number" and value > 0 and value < math_huge
 end
 
 --- Checks a value of the option `reconnect` that is a table.
@@ -157,7 +159,7 @@ end
 local function remove(list, item)
 	for i, other in ipairs(list) do
 		if other == item then
-			return table.remove(list, i)
+			return table_remove(list, i)
 		end
 	end
 end
@@ -166,14 +168,14 @@ end
 local function lost(self)
 	local current, references = self._current, self._references
 	if not current.position then
-		table.insert(references, 1, remove(references, current))
+		table_insert(references, 1, remove(references, current))
 	end
 	end_pass(self)
 end
 
 -- The attempt has failed: the next broker has its turn.
 local function failed(self)
-	local current = table.remove(self._queue, 1)
+	local current = table_remove(self._queue, 1)
 	if not (current.position or self._moved) then
 		-- It was to be used this time only.
 		remove(self._references, current)
@@ -198,9 +200,9 @@ local function referred(self)
 	elseif self._accepted then
 		end_pass(self)
 	else
-		table.remove(left, 1)
+		table_remove(left, 1)
 		for i, reference in ipairs(self._references) do
-			table.insert(left, i, reference)
+			table_insert(left, i, reference)
 		end
 	end
 	self._at_once = true

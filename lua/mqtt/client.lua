@@ -409,6 +409,8 @@ end
 local guard
 if newproxy then
 	-- Lua 5.1 has no finalizers of tables.
+	-- Not the global variable, which may be the program's.
+	local debug = package.loaded.debug
 	local getfenv, setfenv = debug.getfenv, debug.setfenv
 	local first = newproxy(true)
 	getmetatable(first).__gc = function(proxy)

@@ -7,6 +7,7 @@
 -- nginx logs an error for each look at whether something has arrived, unless `lua_socket_log_errors` is off.
 -- @module mqtt.ngxsocket
 
+local host = require("mqtt.host")
 local sslhandshake = require("mqtt.connector.base.sslhandshake")
 
 -- How long a cosocket waits for ever, and for a connection, in milliseconds.
@@ -19,7 +20,7 @@ local ngxsocket = {
 }
 
 function ngxsocket.connect(conn)
-	local sock = ngx.socket.tcp()
+	local sock = host.openresty().socket.tcp()
 	sock:settimeout(CONNECT_TIMEOUT)
 	local ok, err = sock:connect(conn.host, conn.port)
 	if ok and conn.secure then

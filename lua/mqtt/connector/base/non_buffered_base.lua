@@ -9,6 +9,8 @@
 -- local mine = setmetatable({ super = super, type = "my sockets" }, super)
 -- mine.__index = mine
 
+local error = error
+
 local non_buffered = {
 	--- What kind of connector this is, in words.
 	type = "non-buffered, yielding i/o",
