@@ -1,5 +1,6 @@
 -- Which coroutines are threads of Copas: only those may yield to it.
 
+local child = require("spec.support.child")
 local copas_support = require("spec.support.copas")
 local harness = require("spec.support.harness")
 local host = require("mqtt.host")
@@ -155,6 +156,22 @@ for _, version in ipairs({ 1, 4 }) do
 			peer:close()
 			server:close()
 			assert.is_true(inside)
+		end)
+
+		with_copas("its threads are in a program that calls the library nowhere else", function()
+			assert.equal("true false\n", (child.run([[
+				local copas = dofile("spec/support/copas.lua").load(%d)
+				local host, done = require("mqtt.host"), false
+				copas.addthread(function()
+					print(host.in_copas(), coroutine.wrap(function()
+						return host.in_copas()
+					end)())
+					done = true
+				end)
+				while not done do
+					copas.step(0.02)
+				end
+			]], version):gsub("\t", " ")))
 		end)
 
 		with_copas("await returns in a coroutine of a program with an ioloop", function()

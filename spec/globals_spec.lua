@@ -120,8 +120,9 @@ local function use(connector, run, version)
 	local done, thrown = false, 0
 	local topic = "globals/" .. core.random_hex(12)
 	local client = mqtt.client {
-		uri = URI, clean = true, version = version, connector = connector, reconnect = { min = 0.01, max = 0.02 }, auto_ack = true,
-		queue = { max_messages = 10 }, will = { topic = topic .. "/will", payload = "gone" }, resubscribe = true,
+		uri = URI, clean = true, version = version, connector = connector, reconnect = { min = 0.01, max = 0.02 },
+		auto_ack = true, queue = { max_messages = 10 }, resubscribe = true,
+		will = { topic = topic .. "/will", payload = "gone" },
 	}
 	local connects = 0
 	client:on {

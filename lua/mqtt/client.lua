@@ -1920,11 +1920,15 @@ Client._is_first_pass = is_first_pass
 -- Waits for something to do and does it (luamqtt 3.x). Returns true, or false and an error message when the client has
 -- ended.
 function Client:_sync_iteration()
-	self:_wait(IDLE_WAIT)
-	local conn = not self._token and self.connection
+	local conn = self.connection
+	-- What the program has given to the connector's `settimeout`.
+	local longest = conn and conn.longest_wait
+	self:_wait(longest or IDLE_WAIT)
+	conn = not self._token and self.connection
 	if conn then
 		-- For connectors that can wait: until keep alive wants something, or the program has waited long enough.
-		conn.receive_timeout = self:_at_most(self._link:deadline()) or false
+		local deadline = self._link:deadline()
+		conn.receive_timeout = self:_at_most(longest and math_min(longest, deadline or longest) or deadline) or false
 	end
 	local wait, err = self:step()
 	if conn then

@@ -99,23 +99,25 @@ function host.pause_forever()
 	resumed(before)
 end
 
--- The main thread, nil if it is not known: Lua 5.1 tells it nobody but C, and nobody else.
-local main_thread
-do
-	local registry = debug.getregistry and debug.getregistry() or {}
+-- Whether the caller runs in a coroutine, and which.
+local function this_coroutine()
+	local thread, is_main = coroutine_running()
+	return not is_main and thread or nil
+end
+
+-- The main thread. Nil if it is not known: Lua 5.1 tells it to C alone, when that is called from it.
+local main_thread = not this_coroutine() and running_thread() or nil
+if not main_thread and _VERSION ~= "Lua 5.1" and debug.getregistry then
+	local registry = debug.getregistry()
 	-- LUA_RIDX_MAINTHREAD, of Lua 5.2 to 5.4 and of 5.5.
-	for _, index in ipairs({ 1, 3 }) do
-		if _VERSION ~= "Lua 5.1" and not main_thread and type(registry[index]) == "thread" then
-			main_thread = registry[index]
-		end
-	end
+	main_thread = type(registry[1]) == "thread" and registry[1] or registry[3]
 end
 
 -- Returns the thread that the caller runs in, or nil in the main one. A function that coxpcall calls runs in a thread
 -- of its own, which yields to where its caller's thread does: the latter is returned.
 local function this_thread()
-	local thread, is_main = coroutine_running()
-	if not thread or is_main then
+	local thread = this_coroutine()
+	if not thread then
 		main_thread = main_thread or running_thread()
 		return nil
 	end

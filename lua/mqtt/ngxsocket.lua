@@ -7,8 +7,9 @@
 -- nginx logs an error for each look at whether something has arrived, unless `lua_socket_log_errors` is off.
 -- @module mqtt.ngxsocket
 
-local host = require("mqtt.host")
 local sslhandshake = require("mqtt.connector.base.sslhandshake")
+
+local globals, rawget = _G, rawget
 
 -- How long a cosocket waits for ever, and for a connection, in milliseconds.
 local FOR_EVER = 0x7FFFFFFF
@@ -20,7 +21,7 @@ local ngxsocket = {
 }
 
 function ngxsocket.connect(conn)
-	local sock = host.openresty().socket.tcp()
+	local sock = rawget(globals, "ngx").socket.tcp()
 	sock:settimeout(CONNECT_TIMEOUT)
 	local ok, err = sock:connect(conn.host, conn.port)
 	if ok and conn.secure then
