@@ -456,6 +456,8 @@ function Ioloop:remove(client) end
 function Ioloop:iteration() end
 
 --- Runs until everything added has ended or been removed.
+---@return true? ok nil if a client without an error handler has ended with an error
+---@return string? err
 function Ioloop:run_until_clients() end
 
 -- Logging ------------------------------------------------------------------------------------------------------------
@@ -485,6 +487,8 @@ function mqtt.get_ioloop(autocreate, opts) end
 
 --- Runs the default loop with these clients and functions.
 ---@param ... mqtt.Client|fun(): number?
+---@return true? ok nil if a client without an error handler has ended with an error
+---@return string? err
 function mqtt.run_ioloop(...) end
 
 --- Serves one client until its connection is gone.

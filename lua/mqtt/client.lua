@@ -82,7 +82,7 @@ local Client = {
 	_version = const.v311,
 	-- What `mqtt.topic_handlers` knows, if there are handlers of topics.
 	_topics = false,
-	-- How often the client has left a connection or a loop.
+	-- How often the client has left a connection or a loop: `_serve` goes on only where it was, and a handler may call it.
 	_moves = 0,
 	-- Callbacks of the requests under way, by packet identifier: the client has a table of its own once there is one.
 	_callbacks = NOTHING,
@@ -623,7 +623,8 @@ function Client:__init(opts)
 	end
 	own.version = own.version or const.v311
 	own.keep_alive = own.keep_alive or 60
-	own.connector = own.connector or require("mqtt.connector")
+	-- What the module `mqtt.connector` returns.
+	own.connector = own.connector or host.has_cosockets() and require("mqtt.connector.nginx") or native
 	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
 	if own.reconnect == true then
 		own.reconnect = 30
@@ -1912,6 +1913,9 @@ function Client:step()
 	return finish_step(self, core_step(self._handle, self._session_mt))
 end
 
+-- The program may replace `step` on the instance: the loops ask.
+Client._own_step = Client.step
+
 -- Calls the handlers of a message: those of the event and those of topics.
 local function deliver_message(self, message)
 	local failure, passed
@@ -1964,7 +1968,6 @@ function Client:_serve(most, thread)
 	end
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
-	local moves = self._moves
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
 	local next_event = thread and core_step or core_pop
 	local reader, timeouts, error_handler, gettimeouts, geterrorhandler
@@ -1972,7 +1975,7 @@ function Client:_serve(most, thread)
 		reader, timeouts, error_handler = thread.reader, thread.timeouts, thread.error_handler
 		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
 	end
-	local answers = 0
+	local answers, moves = 0, self._moves
 	for _ = 1, most do
 		local kind, a, b, c, d, e, f, g, h, i = next_event(handle, session_mt)
 		if kind == PUBLISH then
@@ -2103,11 +2106,15 @@ Client._is_first_pass = is_first_pass
 -- Waits for something to do and does it (luamqtt 3.x). Returns true, or false and an error message when the client has
 -- ended.
 function Client:_sync_iteration()
-	self:_wait(IDLE_WAIT)
-	local conn = not self._token and self.connection
+	local conn = self.connection
+	-- What the program has given to the connector's `settimeout`.
+	local longest = conn and conn.longest_wait
+	self:_wait(longest or IDLE_WAIT)
+	conn = not self._token and self.connection
 	if conn then
 		-- For connectors that can wait: until keep alive wants something, or the program has waited long enough.
-		conn.receive_timeout = self:_at_most(self._link:deadline()) or false
+		local deadline = self._link:deadline()
+		conn.receive_timeout = self:_at_most(longest and math_min(longest, deadline or longest) or deadline) or false
 	end
 	local wait, err = self:step()
 	if conn then

@@ -10,6 +10,8 @@
 local sslhandshake = require("mqtt.connector.base.sslhandshake")
 local verifies = require("mqtt.connector.base.verifies")
 
+local globals, rawget = _G, rawget
+
 -- How long a cosocket waits for ever, and for a connection, in milliseconds.
 local FOR_EVER = 0x7FFFFFFF
 local CONNECT_TIMEOUT = 30000
@@ -20,7 +22,7 @@ local ngxsocket = {
 }
 
 function ngxsocket.connect(conn)
-	local sock = ngx.socket.tcp()
+	local sock = rawget(globals, "ngx").socket.tcp()
 	sock:settimeout(CONNECT_TIMEOUT)
 	local ok, err = sock:connect(conn.host, conn.port)
 	if ok and conn.secure then

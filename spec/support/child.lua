@@ -57,7 +57,7 @@ end
 
 --- Starts a script, for what must happen while it runs.
 -- @param ... as of `run`
--- @treturn table `tell(text)` gives the script a line to read, if it still runs; `has_ended()` says whether it has ended;
+-- @treturn table `tell(text)` gives the script a line to read, if it still runs; `has_ended()` says if it has ended;
 -- `finish()` waits for its end and returns what `run` does
 function M.start(...)
 	local line, file = command(...)

@@ -71,6 +71,7 @@ pub(crate) fn register(core: &Stack) {
             Ok(arguments.object(1).map(LuaLink::number))
         });
     }
+    core.set_raw("running", Running);
     core.set_raw("now", Now(Instant::now()));
     // random_hex(digits): so many random hexadecimal digits, 64 at most.
     core.set_function("random_hex", |arguments| {
@@ -78,6 +79,19 @@ pub(crate) fn register(core: &Stack) {
         Ok(random_hex(digits as usize)?)
     });
     core.set_raw("parse_uri", ParseUri);
+}
+
+/// `running()`: the thread that runs, also the main one, which `coroutine.running` of Lua 5.1 does not tell.
+struct Running;
+
+impl RawFunction for Running {
+    type Output = ();
+
+    fn run(&self, _: &Stack) -> Self::Output {}
+
+    fn push((): &Self::Output, results: &Stack) {
+        results.push_thread();
+    }
 }
 
 /// Random hexadecimal digits.

@@ -334,6 +334,12 @@ impl Stack {
         }
     }
 
+    /// Pushes the thread that runs.
+    pub(crate) fn push_thread(&self) {
+        // SAFETY: there is room.
+        unsafe { ffi::lua_pushthread(self.state) };
+    }
+
     pub(crate) fn push_nil(&self) {
         // SAFETY: there is room.
         unsafe { ffi::lua_pushnil(self.state) }

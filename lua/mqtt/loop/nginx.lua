@@ -5,10 +5,12 @@
 
 local semaphore = require("ngx.semaphore")
 
+local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 
-local ngx = ngx
+local rawget, setmetatable = rawget, setmetatable
+local ngx = host.openresty()
 local protected = host.protected
 local spawn = ngx.thread.spawn
 
@@ -156,6 +158,7 @@ end
 -- @tparam Client client the client
 -- @return `true`, or `false` and an error message
 function loop.add(client)
+	expect.client(client)
 	if registry[client] then
 		log:warn("[LuaMQTT] client '%s' was already added to nginx", client.opts.id)
 		return false, "MQTT client was already added to nginx"
@@ -185,6 +188,7 @@ end
 
 return setmetatable(loop, {
 	__call = function(_, client)
+		expect.client(client)
 		return loop.add(client)
 	end,
 })

@@ -6,6 +6,11 @@
 
 local verifies = require("mqtt.connector.base.verifies")
 
+local error, ipairs, pairs, pcall, require = error, ipairs, pairs, pcall, require
+local setmetatable, tostring, type = setmetatable, tostring, type
+local getenv, open = os.getenv, io.open
+local concat = table.concat
+
 local luasec = {}
 
 -- Where systems keep their root certificates: Debian, Fedora, openSUSE, RHEL, Alpine and the BSDs, macOS.
@@ -27,12 +32,12 @@ local function add_roots(params)
 	if params.cafile or params.capath then
 		return
 	end
-	params.cafile, params.capath = os.getenv("SSL_CERT_FILE"), os.getenv("SSL_CERT_DIR")
+	params.cafile, params.capath = getenv("SSL_CERT_FILE"), getenv("SSL_CERT_DIR")
 	if params.cafile or params.capath then
 		return
 	end
 	for _, path in ipairs(SYSTEM_ROOTS) do
-		local file = io.open(path)
+		local file = open(path)
 		if file then
 			file:close()
 			params.cafile = path
@@ -115,7 +120,7 @@ local function explain_names(certificate, name)
 		end
 	end
 	return ("it is not valid for name '%s', %s"):format(name,
-		list and "only for " .. table.concat(list, ", ") or "its subjectAltName has no such " .. kind)
+		list and "only for " .. concat(list, ", ") or "its subjectAltName has no such " .. kind)
 end
 
 --- Makes a connected socket a TLS one.
