@@ -1,7 +1,7 @@
 --- Calls functions of the program, any of which may raise an error.
 -- Internal. An error keeps no other function from being called: when all have been called, the first error is raised.
 
-local coroutine_running, coroutine_wrap, coroutine_yield = coroutine.running, coroutine.wrap, coroutine.yield
+local coroutine_running = coroutine.running
 local error, pcall, type = error, pcall, type
 local loaded = package.loaded
 
@@ -12,9 +12,7 @@ local protected = pcall
 
 -- In Lua 5.1 nothing yields through `pcall`. Copas brings a `pcall` there that lets its threads yield. In a coroutine
 -- of anybody else nothing is protected: an error is raised at once.
-if not coroutine_wrap(function()
-	return pcall(coroutine_yield, true)
-end)() then
+if _VERSION == "Lua 5.1" and not loaded.jit then
 	function protected(func, ...)
 		if not coroutine_running() then
 			return pcall(func, ...)
