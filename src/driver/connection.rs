@@ -158,7 +158,9 @@ impl Connection<'_> {
             if !read && let Some(error) = self.write_error.take() {
                 self.end(ended_by(&error));
             }
-            if !(wrote || read || self.over) {
+            // What was written of more is told as well: it shows that the connection takes something.
+            let took_some = self.io.written > 0;
+            if !(wrote || took_some || read || self.over) {
                 let end_of_turn = Turn::limit(&mut self.turn, now);
                 let deadline = instruction.deadline.into_iter().chain(end_of_turn).min();
                 self.alarm.set(deadline, now);

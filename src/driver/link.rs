@@ -237,9 +237,7 @@ impl Link {
     pub fn close_flushed(&self, driver: &Driver, deadline: Instant) {
         let transport = {
             let mut state = self.lock_with_messages();
-            let transport = state.detach(&self.hub, |session| {
-                Ending::Flush(session.transmit().split())
-            });
+            let transport = state.detach(&self.hub, |session| Ending::Flush(session.take()));
             self.tell_rest(&mut state);
             transport
         };
@@ -363,7 +361,7 @@ impl Link {
             && state.outgoing_bytes() < much
             && state.session.publish_head(message);
         if begun {
-            let head = state.session.transmit().split();
+            let head = state.session.take();
             state.large = Some(Box::new(Large { head, payload }));
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
@@ -376,12 +374,7 @@ impl Link {
     fn end_large(&self) {
         let mut state = self.lock();
         if let Some(Large { head, payload }) = state.large.take().map(|large| *large) {
-            let transmit = state.session.transmit();
-            let later = transmit.split();
-            transmit.reserve(head.len() + payload.len() + later.len());
-            transmit.extend_from_slice(&head);
-            transmit.extend_from_slice(&payload);
-            transmit.extend_from_slice(&later);
+            state.session.put_back(&head, &payload);
             self.see_to_transmit(&mut state);
         }
     }
@@ -556,7 +549,7 @@ impl Link {
     }
 
     fn see_to_transmit(&self, state: &mut LinkState) {
-        let nothing = state.session.transmit().is_empty();
+        let nothing = state.session.fill().is_empty();
         let Some(transport) = &state.transport else {
             return;
         };
@@ -671,8 +664,8 @@ impl Link {
             if let Some(large) = &mut state.large {
                 io.output = std::mem::take(&mut large.head);
                 io.large = true;
-            } else if !state.session.transmit().is_empty() {
-                io.output = state.session.transmit().split();
+            } else if !state.session.fill().is_empty() {
+                io.output = state.session.take();
             }
         }
         if let Some(ended) = io.ended.take() {
@@ -758,12 +751,12 @@ impl LinkState {
     }
 
     /// Bytes that wait to be written. Without a transport that is up to a connector.
-    fn backlog(&mut self) -> usize {
+    fn backlog(&self) -> usize {
         self.unwritten + self.session.transmit().len()
     }
 
     /// Bytes that wait to be written or acknowledged.
-    fn outgoing_bytes(&mut self) -> usize {
+    fn outgoing_bytes(&self) -> usize {
         self.backlog() + self.session.stored_bytes()
     }
 
@@ -772,7 +765,7 @@ impl LinkState {
         connected && self.session.holds_back()
     }
 
-    fn has_room(&mut self) -> bool {
+    fn has_room(&self) -> bool {
         self.backlog() <= ROOM && !self.stores_much()
     }
 

@@ -1117,7 +1117,7 @@ fn take(arguments: &Stack) -> Returned<Option<BytesMut>> {
         return Ok(None);
     };
     let bytes = link.with_session(|session| {
-        let bytes = session.transmit().split();
+        let bytes = session.take();
         if !bytes.is_empty() {
             session.transmitted(bytes.len(), Instant::now());
         }

@@ -805,7 +805,7 @@ fn many_exchanges_are_repeated_in_portions() {
     pair.server.send(session_present(0));
     pair.carry_to_client(usize::MAX);
     // What waits to be written is bounded.
-    assert!(pair.client.transmit().len() < 70_000);
+    assert!(pair.client.fill().len() < 70_000);
     pair.drive();
     let ids: Vec<u16> = pair
         .server
