@@ -524,3 +524,92 @@ describe("a received length", function()
 		server:stop()
 	end)
 end)
+
+describe("a slow uplink", function()
+	after_each(harness.cleanup)
+	after_each(servers.stop_all)
+
+	-- A server on a Unix socket, whose buffers are small: what was written is nearly what was read.
+	local function unix_server()
+		local unix = require("socket.unix")
+		local path = os.tmpname()
+		os.remove(path)
+		local listener = assert((type(unix) == "table" and unix.stream or unix)())
+		assert(listener:bind(path))
+		assert(listener:listen())
+		listener:settimeout(0)
+		local server = servers.start(4, function(server, packet)
+			servers.accept(server, packet)
+			if packet.type == 12 then
+				server:send({ type = 13 })
+			end
+		end)
+		server.listener:close()
+		server.listener = listener
+		return server, "unix://" .. path, path
+	end
+
+	for _, case in ipairs({ "small", "large" }) do
+		it("is no reason to miss an answer to PINGREQ: " .. case .. " messages wait before it", function()
+			local server, uri, path = unix_server()
+			local subject = harness.client({ uri = uri, ping_timeout = 0.5 })
+			local failure
+			subject:on("error", function(err)
+				failure = err
+			end)
+			local last_read = 0
+			-- 64 KiB each 50 ms, once it is connected.
+			local function serve()
+				if server:count(1) == 0 then
+					server:poll()
+				elseif harness.now() - last_read >= 0.05 then
+					last_read = harness.now()
+					server:poll()
+				end
+				return 0.002
+			end
+			harness.serve({ subject, serve }, function()
+				return subject.connection and subject.connection.connack
+			end)
+			-- Less than a mebibyte: more makes `publish` wait.
+			local size, count = 1000000, 1
+			if case == "small" then
+				size, count = 1024, 950
+			end
+			for _ = 1, count do
+				assert(subject:publish({ topic = "t", payload = ("x"):rep(size) }))
+			end
+			local start = harness.now()
+			assert(subject:send_pingreq())
+			harness.serve({ subject, serve }, function()
+				return failure or subject:stats().ping_round_trip
+			end)
+			os.remove(path)
+			assert.is_nil(failure)
+			-- The answer took longer than it may take, but not since the PINGREQ was written.
+			assert.is_true(harness.now() - start > 0.5, "the link was not slow")
+			assert.is_true(subject:stats().ping_round_trip < 0.5)
+		end)
+	end
+
+	it("that takes nothing at all is given up", function()
+		local server, uri, path = unix_server()
+		local subject = harness.client({ uri = uri, ping_timeout = 0.2 })
+		local failure
+		subject:on("error", function(err)
+			failure = err
+		end)
+		harness.serve({ subject, server.serve }, function()
+			return subject.connection and subject.connection.connack
+		end)
+		for _ = 1, 950 do
+			assert(subject:publish({ topic = "t", payload = ("x"):rep(1024) }))
+		end
+		assert(subject:send_pingreq())
+		harness.serve({ subject }, function()
+			return failure
+		end)
+		os.remove(path)
+		assert.matches("^failed to receive PINGRESP within 0%.2", failure)
+	end)
+end)

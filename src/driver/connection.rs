@@ -189,7 +189,9 @@ impl Connection<'_> {
             if !read && let Some(error) = self.write_error.take() {
                 self.end(ended_by(&error));
             }
-            if !(wrote || read || self.over) {
+            // What was written of more is told as well: it shows that the connection takes something.
+            let took_some = self.io.written > 0;
+            if !(wrote || took_some || read || self.over) {
                 let end_of_turn = Turn::limit(&mut self.turn, now);
                 let deadline = instruction.deadline.into_iter().chain(end_of_turn).min();
                 self.alarm.set(deadline, now);
@@ -228,7 +230,7 @@ impl Connection<'_> {
                 Err(_) => match rest.session.take() {
                     Some(mut session) => {
                         session.send_unanswered();
-                        self.io.output.unsplit(session.transmit().split());
+                        self.io.output.unsplit(session.take());
                         rest.progress = Instant::now();
                     }
                     None => return,
@@ -250,14 +252,14 @@ impl Connection<'_> {
                 // No answer will come.
                 session.receive(&mut self.io.input, now);
                 session.send_unanswered();
-                self.io.output.unsplit(session.transmit().split());
+                self.io.output.unsplit(session.take());
             }
             let (mut owes, mut reads, mut missing) = (false, !was_over, 0);
             if let Some(session) = &mut rest.session {
                 session.receive(&mut self.io.input, now);
                 session.drop_events();
                 if self.io.output.is_empty() {
-                    self.io.output = session.transmit().split();
+                    self.io.output = session.take();
                 }
                 let stored = session.stored_bytes();
                 if stored != std::mem::replace(&mut rest.stored, stored) {

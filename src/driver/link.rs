@@ -263,9 +263,7 @@ impl Link {
     pub fn close_flushed(&self, driver: &Driver, deadline: Instant) {
         let transport = {
             let mut state = self.lock_with_messages();
-            let transport = state.detach(&self.hub, |session| {
-                Parted::Rest(session.transmit().split())
-            });
+            let transport = state.detach(&self.hub, |session| Parted::Rest(session.take()));
             state.previous.clone_from(&transport);
             self.tell_rest(&mut state);
             transport
@@ -390,7 +388,7 @@ impl Link {
             && state.outgoing_bytes() < much
             && state.session.publish_head(message);
         if begun {
-            let head = state.session.transmit().split();
+            let head = state.session.take();
             state.large = Some(Box::new(Large { head, payload }));
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
@@ -577,7 +575,7 @@ impl Link {
     }
 
     fn see_to_transmit(&self, state: &mut LinkState) {
-        let nothing = state.session.transmit().is_empty();
+        let nothing = state.session.fill().is_empty();
         let Some(transport) = &state.transport else {
             return;
         };
@@ -692,8 +690,8 @@ impl Link {
             if let Some(large) = &mut state.large {
                 io.output = std::mem::take(&mut large.head);
                 io.large = true;
-            } else if !state.session.transmit().is_empty() {
-                io.output = state.session.transmit().split();
+            } else if !state.session.fill().is_empty() {
+                io.output = state.session.take();
             }
         }
         if let Some(ended) = io.ended.take() {
@@ -779,12 +777,12 @@ impl LinkState {
     }
 
     /// Bytes that wait to be written. Without a transport that is up to a connector.
-    fn backlog(&mut self) -> usize {
+    fn backlog(&self) -> usize {
         self.unwritten + self.session.transmit().len()
     }
 
     /// Bytes that wait to be written or acknowledged.
-    fn outgoing_bytes(&mut self) -> usize {
+    fn outgoing_bytes(&self) -> usize {
         self.backlog() + self.session.stored_bytes()
     }
 
@@ -793,7 +791,7 @@ impl LinkState {
         connected && self.session.holds_back()
     }
 
-    fn has_room(&mut self) -> bool {
+    fn has_room(&self) -> bool {
         self.backlog() <= ROOM && !self.stores_much()
     }
 
@@ -872,12 +870,7 @@ impl LinkState {
         let Some(Large { head, payload }) = self.large.take().map(|large| *large) else {
             return false;
         };
-        let transmit = self.session.transmit();
-        let later = transmit.split();
-        transmit.reserve(head.len() + payload.len() + later.len());
-        transmit.extend_from_slice(&head);
-        transmit.extend_from_slice(&payload);
-        transmit.extend_from_slice(&later);
+        self.session.put_back(&head, &payload);
         true
     }
 

@@ -1,7 +1,5 @@
 //! What `mqtt.client` and `mqtt.ioloop` call: links, the driver behind them, and what a link is opened with.
 
-#[cfg(feature = "luajit")]
-use std::cell::Cell as Counter;
 use std::cell::{Cell, RefCell};
 #[cfg(feature = "luajit")]
 use std::collections::HashMap;
@@ -184,7 +182,8 @@ impl RawFunction for Wait {
             return Err("expecting a number of seconds".into());
         };
         let driver = driver(&self.0)?;
-        let timeout = (seconds < f64::INFINITY).then(|| duration(seconds));
+        // No number is no time.
+        let timeout = (seconds != f64::INFINITY).then(|| duration(seconds));
         driver.wait(timeout, arguments.hook_is_set());
         Ok(())
     }
@@ -219,7 +218,7 @@ struct LuaLink {
     version: Version,
     /// What LuaJIT's FFI calls it, 0 before that asks.
     #[cfg(feature = "luajit")]
-    number: Counter<u32>,
+    number: Cell<u32>,
 }
 
 impl Drop for LuaLink {
@@ -318,7 +317,7 @@ impl RawFunction for NewLink {
             own: Own::new(link, driver),
             version,
             #[cfg(feature = "luajit")]
-            number: Counter::new(0),
+            number: Cell::new(0),
         })))
     }
 
@@ -556,7 +555,7 @@ fn publish_arguments(
 thread_local! {
     /// The links that LuaJIT's FFI knows by number. A pointer could be to anything.
     static BY_NUMBER: RefCell<HashMap<u32, Arc<Link>>> = RefCell::default();
-    static LAST_NUMBER: Counter<u32> = const { Counter::new(0) };
+    static LAST_NUMBER: Cell<u32> = const { Cell::new(0) };
 }
 
 #[cfg(feature = "luajit")]
@@ -1141,7 +1140,7 @@ fn take(arguments: &Stack) -> Returned<Option<BytesMut>> {
         return Ok(None);
     };
     let bytes = link.with_session(|session| {
-        let bytes = session.transmit().split();
+        let bytes = session.take();
         if !bytes.is_empty() {
             session.transmitted(bytes.len(), Instant::now());
         }

@@ -65,11 +65,11 @@ fn options(settings: &Table) -> Result<TlsOptions, String> {
     }
     for (key, value) in &settings.fields {
         let key = match key {
-            Value::String(key) => String::from_utf8_lossy(key),
+            Value::String(key) => String::from_utf8_lossy(key).into_owned(),
             _ => return Err("expecting names of settings as keys".into()),
         };
         let path = || text(&key, value).map(|path| Some(path.into()));
-        match &*key {
+        match key.as_str() {
             "mode" if text(&key, value)? == "client" => {}
             "mode" => return Err("expecting mode to be \"client\"".into()),
             "protocol" => protocol = text(&key, value)?,

@@ -337,7 +337,10 @@ impl Session {
         let begun = plain
             && self.check_publish(message.qos, message.retain).is_ok()
             && self.append_publish_head(message).is_ok();
-        self.counters.messages_sent += u64::from(begun);
+        if begun {
+            self.counters.messages_sent += 1;
+            self.connection.taken += message.payload.len();
+        }
         begun
     }
 

@@ -130,7 +130,7 @@ fn apply(pair: &mut Pair, step: &Step) -> Result<(), RequestError> {
         Step::Head(qos) => {
             let head = message(qos);
             match client.publish_head(&head) {
-                true => client.transmit().extend_from_slice(head.payload),
+                true => client.fill().extend_from_slice(head.payload),
                 false => return Err(RequestError::NotConnected),
             }
         }
