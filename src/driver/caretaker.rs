@@ -4,9 +4,9 @@
 //! takes the wheel if Lua has not been back since; so a loop that comes and goes costs one wake-up a millisecond at
 //! most, and an idle one none. Lua calls it off as it comes back.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::thread::{Builder, JoinHandle, Thread, park, park_timeout};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::hub::Hub;
 use super::lock;
+use super::wheel::{Hands, Wheel};
 
 /// How long Lua must have been away before the caretaker takes the wheel.
 const GRACE: Duration = Duration::from_millis(1);
@@ -23,54 +24,44 @@ const GRACE: Duration = Duration::from_millis(1);
 /// meanwhile is written together, and Lua need not wake it for each.
 const GATHERING: Duration = Duration::from_millis(1);
 
-/// What the caretaker is doing.
-const PARKED: u8 = 0;
-const WATCHING: u8 = 1;
-const DRIVING: u8 = 2;
-
 #[derive(Default)]
 pub(super) struct Caretaker {
-    /// Counts Lua's coming and going: odd while it drives.
-    visits: AtomicUsize,
-    mode: AtomicU8,
-    stopping: AtomicBool,
+    wheel: Wheel,
     /// Makes a driving caretaker look up: Lua wants the wheel, or a transport became dirty.
     call: Notify,
-    /// It will look at the dirty transports without being called.
-    gathering: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
 impl Caretaker {
     pub(super) fn is_driving(&self) -> bool {
-        self.mode.load(SeqCst) == DRIVING
+        self.wheel.is_driving()
     }
 
     /// Lua is about to take the wheel.
     pub(super) fn lua_enters(&self) {
-        self.visits.fetch_add(1, SeqCst);
-        self.call_if_driving();
+        if self.wheel.enter() {
+            self.call.notify_one();
+        }
     }
 
     /// Lua has let go of the wheel, with or without tasks that need a driver.
     pub(super) fn lua_leaves(&self, tasks: bool) {
-        self.visits.fetch_add(1, SeqCst);
-        if tasks {
-            self.wake_if_parked();
+        if self.wheel.leave(tasks) {
+            self.unpark();
         }
     }
 
     /// Makes a sleeping caretaker look whether it is needed.
     pub(super) fn wake_if_parked(&self) {
-        if self.mode.load(SeqCst) == PARKED {
+        if self.wheel.is_parked() {
             self.unpark();
         }
     }
 
     /// A transport became dirty: makes a driving caretaker look at it.
     pub(super) fn call_for_dirty(&self) {
-        if !self.gathering.load(SeqCst) {
-            self.call_if_driving();
+        if self.wheel.is_to_hear_of_dirty() {
+            self.call.notify_one();
         }
     }
 
@@ -82,7 +73,7 @@ impl Caretaker {
     }
 
     pub(super) fn stop(&self) {
-        self.stopping.store(true, SeqCst);
+        self.wheel.stop();
         self.call.notify_one();
         self.unpark();
     }
@@ -92,51 +83,50 @@ impl Caretaker {
             thread.unpark();
         }
     }
+}
 
-    /// The visit count, if Lua is away, a task is alive and nobody asked the caretaker to stop.
-    fn needed(&self, hub: &Hub) -> Option<usize> {
-        let visits = self.visits.load(SeqCst);
-        (visits.is_multiple_of(2) && hub.has_tasks() && !self.stopping.load(SeqCst))
-            .then_some(visits)
+/// What the caretaker's thread works with.
+struct Tools<'a> {
+    runtime: &'a Runtime,
+    hub: &'a Hub,
+    /// When it was woken last.
+    woken: Cell<Instant>,
+}
+
+impl Hands for Tools<'_> {
+    fn has_tasks(&self) -> bool {
+        self.hub.has_tasks()
     }
 
-    fn run(&self, runtime: &Runtime, hub: &Hub) {
-        let mut woken = Instant::now();
-        while !self.stopping.load(SeqCst) {
-            self.mode.store(PARKED, SeqCst);
-            // Asked only after PARKED is visible: whoever makes it needed from here on unparks this thread.
-            let Some(visits) = self.needed(hub) else {
-                park();
-                if woken.elapsed() < GRACE {
-                    // Lua comes and goes quickly: it is not to wake this thread each time.
-                    self.mode.store(WATCHING, SeqCst);
-                    park_timeout(GRACE);
-                }
-                woken = Instant::now();
-                continue;
-            };
-            self.mode.store(WATCHING, SeqCst);
-            park_timeout(GRACE);
-            if self.needed(hub) != Some(visits) {
-                continue;
-            }
-            self.mode.store(DRIVING, SeqCst);
-            if self.needed(hub) == Some(visits) {
-                let _wheel = lock(&hub.wheel);
-                runtime.block_on(async {
-                    while self.needed(hub) == Some(visits) {
-                        if hub.wake_dirty() {
-                            self.gathering.store(true, SeqCst);
-                            // An error says that the time is over.
-                            let _ = timeout(GATHERING, self.call.notified()).await;
-                            self.gathering.store(false, SeqCst);
-                        } else {
-                            self.call.notified().await;
-                        }
-                    }
-                });
-            }
+    fn rest(&self, watch: impl FnOnce()) {
+        park();
+        if self.woken.get().elapsed() < GRACE {
+            watch();
+            self.pause();
         }
+        self.woken.set(Instant::now());
+    }
+
+    fn pause(&self) {
+        park_timeout(GRACE);
+    }
+
+    fn drive(&self, served: impl Future<Output = ()>) {
+        let _wheel = lock(&self.hub.wheel);
+        self.runtime.block_on(served);
+    }
+
+    fn wake_dirty(&self) -> bool {
+        self.hub.wake_dirty()
+    }
+
+    async fn called(&self) {
+        self.hub.caretaker.call.notified().await;
+    }
+
+    async fn gather(&self) {
+        // An error says that the time is over.
+        let _ = timeout(GATHERING, self.called()).await;
     }
 }
 
@@ -151,7 +141,12 @@ pub(super) fn start(
         .name("mqtt-caretaker".into())
         .spawn(move || {
             prepare_thread();
-            of_thread.caretaker.run(&runtime, &of_thread);
+            let tools = Tools {
+                runtime: &runtime,
+                hub: &of_thread,
+                woken: Cell::new(Instant::now()),
+            };
+            of_thread.caretaker.wheel.run(&tools);
         })?;
     // Nobody needs it before the first task is spawned, which is after this.
     let _ = hub.caretaker.thread.set(handle.thread().clone());

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::connection::{self, Way};
 use super::hub::Hub;
+use super::readiness::{News, Readiness};
 #[cfg(unix)]
 use super::signal::Signal;
 use super::transport::{Ending, Transport};
@@ -125,12 +126,7 @@ struct LinkState {
     full: bool,
     /// Somebody waits until nothing that was accepted has still to be sent.
     draining: bool,
-    /// On the hub's list of ready links, or being emptied by Lua.
-    ready: bool,
-    /// Lua drives for this link, and will look at what comes of it.
-    stepping: bool,
-    /// Lua has been told that there is nothing, and has not come back.
-    is_left: bool,
+    readiness: Readiness,
     #[cfg(unix)]
     waited_on: WaitedOn,
 }
@@ -164,7 +160,6 @@ impl Drop for EndOfLarge<'_> {
 struct WaitedOn {
     /// Made when it is first asked for.
     signal: Option<Signal>,
-    raised: bool,
     /// It watches the connection.
     watches: bool,
 }
@@ -190,9 +185,7 @@ impl Link {
                 reading_paused: false,
                 full: false,
                 draining: false,
-                ready: false,
-                stepping: false,
-                is_left: true,
+                readiness: Readiness::new(),
                 #[cfg(unix)]
                 waited_on: WaitedOn::default(),
             }),
@@ -474,7 +467,7 @@ impl Link {
         self.next_event().or_else(|| {
             let is_waited_on = {
                 let mut state = self.lock();
-                state.stepping = true;
+                state.readiness.step();
                 state.is_waited_on()
             };
             // Who waits on descriptors comes when something has arrived, and is faster than the caretaker and then Lua.
@@ -490,8 +483,7 @@ impl Link {
             return Some(event.into());
         }
         let mut state = self.lock();
-        state.stepping = false;
-        state.is_left = false;
+        state.readiness.ask();
         let event = state.take_messages(&mut taken);
         let event = event.or_else(|| state.next_event());
         if event.is_none() {
@@ -581,7 +573,7 @@ impl Link {
         };
         if !nothing {
             self.hub.mark_dirty(transport);
-            if state.is_left && !self.hub.caretaker.is_driving() {
+            if state.readiness.is_left() && !self.hub.caretaker.is_driving() {
                 // Whoever waits on the descriptor comes sooner than the caretaker.
                 state.raise();
             }
@@ -591,11 +583,11 @@ impl Link {
     }
 
     fn has_news(&self, state: &mut LinkState) {
-        if !state.ready {
-            state.ready = true;
+        let News { list, raise } = state.readiness.news();
+        if list {
             self.hub.add_ready(self.token);
         }
-        if !state.stepping {
+        if raise {
             state.raise();
         }
     }
@@ -809,12 +801,9 @@ impl LinkState {
 
     /// Lua has seen that there is nothing.
     fn set_emptied(&mut self) {
-        self.ready = false;
-        self.is_left = true;
+        let _clear = self.readiness.set_emptied();
         #[cfg(unix)]
-        if std::mem::take(&mut self.waited_on.raised)
-            && let Some(signal) = &self.waited_on.signal
-        {
+        if _clear && let Some(signal) = &self.waited_on.signal {
             signal.clear();
         }
     }
@@ -822,11 +811,10 @@ impl LinkState {
     /// Makes the descriptor readable, if there is one.
     fn raise(&mut self) {
         #[cfg(unix)]
-        if !self.waited_on.raised
-            && let Some(signal) = &self.waited_on.signal
+        if let Some(signal) = &self.waited_on.signal
+            && self.readiness.raise()
         {
             signal.raise();
-            self.waited_on.raised = true;
         }
     }
 

@@ -8,14 +8,18 @@
 mod alarms;
 mod caretaker;
 mod connection;
+mod dirty;
 mod hub;
 mod link;
+mod readiness;
 #[cfg(unix)]
 mod signal;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod transport;
 mod turns;
+mod wheel;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};

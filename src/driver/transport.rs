@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use bytes::BytesMut;
 
+use super::dirty::Dirty;
 use super::hub::Parting;
 use super::lock;
 use crate::session::Session;
@@ -31,7 +32,7 @@ struct LastWord {
 #[derive(Default)]
 pub(super) struct Transport {
     /// The task has something to do and is on the hub's list, or is about to look.
-    dirty: AtomicBool,
+    dirty: Dirty,
     /// Everything of a connection that is being closed has been handed to the kernel.
     flushed: AtomicBool,
     waker: Mutex<Option<Waker>>,
@@ -41,7 +42,7 @@ pub(super) struct Transport {
 impl Transport {
     /// Returns whether it was clean before.
     pub(super) fn mark_dirty(&self) -> bool {
-        !self.dirty.swap(true, SeqCst)
+        self.dirty.mark()
     }
 
     pub(super) fn wake(&self) {
@@ -58,7 +59,7 @@ impl Transport {
             None => *slot = Some(waker.clone()),
         }
         drop(slot);
-        self.dirty.store(false, SeqCst);
+        self.dirty.begin_look();
     }
 
     /// Returns false if the task has ended already.

@@ -1,0 +1,55 @@
+//! The state machines of `src/driver`, the same files, with the types of loom: it takes every way in which threads can
+//! come through them, as far as each is interrupted a few times. A wake-up that is lost is a deadlock here.
+
+#![cfg(test)]
+
+#[path = "../../src/driver/dirty.rs"]
+mod dirty;
+#[path = "../../src/driver/readiness.rs"]
+mod readiness;
+mod sync;
+#[path = "../../src/driver/wheel.rs"]
+mod wheel;
+
+mod driving;
+mod telling;
+
+use loom::sync::{Condvar, Mutex};
+
+/// A wake-up that is kept until somebody waits for it, as tokio's `Notify` and a thread's parking token are.
+#[derive(Default)]
+struct Call {
+    has_come: Mutex<bool>,
+    comes: Condvar,
+}
+
+impl Call {
+    fn notify(&self) {
+        *self.has_come.lock().unwrap() = true;
+        self.comes.notify_one();
+    }
+
+    /// Waits for a moment, which may be over before it comes.
+    fn wait_shortly(&self) {
+        loom::thread::yield_now();
+        *self.has_come.lock().unwrap() = false;
+    }
+
+    fn wait(&self) {
+        let mut has_come = self.has_come.lock().unwrap();
+        while !*has_come {
+            has_come = self.comes.wait(has_come).unwrap();
+        }
+        *has_come = false;
+    }
+}
+
+/// How often threads that could go on are interrupted, at most, in one way through a model.
+const INTERRUPTIONS: usize = 4;
+
+/// Runs a model in every order.
+fn every_way(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(INTERRUPTIONS);
+    builder.check(model);
+}
