@@ -1,8 +1,8 @@
 --- The event loop that comes with the library.
 --
 -- It serves any number of clients and functions in one thread. It sleeps until the network, a timer of a client, or a
--- function wants something: an idle loop costs nothing. The field `running` says whether `Ioloop:run_until_clients` is at
--- work.
+-- function wants something: an idle loop costs nothing. The field `running` says whether `Ioloop:run_until_clients` is
+-- at work.
 -- @classmod Ioloop
 
 local core = require("mqtt.core")
