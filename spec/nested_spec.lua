@@ -146,6 +146,27 @@ describe("inside of a handler,", function()
 		assert.same(list(1, 60), others)
 	end)
 
+	it("rounds within rounds do not wait each on its way out", function()
+		local subject, topic = client(), harness.topic()
+		connect(subject)
+		harness.subscribe(subject, { topic = topic })
+		local loop, received = ioloop.create({ sleep_max = 0.2 }), 0
+		loop:add(subject)
+		subject:on("message", function()
+			received = received + 1
+			loop:iteration()
+		end)
+		for _ = 1, 100 do
+			assert(subject:publish({ topic = topic }))
+		end
+		local before = harness.now()
+		go_round(loop, function()
+			return received == 100
+		end)
+		-- A hundred times the wait would be 20 seconds.
+		assert.is_true(harness.now() - before < 5)
+	end)
+
 	it("clients may leave and join", function()
 		local subject, other, topic = client(), client(), harness.topic()
 		connect(subject, other)

@@ -206,12 +206,21 @@ local function is_run_by(copas, thread)
 	return copas.running ~= false
 end
 
+-- Threads that Copas is known to run, and nobody else.
+local known = setmetatable({}, { __mode = "k" })
+
+--- Tells that Copas runs a thread, so that it need not be found out each time.
+-- @tparam thread thread made by Copas, for a function that only Copas calls
+function host.know(thread)
+	known[thread] = true
+end
+
 -- Returns Copas if the caller runs in one of its threads, so that it may yield to Copas, and that thread.
 local function copas_around()
 	local copas = loaded.copas
 	if type(copas) == "table" then
 		local thread = this_thread()
-		if thread and is_run_by(copas, thread) then
+		if thread and (known[thread] or is_run_by(copas, thread)) then
 			return copas, thread
 		end
 	end

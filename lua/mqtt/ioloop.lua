@@ -1,7 +1,8 @@
 --- The event loop that comes with the library.
 --
 -- It serves any number of clients and functions in one thread. It sleeps until the network, a timer of a client, or a
--- function wants something: an idle loop costs nothing.
+-- function wants something: an idle loop costs nothing. The field `running` says whether `Ioloop:run_until_clients` is
+-- at work.
 -- @classmod Ioloop
 
 local core = require("mqtt.core")
@@ -363,10 +364,12 @@ local function iterate(self, longest, most)
 		started = now()
 	end
 	serve_ready(self, most)
+	-- Rounds within rounds wait once, not each on its way out.
+	local has_waited = waits ~= waits_before
 	poll(self)
 	if not next(self.clients) then
 		return
-	elseif self._first <= self._last then
+	elseif has_waited or self._first <= self._last then
 		longest = 0
 	elseif next(wishes) then
 		-- In a round within this one time may have passed since they were told.
@@ -435,8 +438,7 @@ local function is_running(self)
 	return false
 end
 
---- Whether `Ioloop:run_until_clients` is at work.
--- @field running
+-- The methods, and the field that is none.
 function Ioloop:__index(key)
 	if key == "running" then
 		return is_running(self)

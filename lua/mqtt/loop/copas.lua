@@ -71,6 +71,7 @@ end
 -- Makes the running thread the reader.
 local function become_reader(record)
 	local thread = coroutine_running()
+	host.know(thread)
 	record.reader, record.handling = thread, false
 	if has_stand_ins then
 		record.error_handler = geterrorhandler(thread)
