@@ -141,7 +141,7 @@ fn an_answer_that_does_not_come_after_the_write_is_missed() {
         wait(&mut pair, Duration::from_millis(1));
         assert_eq!(
             pair.failure(None),
-            "failed to receive PINGRESP within 5 seconds"
+            "failed to receive PINGRESP within 5 seconds: timeout"
         );
     }
 }
