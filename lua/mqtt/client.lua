@@ -761,7 +761,17 @@ function Client:handle(event, ...)
 	if not handlers then
 		error("invalid event '" .. tostring(event) .. "' to handle", 2)
 	end
-	call_all(handlers, 1, nil, ...)
+	local handler = handlers[1]
+	if handlers[2] then
+		call_all(handlers, 1, nil, ...)
+	elseif handler then
+		-- One handler is the rule: it costs less this way.
+		handler(...)
+		if handlers[2] then
+			-- It has added others.
+			call_all(handlers, 2, nil, ...)
+		end
+	end
 end
 
 -- Whether the first connect goes on: there are brokers in the list that have not been tried.
@@ -1718,7 +1728,15 @@ end
 -- Deals with what the link has. Returns what `step` returns.
 function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 	if kind == PUBLISH then
-		return received(self, to_message(self, kind, a, b, c, d, e, f, g, h))
+		local message = to_message(self, kind, a, b, c, d, e, f, g, h)
+		if self._receive_packet ~= Client._receive_packet then
+			return received(self, message)
+		end
+		local ok, err = self:handle_received_packet(message)
+		if ok then
+			return 0
+		end
+		return gone(self, err)
 	elseif kind == "opened" then
 		opened(self)
 		local ok, err = self:send_connect()
@@ -1942,10 +1960,15 @@ local function answered(self, kind, packet_id, rc, properties, user_properties)
 	end
 	callbacks[packet_id] = nil
 	local ack = shape_ack[self._version](kind, packet_id, rc, properties, user_properties)
-	if handlers[1] then
+	if not handlers[1] then
+		callback(ack, self)
+	elseif callback or handlers[2] then
 		call_all(handlers, 1, callback, ack, self)
 	else
-		callback(ack, self)
+		handlers[1](ack, self)
+		if handlers[2] then
+			call_all(handlers, 2, nil, ack, self)
+		end
 	end
 end
 
@@ -2181,11 +2204,13 @@ function Client:handle_received_packet(pck)
 		local callbacks, packet_id = self._callbacks, pck.packet_id
 		local callback = callbacks[packet_id]
 		callbacks[packet_id] = nil
-		if callback then
-			local failure = try(nil, self.handle, self, ANSWER_EVENTS[ptype], pck, self)
-			raise(try(failure, callback, pck, self))
+		local event = ANSWER_EVENTS[ptype]
+		if not callback then
+			self:handle(event, pck, self)
+		elseif self.handle == Client.handle then
+			call_all(self.handlers[event], 1, callback, pck, self)
 		else
-			self:handle(ANSWER_EVENTS[ptype], pck, self)
+			raise(try(try(nil, self.handle, self, event, pck, self), callback, pck, self))
 		end
 	end
 	return true

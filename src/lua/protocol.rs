@@ -16,12 +16,8 @@ use crate::codec::{
 pub(crate) fn register(core: &Stack) {
     core.push_bytes(b"codec");
     core.push_table();
-    for version in [Version::V311, Version::V50] {
-        core.push_integer(version as u8);
-        core.push_table();
-        register_codec(core, version);
-        core.set();
-    }
+    register_codec::<{ Version::V311 as u8 }>(core);
+    register_codec::<{ Version::V50 as u8 }>(core);
     core.set();
     core.set_raw("decode_connect", DecodeConnect);
     // check_topic_name(topic), check_topic_filter(topic): nil, or the broken rule.
@@ -33,25 +29,37 @@ pub(crate) fn register(core: &Stack) {
     });
 }
 
-/// Adds the codec of one protocol version to a table.
-fn register_codec(codec: &Stack, version: Version) {
-    codec.set_raw("decode", Decode(version));
-    codec.set_raw("encode_publish", EncodePublish(version));
-    codec.set_raw("encode", Encode(version));
-    codec.set_raw("reason_names", ReasonNames(version));
+/// Adds the codec of one protocol version to a table of codecs. The version is a part of the functions' types: they need
+/// no object that they would have to check.
+fn register_codec<const VERSION: u8>(codecs: &Stack) {
+    codecs.push_integer(VERSION);
+    codecs.push_table();
+    codecs.set_raw("decode", Decode::<VERSION>);
+    codecs.set_raw("encode_publish", EncodePublish::<VERSION>);
+    codecs.set_raw("encode", Encode::<VERSION>);
+    codecs.set_raw("reason_names", ReasonNames::<VERSION>);
+    codecs.set();
+}
+
+/// The version with a protocol level (3.1.2.2), which is that of one.
+const fn version(level: u8) -> Version {
+    match level {
+        4 => Version::V311,
+        _ => Version::V50,
+    }
 }
 
 /// `encode(packet)`: its bytes, or nil and an error.
-struct Encode(Version);
+struct Encode<const VERSION: u8>;
 
-impl RawFunction for Encode {
+impl<const VERSION: u8> RawFunction for Encode<VERSION> {
     type Output = Checked<BytesMut>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
         let packet = arguments.value(1)?;
-        let packet = packet_from_lua(&Args::new(packet.table(&"packet")?), self.0)?;
+        let packet = packet_from_lua(&Args::new(packet.table(&"packet")?), version(VERSION))?;
         let mut out = BytesMut::new();
-        encode(&packet, self.0, &mut out).map_err(|e| e.to_string())?;
+        encode(&packet, version(VERSION), &mut out).map_err(|e| e.to_string())?;
         Ok(out)
     }
 
@@ -68,14 +76,14 @@ fn push_encoded(encoded: &Checked<BytesMut>, results: &Stack) {
 }
 
 /// `reason_names(packet_type)`: a table of the standard's names of its reason codes, by code; or nil and an error.
-struct ReasonNames(Version);
+struct ReasonNames<const VERSION: u8>;
 
-impl RawFunction for ReasonNames {
+impl<const VERSION: u8> RawFunction for ReasonNames<VERSION> {
     type Output = Checked<(Version, Option<PacketType>)>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
         let code = arguments.argument(1).integer(0, 0xFF, &"packet type")?;
-        Ok((self.0, PacketType::from_code(code as u8)))
+        Ok((version(VERSION), PacketType::from_code(code as u8)))
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -106,17 +114,18 @@ fn push_decoded(decoded: &Decoded, results: &Stack) {
 }
 
 /// `decode(first_byte, body)`: the packet's values, or nil and an error.
-struct Decode(Version);
+struct Decode<const VERSION: u8>;
 
-impl RawFunction for Decode {
+impl<const VERSION: u8> RawFunction for Decode<VERSION> {
     type Output = Decoded;
 
     fn run(&self, arguments: &Stack) -> Decoded {
         let first = arguments.argument(1).integer(0, 0xFF, &"first byte")?;
         // SAFETY: only the packet slices the body, and it is dropped when its values are pushed.
         let body = unsafe { arguments.argument_bytes(2) }.unwrap_or_default();
-        let packet = decode_frame(self.0, first as u8, body).map_err(|e| e.to_string())?;
-        Ok((packet, self.0))
+        let packet =
+            decode_frame(version(VERSION), first as u8, body).map_err(|e| e.to_string())?;
+        Ok((packet, version(VERSION)))
     }
 
     fn push(decoded: &Decoded, results: &Stack) {
@@ -149,9 +158,9 @@ impl RawFunction for DecodeConnect {
 
 /// `encode_publish(topic, payload, qos, retain, dup, packet_id)`: the bytes of a PUBLISH without properties, or nil and
 /// an error.
-struct EncodePublish(Version);
+struct EncodePublish<const VERSION: u8>;
 
-impl RawFunction for EncodePublish {
+impl<const VERSION: u8> RawFunction for EncodePublish<VERSION> {
     type Output = Checked<BytesMut>;
 
     fn run(&self, arguments: &Stack) -> Checked<BytesMut> {
@@ -170,7 +179,7 @@ impl RawFunction for EncodePublish {
         let mut out = BytesMut::new();
         let properties = Properties::new();
         let packet = publish.packet(packet_id, &properties);
-        encode_publish(&packet, self.0, &mut out).map_err(|e| e.to_string())?;
+        encode_publish(&packet, version(VERSION), &mut out).map_err(|e| e.to_string())?;
         Ok(out)
     }
 

@@ -156,6 +156,7 @@ pub(crate) fn make_table(lua: &Lua, push: fn(&Stack)) -> mlua::Result<mlua::Tabl
 }
 
 impl Stack {
+    #[inline]
     fn height(&self) -> c_int {
         // SAFETY: only reads.
         unsafe { ffi::lua_gettop(self.state) }
@@ -205,6 +206,7 @@ impl Stack {
     }
 
     /// The object that an argument is, whether or not Lua has ended it.
+    #[inline]
     fn object_at<T: 'static>(&self, index: c_int) -> Option<NonNull<Object<T>>> {
         // SAFETY: the size is looked at first. What has the size and the type's identifier in its first bytes is one of
         // ours.
@@ -218,6 +220,7 @@ impl Stack {
     }
 
     /// An argument that is an object with such a value.
+    #[inline]
     pub(crate) fn object<T: 'static>(&self, index: c_int) -> Option<&T> {
         // SAFETY: it lives as long as it is an argument. Only its finalizer takes the value away, and that cannot run while
         // the reference is used, since no Lua code can.
@@ -340,16 +343,19 @@ impl Stack {
         unsafe { ffi::lua_pushthread(self.state) };
     }
 
+    #[inline]
     pub(crate) fn push_nil(&self) {
         // SAFETY: there is room.
         unsafe { ffi::lua_pushnil(self.state) }
     }
 
+    #[inline]
     pub(crate) fn push_boolean(&self, value: bool) {
         // SAFETY: there is room.
         unsafe { ffi::lua_pushboolean(self.state, value.into()) }
     }
 
+    #[inline]
     pub(crate) fn push_integer(&self, value: impl Into<u32>) {
         let value = value.into();
         #[allow(
@@ -366,11 +372,13 @@ impl Stack {
         }
     }
 
+    #[inline]
     pub(crate) fn push_number(&self, value: f64) {
         // SAFETY: there is room.
         unsafe { ffi::lua_pushnumber(self.state, value) }
     }
 
+    #[inline]
     pub(crate) fn push_bytes(&self, bytes: &[u8]) {
         if bytes.len() >= LARGE {
             self.collect_for(bytes.len());
@@ -401,17 +409,20 @@ impl Stack {
     fn collect_for(&self, _size: usize) {}
 
     /// Pushes an empty table.
+    #[inline]
     pub(crate) fn push_table(&self) {
         self.push_table_for(0);
     }
 
     /// Pushes an empty table that will have so many fields.
+    #[inline]
     pub(crate) fn push_table_for(&self, fields: c_int) {
         // SAFETY: there is room.
         unsafe { ffi::lua_createtable(self.state, 0, fields) }
     }
 
     /// Pushes a constant of the function, counted from 1.
+    #[inline]
     pub(crate) fn push_constant(&self, index: c_int) {
         // SAFETY: there is room; what is not there would be nil.
         unsafe { ffi::lua_pushvalue(self.state, ffi::lua_upvalueindex(index)) }
@@ -433,6 +444,7 @@ impl Stack {
     }
 
     /// Pushes an argument.
+    #[inline]
     pub(crate) fn push_argument(&self, index: c_int) {
         // SAFETY: there is room; what is not there is nil.
         unsafe { ffi::lua_pushvalue(self.state, index) }
@@ -451,6 +463,7 @@ impl Stack {
     }
 
     /// Takes a value and below it a key off the stack, and sets that field of the table below them.
+    #[inline]
     pub(crate) fn set(&self) {
         debug_assert!(self.is_table(-3));
         // SAFETY: callers push the table, key and value.
@@ -458,6 +471,7 @@ impl Stack {
     }
 
     /// Takes a value off the stack and appends it to the array part of the table below it.
+    #[inline]
     pub(crate) fn append(&self) {
         debug_assert!(self.is_table(-2));
         // SAFETY: callers push the table and the value.
@@ -545,6 +559,7 @@ impl Stack {
         }
     }
 
+    #[inline]
     fn is_table(&self, index: c_int) -> bool {
         // SAFETY: only reads.
         unsafe { ffi::lua_type(self.state, index) == ffi::LUA_TTABLE }
