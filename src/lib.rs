@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod driver;
+mod forks;
 #[cfg(feature = "lua")]
 mod lua;
 pub mod net;
