@@ -162,7 +162,7 @@ impl Client {
     }
 
     fn write(&mut self) {
-        let transmit = self.session.transmit();
+        let transmit = self.session.fill();
         let count = transmit.len();
         transmit.clear();
         self.session.transmitted(count, self.now);

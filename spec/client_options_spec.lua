@@ -145,6 +145,32 @@ describe("an option of mqtt.client", function()
 		refuses("password is not accepted in absence of username", { uri = "host", clean = true, password = "secret" })
 	end)
 
+	it("may add TLS to the scheme of the uri, and change it no other way", function()
+		for _, case in ipairs({
+			{ "mqtts", "mqtt" }, { "mqtts", "ws" }, { "mqtts", "wss" }, { "mqtt", "ws" }, { "mqtt", "wss" },
+			{ "wss", "ws" }, { "wss", "mqtt" }, { "wss", "mqtts" }, { "ws", "mqtt" }, { "ws", "mqtts" },
+			{ "unix", "mqtt" }, { "unix", "mqtts" }, { "unix", "ws" }, { "mqtt", "unix" },
+		}) do
+			local scheme, protocol = case[1], case[2]
+			local uri = scheme .. (scheme == "unix" and ":///run/socket" or "://host")
+			local text = ("cannot use protocol '%s' with a uri that begins with '%s://'"):format(protocol, scheme)
+			for _, secure in ipairs({ "unset", true, false }) do
+				local opts = { uri = uri, protocol = protocol, host = "other", clean = true }
+				if secure ~= "unset" then
+					opts.secure = secure
+				end
+				refuses(text, opts)
+			end
+			refuses("uri[1]: " .. text, { uri = { uri }, protocol = protocol, host = "other", clean = true })
+		end
+		for scheme, protocol in pairs({ mqtt = "mqtts", ws = "wss" }) do
+			for _, same in ipairs({ scheme, protocol }) do
+				local subject = mqtt.client({ uri = scheme .. "://host", protocol = same, clean = true })
+				assert.equal(same == protocol, subject.opts.secure)
+			end
+		end
+	end)
+
 	it("password needs no username in MQTT 5.0", function()
 		assert.equal("secret", mqtt.client({ uri = "host", clean = true, version = 5, password = "secret" }).opts.password)
 	end)
@@ -211,7 +237,7 @@ describe("mqtt.client", function()
 		local ids = {}
 		for _ = 1, 20 do
 			local id = mqtt.client({ uri = "host", clean = true }).opts.id
-			assert.matches("^luamqtt%-v1%-0%-2%-%x%x%x%x%x%x%x$", id)
+			assert.matches("^luamqtt%-v1%-0%-2%-" .. ("%x"):rep(16) .. "$", id)
 			assert.is_nil(ids[id])
 			ids[id] = true
 		end
@@ -281,6 +307,10 @@ describe("the connection table", function()
 		["mqtts://broker.example:123"] = {
 			{ secure = true },
 			{ protocol = "mqtts", host = "broker.example", port = 123, secure = true, ssl_module = "ssl" },
+		},
+		["mqtts://user:secret@broker.example/"] = {
+			{ username = "user", password = "secret", secure = true },
+			{ protocol = "mqtts", host = "broker.example", port = 8883, secure = true, ssl_module = "ssl" },
 		},
 		["mqtt://broker.example"] = {
 			{ secure = false },
@@ -355,6 +385,9 @@ describe("the connection table", function()
 		{ "port.*got 0", { uri = "host", port = 0 } },
 		{ "port.*got 1.5", { uri = "host", port = 1.5 } },
 		{ "^uri must end after host and port, got a path", { uri = "mqtt://host/mqtt" } },
+		{ "^uri must end after host and port, got a path", { uri = "mqtts://host//" } },
+		{ "^uri must end after host and port, got a path", { uri = "mqtt://host/?query" } },
+		{ "^port in uri must be a number from 1 to 65535", { uri = "mqtt://user:secret/" } },
 		{ "^host in uri must be a name in ASCII, an IPv4 address or an IPv6 address in brackets", { uri = "::1" } },
 		{ "password in uri", { uri = "mqtt://:secret@host" } },
 	}) do

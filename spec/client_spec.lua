@@ -198,7 +198,7 @@ for version_name, version in pairs(VERSIONS) do
 				harness.serve_to_end(subject)
 				assert.same({ "error" }, harness.names(events))
 				assert.equal(
-					"failed to open network connection: connection to '127.0.0.1:" .. server.port .. "' refused",
+					"failed to open network connection: connection to '127.0.0.1:" .. server.port .. "' failed: connection refused",
 					events[1][2]
 				)
 				local wait, err = subject:step()
@@ -445,7 +445,7 @@ for version_name, version in pairs(VERSIONS) do
 					return #events == 2
 				end)
 				assert.same({ "error", "close" }, harness.names(events))
-				assert.equal("failed to receive PINGRESP within 1 seconds", events[1][2])
+				assert.equal("failed to receive PINGRESP within 1 seconds: timeout", events[1][2])
 				assert.equal("error", events[2][2].close_reason)
 				assert.equal(1, server:count(packet_type.PINGREQ))
 			end)

@@ -341,9 +341,24 @@ for _, loop in ipairs(loops) do
 				{ cafile = broker.cafile, server_name = "other.example" },
 				{ cafile = broker.cafile, server_name = "Other.Example" },
 				{ verify = "none" },
+				{ verify = { "none", "none" } },
 			} do
 				local _, log = round_trip { uri = uri, secure = settings }
 				assert.same({ "connection closed by client" }, log)
+			end
+		end)
+
+		it("verifies unless verify is 'none' and nothing else", function()
+			for _, verify in ipairs { { "peer", "none" }, { "none", "peer" }, {} } do
+				assert.same({ REFUSED:format("localhost", broker.tls_port) },
+					run(new_client { uri = broker.tls_uri, secure = { verify = verify } }))
+				assert.same({
+					REFUSED:format("localhost", broker.wrong_name_port)
+						.. ": it is not valid for name 'localhost', only for other.example",
+				}, run(new_client {
+					uri = "mqtts://localhost:" .. broker.wrong_name_port,
+					secure = { verify = verify, cafile = broker.cafile },
+				}))
 			end
 		end)
 

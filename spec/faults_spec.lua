@@ -47,8 +47,8 @@ end
 -- on the first CONNECT instead of accepting it; `strike`, what it does once the client is connected; `opts` of the
 -- client; `heal`, what is done to let it connect again. Then the events of a client that does not reconnect, what the
 -- error is, why the connection was closed, and how long that takes, in seconds. `phase` is what goes on meanwhile.
-local CONNACK_ERROR = "^failed to receive CONNACK within 0%.%d+ seconds$"
-local PINGRESP_ERROR = "^failed to receive PINGRESP within 0%.3 seconds$"
+local CONNACK_ERROR = "^failed to receive CONNACK within 0%.%d+ seconds: timeout$"
+local PINGRESP_ERROR = "^failed to receive PINGRESP within 0%.3 seconds: timeout$"
 local CLOSED = "connection closed by broker"
 local FAULTS = {
 	{

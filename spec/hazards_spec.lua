@@ -244,6 +244,81 @@ describe("fork", function()
 		]])
 	end
 
+	forks("leaves the children no random values in common", [[
+		local topic = %q
+		local core = require("mqtt.core")
+		local function draw()
+			local id = mqtt.client({ uri = "h", clean = true }).opts.id
+			return { id, core.random_hex(4), core.random_hex(16), core.random_hex(32), core.random_hex(64) }
+		end
+		local seen = {}
+		local function note(values)
+			for _, value in ipairs(values) do
+				-- Those that are short may well be the same by chance.
+				assert(#value == 4 or not seen[value], value)
+				seen[value] = true
+			end
+		end
+		note(draw())
+		local path = os.tmpname()
+		for _ = 1, 4 do
+			local pid = fork()
+			if pid == 0 then
+				local file = io.open(path, "w")
+				file:write(table.concat(draw(), " "))
+				file:close()
+				os.exit(0)
+			end
+			wait(pid)
+			local values = {}
+			for value in io.open(path):read("*a"):gmatch("%%S+") do
+				values[#values + 1] = value
+			end
+			assert(#values == 5, #values)
+			note(values)
+		end
+		os.remove(path)
+		note(draw())
+		print("done")
+	]])
+
+	forks("leaves nothing of the parent's that its child could wait for", [[
+		local topic = %q
+		local client = connected({})
+		local subscribed
+		client:subscribe({ topic = topic, callback = function()
+			subscribed = true
+		end })
+		while not subscribed do
+			assert(client:_sync_iteration())
+		end
+		local link, methods = client._link, debug.getmetatable(client._link).__index
+		for _ = 1, 100 do
+			-- The caretaker is at work while this forks.
+			for _ = 1, 50 do
+				client:publish({ topic = topic, payload = ("x"):rep(1000) })
+			end
+			local start = os.clock()
+			while os.clock() - start < 0.002 do -- luacheck: ignore 542
+			end
+			local pid = fork()
+			if pid == 0 then
+				for _, method in pairs(methods) do
+					pcall(method, link)
+					pcall(method, link, 0.1, "mqtt", "127.0.0.1", 1)
+					pcall(method, link, "\208", "\0")
+				end
+				os.exit(0)
+			end
+			wait(pid)
+			repeat
+				local idle = client:step() == -1
+			until idle
+		end
+		client:disconnect()
+		print("done")
+	]])
+
 	forks("before the first client leaves nothing to do", [[
 		local topic = %q
 		local pid = fork()
@@ -447,5 +522,94 @@ describe("a received length", function()
 		-- Not the 256 MB, though perhaps what the allocator reserves for a thread.
 		assert.is_true(memory() - before < 200000)
 		server:stop()
+	end)
+end)
+
+describe("a slow uplink", function()
+	after_each(harness.cleanup)
+	after_each(servers.stop_all)
+
+	-- A server on a Unix socket, whose buffers are small: what was written is nearly what was read.
+	local function unix_server()
+		local unix = require("socket.unix")
+		local path = os.tmpname()
+		os.remove(path)
+		local listener = assert((type(unix) == "table" and unix.stream or unix)())
+		assert(listener:bind(path))
+		assert(listener:listen())
+		listener:settimeout(0)
+		local server = servers.start(4, function(server, packet)
+			servers.accept(server, packet)
+			if packet.type == 12 then
+				server:send({ type = 13 })
+			end
+		end)
+		server.listener:close()
+		server.listener = listener
+		return server, "unix://" .. path, path
+	end
+
+	for _, case in ipairs({ "small", "large" }) do
+		it("is no reason to miss an answer to PINGREQ: " .. case .. " messages wait before it", function()
+			local server, uri, path = unix_server()
+			local subject = harness.client({ uri = uri, ping_timeout = 0.5 })
+			local failure
+			subject:on("error", function(err)
+				failure = err
+			end)
+			local last_read = 0
+			-- 64 KiB each 50 ms, once it is connected.
+			local function serve()
+				if server:count(1) == 0 then
+					server:poll()
+				elseif harness.now() - last_read >= 0.05 then
+					last_read = harness.now()
+					server:poll()
+				end
+				return 0.002
+			end
+			harness.serve({ subject, serve }, function()
+				return subject.connection and subject.connection.connack
+			end)
+			-- Less than a mebibyte: more makes `publish` wait.
+			local size, count = 1000000, 1
+			if case == "small" then
+				size, count = 1024, 950
+			end
+			for _ = 1, count do
+				assert(subject:publish({ topic = "t", payload = ("x"):rep(size) }))
+			end
+			local start = harness.now()
+			assert(subject:send_pingreq())
+			harness.serve({ subject, serve }, function()
+				return failure or subject:stats().ping_round_trip
+			end)
+			os.remove(path)
+			assert.is_nil(failure)
+			-- The answer took longer than it may take, but not since the PINGREQ was written.
+			assert.is_true(harness.now() - start > 0.5, "the link was not slow")
+			assert.is_true(subject:stats().ping_round_trip < 0.5)
+		end)
+	end
+
+	it("that takes nothing at all is given up", function()
+		local server, uri, path = unix_server()
+		local subject = harness.client({ uri = uri, ping_timeout = 0.2 })
+		local failure
+		subject:on("error", function(err)
+			failure = err
+		end)
+		harness.serve({ subject, server.serve }, function()
+			return subject.connection and subject.connection.connack
+		end)
+		for _ = 1, 950 do
+			assert(subject:publish({ topic = "t", payload = ("x"):rep(1024) }))
+		end
+		assert(subject:send_pingreq())
+		harness.serve({ subject }, function()
+			return failure
+		end)
+		os.remove(path)
+		assert.matches("^failed to receive PINGRESP within 0%.2", failure)
 	end)
 end)

@@ -304,7 +304,7 @@ describe("with reconnect", function()
 			serve({ subject, server.serve }, function()
 				return #events > 0
 			end)
-			assert.equal("failed to receive PINGRESP within 0.05 seconds", events[1][2])
+			assert.equal("failed to receive PINGRESP within 0.05 seconds: timeout", events[1][2])
 
 			subject = start(version, connector, { max_packet_size = 100, reconnect = false })
 			events = harness.record(subject, { "error" })

@@ -120,9 +120,24 @@ describe("TLS", function()
 	it("trusts anybody with verify = 'none'", function()
 		connects({ secure = { verify = "none" } })
 		connects({ secure = { verify = { "none" } } })
+		connects({ secure = { verify = { "none", "none" } } })
 		connects({ uri = "mqtts://localhost:" .. broker.expired_port, secure = { verify = "none" } })
 		connects({ uri = "mqtts://localhost:" .. broker.wrong_name_port, secure = { verify = "none" } })
 	end)
+
+	-- LuaSec joins flags.
+	for _, verify in ipairs({
+		{ "peer", "none" },
+		{ "none", "peer" },
+		{ "none", "fail_if_no_peer_cert" },
+		{},
+	}) do
+		it("trusts not anybody with verify = { " .. table.concat(verify, ", ") .. " }", function()
+			assert.matches("verification of the server's certificate failed: unknown issuer",
+				refusal({ secure = { verify = verify } }))
+			connects({ secure = { verify = verify, cafile = broker.cafile } })
+		end)
+	end
 
 	it("tells the client by events, too", function()
 		local events = rejected({ secure = true })

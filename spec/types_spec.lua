@@ -102,7 +102,7 @@ describe("types/mqtt.lua", function()
 
 	it("has the methods of the loop", function()
 		local methods = {}
-		for name, value in pairs(getmetatable(require("mqtt.ioloop").create()).__index) do
+		for name, value in pairs(getmetatable(require("mqtt.ioloop").create())) do
 			if type(value) == "function" and not name:find("^_") then
 				methods[name] = true
 			end
@@ -112,7 +112,7 @@ describe("types/mqtt.lua", function()
 	end)
 
 	it("has the events", function()
-		local events = sorted(getmetatable(client().handlers).__index)
+		local events = sorted(client().handlers)
 		assert.same(events, sorted(class("mqtt.Handlers")))
 		local named = {}
 		for name in types:match("@alias mqtt.Event ([^\n]*)"):gmatch('"(%w+)"') do
@@ -169,7 +169,7 @@ describe("types/mqtt.lua", function()
 		end
 		local settings = {}
 		local rust = read("src/lua/tls.rs")
-		for name in rust:match("match key.as_str%(%) {(.-)\n        }"):gmatch('\n            "([a-z_]+)"') do
+		for name in rust:match("match &%*key {(.-)\n        }"):gmatch('\n            "([a-z_]+)"') do
 			settings[name] = true
 		end
 		assert.same(sorted(settings), sorted(class("mqtt.Secure")))

@@ -405,7 +405,12 @@ describe("mqtt.ngxsocket", function()
 	end)
 
 	it("does TLS, and verifies unless told otherwise", function()
-		for expected, params in pairs({ [true] = {}, [false] = { verify = "none", server_name = "other" } }) do
+		for params, expected in pairs({
+			[{}] = true,
+			[{ verify = { "peer", "none" } }] = true,
+			[{ verify = "none", server_name = "other" }] = false,
+			[{ verify = { "none" } }] = false,
+		}) do
 			calls = {}
 			assert.is_true(connector.connect({ host = "example.com", port = 8883, secure = true, secure_params = params }))
 			assert.same({ "sslhandshake", nil, params.server_name or "example.com", expected }, calls[3])

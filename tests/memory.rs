@@ -68,7 +68,7 @@ fn connected(version: Version) -> Session {
         },
     );
     assert_eq!(session.state(), State::Connected);
-    session.transmit().clear();
+    session.fill().clear();
     session.poll_event();
     session
 }

@@ -234,13 +234,13 @@ async fn proxies_may_leave_or_be_absent() {
             tokio::join!(open(&target, limit), listener.accept());
         assert_eq!(
             result.unwrap_err().to_string(),
-            "timed out after 0.1 s while the proxy connected to 'h:1883'"
+            "timed out after 0.1 s while the proxy connected to 'h:1883': timeout"
         );
 
         drop(listener);
         assert_eq!(
             open(&target, LONG).await.unwrap_err().to_string(),
-            format!("connection to '127.0.0.1:{port}' refused")
+            format!("connection to '127.0.0.1:{port}' failed: connection refused")
         );
     }
 }

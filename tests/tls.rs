@@ -648,7 +648,7 @@ async fn a_handshake_that_is_not_answered_times_out() {
         tokio::join!(open(&target, limit), listener.accept());
     assert_eq!(
         result.unwrap_err().to_string(),
-        format!("timed out after 0.1 s during the TLS handshake with '127.0.0.1:{port}'")
+        format!("timed out after 0.1 s during the TLS handshake with '127.0.0.1:{port}': timeout")
     );
     drop(accepted.unwrap());
 }
@@ -672,7 +672,9 @@ async fn a_handshake_that_stalls_times_out() {
         let (result, _tcp) = tokio::join!(open(&target, limit), server);
         assert_eq!(
             result.unwrap_err().to_string(),
-            format!("timed out after 0.1 s during the TLS handshake with '127.0.0.1:{port}'")
+            format!(
+                "timed out after 0.1 s during the TLS handshake with '127.0.0.1:{port}': timeout"
+            )
         );
     }
 }

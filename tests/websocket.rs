@@ -379,7 +379,9 @@ async fn a_server_that_does_not_answer_times_out() {
     let error = open(&target(port, "/", &[]), limit).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("timed out after 0.1 s during the WebSocket handshake with '127.0.0.1:{port}'")
+        format!(
+            "timed out after 0.1 s during the WebSocket handshake with '127.0.0.1:{port}': timeout"
+        )
     );
 }
 

@@ -147,6 +147,8 @@ local SUBACK = {}
 --- Names the reasons.
 ---@return string[]
 function SUBACK:reason_strings() end
+---@return string all of them
+function SUBACK:reason_string() end
 
 ---@class mqtt.UNSUBACK: mqtt.Packet
 ---@field packet_id integer
@@ -156,6 +158,8 @@ local UNSUBACK = {}
 --- Names the reasons; MQTT 5.0 only.
 ---@return string[]
 function UNSUBACK:reason_strings() end
+---@return string all of them
+function UNSUBACK:reason_string() end
 
 ---@class mqtt.DISCONNECT: mqtt.Packet
 ---@field rc? integer MQTT 5.0 only
@@ -452,6 +456,8 @@ function Ioloop:remove(client) end
 function Ioloop:iteration() end
 
 --- Runs until everything added has ended or been removed.
+---@return true? ok nil if a client without an error handler has ended with an error
+---@return string? err
 function Ioloop:run_until_clients() end
 
 -- Logging ------------------------------------------------------------------------------------------------------------
@@ -481,6 +487,8 @@ function mqtt.get_ioloop(autocreate, opts) end
 
 --- Runs the default loop with these clients and functions.
 ---@param ... mqtt.Client|fun(): number?
+---@return true? ok nil if a client without an error handler has ended with an error
+---@return string? err
 function mqtt.run_ioloop(...) end
 
 --- Serves one client until its connection is gone.

@@ -141,7 +141,7 @@ impl Client {
     }
 
     fn forget_connection(&mut self) {
-        assert!(self.session.transmit().is_empty());
+        assert!(self.session.fill().is_empty());
         self.input.clear();
         self.server.open();
         self.failed = false;
@@ -184,7 +184,7 @@ impl Client {
         self.published += 1;
         let mut payload = self.published.to_be_bytes().to_vec();
         payload.resize(4 + usize::from(script.byte()), b'.');
-        let unsent = self.session.transmit().len();
+        let unsent = self.session.fill().len();
         let queued = self.session.stats().queued;
         let published = self.session.publish(&PublishRef {
             dup: false,
@@ -209,7 +209,7 @@ impl Client {
             }
             // Refused: nothing is sent and nothing kept.
             Err(_) => {
-                assert_eq!(self.session.transmit().len(), unsent);
+                assert_eq!(self.session.fill().len(), unsent);
                 assert!(self.session.stats().queued <= queued);
             }
         }
@@ -238,19 +238,19 @@ impl Client {
         };
         let subscriptions = filters(script).into_iter().map(subscription).collect();
         let properties = properties(script, self.version);
-        let unsent = self.session.transmit().len();
+        let unsent = self.session.fill().len();
         match self.session.subscribe(subscriptions, properties) {
             Ok(id) => self.begin(id, None),
-            Err(_) => assert_eq!(self.session.transmit().len(), unsent),
+            Err(_) => assert_eq!(self.session.fill().len(), unsent),
         }
     }
 
     fn unsubscribe(&mut self, script: &mut Script) {
         let (filters, properties) = (filters(script), properties(script, self.version));
-        let unsent = self.session.transmit().len();
+        let unsent = self.session.fill().len();
         match self.session.unsubscribe(filters, properties) {
             Ok(id) => self.begin(id, None),
-            Err(_) => assert_eq!(self.session.transmit().len(), unsent),
+            Err(_) => assert_eq!(self.session.fill().len(), unsent),
         }
     }
 
@@ -338,13 +338,13 @@ impl Client {
             };
             self.settle();
             let mut bytes = self.input.split_to(self.input.len() - rest.len());
-            let (state, unsent) = (self.session.state(), self.session.transmit().len());
+            let (state, unsent) = (self.session.state(), self.session.fill().len());
             self.session.receive(&mut bytes, self.now);
             assert!(bytes.is_empty());
             if self.session.state() == State::Connected {
                 self.server.sends(&packet);
                 if state == State::Connected {
-                    let answers = self.session.transmit()[unsent..].into();
+                    let answers = self.session.fill()[unsent..].into();
                     self.check_answered(&packet, answers);
                 }
             }
@@ -463,7 +463,7 @@ impl Client {
 
     /// The driver writes so many bytes, and the server reads them. Says whether there were any.
     fn write(&mut self, most: usize) -> bool {
-        let waiting = self.session.transmit();
+        let waiting = self.session.fill();
         let bytes = waiting.split_to(most.min(waiting.len()));
         if bytes.is_empty() {
             return false;

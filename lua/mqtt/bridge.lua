@@ -7,8 +7,8 @@ local host = require("mqtt.host")
 local native = require("mqtt.connector.native")
 local v3 = require("mqtt.connector.v3")
 
+local ipairs, rawget, require, select, tostring, type = ipairs, rawget, require, select, tostring, type
 local str_byte = string.byte
-local tostring, type = tostring, type
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
 local DRAIN_PAUSE = 0.005

@@ -5,8 +5,9 @@
 
 local core = require("mqtt.core")
 
-local math_max, math_min = math.max, math.min
-local ipairs, pairs, setmetatable, tostring, type = ipairs, pairs, setmetatable, tostring, type
+local math_huge, math_max, math_min = math.huge, math.max, math.min
+local ipairs, pairs, setmetatable, tonumber, tostring, type = ipairs, pairs, setmetatable, tonumber, tostring, type
+local table_insert, table_remove = table.insert, table.remove
 
 -- What `reconnect = true` means, and the defaults of its table, in seconds and as a part of them.
 local DELAY = 30
@@ -55,7 +56,7 @@ function Brokers._random()
 end
 
 local function is_seconds(value)
-	return type(value) == "number" and value > 0 and value < math.huge
+	return type(value) == "number" and value > 0 and value < math_huge
 end
 
 --- Checks a value of the option `reconnect` that is a table.
@@ -100,8 +101,17 @@ function brokers.check_uris(uris)
 	end
 end
 
+-- The only brokers of clients with one uri, which share them: they are never changed.
+local only = setmetatable({}, { __mode = "v" })
+
 -- The brokers of a pass, in turn.
 local function queue(self, uris)
+	if type(uris) == "string" and not self._references then
+		local broker = only[uris] or { uri = uris, position = 1 }
+		only[uris] = broker
+		return { broker }
+	end
+	uris = type(uris) == "table" and uris or { uris }
 	local list = {}
 	for _, reference in ipairs(self._references or {}) do
 		list[#list + 1] = reference
@@ -125,7 +135,7 @@ function Brokers:next(uris)
 		self._uris = uris
 		self._failures, self._first, self._references, self._moved, self._queue = 0, 1, nil, false, nil
 	end
-	self._queue = self._queue or queue(self, type(uris) == "table" and uris or { uris })
+	self._queue = self._queue or queue(self, uris)
 	local current = self._queue[1]
 	self._current, self._accepted = current, false
 	return current.uri, current.host, current.port
@@ -157,7 +167,7 @@ end
 local function remove(list, item)
 	for i, other in ipairs(list) do
 		if other == item then
-			return table.remove(list, i)
+			return table_remove(list, i)
 		end
 	end
 end
@@ -166,14 +176,14 @@ end
 local function lost(self)
 	local current, references = self._current, self._references
 	if not current.position then
-		table.insert(references, 1, remove(references, current))
+		table_insert(references, 1, remove(references, current))
 	end
 	end_pass(self)
 end
 
 -- The attempt has failed: the next broker has its turn.
 local function failed(self)
-	local current = table.remove(self._queue, 1)
+	local current = table_remove(self._queue, 1)
 	if not (current.position or self._moved) then
 		-- It was to be used this time only.
 		remove(self._references, current)
@@ -198,9 +208,9 @@ local function referred(self)
 	elseif self._accepted then
 		end_pass(self)
 	else
-		table.remove(left, 1)
+		table_remove(left, 1)
 		for i, reference in ipairs(self._references) do
-			table.insert(left, i, reference)
+			table_insert(left, i, reference)
 		end
 	end
 	self._at_once = true

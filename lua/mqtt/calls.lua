@@ -1,12 +1,54 @@
---- Calls of the core that run once for each message, as fast as this Lua makes them.
+--- How the core is called: what it takes of tables, and calls that run once for each message, as fast as this Lua makes
+-- them.
 -- Internal.
 
 local core = require("mqtt.core")
 
 local math_floor = math.floor
-local type = type
+local getmetatable, ipairs, type = getmetatable, ipairs, type
 
 local calls = {}
+
+-- The fields of packets, wills and subscriptions.
+local FIELDS = {
+	"type", "version", "clean", "keep_alive", "id", "username", "password", "will", "sp", "rc", "packet_id", "dup", "qos",
+	"retain", "topic", "payload", "subscriptions", "no_local", "retain_as_published", "retain_handling", "properties",
+	"user_properties",
+}
+
+local function plain_fields(fields)
+	if type(fields) ~= "table" or getmetatable(fields) == nil then
+		return fields
+	end
+	local copy = {}
+	for _, key in ipairs(FIELDS) do
+		copy[key] = fields[key]
+	end
+	return copy
+end
+
+--- Returns a packet, a will or a subscription as the core reads it: what its metatable makes of its fields is in them.
+-- The core runs no Lua, so it does not ask metatables. Lists and properties are what is in their tables.
+-- @param fields the table, or anything else
+-- @return a table of the same fields, the same one if it has no metatable
+function calls.plain(fields)
+	local copy = plain_fields(fields)
+	if type(copy) ~= "table" or copy.will == nil and copy.subscriptions == nil then
+		return copy
+	end
+	local whole = {}
+	for _, key in ipairs(FIELDS) do
+		whole[key] = copy[key]
+	end
+	whole.will = plain_fields(whole.will)
+	if type(whole.subscriptions) == "table" then
+		whole.subscriptions = {}
+		for i, subscription in ipairs(copy.subscriptions) do
+			whole.subscriptions[i] = plain_fields(subscription)
+		end
+	end
+	return whole
+end
 
 if core.builds_messages then
 	--- Publishes a message that has no properties, on a connection.
@@ -29,13 +71,36 @@ if not has_ffi then
 	return calls
 end
 
+local address, publish_number = core.publish_address, core.publish_number
+if not address then
+	return calls
+end
+-- Nobody else is to have it. Whoever loads this file again publishes through `core.publish`.
+core.publish_address = nil
 local publish_plain = ffi.cast(
-	"double (*)(const void *handle, const char *topic, uint32_t, const char *payload, uint32_t, uint32_t flags)",
-	ffi.cast("uintptr_t", core.publish_address))
+	"double (*)(uint32_t link, const char *topic, uint32_t, const char *payload, uint32_t, uint32_t flags)",
+	ffi.cast("uintptr_t", address))
 local LARGE_PAYLOAD = core.large_payload
+
+-- What stands for a link on the other side, by its handle: any number may be given there, but no pointer to something
+-- else.
+local numbers = setmetatable({}, {
+	__mode = "k",
+	__index = function(self, handle)
+		local number = publish_number(handle)
+		if number then
+			self[handle] = number
+		end
+		return number
+	end,
+})
 
 function calls.publish(handle, opts)
 	if type(opts) ~= "table" or opts.packet_id ~= nil or opts.properties ~= nil or opts.user_properties ~= nil then
+		return nil
+	end
+	local number = numbers[handle]
+	if not number then
 		return nil
 	end
 	local topic, payload, qos = opts.topic, opts.payload, opts.qos
@@ -52,7 +117,7 @@ function calls.publish(handle, opts)
 		return nil
 	end
 	local flags = (dup and 8 or 0) + qos * 2 + (retain and 1 or 0)
-	local result = publish_plain(handle, topic, #topic, payload, #payload, flags)
+	local result = publish_plain(number, topic, #topic, payload, #payload, flags)
 	if result < 0 then
 		return nil
 	end

@@ -10,9 +10,11 @@ local host = require("mqtt.host")
 local log = require("mqtt.log")
 local native = require("mqtt.connector.native")
 local packet = require("mqtt.packet")
+local protect = require("mqtt.protect")
 local protocol = require("mqtt.protocol")
 
-local error, getmetatable, ipairs, pairs, setmetatable = error, getmetatable, ipairs, pairs, setmetatable
+local error, getmetatable, ipairs, pairs, pcall = error, getmetatable, ipairs, pairs, pcall
+local rawset, require, select, setmetatable = rawset, require, select, setmetatable
 local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
 local math_ceil, math_huge, math_max, math_min = math.ceil, math.huge, math.max, math.min
@@ -26,6 +28,7 @@ local core_pop = core.pop
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local BUILDS_MESSAGES = core.builds_messages
 local shape, shape_publish, shape_ack = packet.shape, packet.shape_publish, packet.shape_ack
+local call_all, raise, try = protect.call_all, protect.raise, protect.try
 local packet_type = packet.types
 local PUBLISH, PUBACK, PUBREC = packet_type.PUBLISH, packet_type.PUBACK, packet_type.PUBREC
 
@@ -61,12 +64,12 @@ local POLL_PAUSE = 0.01
 -- For tables that may be missing. Not to be changed.
 local NOTHING = {}
 
--- The events, each without a handler: the metatable of a client's lists of handlers.
-local NO_HANDLERS = { __index = {} }
-for _, event in ipairs({
-	"connect", "subscribe", "unsubscribe", "message", "acknowledge", "error", "close", "auth", "shutdown",
-}) do
-	NO_HANDLERS.__index[event] = NOTHING
+-- A list for each event, without a handler.
+local function new_handlers()
+	return {
+		connect = {}, subscribe = {}, unsubscribe = {}, message = {}, acknowledge = {}, error = {}, close = {}, auth = {},
+		shutdown = {},
+	}
 end
 
 -- Messages that nobody has acknowledged yet, for the option `auto_ack`.
@@ -79,8 +82,20 @@ local Client = {
 	_version = const.v311,
 	-- What `mqtt.topic_handlers` knows, if there are handlers of topics.
 	_topics = false,
+	-- How often the client has left a connection or a loop: `_serve` goes on only where it was, and a handler may call it.
+	_moves = 0,
+	-- Callbacks of the requests under way, by packet identifier: the client has a table of its own once there is one.
+	_callbacks = NOTHING,
 }
 Client.__index = Client
+
+-- Sets a field that the client does not have. A method that is replaced is called from the next step on.
+function Client:__newindex(name, value)
+	rawset(self, name, value)
+	if Client[name] ~= nil then
+		rawset(self, "_moves", self._moves + 1)
+	end
+end
 
 function Client:__tostring()
 	return str_format("mqtt.client{id=%q}", tostring(self.opts.id))
@@ -183,6 +198,8 @@ local function check_option(key, value)
 		return brokers.check_uris(value)
 	elseif key == "reconnect" and value_type == "table" then
 		return brokers.check_reconnect(value)
+	elseif key == "reconnect" and value_type == "number" and not (value >= 0 and value < math_huge) then
+		return "expecting reconnect to be a number of seconds, not below 0, got: " .. tostring(value)
 	elseif key == "max_packet_size" and not is_whole(value, 16, 268435460) then
 		return "expecting max_packet_size to be a whole number of bytes from 16 to 268435460, got: " .. tostring(value)
 	elseif key == "server_receive_maximum" and not is_whole(value, 1, 0xFFFF) then
@@ -198,6 +215,10 @@ end
 local function check_will(will)
 	if type(will.topic) ~= "string" then
 		return "expecting will.topic to be a string"
+	end
+	local broken = core.check_topic_name(will.topic)
+	if broken then
+		return "will.topic: " .. broken
 	elseif will.payload ~= nil and type(will.payload) ~= "string" then
 		return "expecting will.payload to be a string"
 	elseif will.qos ~= nil and type(will.qos) ~= "number" then
@@ -222,7 +243,10 @@ local function parse_connection_opts(opts, conn)
 	if scheme and not means then
 		error("only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as protocol, got '" .. scheme .. "'", 0)
 	end
-	if scheme and opts.secure == nil then
+	if uri_scheme and scheme ~= uri_scheme and scheme ~= uri_scheme .. "s" then
+		-- TLS may be added to what the uri says; it may not be dropped.
+		error(str_format("cannot use protocol '%s' with a uri that begins with '%s://'", scheme, uri_scheme), 0)
+	elseif scheme and opts.secure == nil then
 		opts.secure = means.secure
 	elseif scheme and means.secure and not opts.secure then
 		error("cannot use protocol '" .. scheme .. "' with 'secure=false'", 0)
@@ -257,8 +281,9 @@ local function parse_connection_opts(opts, conn)
 	conn.ssl_module = conn.secure and (opts.ssl_module or "ssl") or nil
 end
 
--- The options that a uri may give.
+-- The options that a uri may give. Most uris give `secure` alone: clients share these two tables.
 local URI_OPTIONS = { "username", "password", "secure" }
+local SECURE_ALONE = { [false] = { secure = false }, [true] = { secure = true } }
 
 -- Of options with what a uri adds, while that is looked at.
 local parsed_mt = {}
@@ -288,6 +313,9 @@ local function parse_uri(self, conn)
 			now[key] = parsed[key]
 			opts[key] = parsed[key]
 		end
+	end
+	if now and now.username == nil and now.password == nil then
+		now = SECURE_ALONE[now.secure]
 	end
 	self._from_uri = now
 end
@@ -395,21 +423,28 @@ local function configure(self)
 	return self._link:configure(settings)
 end
 
--- Lua has collected a client that may still be connected.
+-- Lua has collected a client that may still be connected. Whoever collects garbage is not to be blamed for the error of
+-- a handler.
 local function collected(client)
 	if client.connection then
 		-- Nobody will come back to it: what is kept for the next connection has to go out on this one.
 		client._link:leave()
-		client:close_connection("garbage")
+		local ok, err = pcall(client.close_connection, client, "garbage")
+		if not ok then
+			pcall(log.error, log, "[LuaMQTT] client '%s' was collected, and a handler of that raised an error: %s",
+				client.opts.id, tostring(err))
+		end
 	end
 end
 
 -- Has `collected` called for a client when Lua collects what this returns, which the client has to hold; that is before
 -- anything is collected that was made earlier.
 local guard
-if newproxy then
+-- The program may have a global function with the name of a library: only the list of loaded modules is reliable.
+local debug_library = package.loaded.debug
+if debug_library.setfenv then
 	-- Lua 5.1 has no finalizers of tables.
-	local getfenv, setfenv = debug.getfenv, debug.setfenv
+	local newproxy, getfenv, setfenv = newproxy, debug_library.getfenv, debug_library.setfenv
 	local first = newproxy(true)
 	getmetatable(first).__gc = function(proxy)
 		if proxy ~= first then
@@ -501,15 +536,17 @@ end
 -- end if that is not set. When a connection is lost its broker is tried first. A table of TLS settings (`secure`) then
 -- counts for those that are `mqtts://` or `wss://`, or have no scheme
 -- @tparam boolean|string opts.clean clean session start flag, use "first" to start clean only on first connect
--- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss"
+-- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss", the scheme for a uri without; to a scheme it may
+-- only add TLS
 -- @tparam[opt] string opts.username username for authorization on MQTT broker
 -- @tparam[opt] string opts.password password for authorization on MQTT broker; with MQTT 3.1.1 not without username
 -- @tparam[opt] string opts.host hostname or address of the MQTT broker
 -- @tparam[opt] int opts.port port number, defaults to 1883 for plain and 8883 for secure connections, 80 and 443 for
 -- WebSocket
 -- @tparam[opt=4] number opts.version MQTT protocol version, `mqtt.v311` or `mqtt.v50`
--- @tparam[opt] string opts.id MQTT client identifier, random by default; with MQTT 5.0, "" lets the broker assign one,
--- which then takes the place of this option: the next connect finds the same session
+-- @tparam[opt] string opts.id MQTT client identifier, by default 31 characters of which 64 bits are random (a broker
+-- need not take more than 23); with MQTT 5.0, "" lets the broker assign one, which then takes the place of this option:
+-- the next connect finds the same session
 -- @tparam[opt=false] boolean|table opts.secure use TLS: true for the defaults, or a table as LuaSec takes it, see the
 -- guide on TLS
 -- @tparam[opt] string opts.proxy connect through this proxy, `http://[username[:password]@]hostname[:port]` (CONNECT
@@ -564,6 +601,9 @@ end
 -- 	version = mqtt.v50,
 -- }
 function Client:__init(opts)
+	if type(opts) ~= "table" then
+		error("expecting a table of options to create MQTT client, got: " .. type(opts), 3)
+	end
 	local own = {}
 	for key, value in pairs(opts) do
 		local err = check_option(key, value)
@@ -583,8 +623,9 @@ function Client:__init(opts)
 	end
 	own.version = own.version or const.v311
 	own.keep_alive = own.keep_alive or 60
-	own.connector = own.connector or require("mqtt.connector")
-	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(7))
+	-- What the module `mqtt.connector` returns.
+	own.connector = own.connector or host.has_cosockets() and require("mqtt.connector.nginx") or native
+	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
 	if own.reconnect == true then
 		own.reconnect = 30
 	end
@@ -595,7 +636,8 @@ function Client:__init(opts)
 	end
 	-- the same under the name that luamqtt 3.x gives it
 	self.args = own
-	self.handlers = setmetatable({}, NO_HANDLERS)
+	--- The handlers of each event: nine lists, in the order in which they are called. The program may change them.
+	self.handlers = new_handlers()
 	--- Time of the last packet sent by a method of the client, in seconds as of `os.time`.
 	self.send_time = 0
 	--- True until the first connection attempt has succeeded or failed; with a list of brokers, until one attempt has
@@ -604,8 +646,6 @@ function Client:__init(opts)
 	self._brokers = brokers.new()
 	-- Steps since other threads had their turn.
 	self._steps = 0
-	-- Callbacks of the requests under way, by packet identifier.
-	self._callbacks = {}
 	local link, handle = core.link(own.version)
 	if not link then
 		error("no client can be made: " .. handle, 3)
@@ -663,26 +703,25 @@ end
 -- 	-- handle received message
 -- end)
 function Client:on(events, ...)
-	local count = select("#", ...)
+	local count, func = select("#", ...), (...)
 	if count == 1 then
-		events = { [events] = (...) }
+		-- Of nil no table can be made.
+		events = { [events == nil and NOTHING or events] = func == nil and NOTHING or func }
 	elseif count > 1 or type(events) ~= "table" then
 		error("invalid arguments: expected a table of handlers, or an event name and a handler", 2)
 	end
-	for event, func in pairs(events) do
+	for event, handler in pairs(events) do
 		if type(event) ~= "string" then
 			error("expecting event to be a string", 2)
-		elseif type(func) ~= "function" then
+		elseif type(handler) ~= "function" then
 			error("expecting func to be a function", 2)
-		end
-		local handlers = self.handlers[event]
-		if not handlers then
+		elseif not self.handlers[event] then
 			error("invalid event '" .. event .. "' to handle", 2)
-		elseif handlers == NOTHING then
-			self.handlers[event] = { func }
-		else
-			handlers[#handlers + 1] = func
 		end
+	end
+	for event, handler in pairs(events) do
+		local handlers = self.handlers[event]
+		handlers[#handlers + 1] = handler
 	end
 end
 
@@ -716,17 +755,13 @@ function Client:off(event, func)
 	return true
 end
 
--- Calls the handlers of an event.
+-- Calls the handlers of an event, all of them; then raises the first error that one of them has raised.
 function Client:handle(event, ...)
 	local handlers = self.handlers[event]
 	if not handlers then
 		error("invalid event '" .. tostring(event) .. "' to handle", 2)
 	end
-	local i = 1
-	while handlers[i] do
-		handlers[i](...)
-		i = i + 1
-	end
+	call_all(handlers, 1, nil, ...)
 end
 
 -- Whether the first connect goes on: there are brokers in the list that have not been tried.
@@ -744,10 +779,10 @@ local function tell_waiting(self, reason)
 	end
 end
 
--- Lets `_serve` know, if it is at work, that the client leaves its connection or its loop.
+-- Lets each `_serve` that is at work know that the client leaves its connection or its loop.
 local function note_move(self)
 	if self.connection then
-		self._has_moved = true
+		self._moves = self._moves + 1
 	end
 end
 
@@ -755,10 +790,11 @@ end
 -- so long this waits for it at most, the rest goes on in the background.
 local function close(self, reason, flush)
 	local conn = self.connection
-	if self._opening or conn and conn.connack and not self._brokers:is_midway() then
-		self.first_connect = false
-	end
 	if conn or self._opening then
+		if not self._closing then
+			-- It has not failed, it is over: without `reconnect` only a call connects again.
+			self.first_connect = false
+		end
 		self._brokers:ended()
 	end
 	note_move(self)
@@ -767,34 +803,36 @@ local function close(self, reason, flush)
 	self._closing, self._closer = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
-	if conn and not self._token then
-		bridge.close(self, conn)
-	end
+	local failure
 	if conn then
+		if not self._token then
+			failure = try(nil, bridge.close, self, conn)
+		end
 		log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", self.opts.id, reason)
 		conn.close_reason = reason
-		self:handle("close", conn, self)
+		failure = try(failure, self.handle, self, "close", conn, self)
 	end
-	tell_waiting(self, reason)
+	raise(try(failure, tell_waiting, self, reason))
 end
 
 -- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event,
--- and the close event. If a handler throws, the next step closes the connection.
+-- and the close event. If the thread ends in a handler, the next step closes the connection.
 local function fail(self, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	local conn = self.connection
 	self._closing, self._closer = reason, coroutine_running()
 	self._failure, self._ended_by = message, pck
 	self._brokers:ended()
-	self:handle("error", message, self, pck)
+	local failure = try(nil, self.handle, self, "error", message, self, pck)
 	if pck and pck.type == packet_type.CONNACK then
-		self:handle("connect", pck, self)
+		failure = try(failure, self.handle, self, "connect", pck, self)
 	end
 	self.first_connect = is_first_pass(self)
 	-- The handlers may have closed it already, and opened another.
 	if self.connection == conn then
-		self:close_connection(reason)
+		failure = try(failure, self.close_connection, self, reason)
 	end
+	raise(failure)
 end
 
 -- Whether `fail` is still at work, in another coroutine.
@@ -819,6 +857,27 @@ local function sent(self, what)
 	return false, err
 end
 
+-- Remembers the callback of a request, or that it has none.
+local function set_callback(self, packet_id, callback)
+	if callback and self._callbacks == NOTHING then
+		self._callbacks = {}
+	end
+	self._callbacks[packet_id] = callback
+end
+
+-- Logs what only MQTT 5.0 has and 3.1.1 ignores, so that a program may serve both with one table.
+local function note_ignored(self, what, opts, names)
+	for _, name in ipairs(names) do
+		if opts[name] ~= nil then
+			log:debug("[LuaMQTT] client '%s' ignores %s of a %s: only MQTT 5.0 has that", self.opts.id, name, what)
+		end
+	end
+end
+
+-- The fields of requests that only MQTT 5.0 has.
+local V50_FIELDS = { "properties", "user_properties" }
+local V50_SUBSCRIBE_FIELDS = { "no_local", "retain_as_published", "retain_handling", "properties", "user_properties" }
+
 -- Makes a request of the session: calls the method of the link. Returns what that returned, or false and an error
 -- message. Raises where the arguments are to blame, in the name of the caller's caller: not to be used as a tail call.
 -- The callback, if any, is for the packet identifier that the method returns, and in place before the answer comes.
@@ -836,7 +895,7 @@ local function request(self, callback, what, method, ...)
 	end
 	log:debug("[LuaMQTT] client '%s' sending %s", self.opts.id, what)
 	if result ~= true then
-		self._callbacks[result] = callback
+		set_callback(self, result, callback)
 	end
 	local ok
 	ok, err = sent(self, what)
@@ -901,14 +960,19 @@ function Client:subscribe(opts)
 	if problem then
 		error(problem, 2)
 	end
-	local retain_handling = opts.retain_handling
-	if type(retain_handling) == "boolean" then
+	local no_local, retain_as_published, retain_handling = opts.no_local, opts.retain_as_published, opts.retain_handling
+	if self._version ~= const.v50 then
+		note_ignored(self, "SUBSCRIBE", opts, V50_SUBSCRIBE_FIELDS)
+		no_local, retain_as_published, retain_handling = false, false, 0
+	elseif type(retain_handling) == "boolean" then
 		retain_handling = retain_handling and 1 or 0
 	end
 	local packet_id, err = request(self, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
-		opts.no_local or false, opts.retain_as_published or false, retain_handling or 0, opts.properties,
-		opts.user_properties)
-	return packet_id, err
+		no_local or false, retain_as_published or false, retain_handling or 0, opts.properties, opts.user_properties)
+	if packet_id then
+		return packet_id
+	end
+	return false, err
 end
 
 --- Unsubscribe from specified topic, and calls optional callback when subscription will be removed on broker
@@ -923,9 +987,15 @@ function Client:unsubscribe(opts)
 	if problem then
 		error(problem, 2)
 	end
+	if self._version ~= const.v50 then
+		note_ignored(self, "UNSUBSCRIBE", opts, V50_FIELDS)
+	end
 	local packet_id, err = request(self, opts.callback, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties,
 		opts.user_properties)
-	return packet_id, err
+	if packet_id then
+		return packet_id
+	end
+	return false, err
 end
 
 -- Returns what is wrong with a reason code and properties, or nil.
@@ -980,6 +1050,9 @@ end
 -- Publishes. Returns what the link's function returns.
 local function send_publish(self, topic, payload, qos, retain, dup, packet_id, properties, user_properties)
 	if properties or user_properties then
+		if self._version ~= const.v50 then
+			note_ignored(self, "PUBLISH", { properties = properties, user_properties = user_properties }, V50_FIELDS)
+		end
 		return self._link:publish(topic, payload, qos or 0, retain or false, dup or false, packet_id, properties,
 			user_properties)
 	end
@@ -1002,7 +1075,7 @@ local function await_answer(self, packet_id, callback, dropped)
 		self:_forget_request(other, "it had to make room in the queue")
 	end
 	if packet_id ~= 0 then
-		self._callbacks[packet_id] = callback
+		set_callback(self, packet_id, callback)
 	end
 end
 
@@ -1142,7 +1215,10 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	local what = qos == 1 and "PUBACK" or "PUBREC"
 	if properties or user_properties then
 		ok, err = request(self, nil, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
-		return ok, err
+		if ok then
+			return true
+		end
+		return false, err
 	end
 	ok, err, misuse = core_acknowledge(self._handle, packet_id, qos, rc or 0)
 	if ok then
@@ -1221,14 +1297,21 @@ end
 -- @param ... see `Client:disconnect`
 -- @return `true`
 function Client:shutdown(...)
+	local err = explain_reason(...)
+	if err then
+		error(err, 2)
+	end
 	log:debug("[LuaMQTT] client '%s' shutting down", self.opts.id)
 	self.first_connect = false
 	self.opts.reconnect = false
 	if bridge.hand_over(self, Client.shutdown, ...) then
 		return true
 	end
-	self:disconnect(...)
-	self:handle("shutdown", self)
+	local failure = try(nil, self.disconnect, self, ...)
+	-- A loop that waits until it is time to reconnect is to see that there is no such time any more.
+	self._link:wake()
+	failure = try(failure, self.handle, self, "shutdown", self)
+	raise(failure)
 	return true
 end
 
@@ -1247,7 +1330,10 @@ function Client:auth(rc, properties, user_properties)
 	end
 	local ok
 	ok, err = request(self, nil, "AUTH", "auth", rc or 0, properties, user_properties)
-	return ok, err
+	if ok then
+		return true
+	end
+	return false, err
 end
 
 --- Immediately close established network connection, without graceful session finishing with DISCONNECT packet.
@@ -1271,6 +1357,24 @@ local function next_connection(self)
 		error(err, 0)
 	end
 	return new_connection(self, self._brokers:next(self.opts.uri))
+end
+
+-- Deals with what the link has, defined below.
+local handle_event
+
+-- Deals with what the last connection has left: the answers that it has brought and nobody has taken.
+local function take_rest(self)
+	local function take(kind, ...)
+		if kind == "woken" then
+			self:_woken()
+		elseif kind then
+			handle_event(self, kind, ...)
+		end
+		return kind and not (self.connection or self._opening)
+	end
+	while take(core_pop(self._handle, self._session_mt)) do -- luacheck: ignore 542
+		-- until there is none
+	end
 end
 
 -- Starts to open a native connection. Raises if the options have become bad.
@@ -1312,8 +1416,7 @@ local function open_failed(self, reason)
 	self.first_connect = is_first_pass(self)
 	local message = "failed to open network connection: " .. reason
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
-	self:handle("error", message, self)
-	tell_waiting(self, message)
+	raise(try(try(nil, self.handle, self, "error", message, self), tell_waiting, self, message))
 	return message
 end
 
@@ -1355,13 +1458,20 @@ end
 --- Send PINGREQ packet. The library does so by itself, see `keep_alive` in `Client:__init`.
 -- @return true on success or false and error message on failure
 function Client:send_pingreq()
-	return request(self, nil, "PINGREQ", "ping")
+	local ok, err = request(self, nil, "PINGREQ", "ping")
+	if ok then
+		return true
+	end
+	return false, err
 end
 
 --- Open network connection to the broker, and wait until it is open, for `connect_timeout` at most; in a Copas thread
 -- only the thread waits.
 -- @return true on success or false and error message on failure
 function Client:open_connection()
+	if not (self.connection or self._opening) then
+		take_rest(self)
+	end
 	if self.connection then
 		return true
 	elseif not self._token then
@@ -1369,22 +1479,27 @@ function Client:open_connection()
 		local ok, err = bridge.open(self, next_connection(self), open_failed)
 		if ok then
 			leave_rest_to_connack(self)
+			return true
 		end
-		return ok, err
+		return false, err
 	end
 	if not self._opening then
 		begin_open(self)
 	end
-	local link = self._link
-	while self._opening do
+	local link, conn = self._link, self._opening
+	while self._opening == conn do
 		if not (host.wait(link) or host.pause(POLL_PAUSE)) then
 			link:wait(IDLE_WAIT)
 		end
-		local kind, message = core_pop(self._handle, self._session_mt)
-		if kind == "opened" then
-			opened(self)
-		elseif kind == "open_failed" or kind == "broken" then
-			return false, open_failed(self, message)
+		if self._opening == conn then
+			local kind, message = core_pop(self._handle, self._session_mt)
+			if kind == "opened" then
+				opened(self)
+			elseif kind == "open_failed" or kind == "broken" then
+				return false, open_failed(self, message)
+			elseif kind == "woken" then
+				self:_woken()
+			end
 		end
 	end
 	if self.connection then
@@ -1417,7 +1532,10 @@ function Client:send_connect()
 	local ok, err = configure(self)
 	if ok and opts.clean and not keeps_exchanges(opts) then
 		-- The broker starts anew, and so do the packet identifiers.
-		self._callbacks, self._lost_requests = {}, nil
+		self._callbacks, self._lost_requests = nil, nil
+	end
+	if self._version ~= const.v50 then
+		note_ignored(self, "CONNECT", opts, V50_FIELDS)
 	end
 	if ok then
 		ok, err = self._link:connect {
@@ -1426,7 +1544,7 @@ function Client:send_connect()
 			clean = not not opts.clean,
 			username = opts.username,
 			password = opts.password,
-			will = opts.will,
+			will = calls.plain(opts.will),
 			keep_alive = opts.keep_alive,
 			properties = connect_properties(opts),
 			user_properties = opts.user_properties,
@@ -1474,24 +1592,36 @@ local function connack_received(self, connack)
 		-- The broker may want another keep alive.
 		self._check_soon()
 	end
+	local failure
 	if self._subscriptions then
-		self:_renew_subscriptions(connack)
+		failure = try(nil, self._renew_subscriptions, self, connack)
 		if self.connection ~= conn then
+			raise(failure)
 			return false, NOT_OPENED
 		end
 	end
-	self:handle("connect", connack, self)
+	failure = try(failure, self.handle, self, "connect", connack, self)
 	self.first_connect = false
 	if self._waits then
-		self:_end_waits("connect", connack)
+		failure = try(failure, self._end_waits, self, "connect", connack)
 	end
+	raise(failure)
 	return true
+end
+
+-- Returns a result and an error message, or the result alone if there is no error.
+local function outcome(result, err)
+	if err == nil then
+		return result
+	end
+	return result, err
 end
 
 -- What `step` returns when a connection, or the attempt to open one, has come to its end. A handler may have opened
 -- another.
 local function gone(self, err)
-	return (self.connection or self._opening or self.opts.reconnect or is_first_pass(self)) and 0 or nil, err
+	local goes_on = self.connection or self._opening or self.opts.reconnect or is_first_pass(self)
+	return outcome(goes_on and 0 or nil, err)
 end
 
 -- The reason codes with which a server refers to others (4.11).
@@ -1542,10 +1672,10 @@ end
 -- A message that had to wait will not be sent: the broker does not take it, as the message says. Its callback is not
 -- called.
 local function dropped(self, packet_id, message)
-	self:_forget_request(packet_id, message)
+	local failure = try(nil, self._forget_request, self, packet_id, message)
 	message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
-	self:handle("error", message, self)
+	raise(try(failure, self.handle, self, "error", message, self))
 end
 
 -- A received message, from what the link gives for it.
@@ -1560,15 +1690,35 @@ local function to_message(self, kind, a, b, c, d, e, f, g, h)
 	return message
 end
 
--- Deals with what the link has. Returns what `step` returns.
-local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
-	if kind == PUBLISH then
-		local message = to_message(self, kind, a, b, c, d, e, f, g, h)
-		local ok, err = self:handle_received_packet(message)
-		if ok then
-			return 0
+-- Deals with a received packet. Returns what `step` returns.
+local function received(self, pck)
+	if self._receive_packet ~= Client._receive_packet then
+		-- The program wants to see what is received, or to change it.
+		local err
+		self._received = pck
+		pck, err = self:_receive_packet()
+		self._received = nil
+		if not pck then
+			local conn = self.connection
+			if not conn or err == nil or err == conn.signal_idle then
+				return -1
+			end
+			err = "failed to receive next packet: " .. tostring(err)
+			fail(self, err, "error")
+			return gone(self, err)
 		end
-		return gone(self, err)
+	end
+	local ok, err = self:handle_received_packet(pck)
+	if ok then
+		return 0
+	end
+	return gone(self, err)
+end
+
+-- Deals with what the link has. Returns what `step` returns.
+function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
+	if kind == PUBLISH then
+		return received(self, to_message(self, kind, a, b, c, d, e, f, g, h))
 	elseif kind == "opened" then
 		opened(self)
 		local ok, err = self:send_connect()
@@ -1605,11 +1755,7 @@ local function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		-- Here, since a thread that handles it later may find another connection.
 		return disconnect_received(self, pck)
 	end
-	local ok, err = self:handle_received_packet(pck)
-	if ok then
-		return 0
-	end
-	return gone(self, err)
+	return received(self, pck)
 end
 
 -- Connects when this is the first time, or when it is time to reconnect. Returns what `step` returns.
@@ -1646,6 +1792,20 @@ local function implicit_connect(self)
 	return gone(self, err)
 end
 
+-- Deals with what the native connection has received if the session has given the connection up, for a PINGRESP that is
+-- missing, say. Returns the error message, or nil.
+local function check_failed(self)
+	local conn = self.connection
+	if not self._link:is_failed() then
+		return nil
+	end
+	local wait, err
+	repeat
+		wait, err = self:step()
+	until wait ~= 0 or err or self.connection ~= conn
+	return err
+end
+
 --- Checks last message send, and sends a PINGREQ if necessary. The native connection does so by itself, whoever calls
 -- this or not; with a connector in an external event loop it must be called. When using the included modules to add
 -- clients (see `mqtt.loop`), this will be taken care of automatically.
@@ -1671,13 +1831,19 @@ function Client:check_keep_alive()
 		return interval, NOT_OPENED
 	end
 	local err, soon
-	if not (self._token or bridge.hand_over(self, Client.check_keep_alive)) then
+	if self._token then
+		err = check_failed(self)
+	elseif not bridge.hand_over(self, Client.check_keep_alive) then
 		err, soon = bridge.check_keep_alive(self, handle_event)
 		if self._next_timeout then
 			self:_check_waits()
 		end
 	end
-	return self:_at_most(soon or self._link:deadline() or interval), err
+	local left = self:_at_most(soon or self._link:deadline() or interval)
+	if err then
+		return left, err
+	end
+	return left
 end
 
 -- Acknowledges a message that all handlers have dealt with, for the option `auto_ack`, unless the program has done so.
@@ -1701,7 +1867,7 @@ local function finish_step(self, kind, a, b, c, d, e, f, g, h, i)
 		elseif not (self.connection or self._opening) then
 			local wait, err = implicit_connect(self)
 			if wait ~= -1 then
-				return wait, err
+				return outcome(wait, err)
 			end
 		elseif not host.wait(link) then
 			return -1
@@ -1747,6 +1913,26 @@ function Client:step()
 	return finish_step(self, core_step(self._handle, self._session_mt))
 end
 
+-- The program may replace `step` on the instance: the loops ask.
+Client._own_step = Client.step
+
+-- Calls the handlers of a message: those of the event and those of topics.
+local function deliver_message(self, message)
+	local failure, passed
+	if not self._topics then
+		passed = self:handle("message", message, self)
+	else
+		if self.handlers.message[1] or self.handle ~= Client.handle then
+			failure, passed = try(nil, self.handle, self, "message", message, self)
+		end
+		self:_handle_topics(message, failure)
+	end
+	-- False where an error that a handler has raised was caught.
+	if passed ~= false then
+		acknowledge_handled(self, message)
+	end
+end
+
 -- The broker has answered a message: calls handlers and callback, as `Client:handle_received_packet` does.
 local function answered(self, kind, packet_id, rc, properties, user_properties)
 	local callbacks, handlers = self._callbacks, self.handlers.acknowledge
@@ -1756,14 +1942,16 @@ local function answered(self, kind, packet_id, rc, properties, user_properties)
 	end
 	callbacks[packet_id] = nil
 	local ack = shape_ack[self._version](kind, packet_id, rc, properties, user_properties)
-	local i = 1
-	while handlers[i] do
-		handlers[i](ack, self)
-		i = i + 1
-	end
-	if callback then
+	if handlers[1] then
+		call_all(handlers, 1, callback, ack, self)
+	else
 		callback(ack, self)
 	end
+end
+
+-- Whether the program has replaced a method that the shortest way of a message does not call.
+local function is_changed(self)
+	return self.step ~= Client.step or self.handle ~= Client.handle or self._receive_packet ~= Client._receive_packet
 end
 
 -- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
@@ -1771,15 +1959,12 @@ end
 -- In a thread of `mqtt.loop.copas`, which `thread` is about, handlers may wait meanwhile: then another one has taken
 -- the next step. `thread.handling` becomes false before a step that is not for a packet.
 function Client:_serve(most, thread)
-	if not (self.connection and self._token) or self._closing or self.handle ~= Client.handle or not thread
+	if not (self.connection and self._token) or self._closing or is_changed(self) or not thread
 		and (host.in_copas() or self.handle_received_packet ~= Client.handle_received_packet) then
 		if thread then
 			thread.handling = false
 		end
 		return self:step()
-	end
-	if self._has_moved then
-		self._has_moved = nil
 	end
 	-- What there is most of, messages, takes the shortest way.
 	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
@@ -1790,7 +1975,7 @@ function Client:_serve(most, thread)
 		reader, timeouts, error_handler = thread.reader, thread.timeouts, thread.error_handler
 		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
 	end
-	local answers = 0
+	local answers, moves = 0, self._moves
 	for _ = 1, most do
 		local kind, a, b, c, d, e, f, g, h, i = next_event(handle, session_mt)
 		if kind == PUBLISH then
@@ -1799,17 +1984,20 @@ function Client:_serve(most, thread)
 				message = to_message(self, kind, a, b, c, d, e, f, g, h)
 			end
 			local handlers = lists.message
-			local handler, n = handlers[1], 1
-			while handler do
-				handler(message, self)
-				n = n + 1
-				handler = handlers[n]
-			end
-			if self._topics then
-				self:_handle_topics(message)
-			end
-			if auto_ack then
-				acknowledge_handled(self, message)
+			local handler = handlers[1]
+			if self._topics or handlers[2] then
+				deliver_message(self, message)
+			else
+				if handler then
+					handler(message, self)
+					if handlers[2] then
+						-- It has added others.
+						call_all(handlers, 2, nil, message, self)
+					end
+				end
+				if auto_ack then
+					acknowledge_handled(self, message)
+				end
 			end
 		elseif kind == PUBACK or kind == PUBREC then
 			answered(self, kind, a, b, c, d)
@@ -1830,7 +2018,7 @@ function Client:_serve(most, thread)
 			session_mt = self._session_mt
 		end
 		-- For a thread of Copas, what `mqtt.loop.copas` asks in may_go_on, without a call.
-		if self._has_moved or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
+		if self._moves ~= moves or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
 			or geterrorhandler(reader) ~= error_handler) then
 			break
 		end
@@ -1846,7 +2034,7 @@ function Client:getfd()
 	if not self._token then
 		return nil, "a client with a connector has no descriptor: wait for the connector's socket"
 	end
-	return self._link:getfd()
+	return outcome(self._link:getfd())
 end
 
 --- Transport of the program's own
@@ -1909,7 +2097,7 @@ function Client:_ioloop_iteration()
 		return self:_sync_iteration()
 	end
 	local wait, err = self:step()
-	return wait ~= nil, err
+	return outcome(wait ~= nil, err)
 end
 
 -- Whether a broker of the list has failed in the first connect, and the next one has not been tried.
@@ -1918,11 +2106,15 @@ Client._is_first_pass = is_first_pass
 -- Waits for something to do and does it (luamqtt 3.x). Returns true, or false and an error message when the client has
 -- ended.
 function Client:_sync_iteration()
-	self:_wait(IDLE_WAIT)
-	local conn = not self._token and self.connection
+	local conn = self.connection
+	-- What the program has given to the connector's `settimeout`.
+	local longest = conn and conn.longest_wait
+	self:_wait(longest or IDLE_WAIT)
+	conn = not self._token and self.connection
 	if conn then
 		-- For connectors that can wait: until keep alive wants something, or the program has waited long enough.
-		conn.receive_timeout = self:_at_most(self._link:deadline()) or false
+		local deadline = self._link:deadline()
+		conn.receive_timeout = self:_at_most(longest and math_min(longest, deadline or longest) or deadline) or false
 	end
 	local wait, err = self:step()
 	if conn then
@@ -1935,7 +2127,7 @@ function Client:_sync_iteration()
 			return false, err
 		end
 	end
-	return wait ~= nil, err
+	return outcome(wait ~= nil, err)
 end
 
 -- Waits a little before the next step of a client whose connector does not wait by itself.
@@ -1980,14 +2172,7 @@ end
 function Client:handle_received_packet(pck)
 	local ptype = pck.type
 	if ptype == PUBLISH then
-		-- False where an error that a handler has raised was caught.
-		if self:handle("message", pck, self) == false then
-			return true
-		end
-		if self._topics then
-			self:_handle_topics(pck)
-		end
-		acknowledge_handled(self, pck)
+		deliver_message(self, pck)
 	elseif ptype == packet_type.CONNACK then
 		return connack_received(self, pck)
 	elseif ptype == packet_type.AUTH then
@@ -1996,12 +2181,24 @@ function Client:handle_received_packet(pck)
 		local callbacks, packet_id = self._callbacks, pck.packet_id
 		local callback = callbacks[packet_id]
 		callbacks[packet_id] = nil
-		self:handle(ANSWER_EVENTS[ptype], pck, self)
 		if callback then
-			callback(pck, self)
+			local failure = try(nil, self.handle, self, ANSWER_EVENTS[ptype], pck, self)
+			raise(try(failure, callback, pck, self))
+		else
+			self:handle(ANSWER_EVENTS[ptype], pck, self)
 		end
 	end
 	return true
+end
+
+-- Returns the packet that `step` is about to handle. Programs replace this on the instance to see or to change what is
+-- received; in place of the packet theirs may return false and an error message, or the connection's `signal_idle`.
+function Client:_receive_packet()
+	local pck = self._received
+	if pck then
+		return pck
+	end
+	return false, self.connection and self.connection.signal_idle or NOT_OPENED
 end
 
 -- The methods that are in files of their own.

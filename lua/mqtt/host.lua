@@ -3,8 +3,16 @@
 
 local core = require("mqtt.core")
 
-local coroutine_running = coroutine.running
-local now = core.now
+local globals, loaded = _G, package.loaded
+local assert, error, ipairs, pairs, rawget, require = assert, error, ipairs, pairs, rawget, require
+local select, setmetatable, type, xpcall = select, setmetatable, type, xpcall
+local coroutine_resume, coroutine_running = coroutine.resume, coroutine.running
+local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
+local table_remove = table.remove
+local now, running_thread = core.now, core.running
+-- Not the global variable, which may be the program's.
+local debug = loaded.debug or {}
+local getinfo, getlocal, getupvalue, traceback = debug.getinfo, debug.getlocal, debug.getupvalue, debug.traceback
 
 local host = {}
 
@@ -87,17 +95,159 @@ end
 --- Waits in a thread of Copas 4 until that is woken.
 function host.pause_forever()
 	local before = turn
-	package.loaded.copas.pauseforever()
+	loaded.copas.pauseforever()
 	resumed(before)
 end
 
--- Returns Copas if the caller runs in one of its threads, so that it may yield to Copas.
-local function copas_around()
-	local copas = package.loaded.copas
-	if copas then
-		local thread, is_main = coroutine_running()
-		return thread and not is_main and copas or nil
+-- Whether the caller runs in a coroutine, and which.
+local function this_coroutine()
+	local thread, is_main = coroutine_running()
+	return not is_main and thread or nil
+end
+
+-- The main thread. Nil if it is not known: Lua 5.1 tells it to C alone, when that is called from it.
+local main_thread = not this_coroutine() and running_thread() or nil
+if not main_thread and _VERSION ~= "Lua 5.1" and debug.getregistry then
+	local registry = debug.getregistry()
+	-- LUA_RIDX_MAINTHREAD, of Lua 5.2 to 5.4 and of 5.5.
+	main_thread = type(registry[1]) == "thread" and registry[1] or registry[3]
+end
+
+-- Returns the thread that the caller runs in, or nil in the main one. A function that coxpcall calls runs in a thread
+-- of its own, which yields to where its caller's thread does: the latter is returned.
+local function this_thread()
+	local thread = this_coroutine()
+	if not thread then
+		main_thread = main_thread or running_thread()
+		return nil
 	end
+	local coxpcall = loaded.coxpcall
+	if type(coxpcall) == "table" and type(coxpcall.running) == "function" then
+		return coxpcall.running(thread)
+	end
+	return thread
+end
+
+-- Where the functions of a Copas come from: the name that the debug library has for that.
+local sources = setmetatable({}, { __mode = "k" })
+
+local function source_of(copas)
+	local source = sources[copas]
+	if not source then
+		local counts = {}
+		for _, value in pairs(copas) do
+			if type(value) == "function" then
+				local from = getinfo(value, "S").source
+				counts[from] = (counts[from] or 0) + 1
+				-- The program may have replaced some.
+				if not source or counts[from] > counts[source] then
+					source = from
+				end
+			end
+		end
+		sources[copas] = source
+	end
+	return source
+end
+
+-- Returns the thread that a thread has resumed: on top of its stack is `coroutine.resume`, or what `coroutine.wrap` has
+-- returned. Or nil, and whether there is something on the stack.
+local function child_of(thread)
+	local top = getinfo(thread, 0, "f")
+	if not top then
+		return nil, false
+	end
+	local _, child = getlocal(thread, 0, 1)
+	if type(child) ~= "thread" then
+		_, child = getupvalue(top.func, 1)
+	end
+	return type(child) == "thread" and child or nil, true
+end
+
+-- How far below `coroutine.resume`, which the program may have wrapped, to look for the function of Copas that resumes
+-- threads.
+local NEAR = 4
+
+-- Whether it was Copas that has resumed a thread: one of its functions has done that in the thread given, and the
+-- thread is its first argument.
+local function has_resumed(source, parent, child)
+	for level = 1, NEAR do
+		local info = getinfo(parent, level, "S")
+		if not info then
+			return false
+		elseif info.source == source and select(2, getlocal(parent, level, 1)) == child then
+			return true
+		end
+	end
+	return false
+end
+
+-- Whether Copas runs a thread, the running one. It says so nowhere: who has resumed the thread is looked for, from the
+-- main thread on. That cannot be seen where a program in C has resumed a thread, in Lua 5.1 within `coroutine.wrap`,
+-- and without the debug library.
+local function is_run_by(copas, thread)
+	local parent, is_below_copas = main_thread, false
+	while getinfo and parent do
+		local child, is_hidden = child_of(parent)
+		if not child and is_hidden then
+			-- What a thread of Copas resumes, nobody takes to run Copas; nor, if it may be idle, what others do.
+			return not is_below_copas and copas.running == true
+		elseif not child then
+			break
+		end
+		local is_by_copas = has_resumed(source_of(copas), parent, child)
+		if child == thread then
+			return is_by_copas
+		end
+		is_below_copas = is_below_copas or is_by_copas
+		parent = child
+	end
+	-- Copas 1.x does not tell whether it is running.
+	return copas.running ~= false
+end
+
+-- Threads that Copas is known to run, and nobody else.
+local known = setmetatable({}, { __mode = "k" })
+
+--- Tells that Copas runs a thread, so that it need not be found out each time.
+-- @tparam thread thread made by Copas, for a function that only Copas calls
+function host.know(thread)
+	known[thread] = true
+end
+
+-- Returns Copas if the caller runs in one of its threads, so that it may yield to Copas, and that thread.
+local function copas_around()
+	local copas = loaded.copas
+	if type(copas) == "table" then
+		local thread = this_thread()
+		if thread and (known[thread] or is_run_by(copas, thread)) then
+			return copas, thread
+		end
+	end
+end
+
+--- Whether a function is on the stack of a thread, with a certain first argument. What an error has ended leaves no
+-- other trace.
+-- @tparam thread thread as `core.running` returns it
+-- @tparam function func the function
+-- @param argument its first argument, which it has not changed
+-- @treturn boolean true too if there is no debug library
+function host.is_at_work(thread, func, argument)
+	if coroutine_status(thread) == "dead" then
+		return false
+	elseif not getinfo then
+		return true
+	end
+	local level = 0
+	local info = getinfo(thread, level, "f")
+	while info do
+		if info.func == func and select(2, getlocal(thread, level, 1)) == argument then
+			return true
+		end
+		level = level + 1
+		info = getinfo(thread, level, "f")
+	end
+	return false
 end
 
 --- Whether the caller runs in a thread of Copas.
@@ -119,11 +269,23 @@ local YIELDING_PHASES = {
 	ssl_session_fetch = true,
 }
 
--- Returns OpenResty's API if the caller runs inside nginx where it may yield.
+--- Returns OpenResty's API inside nginx, elsewhere nil: the program may have a global variable of that name too.
+function host.openresty()
+	local ngx = rawget(globals, "ngx")
+	local config = type(ngx) == "table" and rawget(ngx, "config")
+	return type(config) == "table" and type(ngx.get_phase) == "function" and config.ngx_lua_version and ngx or nil
+end
+
+--- Whether the program runs inside nginx, with cosockets.
+function host.has_cosockets()
+	local ngx = host.openresty()
+	return ngx ~= nil and type(ngx.socket) == "table" and ngx.socket.tcp ~= nil
+end
+
+-- Returns OpenResty's API if the caller runs where it may yield.
 local function nginx_around()
-	local ngx = rawget(_G, "ngx")
-	local get_phase = ngx and ngx.get_phase
-	return get_phase and YIELDING_PHASES[get_phase()] and ngx or nil
+	local ngx = host.openresty()
+	return ngx and YIELDING_PHASES[ngx.get_phase()] and ngx or nil
 end
 
 --- Waits for news of a link by yielding, if that can be done: under Copas.
@@ -175,7 +337,7 @@ local bells = {}
 local function sleeper_at_bell(copas)
 	local bell
 	local function sleep()
-		bell = table.remove(bells)
+		bell = table_remove(bells)
 		if not bell then
 			local link, handle = core.link(4)
 			bell = { link = link, handle = handle }
@@ -202,7 +364,7 @@ end
 -- @return[3] false
 -- @treturn[3] string an error message: nginx does not let it yield now
 function host.sleeper()
-	if type(rawget(_G, "ngx")) == "table" then
+	if host.openresty() then
 		if not nginx_around() then
 			return false, "nginx lets nobody wait in this phase"
 		end
@@ -213,15 +375,18 @@ function host.sleeper()
 			news:post(1)
 		end
 	end
-	local thread, is_main = coroutine_running()
-	if not thread or is_main then
+	local thread = this_thread()
+	if not thread then
 		return nil
 	end
 	local copas = copas_around()
 	if not copas then
-		return coroutine.yield, function()
-			if coroutine.status(thread) == "suspended" then
-				local ok, err = coroutine.resume(thread)
+		return function()
+			-- Whoever has resumed it gets no values.
+			coroutine_yield()
+		end, function()
+			if coroutine_status(thread) == "suspended" then
+				local ok, err = coroutine_resume(thread)
 				if not ok then
 					error(err, 0)
 				end
@@ -249,9 +414,9 @@ end
 -- @treturn boolean whether there was none
 -- @return what the function returned first, or the error
 function host.protected(func, ...)
-	local ok, result = xpcall(func, debug.traceback, ...)
+	local ok, result = xpcall(func, traceback, ...)
 	if not ok then
-		local ngx = rawget(_G, "ngx")
+		local ngx = host.openresty()
 		ngx.log(ngx.ERR, "MQTT: ", result)
 	end
 	return ok, result
@@ -276,7 +441,7 @@ end
 -- Notices when the worker begins to exit: nginx then calls the timers that are pending. It does so outside of its event
 -- loop, which would not notice the semaphores posted there, hence one more timer.
 local function watch(premature)
-	local ngx = rawget(_G, "ngx")
+	local ngx = host.openresty()
 	local ok, err
 	if premature then
 		ok, err = ngx.timer.at(0, shut_all_down)
@@ -292,8 +457,7 @@ end
 --- Shuts a client down when the worker of nginx that it lives in begins to exit. Outside nginx this does nothing.
 -- @tparam Client client the client
 function host.shut_down_at_exit(client)
-	local ngx = rawget(_G, "ngx")
-	if type(ngx) == "table" and ngx.timer then
+	if host.openresty() then
 		clients_at_exit[client] = true
 		if not is_watching then
 			watch()
@@ -319,8 +483,8 @@ end
 
 --- Returns what a loop sleeps with where it must not block: `ngx.sleep` inside nginx, elsewhere nil.
 function host.sleep_function()
-	local ngx = rawget(_G, "ngx")
-	return type(ngx) == "table" and ngx.sleep or nil
+	local ngx = host.openresty()
+	return ngx and ngx.sleep
 end
 
 --- Calls a function again and again in a thread of its own, if that can be done.

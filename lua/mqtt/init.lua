@@ -15,9 +15,12 @@
 
 local client = require("mqtt.client")
 local const = require("mqtt.const")
+local expect = require("mqtt.loop.expect")
 local ioloop = require("mqtt.ioloop")
 local log = require("mqtt.log")
 local topics = require("mqtt.topics")
+
+local error, select, type = error, select, type
 
 local mqtt = {
 	--- MQTT 3.1.1, for `version` of `Client:__init`.
@@ -52,8 +55,17 @@ local mqtt = {
 --- Runs the default ioloop until all its clients and functions are gone. Clients without a connection start to connect
 -- at once, also those that had one before.
 -- @param ... clients and functions to add before, see `Ioloop:add`
--- @usage mqtt.run_ioloop(client1, client2, func)
+-- @treturn[1] boolean true
+-- @return[2] nil: a client that has no `error` handler has ended with an error
+-- @treturn[2] string error message, the last one if there are several
+-- @usage assert(mqtt.run_ioloop(client1, client2, func))
 function mqtt.run_ioloop(...)
+	for i = 1, select("#", ...) do
+		local problem = expect.explain_item((select(i, ...)))
+		if problem then
+			error(problem, 2)
+		end
+	end
 	local loop = ioloop.get()
 	for i = 1, select("#", ...) do
 		local item = select(i, ...)

@@ -1,26 +1,49 @@
 --- The event loop that comes with the library.
 --
 -- It serves any number of clients and functions in one thread. It sleeps until the network, a timer of a client, or a
--- function wants something: an idle loop costs nothing.
+-- function wants something: an idle loop costs nothing. The field `running` says whether `Ioloop:run_until_clients` is
+-- at work.
 -- @classmod Ioloop
 
 local core = require("mqtt.core")
+local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 
+local error, ipairs, next, pairs = error, ipairs, next, pairs
+local setmetatable, tostring, type = setmetatable, tostring, type
+local assert = assert
 local math_huge, math_max, math_min = math.huge, math.max, math.min
+local table_insert, table_remove = table.insert, table.remove
+local next_ready, now, running_thread, wait_for_news = core.next_ready, core.now, core.running, core.wait
+local is_at_work = host.is_at_work
 
 -- How many packets of one client are handled before others have their turn, and if there are no others.
 local PACKETS_PER_TURN = 64
 local PACKETS_ALONE = 16384
 
--- Which loop a link's token belongs to, and to which client there: the driver names ready links by token.
+-- What a client says when it ends in order.
+local ENDED_IN_ORDER = {
+	["network connection is not opened"] = true,
+	["connection closed by client"] = true,
+}
+
+-- The loops that there are.
+local loops = setmetatable({}, { __mode = "k" })
+
+-- Which loop a link's token belongs to: the driver names ready links by token. True: several loops.
 local owners = setmetatable({}, { __mode = "v" })
 
-local Ioloop = {}
-Ioloop.__index = Ioloop
+-- The functions that have been called and have not returned, each with the thread of the call. A function that raises
+-- an error stays here: `host.is_at_work` tells.
+local called = setmetatable({}, { __mode = "kv" })
 
---- Initializes a loop. Not called directly, but through `Ioloop.create`.
+-- How many times any loop has waited.
+local waits = 0
+
+local Ioloop = {}
+
+--- Initializes a loop. Not called directly, but through `ioloop.create`.
 -- @tparam[opt] table opts options
 -- @tparam[opt=0] number opts.sleep_min shortest sleep, in seconds, while clients must be polled: those with a connector
 -- @tparam[opt=0.002] number opts.sleep_step how much longer each sleep gets while such clients are idle
@@ -39,19 +62,58 @@ function Ioloop:__init(opts)
 	self.clients = {}
 	-- Clients on the native connection, by token.
 	self._native = {}
-	-- Those of them that may have something to do: a queue from _first to _last.
-	self._ready, self._first, self._last = {}, 1, 0
+	-- Those of them that may have something to do: a queue from _first to _last, and where each is in it. A client is in
+	-- it until its link is seen to be empty, also while it is served: so a round within a round, in a handler, goes on
+	-- where the outer one is, and an error that a handler raises loses nothing. False in the queue is nobody.
+	self._queue, self._first, self._last, self._places = {}, 1, 0, {}
+	-- Those of them that are to be asked again in the next round, since the program has replaced their `step`.
+	self._again = {}
 	-- Functions, and clients with a connector, which have to be asked; copied on each change.
 	self._polled = {}
+	-- In how many seconds each of those that were asked wants to be asked again.
+	self._wishes = {}
 	-- How long to sleep after asking such a client next.
 	self._sleeps = setmetatable({}, { __mode = "k" })
-	--- Whether `Ioloop:run_until_clients` is at work.
-	self.running = false
+	-- The threads that are in `run_until_clients`, if no error has ended that.
+	self._runs = setmetatable({}, { __mode = "k" })
+	-- What the last client that ended with an error, and nobody to tell, ended with.
+	self._failure = nil
+	loops[self] = true
 end
 
-local function add_ready(self, client)
-	self._last = self._last + 1
-	self._ready[self._last] = client
+local function enqueue(self, client)
+	if not self._places[client] then
+		local last = self._last + 1
+		self._queue[last], self._places[client], self._last = client, last, last
+	end
+end
+
+local function dequeue(self, client)
+	local place = self._places[client]
+	if not place then
+		return
+	end
+	self._places[client] = nil
+	self._queue[place] = false
+	-- The last one is never nobody.
+	while self._queue[self._last] == false do
+		self._queue[self._last], self._last = nil, self._last - 1
+	end
+end
+
+-- Returns the client whose turn it is, or nil. It is behind all others then.
+local function next_in_queue(self)
+	local queue, first = self._queue, self._first
+	while first < self._last do
+		local client, last = queue[first], self._last
+		queue[first], first = nil, first + 1
+		self._first = first
+		if client then
+			queue[last + 1], self._places[client], self._last = client, last + 1, last + 1
+			return client
+		end
+	end
+	return queue[first] or nil
 end
 
 -- A copy of a list without one item.
@@ -72,9 +134,37 @@ local function describe(item)
 	return "loop function", tostring(item)
 end
 
+-- Calls a function for each loop that has the client with the token given.
+local function for_owners(token, func)
+	local owner = owners[token]
+	if owner == true then
+		for loop in pairs(loops) do
+			if loop._native[token] then
+				func(loop, loop._native[token])
+			end
+		end
+	elseif owner then
+		func(owner, owner._native[token])
+	end
+end
+
+-- One of the loops that have the client with the token given, and true instead of it if there are several.
+local function find_owner(token)
+	local found
+	for loop in pairs(loops) do
+		if loop._native[token] then
+			if found then
+				return loop, true
+			end
+			found = loop
+		end
+	end
+	return found, found
+end
+
 --- Adds a client or a function.
 -- A function is called in each iteration, and returns after how many seconds it wants to be called again at the latest,
--- or nothing for "soon".
+-- or nothing for "soon". Within the function a nested iteration calls all others, but not the function itself.
 -- @tparam Client|function client what to add
 -- @return `true`, or `false` and an error message if it is there already
 -- @usage
@@ -83,6 +173,7 @@ end
 -- 	return 5
 -- end)
 function Ioloop:add(client)
+	expect.item(client)
 	local clients = self.clients
 	local what, name = describe(client)
 	if clients[client] then
@@ -92,7 +183,7 @@ function Ioloop:add(client)
 	local alone = not clients[2] and clients[1]
 	if type(alone) == "table" then
 		-- It has company from now on, with whom it takes turns.
-		alone._has_moved = true
+		alone._moves = alone._moves + 1
 	end
 	clients[#clients + 1] = client
 	clients[client] = true
@@ -102,12 +193,12 @@ function Ioloop:add(client)
 	local token = type(client) == "table" and client._token
 	if token then
 		self._native[token] = client
-		owners[token] = self
-		add_ready(self, client)
+		owners[token] = owners[token] == nil and self or true
+		enqueue(self, client)
 	else
 		self._polled = without(self._polled, client)
-		table.insert(self._polled, client)
-		self._sleeps[client] = self.opts.sleep_min
+		table_insert(self._polled, client)
+		self._sleeps[client], self._wishes[client] = self.opts.sleep_min, 0
 	end
 	log:info("[LuaMQTT] added %s '%s' to ioloop '%s'", what, name, tostring(self))
 	return true
@@ -117,6 +208,7 @@ end
 -- @tparam Client|function client what to remove
 -- @return `true`, or `false` and an error message if it is not there
 function Ioloop:remove(client)
+	expect.item(client)
 	local clients = self.clients
 	local what, name = describe(client)
 	if not clients[client] then
@@ -126,63 +218,108 @@ function Ioloop:remove(client)
 	clients[client] = nil
 	for i, item in ipairs(clients) do
 		if item == client then
-			table.remove(clients, i)
+			table_remove(clients, i)
 			break
 		end
 	end
-	if type(client) == "table" then
-		client:set_ioloop(nil)
-	end
-	local token = type(client) == "table" and client._token
+	self._wishes[client] = nil
+	local token, other = type(client) == "table" and client._token, nil
 	if token then
+		dequeue(self, client)
+		self._again[client] = nil
 		self._native[token] = nil
-		owners[token] = nil
+		if owners[token] == self then
+			owners[token] = nil
+		else
+			other, owners[token] = find_owner(token)
+		end
 	else
 		self._polled = without(self._polled, client)
+	end
+	if type(client) == "table" then
+		client:set_ioloop(other)
 	end
 	log:info("[LuaMQTT] removed %s '%s' from ioloop '%s'", what, name, tostring(self))
 	return true
 end
 
--- Up to so many steps of a client, which leaves the loop if it has ended. Returns what the last step returned, or nil
--- if the client is not in the loop any more.
-local function step(self, client, most)
-	local wait, err = client:_serve(most)
-	if not self.clients[client] then
-		return nil
-	elseif not wait then
-		log:info("[LuaMQTT] client '%s' has ended: %s", client.opts.id, tostring(err))
-		self:remove(client)
+-- A client has ended, and leaves the loop.
+local function let_go(self, client, err)
+	local _, name = describe(client)
+	log:info("[LuaMQTT] client '%s' has ended: %s", name, tostring(err))
+	local handlers = client.handlers and client.handlers.error
+	if err and not ENDED_IN_ORDER[err] and not (handlers and handlers[1]) then
+		self._failure = err
 	end
-	return wait
+	self:remove(client)
+	if client._token then
+		-- Others that have it are to see that too.
+		for_owners(client._token, enqueue)
+	end
 end
 
--- Serves the clients on the native connection that are ready, each up to its share. A client stays in the queue until
--- it has nothing more, also if one of its handlers throws.
-local function serve_ready(self, most)
-	for token in core.next_ready do
-		local loop = owners[token]
-		if loop then
-			add_ready(loop, loop._native[token])
+-- Takes up to so many steps of a client whose `step` is the program's. Returns what the last one returned.
+local function step(self, client, most)
+	local wait, err
+	for _ = 1, math_min(most, PACKETS_PER_TURN) do
+		wait, err = client:step()
+		if wait ~= 0 or not self.clients[client] then
+			break
 		end
 	end
-	local ready = self._ready
-	for _ = self._first, self._last do
-		local client = ready[self._first]
-		if self.clients[client] and step(self, client, most) == 0 then
-			add_ready(self, client)
+	return wait, err
+end
+
+-- Serves a client on the native connection, up to its share.
+local function serve(self, client, most)
+	local wait, err
+	local is_replaced = client.step ~= client._own_step
+	if is_replaced then
+		wait, err = step(self, client, most)
+	else
+		wait, err = client:_serve(most)
+	end
+	if not self.clients[client] then
+		return
+	elseif wait == 0 then
+		-- A round in one of its handlers may have seen it empty.
+		enqueue(self, client)
+	elseif not wait then
+		let_go(self, client, err)
+	else
+		dequeue(self, client)
+		if is_replaced and (wait > 0 or client._link:has_events()) then
+			self._again[client], self._wishes[client] = true, wait > 0 and wait or self.opts.sleep_max
 		end
-		ready[self._first] = nil
-		self._first = self._first + 1
+	end
+end
+
+-- Serves the clients on the native connection that are ready.
+local function serve_ready(self, most)
+	for token in next_ready do
+		for_owners(token, enqueue)
+	end
+	for client in pairs(self._again) do
+		self._again[client], self._wishes[client] = nil, nil
+		enqueue(self, client)
+	end
+	for _ = self._first, self._last do
+		local client = next_in_queue(self)
+		if not client then
+			break
+		end
+		serve(self, client, most)
 	end
 end
 
 -- Asks a client with a connector. Returns in how many seconds it wants to be asked again.
 local function poll_client(self, client)
 	local opts, sleeps = self.opts, self._sleeps
-	local wait = step(self, client, 1)
-	if not wait then
-		return opts.sleep_max
+	local wait, err = client:step()
+	if not self.clients[client] then
+		return nil
+	elseif not wait then
+		return let_go(self, client, err)
 	elseif wait < 0 then
 		sleeps[client] = math_min(sleeps[client] + opts.sleep_step, opts.sleep_max)
 	else
@@ -191,31 +328,62 @@ local function poll_client(self, client)
 	return math_min(math_max(wait, sleeps[client]), (client:check_keep_alive()))
 end
 
--- One round of everything, in which each client handles `most` packets at most; then waits until there is something to
--- do, or for `longest` seconds.
-local function iterate(self, longest, most)
-	local opts = self.opts
-	serve_ready(self, most)
+-- Calls a function, unless it is at work. `is_at_work` looks for this on the stack, and what it has been given.
+local function call(func, opts)
+	called[func] = running_thread()
+	local wish = func() or opts.sleep_max
+	called[func] = nil
+	return wish
+end
+
+-- Asks everything that has to be asked, as far as it is still there.
+local function poll(self)
+	local clients, wishes = self.clients, self._wishes
 	for _, item in ipairs(self._polled) do
-		local wait
-		if not self.clients[item] then -- luacheck: ignore 542
+		local wish
+		if not clients[item] then -- luacheck: ignore 542
 			-- removed by one before it
 		elseif type(item) == "table" then
-			wait = poll_client(self, item)
-		else
-			wait = item() or opts.sleep_max
+			wish = poll_client(self, item)
+		elseif not (called[item] and is_at_work(called[item], call, item)) then
+			wishes[item] = nil
+			wish = call(item, self.opts)
 		end
-		longest = math_min(longest, wait or longest)
+		if clients[item] and wish then
+			wishes[item] = wish
+		end
 	end
-	if self._first <= self._last then
-		longest = 0
+end
+
+-- One round of everything, in which each client handles `most` packets at most; then waits until there is something to
+-- do, or for `longest` seconds. Handlers and functions may do the same meanwhile.
+local function iterate(self, longest, most)
+	local opts, wishes = self.opts, self._wishes
+	local waits_before, started = waits, nil
+	if next(wishes) or self._polled[1] then
+		started = now()
 	end
+	serve_ready(self, most)
+	-- Rounds within rounds wait once, not each on its way out.
+	local has_waited = waits ~= waits_before
+	poll(self)
 	if not next(self.clients) then
 		return
-	elseif not opts.sleep_function then
-		assert(core.wait(math_max(longest, 0)))
+	elseif has_waited or self._first <= self._last then
+		longest = 0
+	elseif next(wishes) then
+		-- In a round within this one time may have passed since they were told.
+		local passed = waits ~= waits_before and started and now() - started or 0
+		for _, wish in pairs(wishes) do
+			longest = math_min(longest, wish - passed)
+		end
+		longest = math_max(longest, 0)
+	end
+	waits = waits + 1
+	if not opts.sleep_function then
+		assert(wait_for_news(longest))
 	else
-		assert(core.wait(0))
+		assert(wait_for_news(0))
 		longest = math_min(longest, opts.sleep_max)
 		if longest > 0 then
 			opts.sleep_function(longest)
@@ -224,21 +392,58 @@ local function iterate(self, longest, most)
 end
 
 --- One round: every client that has something to do is served, every function is called.
--- Then waits until there is something to do, for `sleep_max` seconds at most.
+-- Then waits until there is something to do, for `sleep_max` seconds at most. This may be called from handlers and
+-- functions too, which then have others served before they return.
 function Ioloop:iteration()
 	iterate(self, self.opts.sleep_max, PACKETS_PER_TURN)
 end
 
 --- Runs the loop until all its clients and functions are gone. A client that has ended and does not reconnect leaves by
 -- itself. Errors that handlers and functions raise come out of this call; the loop may be run again afterwards.
+-- Handlers and functions may call this too.
+-- @treturn[1] boolean true
+-- @return[2] nil: a client that has no `error` handler has ended with an error
+-- @treturn[2] string error message, the last one if there are several
 function Ioloop:run_until_clients()
+	local runs, thread = self._runs, running_thread()
+	if not self.running then
+		self._failure = nil
+	end
+	local outer = runs[thread]
+	runs[thread] = true
 	log:info("[LuaMQTT] ioloop started with %d clients/functions", #self.clients)
-	self.running = true
 	while next(self.clients) do
 		iterate(self, math_huge, self.clients[2] and PACKETS_PER_TURN or PACKETS_ALONE)
 	end
-	self.running = false
+	runs[thread] = outer
 	log:info("[LuaMQTT] ioloop finished")
+	local err = self._failure
+	self._failure = nil
+	if err then
+		return nil, err
+	end
+	return true
+end
+
+local run_until_clients = Ioloop.run_until_clients
+
+-- Whether the loop is run. After an error nothing is left to say so but the stack.
+local function is_running(self)
+	for thread in pairs(self._runs) do
+		if is_at_work(thread, run_until_clients, self) then
+			return true
+		end
+		self._runs[thread] = nil
+	end
+	return false
+end
+
+-- The methods, and the field that is none.
+function Ioloop:__index(key)
+	if key == "running" then
+		return is_running(self)
+	end
+	return Ioloop[key]
 end
 
 --- Exported functions
@@ -246,14 +451,47 @@ end
 
 local _M = {}
 
+-- What each option must be: its type, in words too.
+local OPTIONS = {
+	sleep_min = "number",
+	sleep_step = "number",
+	sleep_max = "number",
+	sleep_function = "function",
+}
+
+-- Returns what is wrong with options, or nil.
+local function explain(opts)
+	if opts == nil then
+		return nil
+	elseif type(opts) ~= "table" then
+		return "expecting opts to be a table, got: " .. type(opts)
+	end
+	for name, expected in pairs(OPTIONS) do
+		local value = opts[name]
+		if value ~= nil and type(value) ~= expected then
+			return "expecting " .. name .. " to be a " .. expected .. ", got: " .. type(value)
+		elseif expected == "number" and value ~= nil and (value < 0 or value ~= value) then
+			return "expecting " .. name .. " to be a number of seconds from 0, got: " .. tostring(value)
+		end
+	end
+end
+
+local function create(opts)
+	local loop = setmetatable({}, Ioloop)
+	loop:__init(opts)
+	return loop
+end
+
 --- Creates a loop.
 -- @function ioloop.create
 -- @tparam[opt] table opts see `Ioloop:__init`
 -- @treturn Ioloop the loop
 function _M.create(opts)
-	local loop = setmetatable({}, Ioloop)
-	loop:__init(opts)
-	return loop
+	local problem = explain(opts)
+	if problem then
+		error(problem, 2)
+	end
+	return create(opts)
 end
 
 local default_loop
@@ -265,7 +503,11 @@ local default_loop
 -- @treturn Ioloop the loop, or nil
 function _M.get(autocreate, opts)
 	if not default_loop and autocreate ~= false then
-		default_loop = _M.create(opts)
+		local problem = explain(opts)
+		if problem then
+			error(problem, 2)
+		end
+		default_loop = create(opts)
 	end
 	return default_loop
 end

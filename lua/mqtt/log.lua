@@ -14,6 +14,7 @@
 local error, ipairs, select, setmetatable = error, ipairs, select, setmetatable
 local tostring, type = tostring, type
 local str_format = string.format
+local loaded = package.loaded
 
 local LEVELS = { "debug", "info", "warn", "error" }
 
@@ -26,7 +27,7 @@ local function discard() end
 
 -- LuaLogging's default logger, if the program has loaded LuaLogging.
 local function default()
-	local logging = package.loaded.logging
+	local logging = loaded.logging
 	if type(logging) == "table" and type(logging.defaultLogger) == "function"
 		and tostring(logging._VERSION):find("LuaLogging", 1, true) then
 		return logging.defaultLogger()

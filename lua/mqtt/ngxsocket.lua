@@ -8,6 +8,9 @@
 -- @module mqtt.ngxsocket
 
 local sslhandshake = require("mqtt.connector.base.sslhandshake")
+local verifies = require("mqtt.connector.base.verifies")
+
+local globals, rawget = _G, rawget
 
 -- How long a cosocket waits for ever, and for a connection, in milliseconds.
 local FOR_EVER = 0x7FFFFFFF
@@ -19,12 +22,12 @@ local ngxsocket = {
 }
 
 function ngxsocket.connect(conn)
-	local sock = ngx.socket.tcp()
+	local sock = rawget(globals, "ngx").socket.tcp()
 	sock:settimeout(CONNECT_TIMEOUT)
 	local ok, err = sock:connect(conn.host, conn.port)
 	if ok and conn.secure then
 		local params = conn.secure_params or {}
-		ok, err = sslhandshake(sock, params.server_name or conn.host, params.verify ~= "none")
+		ok, err = sslhandshake(sock, params.server_name or conn.host, verifies(params))
 	end
 	if not ok then
 		sock:close()

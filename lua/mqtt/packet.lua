@@ -72,7 +72,7 @@ local function reason_mt(names)
 	return self_mt
 end
 
--- A metatable with a method that names each of the reason codes of the packet.
+-- A metatable with methods that name the reason codes of the packet: each, and all.
 local function reasons_mt(names)
 	local self_mt = { __tostring = packet.tostring }
 	self_mt.__index = self_mt
@@ -82,6 +82,10 @@ local function reasons_mt(names)
 			strings[i] = reason(names, code)
 		end
 		return strings
+	end
+	-- For handlers of `error`, which get a CONNACK, a DISCONNECT or a SUBACK.
+	function self_mt.reason_string(self)
+		return concat(self:reason_strings(), ", ")
 	end
 	return self_mt
 end
@@ -222,15 +226,20 @@ v5[types.DISCONNECT] = function(...)
 	return setmetatable(v5[types.AUTH](...), packet.disconnect5_mt)
 end
 
+-- Another function than that of other packets: it tells the metatables of messages from theirs.
+local function session_tostring(self)
+	return packet.tostring(self)
+end
+
 --- Returns a new metatable for received messages. It prints packets as all do, and tells by its identity which session
 -- of the server's a message belongs to.
 function packet.new_session_mt()
-	return { __tostring = mt.__tostring, is_of_session = true }
+	return { __tostring = session_tostring }
 end
 
 --- Whether a metatable comes from `new_session_mt`.
 function packet.is_session_mt(metatable)
-	return type(metatable) == "table" and metatable.is_of_session == true
+	return type(metatable) == "table" and metatable.__tostring == session_tostring
 end
 
 --- The functions that build a PUBLISH as `shape` does, by protocol version.

@@ -3,10 +3,13 @@
 
 local core = require("mqtt.core")
 local packet_type = require("mqtt.packet").types
+local protect = require("mqtt.protect")
 
 local math_max, math_min = math.max, math.min
-local ipairs, next, pairs = ipairs, next, pairs
+local ipairs, next, pairs, select = ipairs, next, pairs, select
+local table_insert, table_remove, table_sort = table.insert, table.remove, table.sort
 local unpack = table.unpack or unpack -- luacheck: globals unpack
+local raise, try = protect.raise, protect.try
 
 -- How soon one look at the times follows the last, in seconds: many that end at almost the same time cost one look.
 local LOOK_PAUSE = 0.01
@@ -30,10 +33,11 @@ function Client:_ask(method, opts, done)
 		if packet_id and self._lost_requests then
 			self._lost_requests[packet_id] = nil
 		end
+		local failure
 		if callback then
-			callback(packet, self)
+			failure = try(nil, callback, packet, self)
 		end
-		done(packet)
+		raise(try(failure, done, packet))
 	end
 	packet_id, err = self[method](self, own)
 	if packet_id and packet_id ~= true and not is_answered then
@@ -68,7 +72,7 @@ end
 -- @tparam ?number timeout for so many seconds
 -- @tparam ?string kind what for, if that matters: "connect"
 -- @tparam ?function told called with the results, unless somebody is in `Client:_wait_for`
--- @treturn table the wait
+-- @treturn table the wait; its field `forget` may be a function, which is called when it is over and raises nothing
 function Client:_begin_wait(timeout, kind, told)
 	self._wait_count = (self._wait_count or 0) + 1
 	local wait = { number = self._wait_count, kind = kind, told = told }
@@ -88,31 +92,47 @@ function Client:_begin_wait(timeout, kind, told)
 	return wait
 end
 
--- Tells those whose wait is over. When one of them raises an error, the next step goes on with the others.
+-- The results of a wait that is over.
+local function results_of(wait)
+	return unpack(wait.results, 1, wait.results.n)
+end
+
+-- Tells those whose wait is over, all of them; then raises the first error. Where that ends this at once, the next step
+-- goes on with the others.
 local function tell(self)
-	local over = self._over
+	local over, failure = self._over, nil
 	while over and over[1] do
-		local wait = table.remove(over, 1)
+		local wait = table_remove(over, 1)
 		if over[1] then
 			self._next_timeout = core.now()
 			set_timer(self)
 		end
 		if wait.wake then
-			wait.wake()
+			failure = try(failure, wait.wake)
 		elseif wait.told then
-			wait.told(unpack(wait.results, 1, 3))
+			failure = try(failure, wait.told, results_of(wait))
 		end
 	end
+	raise(failure)
 end
 
 local function put_over(self, wait, ...)
 	if wait.results then
 		return
 	end
-	wait.results = { ... }
+	local results = { ... }
+	local n = select("#", ...)
+	while n > 1 and results[n] == nil do
+		n = n - 1
+	end
+	results.n = n
+	wait.results = results
 	self._waits[wait] = nil
+	if wait.forget then
+		wait.forget()
+	end
 	self._over = self._over or {}
-	table.insert(self._over, wait)
+	table_insert(self._over, wait)
 end
 
 --- Ends a wait, unless it is over.
@@ -134,7 +154,7 @@ function Client:_end_waits(kind, ...)
 		end
 	end
 	-- In the order in which they began.
-	table.sort(waits, function(a, b)
+	table_sort(waits, function(a, b)
 		return a.number < b.number
 	end)
 	for _, wait in ipairs(waits) do
@@ -160,15 +180,15 @@ function Client:_check_waits()
 		end
 		self._next_timeout = earliest and math_max(earliest, now + LOOK_PAUSE)
 		late = late or {}
-		table.sort(late, function(a, b)
+		table_sort(late, function(a, b)
 			return a.at < b.at
 		end)
 		for _, wait in ipairs(late) do
 			put_over(self, wait, nil, "timeout")
 		end
-		tell(self)
 	end
 	set_timer(self)
+	tell(self)
 end
 
 --- In how many seconds something has to be looked at: the given time, or less if a wait ends before.
@@ -220,7 +240,7 @@ function Client:_wait_for(wait, sleep, wake)
 	else
 		drive(self, wait)
 	end
-	return unpack(wait.results, 1, 3)
+	return results_of(wait)
 end
 
 --- Tells those who wait that a connection has ended, or the attempt to get one.

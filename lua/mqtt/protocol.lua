@@ -14,6 +14,7 @@ local floor = math.floor
 local unpack = table.unpack or unpack -- luacheck: globals unpack
 
 local core = require("mqtt.core")
+local plain = require("mqtt.calls").plain
 local packet = require("mqtt.packet")
 local shape = packet.shape
 
@@ -468,7 +469,7 @@ function protocol.for_version(version)
 		if args.type == PUBLISH and args.properties == nil and args.user_properties == nil then
 			bytes, err = encode_publish(args.topic, args.payload, args.qos, args.retain, args.dup, args.packet_id)
 		else
-			bytes, err = encode(args)
+			bytes, err = encode(plain(args))
 		end
 		if not bytes then
 			error(err, 2)

@@ -5,9 +5,12 @@ local const = require("mqtt.const")
 local core = require("mqtt.core")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
+local protect = require("mqtt.protect")
 
-local error, ipairs, pairs, type = error, ipairs, pairs, type
+local error, ipairs, pairs, setmetatable, type = error, ipairs, pairs, setmetatable, type
 local str_format = string.format
+local table_sort = table.sort
+local raise, try = protect.raise, protect.try
 
 -- How long a response may take unless the request says otherwise, in seconds.
 local TIMEOUT = 10
@@ -86,7 +89,7 @@ local function listen(self, state, topic)
 	if listener then
 		return listener
 	end
-	-- Requests are not sent before the broker has the subscription.
+	-- Requests are not sent before the broker has the subscription: what sends each, by its wait.
 	listener = { is_ready = false, requests = {} }
 	state.listeners[topic] = listener
 	local ok, err = self:on_topic {
@@ -97,23 +100,31 @@ local function listen(self, state, topic)
 			receive(self, state, message)
 		end,
 		callback = function(suback)
-			local requests = listener.requests
+			local requests, waits = listener.requests, {}
 			listener.requests = {}
 			listener.is_ready = suback.rc[1] < REFUSED
 			if not listener.is_ready and state.listeners[topic] == listener then
 				state.listeners[topic] = nil
 				self:off_topic(topic)
 			end
-			for _, request in ipairs(requests) do
-				if listener.is_ready then
-					local ok, err = request.send()
-					if not ok then
-						self:_end_wait(request.wait, nil, err)
-					end
+			for wait in pairs(requests) do
+				waits[#waits + 1] = wait
+			end
+			table_sort(waits, function(a, b)
+				return a.number < b.number
+			end)
+			local failure
+			for _, wait in ipairs(waits) do
+				local send = requests[wait]
+				if not send then -- luacheck: ignore 542
+					-- Its time is over, or the program has ended it meanwhile.
+				elseif listener.is_ready then
+					failure = try(failure, send)
 				else
-					self:_end_wait(request.wait, nil, suback:reason_strings()[1], suback)
+					failure = try(failure, self._end_wait, self, wait, nil, suback:reason_strings()[1], suback)
 				end
 			end
+			raise(failure)
 		end,
 	}
 	if not ok then
@@ -173,7 +184,7 @@ function Client:request(opts)
 	end
 
 	self._responses = self._responses or {
-		name = core.random_hex(16),
+		name = core.random_hex(32),
 		last = 0,
 		-- Waits by correlation data, and topics that are listened to.
 		requests = setmetatable({}, { __mode = "v" }),
@@ -210,7 +221,16 @@ function Client:request(opts)
 	if listener.is_ready then
 		ok, err = send()
 	else
-		table.insert(listener.requests, { wait = wait, send = send })
+		local requests = listener.requests
+		requests[wait] = function()
+			local sent, reason = send()
+			if not sent then
+				self:_end_wait(wait, nil, reason)
+			end
+		end
+		wait.forget = function()
+			requests[wait] = nil
+		end
 	end
 	if not ok then
 		wait.told = nil

@@ -4,10 +4,13 @@
 
 local core = require("mqtt.core")
 local log = require("mqtt.log")
+local protect = require("mqtt.protect")
 local topics = require("mqtt.topics")
 
-local error, ipairs, next, pairs, type = error, ipairs, next, pairs, type
+local error, ipairs, next, pairs, tostring, type = error, ipairs, next, pairs, tostring, type
 local str_format = string.format
+local table_insert, table_remove, table_sort = table.insert, table.remove, table.sort
+local raise, try = protect.raise, protect.try
 
 -- The options of `Client:on_topic`: those that count in any case, and those of a subscription.
 local OPTIONS = { topic = true, handler = true, keys = true, subscribe = true }
@@ -90,18 +93,19 @@ function Client:_renew_subscriptions(connack)
 		end
 	end
 	-- In the order in which they were asked for; what is to end comes first.
-	table.sort(filters, function(a, b)
+	table_sort(filters, function(a, b)
 		local first, second = self._subscriptions[a], self._subscriptions[b]
 		return (first and first.number or 0) < (second and second.number or 0)
 	end)
+	local failure
 	for _, filter in ipairs(filters) do
 		local ok, err
 		if self.connection ~= conn then
-			return
+			break
 		elseif self._subscriptions[filter] then
 			ok, err = subscribe(self, filter)
 			if not ok and self.connection == conn then
-				report(self, filter, err)
+				failure = try(failure, report, self, filter, err)
 			end
 		elseif self._subscriptions[filter] == false then
 			-- Its last handler went while there was no connection.
@@ -109,6 +113,7 @@ function Client:_renew_subscriptions(connack)
 			self:unsubscribe { topic = filter }
 		end
 	end
+	raise(failure)
 end
 
 -- Takes a handler out.
@@ -120,7 +125,7 @@ local function remove(self, key)
 	local keys = state.keys[filter]
 	for i, other in ipairs(keys) do
 		if other == key then
-			table.remove(keys, i)
+			table_remove(keys, i)
 			break
 		end
 	end
@@ -193,7 +198,7 @@ function Client:on_topic(filter, handler, opts)
 	state.last = key
 	state.handlers[key] = own
 	state.keys[filter] = state.keys[filter] or {}
-	table.insert(state.keys[filter], key)
+	table_insert(state.keys[filter], key)
 	state.insert(filter, key)
 	if not own.subscribe then
 		return true
@@ -258,11 +263,17 @@ function Client:off_topic(filter, handler)
 	return true
 end
 
--- Calls the handlers whose filters the topic of a message matches.
-function Client:_handle_topics(message)
+-- Calls the handlers whose filters the topic of a message matches. Raises the first error; that is `failure` if the
+-- handlers of the `message` event have raised one.
+function Client:_handle_topics(message, failure)
 	local state = self._topics
+	if not state then
+		-- The last handler of a topic has gone meanwhile.
+		return raise(failure)
+	end
 	local found, err = state.matches(message.topic)
 	if not found then
+		raise(failure)
 		if err then
 			error(err, 0)
 		end
@@ -279,9 +290,14 @@ function Client:_handle_topics(message)
 					captures[key] = captures[j]
 				end
 			end
-			own.handler(message, captures, self)
+			if failure or found[i + 2] then
+				failure = try(failure, own.handler, message, captures, self)
+			else
+				own.handler(message, captures, self)
+			end
 		end
 	end
+	raise(failure)
 end
 
 return Client

@@ -28,7 +28,8 @@ return {
 	ws_port = port("WS"),
 	wss_port = port("WSS"),
 	socket = env("MQTT_TEST_SOCKET"),
-	--- The CA of the certificates, as a file and as a hashed directory.
+	--- The directory of the certificates; the CA, as a file and as a hashed directory.
+	certs = certs,
 	cafile = certs .. "/ca.crt",
 	capath = certs .. "/ca",
 	--- Client certificates, and their keys in every form; the encrypted one has `key_password`.

@@ -16,8 +16,9 @@ end
 -- How long a child may run, in seconds.
 local LIMIT = 20
 
--- Writes a script to a file and returns its name, and the command that runs it.
-local function prepare(script, ...)
+-- Makes the command that runs a script, and the file that holds it. LuaSocket, which the specs load, ignores SIGPIPE:
+-- the child does not inherit that. The status travels on a last line: io.popen does not tell it in every Lua.
+local function command(script, ...)
 	local arguments, count = { ... }, select("#", ...)
 	local variables = {}
 	if type(arguments[count]) == "table" then
@@ -31,16 +32,11 @@ local function prepare(script, ...)
 	local handle = assert(io.open(file, "w"))
 	handle:write(script)
 	handle:close()
-	-- The status travels on a last line: io.popen does not tell it in every Lua.
-	return file, ("env %s timeout -k 1 %d %s %s 2>&1; echo $?"):format(
-		table.concat(variables, " "), LIMIT, M.interpreter, file)
+	return ("env --default-signal=PIPE %s timeout -k 1 %d %s %s 2>&1; echo $?"):format(
+		table.concat(variables, " "), LIMIT, M.interpreter, file), file
 end
 
--- Reads what a script has printed, to its end, and its exit status.
-local function finish(pipe, file)
-	local output = pipe:read("*a")
-	pipe:close()
-	os.remove(file)
+local function split(output)
 	local text, status = output:match("^(.-)(%d+)\n$")
 	return text, tonumber(status)
 end
@@ -51,18 +47,28 @@ end
 -- @treturn string what it printed, errors too
 -- @treturn number its exit status
 function M.run(script, ...)
-	local file, command = prepare(script, ...)
-	return finish(assert(io.popen(command)), file)
+	local line, file = command(script, ...)
+	local pipe = assert(io.popen(line))
+	local output = pipe:read("*a")
+	pipe:close()
+	os.remove(file)
+	return split(output)
 end
 
---- Starts a script, for a test that has something to do meanwhile.
--- @param ... as for `run`
--- @treturn table `has_ended()`: whether the script has; `finish()`: waits for its end, returns what `run` returns
+--- Starts a script, for what must happen while it runs.
+-- @param ... as of `run`
+-- @treturn table `tell(text)` gives the script a line to read, if it still runs; `has_ended()` says if it has ended;
+-- `finish()` waits for its end and returns what `run` does
 function M.start(...)
-	local file, command = prepare(...)
-	local flag = file .. ".ended"
-	local pipe = assert(io.popen(command .. "; : >" .. flag))
+	local line, file = command(...)
+	local output = os.tmpname()
+	local flag = output .. ".ended"
+	local pipe = assert(io.popen(("{ %s; } >%s; : >%s"):format(line, output, flag), "w"))
 	return {
+		tell = function(text)
+			pipe:write(text, "\n")
+			pipe:flush()
+		end,
 		has_ended = function()
 			local handle = io.open(flag)
 			if handle then
@@ -71,9 +77,14 @@ function M.start(...)
 			return handle ~= nil
 		end,
 		finish = function()
-			local text, status = finish(pipe, file)
-			os.remove(flag)
-			return text, status
+			pipe:close()
+			local handle = assert(io.open(output))
+			local text = handle:read("*a")
+			handle:close()
+			for _, name in ipairs({ output, flag, file }) do
+				os.remove(name)
+			end
+			return split(text)
 		end,
 	}
 end

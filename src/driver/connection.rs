@@ -189,7 +189,9 @@ impl Connection<'_> {
             if !read && let Some(error) = self.write_error.take() {
                 self.end(ended_by(&error));
             }
-            if !(wrote || read || self.over) {
+            // What was written of more is told as well: it shows that the connection takes something.
+            let took_some = self.io.written > 0;
+            if !(wrote || took_some || read || self.over) {
                 let end_of_turn = Turn::limit(&mut self.turn, now);
                 let deadline = instruction.deadline.into_iter().chain(end_of_turn).min();
                 self.alarm.set(deadline, now);
@@ -228,7 +230,7 @@ impl Connection<'_> {
                 Err(_) => match rest.session.take() {
                     Some(mut session) => {
                         session.send_unanswered();
-                        self.io.output.unsplit(session.transmit().split());
+                        self.io.output.unsplit(session.take());
                         rest.progress = Instant::now();
                         self.link.hub().note_progress();
                     }
@@ -252,14 +254,14 @@ impl Connection<'_> {
                 // No answer will come.
                 session.receive(&mut self.io.input, now);
                 session.send_unanswered();
-                self.io.output.unsplit(session.transmit().split());
+                self.io.output.unsplit(session.take());
             }
             let (mut owes, mut reads, mut missing) = (false, !was_over, 0);
             if let Some(session) = &mut rest.session {
                 session.receive(&mut self.io.input, now);
                 session.drop_events();
                 if self.io.output.is_empty() {
-                    self.io.output = session.transmit().split();
+                    self.io.output = session.take();
                 }
                 let stored = session.stored_bytes();
                 if stored != std::mem::replace(&mut rest.stored, stored) {
@@ -406,9 +408,45 @@ struct Rest {
 
 /// A peer that resets the connection, or ends TLS without saying so, has closed it.
 fn ended_by(error: &io::Error) -> Ended {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    match error.kind() {
-        BrokenPipe | ConnectionReset | UnexpectedEof => Ended::Closed,
-        _ => Ended::Broken(error.to_string()),
+    match net::is_closed(error) {
+        true => Ended::Closed,
+        false => Ended::Broken(net::describe(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::codec::Version;
+    use crate::driver::Driver;
+    use crate::net::Fake;
+    use crate::session::{Session, Settings};
+
+    #[test]
+    fn a_stream_that_takes_nothing_has_failed() {
+        let driver = Driver::new(|| {}).unwrap();
+        let link = Link::new(&driver, Session::new(Version::V311, Settings::default()));
+        let transport = Arc::default();
+        let mut connection = Connection {
+            link: &link,
+            transport: &transport,
+            stream: Stream::Plain(Fake::that_takes_nothing().into()),
+            io: Exchange::default(),
+            read_size: FIRST_READ,
+            alarm: Alarm::new(&link.hub().alarms, &transport),
+            turn: None,
+            flushing: false,
+            write_error: None,
+            over: false,
+        };
+        connection.io.output.extend_from_slice(b"x");
+        assert!(!connection.write(&mut Context::from_waker(Waker::noop())));
+        assert!(!connection.has_output());
+        let error = connection.write_error.unwrap();
+        assert!(
+            matches!(ended_by(&error), Ended::Broken(reason) if reason == "the connection takes nothing")
+        );
     }
 }

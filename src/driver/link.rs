@@ -220,8 +220,9 @@ impl Link {
         driver.spawn(|alive| connection::run(link, transport, way, timeout, alive));
     }
 
-    /// Uses the session, and sees to it that what this has put into its transmit buffer is written.
-    pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T) -> T {
+    /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a lock:
+    /// nothing that cannot be sent to another thread, such as a value of Lua's, can be used there.
+    pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T + Send) -> T {
         let mut state = self.lock();
         let result = request(&mut state.session);
         self.see_to_transmit(&mut state);
@@ -255,9 +256,7 @@ impl Link {
     pub fn close_flushed(&self, driver: &Driver, deadline: Instant) {
         let transport = {
             let mut state = self.lock_with_messages();
-            let transport = state.detach(&self.hub, |session| {
-                Parted::Rest(session.transmit().split())
-            });
+            let transport = state.detach(&self.hub, |session| Parted::Rest(session.take()));
             state.previous.clone_from(&transport);
             self.tell_rest(&mut state);
             transport
@@ -382,7 +381,7 @@ impl Link {
             && state.outgoing_bytes() < much
             && state.session.publish_head(message);
         if begun {
-            let head = state.session.transmit().split();
+            let head = state.session.take();
             state.large = Some(Box::new(Large { head, payload }));
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
@@ -568,7 +567,7 @@ impl Link {
     }
 
     fn see_to_transmit(&self, state: &mut LinkState) {
-        let nothing = state.session.transmit().is_empty();
+        let nothing = state.session.fill().is_empty();
         let Some(transport) = &state.transport else {
             return;
         };
@@ -683,8 +682,8 @@ impl Link {
             if let Some(large) = &mut state.large {
                 io.output = std::mem::take(&mut large.head);
                 io.large = true;
-            } else if !state.session.transmit().is_empty() {
-                io.output = state.session.transmit().split();
+            } else if !state.session.fill().is_empty() {
+                io.output = state.session.take();
             }
         }
         if let Some(ended) = io.ended.take() {
@@ -770,12 +769,12 @@ impl LinkState {
     }
 
     /// Bytes that wait to be written. Without a transport that is up to a connector.
-    fn backlog(&mut self) -> usize {
+    fn backlog(&self) -> usize {
         self.unwritten + self.session.transmit().len()
     }
 
     /// Bytes that wait to be written or acknowledged.
-    fn outgoing_bytes(&mut self) -> usize {
+    fn outgoing_bytes(&self) -> usize {
         self.backlog() + self.session.stored_bytes()
     }
 
@@ -784,7 +783,7 @@ impl LinkState {
         connected && self.session.holds_back()
     }
 
-    fn has_room(&mut self) -> bool {
+    fn has_room(&self) -> bool {
         self.backlog() <= ROOM && !self.stores_much()
     }
 
@@ -859,12 +858,7 @@ impl LinkState {
         let Some(Large { head, payload }) = self.large.take().map(|large| *large) else {
             return false;
         };
-        let transmit = self.session.transmit();
-        let later = transmit.split();
-        transmit.reserve(head.len() + payload.len() + later.len());
-        transmit.extend_from_slice(&head);
-        transmit.extend_from_slice(&payload);
-        transmit.extend_from_slice(&later);
+        self.session.put_back(&head, &payload);
         true
     }
 

@@ -1,11 +1,10 @@
-//! Packets from what programs give: tables of arguments and single values. Errors name what was given and what was
-//! expected of it; Lua raises them with a position of its own. Pairs with `values.rs`, the other direction.
+//! Packets from what programs give: tables of arguments and single values, as plain data. Errors name what was given and
+//! what was expected of it; Lua raises them with a position of its own. Pairs with `values.rs`, the other direction.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
 
 use bytes::Bytes;
-use mlua::{Nil, Table, Value};
 
 use crate::codec::{
     Ack, Connack, Connect, Disconnect, Packet, PacketType, Properties, Property, PropertyId,
@@ -32,7 +31,8 @@ pub(crate) enum Scalar<'a> {
 }
 
 impl<'a> Scalar<'a> {
-    fn unexpected(self, name: &dyn Display, expected: impl Display) -> String {
+    /// What is wrong with it.
+    pub(crate) fn unexpected(self, name: &dyn Display, expected: impl Display) -> String {
         // Only the type of what was got is shown: it may be a secret.
         let got = match self {
             Self::Nil => "nil",
@@ -97,57 +97,88 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// Looks at an mlua value.
-pub(crate) fn with_scalar<T>(value: &Value, look: impl FnOnce(Scalar<'_>) -> T) -> T {
-    match value {
-        Value::Nil => look(Scalar::Nil),
-        Value::Boolean(flag) => look(Scalar::Boolean(*flag)),
-        Value::Integer(number) => look(Scalar::Number(*number as f64)),
-        Value::Number(number) => look(Scalar::Number(*number)),
-        Value::String(bytes) => look(Scalar::String(&bytes.as_bytes())),
-        Value::Function(_) => look(Scalar::Function),
-        other => look(Scalar::Other(other.type_name())),
+/// A value from Lua as plain data: what keeps it need not keep anything of Lua's.
+pub(crate) enum Value {
+    Nil,
+    Boolean(bool),
+    Number(f64),
+    String(Box<[u8]>),
+    Table(Table),
+    Function,
+    /// Anything else, by the name of its type.
+    Other(&'static str),
+}
+
+/// A table from Lua.
+#[derive(Default)]
+pub(crate) struct Table {
+    /// The array part, up to the first nil.
+    pub(crate) list: Vec<Value>,
+    /// The other keys and their values, in no order.
+    pub(crate) fields: Vec<(Value, Value)>,
+}
+
+impl Value {
+    pub(crate) fn scalar(&self) -> Scalar<'_> {
+        match self {
+            Self::Nil => Scalar::Nil,
+            Self::Boolean(flag) => Scalar::Boolean(*flag),
+            Self::Number(number) => Scalar::Number(*number),
+            Self::String(bytes) => Scalar::String(bytes),
+            Self::Table(_) => Scalar::Other("table"),
+            Self::Function => Scalar::Function,
+            Self::Other(type_name) => Scalar::Other(type_name),
+        }
+    }
+
+    pub(crate) fn table(&self, name: &dyn Display) -> Checked<&Table> {
+        match self {
+            Self::Table(table) => Ok(table),
+            other => Err(other.scalar().unexpected(name, "a table")),
+        }
     }
 }
 
-pub(crate) fn str_from_lua(value: &Value, name: &dyn Display) -> Checked<Str> {
+impl Table {
+    /// The value of a field, nil if there is none.
+    pub(crate) fn get(&self, key: &str) -> &Value {
+        let is_key = |(name, _): &&(Value, Value)| matches!(name, Value::String(name) if **name == *key.as_bytes());
+        match self.fields.iter().find(is_key) {
+            Some((_, value)) => value,
+            None => &Value::Nil,
+        }
+    }
+}
+
+pub(crate) fn str_from_lua(value: Scalar<'_>, name: &dyn Display) -> Checked<Str> {
     let bytes = bytes_from_lua(value, name)?;
     Str::new(bytes).map_err(|error| format!("{name} {error}"))
 }
 
-fn bytes_from_lua(value: &Value, name: &dyn Display) -> Checked<Bytes> {
-    with_scalar(value, |scalar| {
-        scalar.bytes(name).map(Bytes::copy_from_slice)
-    })
+fn bytes_from_lua(value: Scalar<'_>, name: &dyn Display) -> Checked<Bytes> {
+    value.bytes(name).map(Bytes::copy_from_slice)
 }
 
-fn integer_from_lua(value: &Value, max: u32, name: &dyn Display) -> Checked<u32> {
-    with_scalar(value, |scalar| scalar.integer(0, max, name))
+fn integer_from_lua(value: Scalar<'_>, max: u32, name: &dyn Display) -> Checked<u32> {
+    value.integer(0, max, name)
 }
 
-pub(crate) fn byte_from_lua(value: &Value, name: &dyn Display) -> Checked<u8> {
+pub(crate) fn byte_from_lua(value: Scalar<'_>, name: &dyn Display) -> Checked<u8> {
     Ok(integer_from_lua(value, u8::MAX.into(), name)? as u8)
 }
 
-/// The array part of a table, up to the first nil. Errors call the values `name[i]`.
+/// The items of a list. Errors call them `name[i]`.
 fn list_from_lua<T>(
     list: &Value,
     name: &dyn Display,
     item: impl Fn(&Value, &dyn Display) -> Checked<T>,
 ) -> Checked<Vec<T>> {
     let Value::Table(table) = list else {
-        return Err(with_scalar(list, |scalar| {
-            scalar.unexpected(name, "a list")
-        }));
+        return Err(list.scalar().unexpected(name, "a list"));
     };
-    let values = table.sequence_values::<Value>().zip(1..);
+    let values = table.list.iter().zip(1..);
     values
-        .map(|(value, i)| {
-            item(
-                &value.map_err(|e| e.to_string())?,
-                &format_args!("{name}[{i}]"),
-            )
-        })
+        .map(|(value, i)| item(value, &format_args!("{name}[{i}]")))
         .collect()
 }
 
@@ -187,45 +218,49 @@ impl<'a> Args<'a> {
         Name { path, key }
     }
 
-    /// A field, whatever it is.
-    pub(crate) fn value(&self, key: &str) -> Checked<Value> {
-        self.table.get(key).map_err(|e| e.to_string())
+    /// What `read` makes of a field.
+    fn field<T>(
+        &self,
+        key: &'a str,
+        read: impl Fn(Scalar<'_>, &dyn Display) -> Checked<T>,
+    ) -> Checked<T> {
+        read(self.table.get(key).scalar(), &self.name(key))
     }
 
     /// What `read` makes of a field, unless it is nil.
-    fn optional<T>(
+    pub(crate) fn optional<T>(
         &self,
         key: &'a str,
-        read: impl Fn(&Value, &dyn Display) -> Checked<T>,
+        read: impl Fn(Scalar<'_>, &dyn Display) -> Checked<T>,
     ) -> Checked<Option<T>> {
-        match self.value(key)? {
-            Nil => Ok(None),
-            value => read(&value, &self.name(key)).map(Some),
+        match self.table.get(key) {
+            Value::Nil => Ok(None),
+            _ => self.field(key, read).map(Some),
         }
     }
 
     pub(crate) fn string(&self, key: &'a str) -> Checked<Str> {
-        str_from_lua(&self.value(key)?, &self.name(key))
+        self.field(key, str_from_lua)
     }
 
     pub(crate) fn bytes(&self, key: &'a str) -> Checked<Bytes> {
-        bytes_from_lua(&self.value(key)?, &self.name(key))
+        self.field(key, bytes_from_lua)
     }
 
     pub(crate) fn flag(&self, key: &'a str) -> Checked<bool> {
-        with_scalar(&self.value(key)?, |scalar| scalar.flag(&self.name(key)))
+        self.field(key, |scalar, name| scalar.flag(name))
     }
 
     pub(crate) fn qos(&self, key: &'a str) -> Checked<QoS> {
-        with_scalar(&self.value(key)?, |scalar| scalar.qos(&self.name(key)))
+        self.field(key, |scalar, name| scalar.qos(name))
     }
 
     pub(crate) fn byte(&self, key: &'a str) -> Checked<u8> {
-        byte_from_lua(&self.value(key)?, &self.name(key))
+        self.field(key, byte_from_lua)
     }
 
     pub(crate) fn packet_id(&self) -> Checked<u16> {
-        with_scalar(&self.value("packet_id")?, |scalar| scalar.packet_id())
+        self.field("packet_id", |scalar, _| scalar.packet_id())
     }
 
     /// A list with something in it.
@@ -235,7 +270,7 @@ impl<'a> Args<'a> {
         item: impl Fn(&Value, &dyn Display) -> Checked<T>,
     ) -> Checked<Vec<T>> {
         let name = self.name(key);
-        let items = list_from_lua(&self.value(key)?, &name, item)?;
+        let items = list_from_lua(self.table.get(key), &name, item)?;
         match items.is_empty() {
             true => Err(format!(
                 "expecting {name} to be a list with at least one item"
@@ -253,7 +288,9 @@ impl<'a> Args<'a> {
 
     /// The topic filters of an UNSUBSCRIBE.
     pub(crate) fn filters(&self) -> Checked<Vec<Str>> {
-        self.list("subscriptions", str_from_lua)
+        self.list("subscriptions", |value, name| {
+            str_from_lua(value.scalar(), name)
+        })
     }
 
     /// The fields `properties` and `user_properties`. 3.1.1 has none: they are left alone there, for programs that serve
@@ -262,8 +299,8 @@ impl<'a> Args<'a> {
         if version == Version::V311 {
             return Ok(Properties::new());
         }
-        let (properties, user) = (self.value("properties")?, self.value("user_properties")?);
-        properties_from_lua(&properties, &user, self.path)
+        let field = |key| self.table.get(key);
+        properties_from_lua(field("properties"), field("user_properties"), self.path)
     }
 }
 
@@ -325,13 +362,16 @@ pub(crate) fn connect_from_lua(args: &Args, version: Version) -> Checked<Connect
         client_id: args.string("id")?,
         username: args.optional("username", str_from_lua)?,
         password: args.optional("password", bytes_from_lua)?,
-        will: args.optional("will", |value, name| will_from_lua(value, version, name))?,
+        will: match args.table.get("will") {
+            Value::Nil => None,
+            will => Some(will_from_lua(will, version, &args.name("will"))?),
+        },
         properties: args.properties(version)?,
     })
 }
 
 fn will_from_lua(value: &Value, version: Version, name: &dyn Display) -> Checked<Will> {
-    let args = Args::at(table_from_lua(value, name)?, name);
+    let args = Args::at(value.table(name)?, name);
     Ok(Will {
         topic: args.string("topic")?,
         payload: args.bytes("payload")?,
@@ -385,7 +425,7 @@ fn reason_from_lua(args: &Args, version: Version) -> Checked<u8> {
 fn suback_from_lua(args: &Args, version: Version) -> Checked<Suback> {
     Ok(Suback {
         packet_id: args.packet_id()?,
-        reasons: args.list("rc", byte_from_lua)?,
+        reasons: args.list("rc", |value, name| byte_from_lua(value.scalar(), name))?,
         properties: args.properties(version)?,
     })
 }
@@ -395,7 +435,7 @@ fn subscription_from_lua(
     version: Version,
     name: &dyn Display,
 ) -> Checked<Subscription> {
-    let args = Args::at(table_from_lua(value, name)?, name);
+    let args = Args::at(value.table(name)?, name);
     let mut subscription = Subscription {
         filter: args.string("topic")?,
         qos: args.qos("qos")?,
@@ -407,25 +447,14 @@ fn subscription_from_lua(
     if version == Version::V50 {
         subscription.no_local = args.flag("no_local")?;
         subscription.retain_as_published = args.flag("retain_as_published")?;
-        subscription.retain_handling = match args.value("retain_handling")? {
-            Nil => 0,
-            Value::Boolean(handling) => handling.into(),
-            value => {
-                let name = args.name("retain_handling");
-                with_scalar(&value, |scalar| scalar.integer(0, 2, &name))? as u8
-            }
-        };
+        subscription.retain_handling =
+            args.field("retain_handling", |scalar, name| match scalar {
+                Scalar::Nil => Ok(0),
+                Scalar::Boolean(handling) => Ok(handling.into()),
+                number => Ok(number.integer(0, 2, name)? as u8),
+            })?;
     }
     Ok(subscription)
-}
-
-fn table_from_lua<'a>(value: &'a Value, name: &dyn Display) -> Checked<&'a Table> {
-    match value {
-        Value::Table(table) => Ok(table),
-        other => Err(with_scalar(other, |scalar| {
-            scalar.unexpected(name, "a table")
-        })),
-    }
 }
 
 /// The arguments of a PUBLISH without properties and packet identifier, checked where they lie: nothing is copied before
@@ -483,29 +512,28 @@ pub(crate) fn properties_from_lua(
     path: &dyn Display,
 ) -> Checked<Properties> {
     let mut all = Vec::new();
-    if !properties.is_nil() {
+    if !matches!(properties, Value::Nil) {
         let name = format_args!("{path}.properties");
-        named_properties(table_from_lua(properties, &name)?, &name, &mut all)?;
+        named_properties(properties.table(&name)?, &name, &mut all)?;
     }
-    if !user_properties.is_nil() {
-        self::user_properties(
-            user_properties,
-            &format_args!("{path}.user_properties"),
-            &mut all,
-        )?;
+    if !matches!(user_properties, Value::Nil) {
+        let name = format_args!("{path}.user_properties");
+        self::user_properties(user_properties, &name, &mut all)?;
     }
     Ok(all.into_iter().collect())
 }
 
 fn named_properties(table: &Table, path: &dyn Display, all: &mut Vec<Property>) -> Checked<()> {
-    for pair in table.pairs::<Value, Value>() {
-        let (key, value) = pair.map_err(|e| e.to_string())?;
-        let key = match &key {
-            Value::String(name) => name.to_string_lossy(),
+    if !table.list.is_empty() {
+        let key = Scalar::Number(1.0);
+        return Err(key.unexpected(&format_args!("keys of {path}"), "strings"));
+    }
+    for (key, value) in &table.fields {
+        let key = match key {
+            Value::String(name) => String::from_utf8_lossy(name),
             other => {
-                return Err(with_scalar(other, |key| {
-                    key.unexpected(&format_args!("keys of {path}"), "strings")
-                }));
+                let name = format_args!("keys of {path}");
+                return Err(other.scalar().unexpected(&name, "strings"));
             }
         };
         let id = match PropertyId::from_name(&key) {
@@ -523,13 +551,13 @@ fn named_properties(table: &Table, path: &dyn Display, all: &mut Vec<Property>) 
         };
         let path = format_args!("{path}.{key}");
         if id == PropertyId::SubscriptionIdentifier {
-            for value in
-                list_from_lua(&value, &path, |value, name| property_value(id, value, name))?
-            {
+            for value in list_from_lua(value, &path, |value, name| {
+                property_value(id, value.scalar(), name)
+            })? {
                 all.push(Property { id, value });
             }
         } else {
-            let value = property_value(id, &value, &path)?;
+            let value = property_value(id, value.scalar(), &path)?;
             all.push(Property { id, value });
         }
     }
@@ -537,7 +565,7 @@ fn named_properties(table: &Table, path: &dyn Display, all: &mut Vec<Property>) 
     Ok(())
 }
 
-fn property_value(id: PropertyId, value: &Value, name: &dyn Display) -> Checked<PropertyValue> {
+fn property_value(id: PropertyId, value: Scalar<'_>, name: &dyn Display) -> Checked<PropertyValue> {
     let integer = |max| integer_from_lua(value, max, name);
     Ok(match id.kind() {
         PropertyKind::Byte => PropertyValue::Byte(integer(u8::MAX.into())? as u8),
@@ -554,23 +582,22 @@ fn property_value(id: PropertyId, value: &Value, name: &dyn Display) -> Checked<
 /// what the last pair of its name says.
 fn user_properties(table: &Value, path: &dyn Display, all: &mut Vec<Property>) -> Checked<()> {
     let pairs = list_from_lua(table, path, |pair, name| {
-        let pair = table_from_lua(pair, name)?;
-        let item = |i: u8| {
-            let value = pair.get(i).map_err(|e| e.to_string())?;
-            str_from_lua(&value, &format_args!("{name}[{i}]"))
+        let pair = pair.table(name)?;
+        let item = |i: usize| {
+            let value = pair.list.get(i - 1).unwrap_or(&Value::Nil);
+            str_from_lua(value.scalar(), &format_args!("{name}[{i}]"))
         };
         Ok((item(1)?, item(2)?))
     })?;
     let last: HashMap<_, _> = pairs.iter().cloned().collect();
 
     let mut named = Vec::new();
-    for pair in table_from_lua(table, path)?.pairs::<Value, Value>() {
-        let (key, value) = pair.map_err(|e| e.to_string())?;
-        if let Value::Integer(_) | Value::Number(_) = key {
-            continue; // one of the pairs
+    for (key, value) in &table.table(path)?.fields {
+        if let Value::Number(_) = key {
+            continue; // no pair comes before it
         }
-        let name = str_from_lua(&key, &format_args!("key of {path}"))?;
-        let value = str_from_lua(&value, &format_args!("{path}.{name}"))?;
+        let name = str_from_lua(key.scalar(), &format_args!("key of {path}"))?;
+        let value = str_from_lua(value.scalar(), &format_args!("{path}.{name}"))?;
         if last.get(&name) != Some(&value) {
             named.push((name, value));
         }

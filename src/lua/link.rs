@@ -1,33 +1,30 @@
 //! What `mqtt.client` and `mqtt.ioloop` call: links, the driver behind them, and what a link is opened with.
 
-use std::cell::RefCell;
-use std::hash::{BuildHasher, RandomState};
+use std::cell::{Cell, RefCell};
+#[cfg(feature = "luajit")]
+use std::collections::HashMap;
 #[cfg(feature = "luajit")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+#[cfg(feature = "luajit")]
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use mlua::{
-    AnyUserData, BorrowedBytes, FromLuaMulti, IntoLuaMulti, Lua, LuaString, MultiValue, Nil, Table,
-    UserData, UserDataMethods, Value,
-};
 
 use super::args::{
-    Args, Checked, PublishArgs, Scalar, byte_from_lua, connect_from_lua, properties_from_lua,
-    str_from_lua, with_scalar,
+    Args, Checked, PublishArgs, Scalar, Table, Value, byte_from_lua, connect_from_lua,
+    properties_from_lua, str_from_lua,
 };
 use super::process;
-use super::protocol::push_failure;
-#[cfg(feature = "luajit")]
-use super::stack::object_at;
-use super::stack::{RawFunction, Stack, create_object, create_raw_function};
+use super::stack::{Misuse, RawFunction, Stack};
 use super::target;
-use super::values::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet};
-use crate::codec::{Packet, Properties, PublishRef, QoS, Subscription, Version};
+use super::values::{
+    BUILDS_MESSAGES, MESSAGE_FIELDS, Results, push_failure, push_message, push_packet, set,
+};
+use crate::codec::{Packet, Properties, PublishRef, QoS, Str, Subscription, Version};
 use crate::driver::{Driver, Link, LinkEvent, PublishError, Published};
-use crate::net::Uri;
+use crate::net::{Uri, random_bytes};
 use crate::session::{QueueLimits, RequestError, Session, Settings, State, Stats};
 
 /// The longest time that is taken from Lua as seconds; what is longer means "for ever".
@@ -44,108 +41,127 @@ const STALE: &str = "this client belongs to the parent process: create a new one
 type SharedDriver = Rc<RefCell<Option<Rc<Driver>>>>;
 
 /// Adds the functions of this file to `mqtt.core`.
-pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
+pub(crate) fn register(core: &Stack) {
     process::watch();
     let shared = SharedDriver::default();
-
-    // link(version): a link without a connection, and what stands for it in the functions below; or nil and an error.
-    let of_link = Rc::clone(&shared);
-    core.set(
-        "link",
-        lua.create_function(move |lua, version: u8| {
-            let version = Version::from_code(version).unwrap_or(Version::V311);
-            match driver(&of_link) {
-                Ok(driver) => lua_link(lua, driver, version)?.into_lua_multi(lua),
-                Err(error) => (Nil, error.to_string()).into_lua_multi(lua),
-            }
-        })?,
-    )?;
-
-    core.set(
-        "step",
-        create_raw_function(lua, NextEvent::<true>, MESSAGE_FIELDS)?,
-    )?;
-    core.set(
-        "pop",
-        create_raw_function(lua, NextEvent::<false>, MESSAGE_FIELDS)?,
-    )?;
-    core.set("publish", create_raw_function(lua, PublishValues, ())?)?;
+    core.set_raw("link", NewLink(Rc::clone(&shared)));
+    core.set_raw("next_ready", NextReady(Rc::clone(&shared)));
+    core.set_raw("wait", Wait(shared));
+    core.set_raw("step", NextEvent::<true>);
+    core.set_raw("pop", NextEvent::<false>);
+    core.set_raw("publish", PublishValues);
+    core.set_raw("publish_table", PublishTable);
+    core.set_raw("acknowledge", AcknowledgeValues);
+    core.set_raw("acknowledge_message", AcknowledgeMessage);
+    set(core, "large_payload", |core| {
+        core.push_integer(LARGE_PAYLOAD as u32);
+    });
+    set(core, "builds_messages", |core| {
+        core.push_boolean(BUILDS_MESSAGES);
+    });
     #[cfg(feature = "luajit")]
-    core.set(
-        "publish_address",
-        publish_plain as *const () as usize as f64,
-    )?;
-    core.set("large_payload", LARGE_PAYLOAD)?;
-    core.set(
-        "publish_table",
-        create_raw_function(lua, PublishTable, PUBLISH_FIELDS)?,
-    )?;
-    core.set(
-        "acknowledge",
-        create_raw_function(lua, AcknowledgeValues, ())?,
-    )?;
-    core.set(
-        "acknowledge_message",
-        create_raw_function(lua, AcknowledgeMessage, ("packet_id", "qos"))?,
-    )?;
-
-    core.set("builds_messages", BUILDS_MESSAGES)?;
-
-    // next_ready(): the token of the next link that has something, or nil.
-    let of_next = Rc::clone(&shared);
-    core.set(
-        "next_ready",
-        lua.create_function(move |_, _: MultiValue| Ok(driver(&of_next)?.next_ready()))?,
-    )?;
-
-    core.set("wait", create_raw_function(lua, Wait(shared), ())?)?;
-
-    // now(): seconds of a clock that is never set.
-    core.set("now", create_raw_function(lua, Now(Instant::now()), ())?)?;
-
-    // random_hex(digits): so many random hexadecimal digits, 16 at most.
-    core.set(
-        "random_hex",
-        lua.create_function(|_, digits: usize| {
-            let mut hex = format!("{:016x}", RandomState::new().hash_one(0));
-            hex.truncate(digits);
-            Ok(hex)
-        })?,
-    )?;
-
-    // parse_uri(uri): true, scheme, username, password, host, port and path, each of them or nil; or nil and an error.
-    core.set(
-        "parse_uri",
-        lua.create_function(|lua, uri: LuaString| {
-            let uri = match uri.to_string_lossy().parse::<Uri>() {
-                Ok(uri) => uri,
-                Err(error) => return (Nil, error.to_string()).into_lua_multi(lua),
-            };
-            let password = uri.password.map(|password| lua.create_string(&password.0));
-            (
-                true,
-                uri.scheme.map(|scheme| scheme.name()),
-                uri.username,
-                password.transpose()?,
-                uri.host,
-                uri.port,
-                uri.path,
-            )
-                .into_lua_multi(lua)
-        })?,
-    )
+    {
+        set(core, "publish_address", |core| {
+            core.push_number(publish_plain as *const () as usize as f64);
+        });
+        // publish_number(handle): what stands for a link in the function at that address.
+        core.set_function("publish_number", |arguments| {
+            Ok(arguments.object(1).map(LuaLink::number))
+        });
+    }
+    core.set_raw("running", Running);
+    core.set_raw("now", Now(Instant::now()));
+    // random_hex(digits): so many random hexadecimal digits, 64 at most.
+    core.set_function("random_hex", |arguments| {
+        let digits = arguments.argument(1).integer(0, 64, &"digits")?;
+        Ok(random_hex(digits as usize)?)
+    });
+    core.set_raw("parse_uri", ParseUri);
 }
 
-fn driver(shared: &SharedDriver) -> mlua::Result<Rc<Driver>> {
+/// `running()`: the thread that runs, also the main one, which `coroutine.running` of Lua 5.1 does not tell.
+struct Running;
+
+impl RawFunction for Running {
+    type Output = ();
+
+    fn run(&self, _: &Stack) -> Self::Output {}
+
+    fn push((): &Self::Output, results: &Stack) {
+        results.push_thread();
+    }
+}
+
+/// Random hexadecimal digits.
+fn random_hex(digits: usize) -> Checked<String> {
+    let bytes = random_bytes::<32>().map_err(|error| error.to_string())?;
+    let mut hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.truncate(digits);
+    Ok(hex)
+}
+
+/// `parse_uri(uri)`: true, scheme, username, password, host, port and path, each of them or nil; or nil and an error.
+struct ParseUri;
+
+impl RawFunction for ParseUri {
+    type Output = Result<Uri, String>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let uri = String::from_utf8_lossy(arguments.argument(1).bytes(&"uri")?);
+        uri.parse().map_err(|error| format!("{error}"))
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        let uri = match output {
+            Ok(uri) => uri,
+            Err(error) => return push_failure(error, results),
+        };
+        results.push_boolean(true);
+        uri.scheme.map(|scheme| scheme.name()).push(results);
+        uri.username.push(results);
+        match &uri.password {
+            Some(password) => results.push_bytes(&password.0),
+            None => results.push_nil(),
+        }
+        uri.host.push(results);
+        uri.port.push(results);
+        uri.path.push(results);
+    }
+}
+
+fn driver(shared: &SharedDriver) -> Result<Rc<Driver>, String> {
     let mut slot = shared.borrow_mut();
     match &*slot {
         Some(driver) if !driver.is_stale() => Ok(Rc::clone(driver)),
         _ => {
-            let driver =
-                Rc::new(Driver::new(process::block_signals).map_err(mlua::Error::external)?);
+            let driver = Driver::new(process::block_signals).map_err(|error| error.to_string())?;
+            let driver = Rc::new(driver);
             *slot = Some(Rc::clone(&driver));
             Ok(driver)
         }
+    }
+}
+
+/// `next_ready()`: the token of the next link that has something, or nil; or nil and an error.
+struct NextReady(SharedDriver);
+
+impl RawFunction for NextReady {
+    type Output = Result<Option<u32>, String>;
+
+    fn run(&self, _: &Stack) -> Self::Output {
+        Ok(driver(&self.0)?.next_ready())
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        output.push(results);
+    }
+}
+
+/// The number of seconds that is an argument.
+fn seconds(arguments: &Stack, index: i32) -> Checked<Duration> {
+    match arguments.argument(index) {
+        Scalar::Number(seconds) => Ok(duration(seconds)),
+        other => Err(other.unexpected(&"time", "a number of seconds")),
     }
 }
 
@@ -165,8 +181,9 @@ impl RawFunction for Wait {
         let Scalar::Number(seconds) = arguments.argument(1) else {
             return Err("expecting a number of seconds".into());
         };
-        let driver = driver(&self.0).map_err(|error| error.to_string())?;
-        let timeout = (seconds < f64::INFINITY).then(|| duration(seconds));
+        let driver = driver(&self.0)?;
+        // No number is no time.
+        let timeout = (seconds != f64::INFINITY).then(|| duration(seconds));
         driver.wait(timeout, arguments.hook_is_set());
         Ok(())
     }
@@ -197,50 +214,124 @@ impl RawFunction for Now {
 /// A link, as Lua holds it. When Lua collects it, the link leaves: without a DISCONNECT, so that the server publishes the
 /// will.
 struct LuaLink {
-    link: Arc<Link>,
-    driver: Rc<Driver>,
+    own: Own,
     version: Version,
+    /// What LuaJIT's FFI calls it, 0 before that asks.
+    #[cfg(feature = "luajit")]
+    number: Cell<u32>,
 }
 
 impl Drop for LuaLink {
     fn drop(&mut self) {
-        if !self.link.is_stale() {
-            self.link.leave();
+        #[cfg(feature = "luajit")]
+        // The thread may be about to end.
+        let _ = BY_NUMBER.try_with(|links| links.borrow_mut().remove(&self.number.get()));
+        if let Ok(Live { link, .. }) = self.live() {
+            link.leave();
         }
     }
 }
 
-fn lua_link(
-    lua: &Lua,
-    driver: Rc<Driver>,
-    version: Version,
-) -> mlua::Result<(LuaLink, AnyUserData)> {
-    let link = Link::new(&driver, Session::new(version, Settings::default()));
-    let handle = Handle {
-        link: Arc::clone(&link),
-        driver: Rc::clone(&driver),
-        version,
-    };
-    let link = LuaLink {
-        link,
-        driver,
-        version,
-    };
-    Ok((link, create_object(lua, handle)?))
+use own::{Live, Own};
+
+mod own {
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use super::super::stack::Stack;
+    use super::{LuaLink, Refusal, STALE};
+    use crate::driver::{Driver, Link};
+
+    /// A link and its driver, which nobody gets at in the child of a fork: the parent's threads may have left any lock
+    /// locked.
+    pub(super) struct Own {
+        link: Arc<Link>,
+        driver: Rc<Driver>,
+    }
+
+    /// What an [`Own`] gives in the process that made it.
+    pub(super) struct Live<'a> {
+        pub(super) link: &'a Arc<Link>,
+        pub(super) driver: &'a Driver,
+    }
+
+    /// The link belongs to the parent of this process.
+    pub(super) struct Stale;
+
+    impl From<Stale> for Refusal {
+        fn from(_: Stale) -> Self {
+            Self {
+                message: STALE.into(),
+                misuse: false,
+            }
+        }
+    }
+
+    impl Own {
+        pub(super) fn new(link: Arc<Link>, driver: Rc<Driver>) -> Self {
+            Self { link, driver }
+        }
+    }
+
+    impl LuaLink {
+        #[inline]
+        pub(super) fn live(&self) -> Result<Live<'_>, Stale> {
+            let Own { link, driver } = &self.own;
+            match link.is_stale() {
+                true => Err(Stale),
+                false => Ok(Live { link, driver }),
+            }
+        }
+
+        /// The link that is the first argument.
+        #[inline]
+        pub(super) fn of(arguments: &Stack) -> Result<&LuaLink, String> {
+            arguments
+                .object(1)
+                .ok_or_else(|| "expecting a link as the first argument".to_owned())
+        }
+
+        /// The same, in the process that made it.
+        #[inline]
+        pub(super) fn live_of(arguments: &Stack) -> Result<Live<'_>, Refusal> {
+            Ok(Self::of(arguments)?.live()?)
+        }
+    }
 }
 
-/// What stands for a link in the functions that run once for each message.
-struct Handle {
-    link: Arc<Link>,
-    driver: Rc<Driver>,
-    version: Version,
-}
+/// `link(version)`: a link without a connection, with its methods, and what stands for it in the functions that are not
+/// methods; or nil and an error.
+struct NewLink(SharedDriver);
 
-/// The handle that is the first argument.
-fn handle(arguments: &Stack) -> Result<&Handle, Refusal> {
-    arguments
-        .object(1)
-        .ok_or_else(|| "expecting the handle of a link".to_owned().into())
+impl RawFunction for NewLink {
+    type Output = Checked<Cell<Option<LuaLink>>>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let version = match arguments.argument(1) {
+            Scalar::Number(5.0) => Version::V50,
+            _ => Version::V311,
+        };
+        let driver = driver(&self.0)?;
+        let link = Link::new(&driver, Session::new(version, Settings::default()));
+        Ok(Cell::new(Some(LuaLink {
+            own: Own::new(link, driver),
+            version,
+            #[cfg(feature = "luajit")]
+            number: Cell::new(0),
+        })))
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        match output {
+            Ok(link) => {
+                if let Some(link) = link.take() {
+                    results.push_object(link, methods);
+                    results.push_top();
+                }
+            }
+            Err(error) => push_failure(error, results),
+        }
+    }
 }
 
 /// Why a request was refused, and whether the program's arguments are to blame for it, so that Lua should raise it.
@@ -249,14 +340,14 @@ struct Refusal {
     misuse: bool,
 }
 
-/// What a request returns to Lua: its result, or nil, the message and whether it is misuse.
-type Answer<T> = (Option<T>, Option<String>, bool);
-
-fn answer<T>(result: Result<T, Refusal>) -> mlua::Result<Answer<T>> {
-    Ok(match result {
-        Ok(value) => (Some(value), None, false),
-        Err(Refusal { message, misuse }) => (None, Some(message), misuse),
-    })
+/// What a request returns to Lua: its result; or nil, the message and whether it is misuse.
+impl<T: Results> Results for Result<T, Refusal> {
+    fn push(&self, to: &Stack) {
+        match self {
+            Ok(value) => value.push(to),
+            Err(refusal) => push_refusal(refusal, to),
+        }
+    }
 }
 
 fn push_refusal(refusal: &Refusal, results: &Stack) {
@@ -289,24 +380,6 @@ impl From<RequestError> for Refusal {
     }
 }
 
-/// Uses the session of a link.
-fn request<T>(
-    link: &Link,
-    request: impl FnOnce(&mut Session) -> Result<T, Refusal>,
-) -> Result<T, Refusal> {
-    if link.is_stale() {
-        return Err(stale());
-    }
-    link.with_session(request)
-}
-
-fn stale() -> Refusal {
-    Refusal {
-        message: STALE.into(),
-        misuse: false,
-    }
-}
-
 /// `step(handle, metatable)`, `pop(handle, metatable)`: the link's next event: the type of a packet and its values for
 /// `shape` of `mqtt.packet`, which for a PUBLISH where `core.builds_messages` is true is the table itself, with the
 /// metatable; or a name and perhaps a message; or nothing. If there is none yet, `step` makes a turn of the runtime,
@@ -316,23 +389,19 @@ struct NextEvent<const TURN: bool>;
 impl<const TURN: bool> RawFunction for NextEvent<TURN> {
     type Output = (Option<LinkEvent>, Version);
 
+    const CONSTANTS: &'static [&'static str] = MESSAGE_FIELDS;
+
     fn run(&self, arguments: &Stack) -> Self::Output {
-        let Handle {
-            link,
-            driver,
-            version,
-        } = match handle(arguments) {
-            Ok(handle) => handle,
-            Err(refusal) => return (Some(LinkEvent::Broken(refusal.message)), Version::V311),
+        let this = match LuaLink::of(arguments) {
+            Ok(this) => this,
+            Err(message) => return (Some(LinkEvent::Broken(message)), Version::V311),
         };
-        let event = if link.is_stale() {
-            Some(LinkEvent::Broken(STALE.into()))
-        } else if TURN {
-            link.step(driver)
-        } else {
-            link.next_event()
+        let event = match this.live() {
+            Err(_) => Some(LinkEvent::Broken(STALE.into())),
+            Ok(Live { link, driver }) if TURN => link.step(driver),
+            Ok(Live { link, .. }) => link.next_event(),
         };
-        (event, *version)
+        (event, this.version)
     }
 
     fn push((event, version): &Self::Output, results: &Stack) {
@@ -373,7 +442,8 @@ impl RawFunction for PublishValues {
     type Output = Result<Published, NotPublished>;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
-        publish_arguments(handle(arguments)?, arguments, 2, |link, driver, message| {
+        let Live { link, driver } = LuaLink::live_of(arguments)?;
+        publish_arguments(arguments, 2, |message| {
             if message.payload.len() < LARGE_PAYLOAD || message.qos != QoS::AtMostOnce {
                 return link.publish(message);
             }
@@ -388,7 +458,13 @@ impl RawFunction for PublishValues {
     }
 
     fn push(output: &Self::Output, results: &Stack) {
-        match output {
+        output.push(results);
+    }
+}
+
+impl Results for Result<Published, NotPublished> {
+    fn push(&self, results: &Stack) {
+        match self {
             Ok(published) => push_published(published, results),
             Err(NotPublished::TooMuch(message)) => {
                 results.push_boolean(false);
@@ -406,7 +482,7 @@ struct PublishTable;
 
 /// The fields that `publish_table` looks at: the arguments of `publish` in their order, the callback, and those that must
 /// not be there.
-const PUBLISH_FIELDS: (&str, &str, &str, &str, &str, &str, &str, &str, &str) = (
+const PUBLISH_FIELDS: &[&str] = &[
     "topic",
     "payload",
     "qos",
@@ -416,7 +492,7 @@ const PUBLISH_FIELDS: (&str, &str, &str, &str, &str, &str, &str, &str, &str) = (
     "callback",
     "properties",
     "user_properties",
-);
+];
 /// Where they are on the stack.
 const PUBLISH_OPTS: i32 = 2;
 const PUBLISH_CALLBACK: i32 = PUBLISH_OPTS + 7;
@@ -424,8 +500,10 @@ const PUBLISH_CALLBACK: i32 = PUBLISH_OPTS + 7;
 impl RawFunction for PublishTable {
     type Output = Option<Published>;
 
+    const CONSTANTS: &'static [&'static str] = PUBLISH_FIELDS;
+
     fn run(&self, arguments: &Stack) -> Self::Output {
-        let handle = arguments.object(1)?;
+        let Live { link, .. } = arguments.object::<LuaLink>(1)?.live().ok()?;
         arguments.push_fields(PUBLISH_OPTS, 9)?;
         let is_plain = matches!(arguments.argument(PUBLISH_CALLBACK + 1), Scalar::Nil)
             && matches!(arguments.argument(PUBLISH_CALLBACK + 2), Scalar::Nil)
@@ -438,10 +516,7 @@ impl RawFunction for PublishTable {
         if !is_plain || is_large {
             return None;
         }
-        publish_arguments(handle, arguments, PUBLISH_OPTS + 1, |link, _, message| {
-            link.publish(message)
-        })
-        .ok()
+        publish_arguments(arguments, PUBLISH_OPTS + 1, |message| link.publish(message)).ok()
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -457,10 +532,9 @@ impl RawFunction for PublishTable {
 
 /// Publishes the message whose fields are on the stack from `first` on.
 fn publish_arguments(
-    Handle { link, driver, .. }: &Handle,
     arguments: &Stack,
     first: i32,
-    request: impl FnOnce(&Link, &Driver, &PublishRef<'_>) -> Result<Published, PublishError>,
+    publish: impl FnOnce(&PublishRef<'_>) -> Result<Published, PublishError>,
 ) -> Result<Published, NotPublished> {
     let argument = |index| arguments.argument(first + index);
     let message = PublishArgs::new(
@@ -474,9 +548,30 @@ fn publish_arguments(
         Scalar::Nil => 0,
         packet_id => packet_id.packet_id()?,
     };
-    publish(link, |link| {
-        request(link, driver, &message.packet(packet_id, &Properties::new()))
-    })
+    Ok(publish(&message.packet(packet_id, &Properties::new()))?)
+}
+
+#[cfg(feature = "luajit")]
+thread_local! {
+    /// The links that LuaJIT's FFI knows by number. A pointer could be to anything.
+    static BY_NUMBER: RefCell<HashMap<u32, Arc<Link>>> = RefCell::default();
+    static LAST_NUMBER: Cell<u32> = const { Cell::new(0) };
+}
+
+#[cfg(feature = "luajit")]
+impl LuaLink {
+    /// What stands for it in [`publish_plain`].
+    fn number(&self) -> u32 {
+        if self.number.get() == 0
+            && let Ok(Live { link, .. }) = self.live()
+        {
+            let number = LAST_NUMBER.get().wrapping_add(1).max(1);
+            LAST_NUMBER.set(number);
+            self.number.set(number);
+            BY_NUMBER.with_borrow_mut(|links| links.insert(number, Arc::clone(link)));
+        }
+        self.number.get()
+    }
 }
 
 /// What `mqtt.calls` publishes with, through LuaJIT's FFI, since LuaJIT compiles such a call: a message without properties
@@ -485,10 +580,10 @@ fn publish_arguments(
 /// times 131,072. Or -1, and nothing has been done: `core.publish` knows what else is to be done, or is wrong.
 ///
 /// # Safety
-/// The first pointer must be that of a userdata of `create_object`, the others of so many bytes each.
+/// The pointers must be to so many bytes each.
 #[cfg(feature = "luajit")]
 unsafe extern "C" fn publish_plain(
-    handle: *const std::ffi::c_void,
+    number: u32,
     topic: *const u8,
     topic_size: u32,
     payload: *const u8,
@@ -496,15 +591,13 @@ unsafe extern "C" fn publish_plain(
     flags: u32,
 ) -> f64 {
     // SAFETY: see above. They are not kept, nor does anything here call Lua.
-    let (handle, topic, payload) = unsafe {
+    let (topic, payload) = unsafe {
         (
-            object_at::<Handle>(handle),
             std::slice::from_raw_parts(topic, topic_size as usize),
             std::slice::from_raw_parts(payload, payload_size as usize),
         )
     };
-    let publish = || {
-        let link = &handle?.link;
+    let publish = |link: &Arc<Link>| {
         let message = PublishRef {
             dup: flags & 1 << 3 != 0,
             qos: QoS::from_code((flags >> 1 & 3) as u8)?,
@@ -518,8 +611,12 @@ unsafe extern "C" fn publish_plain(
             .then(|| link.publish_connected(&message))
             .flatten()
     };
+    let publish_by_number = || {
+        let found = BY_NUMBER.try_with(|links| links.borrow().get(&number).and_then(publish));
+        found.ok().flatten()
+    };
     // After a panic `core.publish` is likely to panic too, and says so.
-    match catch_unwind(AssertUnwindSafe(publish)) {
+    match catch_unwind(AssertUnwindSafe(publish_by_number)) {
         Ok(Some(Published {
             packet_id, full, ..
         })) => {
@@ -559,25 +656,27 @@ enum NotPublished {
     TooMuch(String),
 }
 
-impl<T: Into<Refusal>> From<T> for NotPublished {
-    fn from(refusal: T) -> Self {
-        Self::Refused(refusal.into())
+impl From<Refusal> for NotPublished {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
-fn publish(
-    link: &Link,
-    publish: impl FnOnce(&Link) -> Result<Published, PublishError>,
-) -> Result<Published, NotPublished> {
-    if link.is_stale() {
-        return Err(stale().into());
+impl From<String> for NotPublished {
+    fn from(message: String) -> Self {
+        Self::Refused(message.into())
     }
-    publish(link).map_err(|error| match error {
-        PublishError::Refused(error) => error.into(),
-        PublishError::TooMuch { waiting } => NotPublished::TooMuch(format!(
-            "{waiting} bytes wait to be sent or acknowledged already"
-        )),
-    })
+}
+
+impl From<PublishError> for NotPublished {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Refused(error) => Self::Refused(error.into()),
+            PublishError::TooMuch { waiting } => Self::TooMuch(format!(
+                "{waiting} bytes wait to be sent or acknowledged already"
+            )),
+        }
+    }
 }
 
 /// `acknowledge(handle, packet_id, qos, rc)`, without properties: true; or nil, an error message and whether it is
@@ -591,7 +690,7 @@ impl RawFunction for AcknowledgeValues {
         let packet_id = arguments.argument(2).packet_id()?;
         let qos = arguments.argument(3).qos(&".qos")?;
         let reason = arguments.argument(4).integer(0, u8::MAX.into(), &"rc")? as u8;
-        acknowledge(&handle(arguments)?.link, packet_id, qos, reason)
+        acknowledge(LuaLink::live_of(arguments)?, packet_id, qos, reason)
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -609,12 +708,14 @@ struct AcknowledgeMessage;
 impl RawFunction for AcknowledgeMessage {
     type Output = Option<()>;
 
+    const CONSTANTS: &'static [&'static str] = &["packet_id", "qos"];
+
     fn run(&self, arguments: &Stack) -> Self::Output {
-        let link = &arguments.object::<Handle>(1)?.link;
+        let live = arguments.object::<LuaLink>(1)?.live().ok()?;
         arguments.push_fields_of_class(2, 3, 2)?;
         let packet_id = arguments.argument(4).packet_id().ok()?;
         let qos = arguments.argument(5).qos(&".qos").ok()?;
-        acknowledge(link, packet_id, qos, 0).ok()
+        acknowledge(live, packet_id, qos, 0).ok()
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -624,425 +725,511 @@ impl RawFunction for AcknowledgeMessage {
     }
 }
 
-fn acknowledge(link: &Link, packet_id: u16, qos: QoS, reason: u8) -> Result<(), Refusal> {
-    request(link, |session| {
-        Ok(session.acknowledge(packet_id, qos, reason, Properties::new())?)
+fn acknowledge(live: Live, packet_id: u16, qos: QoS, reason: u8) -> Result<(), Refusal> {
+    request(live, |session| {
+        session.acknowledge(packet_id, qos, reason, Properties::new())
     })
 }
 
-impl LuaLink {
-    fn request<T>(
-        &self,
-        ask: impl FnOnce(&mut Session) -> Result<T, Refusal>,
-    ) -> mlua::Result<Answer<T>> {
-        answer(request(&self.link, ask))
-    }
+/// Uses the session of a link.
+fn request<T>(
+    Live { link, .. }: Live,
+    request: impl FnOnce(&mut Session) -> Result<T, RequestError> + Send,
+) -> Result<T, Refusal> {
+    Ok(link.with_session(request)?)
+}
 
-    fn request_with_reason(
-        &self,
-        (rc, properties, user_properties): (Value, Value, Value),
-        ask: fn(&mut Session, u8, Properties) -> Result<(), RequestError>,
-    ) -> mlua::Result<Answer<bool>> {
-        self.request(|session| {
-            let properties = self.properties(&properties, &user_properties)?;
-            ask(session, byte_from_lua(&rc, &"rc")?, properties)?;
-            Ok(true)
+// ---- methods ---------------------------------------------------------------------------------------------------------
+
+/// Adds the methods of a link to a table.
+fn methods(table: &Stack) {
+    table.set_function("token", token);
+    table.set_function("open", open);
+    table.set_function("has_events", has_events);
+    table.set_function("wait", wait);
+    table.set_function("is_full", is_full);
+    table.set_function("wait_for_room", wait_for_room);
+    table.set_function("holds_back", holds_back);
+    table.set_function("wait_until_sent", wait_until_sent);
+    table.set_function("leave", leave);
+    table.set_function("close", close);
+    table.set_function("wake_after", wake_after);
+    table.set_function("wake", wake);
+    table.set_function("configure", configure);
+    table.set_function("stats", stats);
+    table.set_function("outgoing_bytes", outgoing_bytes);
+    table.set_function("getfd", getfd);
+    table.set_function("deadline", deadline);
+    table.set_function("connect", connect);
+    table.set_function("publish", publish);
+    table.set_function("subscribe", subscribe);
+    table.set_function("unsubscribe", unsubscribe);
+    table.set_function("acknowledge", acknowledge_with_properties);
+    table.set_function("ping", ping);
+    table.set_function("disconnect", |arguments| {
+        with_reason(arguments, Session::disconnect)
+    });
+    table.set_function("auth", |arguments| with_reason(arguments, Session::auth));
+    // For connectors, which move the bytes themselves.
+    table.set_function("attach", attach);
+    table.set_function("feed", feed);
+    table.set_function("take", take);
+    table.set_function("handle_timeout", handle_timeout);
+    table.set_function("is_failed", is_failed);
+}
+
+/// What a method returns; the error is raised.
+type Returned<T> = Result<T, Misuse>;
+
+/// What a request returns to Lua.
+type Answer<T> = Returned<Result<T, Refusal>>;
+
+/// `token()`: what `core.next_ready` calls this link.
+fn token(arguments: &Stack) -> Answer<u32> {
+    let this = LuaLink::of(arguments)?;
+    Ok(this
+        .live()
+        .map(|live| live.link.token())
+        .map_err(Refusal::from))
+}
+
+/// `open(timeout, ...)`: starts to open a connection to the target that the other arguments describe, see `target`;
+/// "opened" or "open_failed" follows. Returns true, or nil and what is wrong with the target.
+fn open(arguments: &Stack) -> Returned<Checked<bool>> {
+    let this = LuaLink::of(arguments)?;
+    let timeout = seconds(arguments, 2)?;
+    Ok(target::read(arguments, 3).map(|target| {
+        if let Ok(Live { link, driver }) = this.live() {
+            link.open(driver, target, timeout);
+        }
+        true
+    }))
+}
+
+/// `has_events()`: whether pop has something.
+fn has_events(arguments: &Stack) -> Returned<bool> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.map_or(true, |live| live.link.has_events()))
+}
+
+/// `wait(seconds)`: blocks until pop has something, for a second at most.
+fn wait(arguments: &Stack) -> Returned<()> {
+    let deadline = Instant::now() + seconds(arguments, 2)?;
+    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
+        driver.wait_until(deadline, || link.has_events());
+    }
+    Ok(())
+}
+
+/// `is_full()`: whether the program should wait before it sends more.
+fn is_full(arguments: &Stack) -> Returned<bool> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.is_ok_and(|live| live.link.is_full()))
+}
+
+/// `wait_for_room(seconds)`: blocks until that is over, for a second at most. Returns false if waiting is in vain, since
+/// there is much that the program has to take first.
+fn wait_for_room(arguments: &Stack) -> Returned<bool> {
+    let deadline = Instant::now() + seconds(arguments, 2)?;
+    Ok(match LuaLink::of(arguments)?.live() {
+        Err(_) => false,
+        Ok(Live { link, driver }) => {
+            driver.wait_until(deadline, || link.has_room_or_news());
+            !link.with_session(|session| session.is_slow())
+        }
+    })
+}
+
+/// `holds_back()`: whether the server's receive maximum keeps back something that was accepted.
+fn holds_back(arguments: &Stack) -> Returned<bool> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.is_ok_and(|live| live.link.holds_back()))
+}
+
+/// `wait_until_sent(seconds)`: blocks until that is over, for a second at most.
+fn wait_until_sent(arguments: &Stack) -> Returned<()> {
+    let deadline = Instant::now() + seconds(arguments, 2)?;
+    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
+        driver.wait_until(deadline, || !link.holds_back());
+    }
+    Ok(())
+}
+
+/// `leave()`: closes the connection for a program that will not come back: everything accepted is sent.
+fn leave(arguments: &Stack) -> Returned<()> {
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.leave();
+    }
+    Ok(())
+}
+
+/// `close([seconds])`: closes the connection; what was accepted on it is sent in the background. With a time, it waits so
+/// long until that has been written.
+fn close(arguments: &Stack) -> Returned<()> {
+    let patience = match arguments.argument(2) {
+        Scalar::Nil => None,
+        _ => Some(seconds(arguments, 2)?),
+    };
+    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
+        match patience {
+            Some(patience) => link.close_flushed(driver, Instant::now() + patience),
+            None => link.close(),
+        }
+        link.wake();
+    }
+    Ok(())
+}
+
+/// `wake_after(seconds)`: "woken" follows then.
+fn wake_after(arguments: &Stack) -> Returned<()> {
+    let delay = seconds(arguments, 2)?;
+    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
+        link.wake_after(driver, delay);
+    }
+    Ok(())
+}
+
+/// `wake()`: "woken" follows at once.
+fn wake(arguments: &Stack) -> Returned<()> {
+    if let Ok(live) = LuaLink::of(arguments)?.live() {
+        live.link.wake();
+    }
+    Ok(())
+}
+
+/// `configure(settings)`: what counts from now on, see `settings_from_lua`.
+fn configure(arguments: &Stack) -> Answer<bool> {
+    let this = LuaLink::of(arguments)?;
+    let settings = arguments.value(2)?;
+    let configure = || {
+        let settings = settings_from_lua(settings.table(&"settings")?)?;
+        this.live()?
+            .link
+            .with_session(|session| session.configure(settings));
+        Ok(true)
+    };
+    Ok(configure())
+}
+
+/// What `stats` returns.
+struct LinkStats {
+    counted: Stats,
+    tls_version: Option<&'static str>,
+}
+
+/// `stats()`: a table of what was counted so far.
+fn stats(arguments: &Stack) -> Returned<LinkStats> {
+    Ok(match LuaLink::of(arguments)?.live() {
+        Ok(Live { link, .. }) => LinkStats {
+            counted: link.with_session(|session| session.stats()),
+            tls_version: link.tls_version(),
+        },
+        // The child of a fork has done nothing.
+        Err(_) => LinkStats {
+            counted: Stats::default(),
+            tls_version: None,
+        },
+    })
+}
+
+impl Results for LinkStats {
+    fn push(&self, to: &Stack) {
+        let counted = &self.counted;
+        to.push_table();
+        for (name, count) in [
+            ("messages_sent", counted.messages_sent),
+            ("messages_received", counted.messages_received),
+            ("bytes_sent", counted.bytes_sent),
+            ("bytes_received", counted.bytes_received),
+            ("in_flight", counted.in_flight as u64),
+            ("queued", counted.queued as u64),
+            ("queued_bytes", counted.queued_bytes as u64),
+            ("dropped", counted.dropped),
+            ("reconnects", counted.connections.saturating_sub(1)),
+        ] {
+            set(to, name, |to| to.push_count(count));
+        }
+        let round_trip = counted.ping_round_trip;
+        set(to, "ping_round_trip", |to| {
+            round_trip.map(|time| time.as_secs_f64()).push(to);
+        });
+        set(to, "tls_version", |to| self.tls_version.push(to));
+    }
+}
+
+/// `outgoing_bytes()`: how many wait to be sent or acknowledged.
+fn outgoing_bytes(arguments: &Stack) -> Returned<f64> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.map_or(0, |live| live.link.outgoing_bytes()) as f64)
+}
+
+/// `getfd()`: a descriptor that is readable while pop has something; or nil and an error.
+#[cfg(unix)]
+fn getfd(arguments: &Stack) -> Returned<Checked<u32>> {
+    Ok(match LuaLink::of(arguments)?.live() {
+        Ok(Live { link, .. }) => match link.fd() {
+            Ok(fd) => Ok(fd as u32),
+            Err(error) => Err(error.to_string()),
+        },
+        Err(_) => Err(STALE.into()),
+    })
+}
+
+/// Returns nil and an error.
+#[cfg(not(unix))]
+fn getfd(_: &Stack) -> Returned<Checked<u32>> {
+    Ok(Err("not available on this system".into()))
+}
+
+/// `deadline()`: seconds until keep alive wants something, or nil, and whether the server is given up then.
+fn deadline(arguments: &Stack) -> Returned<(Option<f64>, bool)> {
+    let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() else {
+        return Ok((None, false));
+    };
+    let (deadline, awaits_answer) =
+        link.with_session(|session| (session.poll_timeout(), session.awaits_answer()));
+    let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+    Ok((left.map(|left| left.as_secs_f64()), awaits_answer))
+}
+
+/// `connect(options)`: sends CONNECT.
+fn connect(arguments: &Stack) -> Answer<bool> {
+    let this = LuaLink::of(arguments)?;
+    let options = arguments.value(2)?;
+    let connect = || {
+        let connect = connect_from_lua(&Args::new(options.table(&"options")?), this.version)?;
+        request(this.live()?, |session| session.connect(&connect))?;
+        Ok(true)
+    };
+    Ok(connect())
+}
+
+/// `publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties)`: as `core.publish`.
+fn publish(arguments: &Stack) -> Returned<Result<Published, NotPublished>> {
+    let this = LuaLink::of(arguments)?;
+    let argument = |index| arguments.argument(index);
+    let publish = || {
+        let message = PublishArgs::new(
+            argument(2),
+            argument(3),
+            argument(4),
+            argument(5),
+            argument(6),
+        )?;
+        let packet_id = match argument(7) {
+            Scalar::Nil => 0,
+            id => id.packet_id()?,
+        };
+        let properties = this.properties(arguments, 8)?;
+        let Live { link, .. } = this.live().map_err(Refusal::from)?;
+        Ok(link.publish(&message.packet(packet_id, &properties))?)
+    };
+    Ok(publish())
+}
+
+/// `subscribe(topic, qos, no_local, retain_as_published, retain_handling, properties, user_properties)`: the packet
+/// identifier. 3.1.1 knows the topic and the QoS only: programs may give the rest all the same.
+fn subscribe(arguments: &Stack) -> Answer<u16> {
+    let this = LuaLink::of(arguments)?;
+    let argument = |index| arguments.argument(index);
+    let subscribe = || {
+        let mut subscription = Subscription {
+            filter: str_from_lua(argument(2), &"topic")?,
+            qos: argument(3).qos(&"qos")?,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: 0,
+        };
+        if this.version == Version::V50 {
+            subscription.no_local = argument(4).flag(&"no_local")?;
+            subscription.retain_as_published = argument(5).flag(&"retain_as_published")?;
+            subscription.retain_handling = match argument(6) {
+                Scalar::Nil => 0,
+                handling => handling.integer(0, 2, &"retain_handling")? as u8,
+            };
+        }
+        let properties = this.properties(arguments, 7)?;
+        request(this.live()?, |session| {
+            session.subscribe(vec![subscription], properties)
         })
-    }
+    };
+    Ok(subscribe())
+}
 
-    /// 3.1.1 has no properties: programs may give them all the same, and speak both versions with one piece of code.
-    fn properties(&self, properties: &Value, user_properties: &Value) -> Checked<Properties> {
+/// `unsubscribe(topic, properties, user_properties)`: the packet identifier.
+fn unsubscribe(arguments: &Stack) -> Answer<u16> {
+    let this = LuaLink::of(arguments)?;
+    let unsubscribe = || {
+        let filter: Str = str_from_lua(arguments.argument(2), &"topic")?;
+        let properties = this.properties(arguments, 3)?;
+        request(this.live()?, |session| {
+            session.unsubscribe(vec![filter], properties)
+        })
+    };
+    Ok(unsubscribe())
+}
+
+/// `acknowledge(packet_id, qos, rc, properties, user_properties)`.
+fn acknowledge_with_properties(arguments: &Stack) -> Answer<bool> {
+    let this = LuaLink::of(arguments)?;
+    let acknowledge = || {
+        let packet_id = arguments.argument(2).packet_id()?;
+        let qos = arguments.argument(3).qos(&".qos")?;
+        let reason = byte_from_lua(arguments.argument(4), &"rc")?;
+        let properties = this.properties(arguments, 5)?;
+        request(this.live()?, |session| {
+            session.acknowledge(packet_id, qos, reason, properties)
+        })?;
+        Ok(true)
+    };
+    Ok(acknowledge())
+}
+
+/// `ping()`.
+fn ping(arguments: &Stack) -> Answer<bool> {
+    let this = LuaLink::of(arguments)?;
+    let ping = || {
+        request(this.live()?, |session| session.ping(Instant::now()))?;
+        Ok(true)
+    };
+    Ok(ping())
+}
+
+/// `disconnect(rc, properties, user_properties)`, `auth(rc, properties, user_properties)`.
+fn with_reason(
+    arguments: &Stack,
+    ask: fn(&mut Session, u8, Properties) -> Result<(), RequestError>,
+) -> Answer<bool> {
+    let this = LuaLink::of(arguments)?;
+    let send = || {
+        let reason = byte_from_lua(arguments.argument(2), &"rc")?;
+        let properties = this.properties(arguments, 3)?;
+        request(this.live()?, |session| ask(session, reason, properties))?;
+        Ok(true)
+    };
+    Ok(send())
+}
+
+/// `attach()`: the connector has opened its connection.
+fn attach(arguments: &Stack) -> Returned<()> {
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.with_session(|session| session.open(Instant::now()));
+    }
+    Ok(())
+}
+
+/// `feed(header, body)`: takes a received packet.
+fn feed(arguments: &Stack) -> Returned<()> {
+    let header = arguments.argument(2).bytes(&"header")?;
+    let body = match arguments.argument(3) {
+        Scalar::Nil => &[],
+        body => body.bytes(&"body")?,
+    };
+    let mut packet = BytesMut::with_capacity(header.len() + body.len());
+    packet.extend_from_slice(header);
+    packet.extend_from_slice(body);
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.with_session(|session| session.receive(&mut packet, Instant::now()));
+    }
+    Ok(())
+}
+
+/// `take()`: the bytes to send, or nil.
+fn take(arguments: &Stack) -> Returned<Option<BytesMut>> {
+    let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() else {
+        return Ok(None);
+    };
+    let bytes = link.with_session(|session| {
+        let bytes = session.take();
+        if !bytes.is_empty() {
+            session.transmitted(bytes.len(), Instant::now());
+        }
+        bytes
+    });
+    Ok((!bytes.is_empty()).then_some(bytes))
+}
+
+/// `handle_timeout()`: does what keep alive wants now.
+fn handle_timeout(arguments: &Stack) -> Returned<()> {
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.with_session(|session| session.handle_timeout(Instant::now()));
+    }
+    Ok(())
+}
+
+/// `is_failed()`: whether the session has given the connection up.
+fn is_failed(arguments: &Stack) -> Returned<bool> {
+    Ok(LuaLink::of(arguments)?.live().map_or(true, |live| {
+        live.link
+            .with_session(|session| session.state() == State::Disconnected)
+    }))
+}
+
+impl LuaLink {
+    /// The properties and user properties that are the arguments from `index` on. 3.1.1 has none: programs may give them
+    /// all the same, and speak both versions with one piece of code.
+    fn properties(&self, arguments: &Stack, index: i32) -> Checked<Properties> {
         match self.version {
             Version::V311 => Ok(Properties::new()),
-            Version::V50 => properties_from_lua(properties, user_properties, &""),
+            Version::V50 => {
+                let (named, user) = (arguments.value(index)?, arguments.value(index + 1)?);
+                properties_from_lua(&named, &user, &"")
+            }
         }
     }
 }
 
-/// Adds methods that capture nothing. mlua's code around a method is generated once for each type of one: here for each
-/// signature, not for each method, which are kilobytes each.
-struct BySignature<'a, M>(&'a mut M);
-
-impl<M: UserDataMethods<LuaLink>> BySignature<'_, M> {
-    fn add_method<A: FromLuaMulti + 'static, R: IntoLuaMulti + 'static>(
-        &mut self,
-        name: &str,
-        method: fn(&Lua, &LuaLink, A) -> mlua::Result<R>,
-    ) {
-        self.0.add_method(name, method);
-    }
-}
-
-impl UserData for LuaLink {
-    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        let mut methods = BySignature(methods);
-        // token(): what core.next_ready calls this link.
-        methods.add_method("token", |_, this, ()| Ok(this.link.token()));
-
-        // open(timeout, ...): starts to open a connection to the target that the other arguments describe, see `target`;
-        // "opened" or "open_failed" follows. Returns true, or nil and what is wrong with the target.
-        methods.add_method("open", |_, this, (timeout, way): (f64, target::Way)| {
-            Ok(match target::read(way) {
-                Err(error) => (None, Some(error)),
-                Ok(target) => {
-                    if !this.link.is_stale() {
-                        this.link.open(&this.driver, target, duration(timeout));
-                    }
-                    (Some(true), None)
-                }
-            })
-        });
-
-        // has_events(): whether pop has something.
-        methods.add_method("has_events", |_, this, ()| {
-            Ok(this.link.is_stale() || this.link.has_events())
-        });
-
-        // wait(seconds): blocks until pop has something, for a second at most.
-        methods.add_method("wait", |_, this, seconds: f64| {
-            if !this.link.is_stale() {
-                let deadline = Instant::now() + duration(seconds);
-                this.driver.wait_until(deadline, || this.link.has_events());
-            }
-            Ok(())
-        });
-
-        // is_full(): whether the program should wait before it sends more.
-        methods.add_method("is_full", |_, this, ()| {
-            Ok(!this.link.is_stale() && this.link.is_full())
-        });
-        // wait_for_room(seconds): blocks until that is over, for a second at most. Returns false if waiting is in vain,
-        // since there is much that the program has to take first.
-        methods.add_method("wait_for_room", |_, this, seconds: f64| {
-            if this.link.is_stale() {
-                return Ok(false);
-            }
-            let deadline = Instant::now() + duration(seconds);
-            this.driver
-                .wait_until(deadline, || this.link.has_room_or_news());
-            Ok(!this.link.with_session(|session| session.is_slow()))
-        });
-
-        // holds_back(): whether the server's receive maximum keeps back something that was accepted.
-        methods.add_method("holds_back", |_, this, ()| {
-            Ok(!this.link.is_stale() && this.link.holds_back())
-        });
-        // wait_until_sent(seconds): blocks until that is over, for a second at most.
-        methods.add_method("wait_until_sent", |_, this, seconds: f64| {
-            if !this.link.is_stale() {
-                let deadline = Instant::now() + duration(seconds);
-                this.driver.wait_until(deadline, || !this.link.holds_back());
-            }
-            Ok(())
-        });
-
-        // leave(): closes the connection for a program that will not come back: everything accepted is sent.
-        methods.add_method("leave", |_, this, ()| {
-            if !this.link.is_stale() {
-                this.link.leave();
-            }
-            Ok(())
-        });
-
-        // close([seconds]): closes the connection; what was accepted on it is sent in the background. With a time, it
-        // waits so long until that has been written.
-        methods.add_method("close", |_, this, seconds: Option<f64>| {
-            if !this.link.is_stale() {
-                match seconds {
-                    Some(seconds) => this
-                        .link
-                        .close_flushed(&this.driver, Instant::now() + duration(seconds)),
-                    None => this.link.close(),
-                }
-                this.link.wake();
-            }
-            Ok(())
-        });
-
-        // wake_after(seconds): "woken" follows then.
-        methods.add_method("wake_after", |_, this, seconds: f64| {
-            if !this.link.is_stale() {
-                this.link.wake_after(&this.driver, duration(seconds));
-            }
-            Ok(())
-        });
-
-        // wake(): "woken" follows at once.
-        methods.add_method("wake", |_, this, ()| {
-            if !this.link.is_stale() {
-                this.link.wake();
-            }
-            Ok(())
-        });
-
-        // configure(settings): what counts from now on, see `settings_from_lua`.
-        methods.add_method("configure", |_, this, settings: Table| {
-            answer(if this.link.is_stale() {
-                Err(stale())
-            } else {
-                settings_from_lua(&settings)
-                    .map(|settings| {
-                        this.link
-                            .with_session(|session| session.configure(settings));
-                        true
-                    })
-                    .map_err(|error| Refusal::from(error.to_string()))
-            })
-        });
-
-        // stats(): table of what was counted so far.
-        methods.add_method("stats", |lua, this, ()| {
-            let table = lua.create_table()?;
-            // In the child of a fork it has done nothing, and the parent's threads may have left its lock locked.
-            let stats = match this.link.is_stale() {
-                true => Stats::default(),
-                false => this.link.with_session(|session| session.stats()),
-            };
-            for (name, count) in [
-                ("messages_sent", stats.messages_sent),
-                ("messages_received", stats.messages_received),
-                ("bytes_sent", stats.bytes_sent),
-                ("bytes_received", stats.bytes_received),
-                ("in_flight", stats.in_flight as u64),
-                ("queued", stats.queued as u64),
-                ("queued_bytes", stats.queued_bytes as u64),
-                ("dropped", stats.dropped),
-                ("reconnects", stats.connections.saturating_sub(1)),
-            ] {
-                table.set(name, count)?;
-            }
-            let round_trip = stats.ping_round_trip;
-            table.set("ping_round_trip", round_trip.map(|time| time.as_secs_f64()))?;
-            if !this.link.is_stale() {
-                table.set("tls_version", this.link.tls_version())?;
-            }
-            Ok(table)
-        });
-
-        // outgoing_bytes(): how many wait to be sent or acknowledged.
-        methods.add_method("outgoing_bytes", |_, this, ()| {
-            Ok(match this.link.is_stale() {
-                true => 0,
-                false => this.link.outgoing_bytes(),
-            })
-        });
-
-        // getfd(): a descriptor that is readable while pop has something; or nil and an error.
-        methods.add_method("getfd", |_, this, ()| {
-            if this.link.is_stale() {
-                return Ok((None, Some(STALE.to_owned())));
-            }
-            #[cfg(unix)]
-            return Ok(match this.link.fd() {
-                Ok(fd) => (Some(fd), None),
-                Err(error) => (None, Some(error.to_string())),
-            });
-            #[cfg(not(unix))]
-            return Ok((None::<i32>, Some("not available on this system".to_owned())));
-        });
-
-        // deadline(): seconds until keep alive wants something, or nil, and whether the server is given up then.
-        methods.add_method("deadline", |_, this, ()| {
-            if this.link.is_stale() {
-                return Ok((None, false));
-            }
-            let (deadline, awaits_answer) = this
-                .link
-                .with_session(|session| (session.poll_timeout(), session.awaits_answer()));
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            Ok((left.map(|left| left.as_secs_f64()), awaits_answer))
-        });
-
-        // connect(options): sends CONNECT.
-        methods.add_method("connect", |_, this, options: Table| {
-            this.request(|session| {
-                let connect = connect_from_lua(&Args::new(&options), session.version())?;
-                session.connect(&connect)?;
-                Ok(true)
-            })
-        });
-
-        // publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties): as `core.publish`.
-        type Publish = (Value, Value, u8, bool, bool, Value, Value, Value);
-        methods.add_method("publish", |lua, this, fields: Publish| {
-            let (topic, payload, qos, retain, dup, packet_id, properties, user_properties) = fields;
-            let (qos, flag) = (Scalar::Number(qos.into()), Scalar::Boolean);
-            let published = with_scalar(&topic, |topic| {
-                with_scalar(&payload, |payload| {
-                    let message = PublishArgs::new(topic, payload, qos, flag(retain), flag(dup))?;
-                    let packet_id = match packet_id {
-                        Nil => 0,
-                        id => with_scalar(&id, |id| id.packet_id())?,
-                    };
-                    let properties = this.properties(&properties, &user_properties)?;
-                    let message = message.packet(packet_id, &properties);
-                    publish(&this.link, |link| link.publish(&message))
-                })
-            });
-            match published {
-                Ok(Published {
-                    packet_id,
-                    full,
-                    dropped,
-                }) => {
-                    let dropped = (!dropped.is_empty()).then_some(dropped);
-                    (packet_id, unix_time(), full, dropped).into_lua_multi(lua)
-                }
-                Err(NotPublished::TooMuch(message)) => (false, message).into_lua_multi(lua),
-                Err(NotPublished::Refused(Refusal { message, misuse })) => {
-                    (Nil, message, misuse).into_lua_multi(lua)
-                }
-            }
-        });
-
-        // subscribe(topic, qos, no_local, retain_as_published, retain_handling, properties, user_properties): the
-        // packet identifier.
-        type Subscribe = (Value, u8, bool, bool, u8, Value, Value);
-        methods.add_method("subscribe", |_, this, fields: Subscribe| {
-            let (
-                topic,
-                code,
-                no_local,
-                retain_as_published,
-                retain_handling,
-                properties,
-                user_properties,
-            ) = fields;
-            this.request(|session| {
-                let subscription = Subscription {
-                    filter: str_from_lua(&topic, &"topic")?,
-                    qos: qos(code)?,
-                    no_local,
-                    retain_as_published,
-                    retain_handling,
-                };
-                let properties = this.properties(&properties, &user_properties)?;
-                Ok(session.subscribe(vec![subscription], properties)?)
-            })
-        });
-
-        // unsubscribe(topic, properties, user_properties): the packet identifier.
-        type Unsubscribe = (Value, Value, Value);
-        methods.add_method(
-            "unsubscribe",
-            |_, this, (topic, properties, user_properties): Unsubscribe| {
-                this.request(|session| {
-                    let properties = this.properties(&properties, &user_properties)?;
-                    Ok(session.unsubscribe(vec![str_from_lua(&topic, &"topic")?], properties)?)
-                })
-            },
-        );
-
-        // acknowledge(packet_id, qos, rc, properties, user_properties)
-        type Acknowledge = (Value, Value, Value, Value, Value);
-        methods.add_method("acknowledge", |_, this, fields: Acknowledge| {
-            let (packet_id, qos, rc, properties, user_properties) = fields;
-            this.request(|session| {
-                let packet_id = with_scalar(&packet_id, |id| id.packet_id())?;
-                let qos = with_scalar(&qos, |qos| qos.qos(&".qos"))?;
-                let reason = byte_from_lua(&rc, &"rc")?;
-                let properties = this.properties(&properties, &user_properties)?;
-                session.acknowledge(packet_id, qos, reason, properties)?;
-                Ok(true)
-            })
-        });
-
-        // ping()
-        methods.add_method("ping", |_, this, ()| {
-            this.request(|session| Ok(session.ping(Instant::now()).map(|()| true)?))
-        });
-
-        // disconnect(rc, properties, user_properties), auth(rc, properties, user_properties)
-        type WithReason = (Value, Value, Value);
-        methods.add_method("disconnect", |_, this, fields: WithReason| {
-            this.request_with_reason(fields, Session::disconnect)
-        });
-        methods.add_method("auth", |_, this, fields: WithReason| {
-            this.request_with_reason(fields, Session::auth)
-        });
-
-        // For connectors, which move the bytes themselves:
-        // attach(): the connector has opened its connection.
-        methods.add_method("attach", |_, this, ()| {
-            this.link
-                .with_session(|session| session.open(Instant::now()));
-            Ok(())
-        });
-        // feed(header, body): takes a received packet.
-        methods.add_method(
-            "feed",
-            |_, this, (header, body): (BorrowedBytes, Option<BorrowedBytes>)| {
-                let body = body.as_deref().unwrap_or_default();
-                let mut packet = BytesMut::with_capacity(header.len() + body.len());
-                packet.extend_from_slice(&header);
-                packet.extend_from_slice(body);
-                this.link
-                    .with_session(|session| session.receive(&mut packet, Instant::now()));
-                Ok(())
-            },
-        );
-        // take(): the bytes to send, or nil.
-        methods.add_method("take", |lua, this, ()| {
-            let bytes = this.link.with_session(|session| {
-                let bytes = session.transmit().split();
-                if !bytes.is_empty() {
-                    session.transmitted(bytes.len(), Instant::now());
-                }
-                bytes
-            });
-            (!bytes.is_empty())
-                .then(|| lua.create_string(&bytes))
-                .transpose()
-        });
-        // handle_timeout(): does what keep alive wants now.
-        methods.add_method("handle_timeout", |_, this, ()| {
-            this.link
-                .with_session(|session| session.handle_timeout(Instant::now()));
-            Ok(())
-        });
-        // is_failed(): whether the session has given the connection up.
-        methods.add_method("is_failed", |_, this, ()| {
-            Ok(this
-                .link
-                .with_session(|session| session.state() == State::Disconnected))
-        });
-    }
-}
-
-fn qos(code: u8) -> Checked<QoS> {
-    QoS::from_code(code).ok_or_else(|| format!("expecting qos to be 0, 1 or 2, got: {code}"))
-}
-
-/// The settings of a session: `max_packet_size` in bytes, `server_receive_maximum`, `connack_timeout` and `pingresp_timeout` in seconds,
-/// `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`, `max_bytes` and `drop_oldest` of the
-/// queue, if there is to be one. What is left out has its default.
-fn settings_from_lua(table: &Table) -> mlua::Result<Settings> {
+/// The settings of a session: `max_packet_size` in bytes, `server_receive_maximum`, `connack_timeout` and
+/// `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`,
+/// `max_bytes` and `drop_oldest` of the queue, if there is to be one. What is left out has its default.
+fn settings_from_lua(table: &Table) -> Checked<Settings> {
+    let args = Args::new(table);
     let defaults = Settings::default();
-    let seconds = |key| Ok::<_, mlua::Error>(table.get::<Option<f64>>(key)?.map(duration));
-    let queue = match table.get("max_messages")? {
+    let seconds = |key| {
+        args.optional(key, |scalar, name| match scalar {
+            Scalar::Number(seconds) => Ok(duration(seconds)),
+            other => Err(other.unexpected(name, "a number of seconds")),
+        })
+    };
+    let count = |key, most: u32| {
+        args.optional(key, |scalar, name| match scalar {
+            Scalar::Number(count) if count >= f64::from(most) => Ok(most),
+            scalar => scalar.integer(0, most, name),
+        })
+    };
+    // A setting that Lua has no value for may be nil or false; everything else is true.
+    let flag = |key| !matches!(table.get(key), Value::Nil | Value::Boolean(false));
+    let queue = match args.optional("max_messages", whole_number)? {
         None => None,
         Some(max_messages) => Some(QueueLimits {
             max_messages,
-            max_bytes: table.get("max_bytes")?,
-            drop_oldest: table.get("drop_oldest")?,
+            max_bytes: args
+                .optional("max_bytes", whole_number)?
+                .unwrap_or_default(),
+            drop_oldest: flag("drop_oldest"),
         }),
     };
     Ok(Settings {
-        max_packet_size: table
-            .get::<Option<u32>>("max_packet_size")?
-            .unwrap_or(defaults.max_packet_size),
+        max_packet_size: count("max_packet_size", u32::MAX)?.unwrap_or(defaults.max_packet_size),
         max_outgoing_bytes: queue.map_or(defaults.max_outgoing_bytes, |queue| {
             defaults.max_outgoing_bytes.max(queue.max_bytes)
         }),
         connack_timeout: seconds("connack_timeout")?.or(defaults.connack_timeout),
         pingresp_timeout: seconds("pingresp_timeout")?,
-        keep_exchanges: table.get("keep_exchanges")?,
+        keep_exchanges: flag("keep_exchanges"),
         queue,
-        resubscribe: table.get("resubscribe")?,
-        server_receive_maximum: table
-            .get::<Option<u16>>("server_receive_maximum")?
-            .unwrap_or(defaults.server_receive_maximum),
-        topic_aliases: table.get("topic_aliases")?,
+        resubscribe: flag("resubscribe"),
+        server_receive_maximum: count("server_receive_maximum", u16::MAX.into())?
+            .map_or(defaults.server_receive_maximum, |most| most as u16),
+        topic_aliases: flag("topic_aliases"),
         ..defaults
     })
+}
+
+/// A number of things; what is more than there can be is as good as no limit.
+fn whole_number(scalar: Scalar<'_>, name: &dyn std::fmt::Display) -> Checked<usize> {
+    match scalar {
+        Scalar::Number(number) if number >= 0.0 => Ok(number as usize),
+        other => Err(other.unexpected(name, "a whole number")),
+    }
 }

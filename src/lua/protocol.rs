@@ -3,75 +3,95 @@
 use std::fmt;
 
 use bytes::BytesMut;
-use mlua::{Lua, LuaString, Table};
 
 use super::args::{Args, Checked, PublishArgs, Scalar, packet_from_lua};
-use super::stack::{RawFunction, Stack, create_raw_function};
-use super::values::push_packet;
+use super::stack::{RawFunction, Stack};
+use super::values::{push_failure, push_packet};
 use crate::codec::{
     Packet, PacketType, Properties, QoS, Version, check_topic_filter, check_topic_name,
     decode_connect, decode_frame, encode, encode_publish, reason_name,
 };
 
 /// Adds the functions of this file to `mqtt.core`.
-pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
-    let codecs = lua.create_table()?;
+pub(crate) fn register(core: &Stack) {
+    core.push_bytes(b"codec");
+    core.push_table();
     for version in [Version::V311, Version::V50] {
-        codecs.set(version as u8, codec(lua, version)?)?;
+        core.push_integer(version as u8);
+        core.push_table();
+        register_codec(core, version);
+        core.set();
     }
-    core.set("codec", codecs)?;
-    core.set(
-        "decode_connect",
-        create_raw_function(lua, DecodeConnect, ())?,
-    )?;
+    core.set();
+    core.set_raw("decode_connect", DecodeConnect);
     // check_topic_name(topic), check_topic_filter(topic): nil, or the broken rule.
-    core.set(
-        "check_topic_name",
-        lua.create_function(|_, topic: LuaString| Ok(check_topic(&topic, check_topic_name)))?,
-    )?;
-    core.set(
-        "check_topic_filter",
-        lua.create_function(|_, topic: LuaString| Ok(check_topic(&topic, check_topic_filter)))?,
-    )
+    core.set_function("check_topic_name", |arguments| {
+        Ok(check_topic(arguments, check_topic_name)?)
+    });
+    core.set_function("check_topic_filter", |arguments| {
+        Ok(check_topic(arguments, check_topic_filter)?)
+    });
 }
 
-/// The codec of one protocol version.
-fn codec(lua: &Lua, version: Version) -> mlua::Result<Table> {
-    let codec = lua.create_table()?;
-    codec.set("decode", create_raw_function(lua, Decode(version), ())?)?;
-    codec.set(
-        "encode_publish",
-        create_raw_function(lua, EncodePublish(version), ())?,
-    )?;
-    // encode(packet): bytes, or nil and an error.
-    codec.set(
-        "encode",
-        lua.create_function(move |lua, packet: Table| {
-            let mut out = BytesMut::new();
-            let written = packet_from_lua(&Args::new(&packet), version)
-                .and_then(|packet| encode(&packet, version, &mut out).map_err(|e| e.to_string()));
-            Ok(match written {
-                Ok(()) => Ok(lua.create_string(&out)?),
-                Err(error) => Err(error),
-            })
-        })?,
-    )?;
-    // reason_names(packet_type): the standard's names of its reason codes, by code.
-    codec.set(
-        "reason_names",
-        lua.create_function(move |lua, packet: u8| {
-            let names = lua.create_table()?;
-            if let Some(packet) = PacketType::from_code(packet) {
-                for code in 0..=u8::MAX {
-                    if let Some(name) = reason_name(version, packet, code) {
-                        names.raw_set(code, name)?;
-                    }
-                }
+/// Adds the codec of one protocol version to a table.
+fn register_codec(codec: &Stack, version: Version) {
+    codec.set_raw("decode", Decode(version));
+    codec.set_raw("encode_publish", EncodePublish(version));
+    codec.set_raw("encode", Encode(version));
+    codec.set_raw("reason_names", ReasonNames(version));
+}
+
+/// `encode(packet)`: its bytes, or nil and an error.
+struct Encode(Version);
+
+impl RawFunction for Encode {
+    type Output = Checked<BytesMut>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let packet = arguments.value(1)?;
+        let packet = packet_from_lua(&Args::new(packet.table(&"packet")?), self.0)?;
+        let mut out = BytesMut::new();
+        encode(&packet, self.0, &mut out).map_err(|e| e.to_string())?;
+        Ok(out)
+    }
+
+    fn push(encoded: &Self::Output, results: &Stack) {
+        push_encoded(encoded, results);
+    }
+}
+
+fn push_encoded(encoded: &Checked<BytesMut>, results: &Stack) {
+    match encoded {
+        Ok(bytes) => results.push_bytes(bytes),
+        Err(error) => push_failure(error, results),
+    }
+}
+
+/// `reason_names(packet_type)`: a table of the standard's names of its reason codes, by code; or nil and an error.
+struct ReasonNames(Version);
+
+impl RawFunction for ReasonNames {
+    type Output = Checked<(Version, Option<PacketType>)>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let code = arguments.argument(1).integer(0, 0xFF, &"packet type")?;
+        Ok((self.0, PacketType::from_code(code as u8)))
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        let (version, packet) = match output {
+            Ok((version, packet)) => (*version, packet),
+            Err(error) => return push_failure(error, results),
+        };
+        results.push_table();
+        for code in 0..=u8::MAX {
+            if let Some(name) = packet.and_then(|packet| reason_name(version, packet, code)) {
+                results.push_integer(code);
+                results.push_bytes(name.as_bytes());
+                results.set();
             }
-            Ok(names)
-        })?,
-    )?;
-    Ok(codec)
+        }
+    }
 }
 
 /// A decoded packet and the version that shapes it, or what is wrong with the bytes.
@@ -83,11 +103,6 @@ fn push_decoded(decoded: &Decoded, results: &Stack) {
         Ok((packet, version)) => push_packet(packet, *version, results),
         Err(error) => push_failure(error, results),
     }
-}
-
-pub(crate) fn push_failure(error: &str, results: &Stack) {
-    results.push_nil();
-    results.push_bytes(error.as_bytes());
 }
 
 /// `decode(first_byte, body)`: the packet's values, or nil and an error.
@@ -160,21 +175,18 @@ impl RawFunction for EncodePublish {
     }
 
     fn push(encoded: &Checked<BytesMut>, results: &Stack) {
-        match encoded {
-            Ok(bytes) => results.push_bytes(bytes),
-            Err(error) => push_failure(error, results),
-        }
+        push_encoded(encoded, results);
     }
 }
 
-/// What is wrong with a topic.
+/// What is wrong with the topic that is the argument.
 fn check_topic<E: fmt::Display>(
-    topic: &LuaString,
+    arguments: &Stack,
     check: fn(&str) -> Result<(), E>,
-) -> Option<String> {
-    let broken = match str::from_utf8(&topic.as_bytes()) {
-        Ok(text) => check(text).err()?.to_string(),
-        Err(_) => "must be well-formed UTF-8".to_owned(),
+) -> Checked<Option<String>> {
+    let broken = match str::from_utf8(arguments.argument(1).bytes(&"topic")?) {
+        Ok(text) => check(text).err().map(|rule| rule.to_string()),
+        Err(_) => Some("must be well-formed UTF-8".to_owned()),
     };
-    Some(format!("topic {broken}"))
+    Ok(broken.map(|broken| format!("topic {broken}")))
 }

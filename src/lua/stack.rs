@@ -1,21 +1,31 @@
-//! Functions with as little as possible between them and Lua, for what runs once for each message. What runs seldom is
-//! written with mlua's own functions. All `unsafe` about Lua's stack is here.
+//! Functions and objects for Lua, with as little as possible between them and Lua. All `unsafe` about Lua's stack is here.
+//!
+//! Whatever Lua does, even with its library `debug`, must not break this: each object says what it is in its first bytes,
+//! and whoever takes one looks there. Lua can end an object early, by calling its finalizer: what is inside is gone then.
+//!
+//! No Lua code runs while Rust works. A function reads its arguments by what neither allocates in Lua nor calls a
+//! metamethod, and makes plain data of tables; only pushing its results may run the collector, and then finalizers.
 
 use std::any::{Any, TypeId};
-#[cfg(feature = "luajit")]
-use std::ffi::c_void;
 use std::ffi::{CStr, c_int};
-use std::mem::ManuallyDrop;
+use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, needs_drop};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 use std::slice;
 
 use bytes::Bytes;
-use mlua::{AnyUserData, Function, IntoLuaMulti, Lua, ffi, lua_State};
+use mlua::{Lua, ffi, lua_State};
 
-use super::args::Scalar;
+use super::args::{Checked, Scalar, Table, Value};
+use super::values::Results;
 
 /// From how many bytes on a string is large enough to think of the memory that it takes.
 const LARGE: usize = 64 << 10;
+/// How many tables inside each other are read: no argument has more.
+const MOST_NESTED: usize = 5;
+/// How many values are read from the tables of an argument.
+const MOST_VALUES: usize = 1 << 20;
 
 /// A function for Lua, in two steps. Pushing a value may raise a Lua error (out of memory, a failing finalizer), which
 /// leaves Rust's frames without running destructors: so the work is done before, and pushing holds nothing to destruct.
@@ -23,27 +33,54 @@ pub(crate) trait RawFunction: 'static {
     /// What there is to return.
     type Output;
 
+    /// What [`Stack::push_constant`] pushes, counted from 1.
+    const CONSTANTS: &'static [&'static str] = &[];
+
     /// Does the work, with the arguments on the stack. A panic becomes a Lua error.
     fn run(&self, arguments: &Stack) -> Self::Output;
 
     /// Pushes the results. Must hold nothing that has a destructor, and must not panic.
     fn push(output: &Self::Output, results: &Stack);
+
+    /// Whether the result, a string, is raised as an error.
+    #[inline]
+    fn raises(_output: &Self::Output) -> bool {
+        false
+    }
 }
 
-/// Makes a Lua function of it, to which constants belong: `Stack::push_constant` counts them from 1.
-pub(crate) fn create_raw_function<F: RawFunction>(
-    lua: &Lua,
-    function: F,
-    constants: impl IntoLuaMulti,
-) -> mlua::Result<Function> {
-    // SAFETY: pushes one value, for the constants and one more.
-    unsafe {
-        lua.exec_raw(constants, |state| {
-            let constants = ffi::lua_gettop(state);
-            push_object(state, function);
-            ffi::lua_insert(state, 1);
-            ffi::lua_pushcclosure(state, call::<F>, constants + 1);
-        })
+/// What is wrong with the use of a function: its caller gets a Lua error.
+pub(crate) struct Misuse(pub(crate) String);
+
+impl From<String> for Misuse {
+    fn from(message: String) -> Self {
+        Self(message)
+    }
+}
+
+/// A function of Rust as one for Lua.
+struct Plain<F, R>(F, PhantomData<fn() -> R>);
+
+impl<F, R> RawFunction for Plain<F, R>
+where
+    F: Fn(&Stack) -> Result<R, Misuse> + 'static,
+    R: Results + 'static,
+{
+    type Output = Result<R, Misuse>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        (self.0)(arguments)
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        match output {
+            Ok(values) => values.push(results),
+            Err(Misuse(message)) => results.push_bytes(message.as_bytes()),
+        }
+    }
+
+    fn raises(output: &Self::Output) -> bool {
+        output.is_err()
     }
 }
 
@@ -54,84 +91,35 @@ struct Object<T> {
     value: Option<T>,
 }
 
-/// Gives a value to Lua, for raw functions to find among their arguments.
-pub(crate) fn create_object<T: 'static>(lua: &Lua, value: T) -> mlua::Result<AnyUserData> {
-    // SAFETY: pushes one value.
-    unsafe { lua.exec_raw((), |state| push_object(state, value)) }
-}
-
-/// A value that `create_object` has given to Lua, by its address.
-///
-/// # Safety
-/// The address must be that of a userdata of `create_object`, which Lua keeps as long as the reference is used.
-#[cfg(feature = "luajit")]
-pub(crate) unsafe fn object_at<'a, T: 'static>(address: *const c_void) -> Option<&'a T> {
-    // SAFETY: see above. The type's identifier comes first, whatever the type.
-    unsafe {
-        let object = address.cast::<Object<T>>();
-        ((*object).tag == TypeId::of::<T>())
-            .then(|| (*object).value.as_ref())
-            .flatten()
-    }
-}
-
-/// Pushes a value as userdata.
-///
-/// # Safety
-/// Needs room for three values.
-unsafe fn push_object<T: 'static>(state: *mut lua_State, value: T) {
-    const {
-        assert!(
-            align_of::<Object<T>>() <= 8,
-            "Lua aligns userdata to 8 bytes"
-        )
-    };
-    // SAFETY: the userdata is initialized before anything can look at it, and freed by Lua only after its finalizer; a
-    // look at it after that (when the state closes) finds None.
-    unsafe {
-        let object = ffi::lua_newuserdata(state, size_of::<Object<T>>()).cast::<Object<T>>();
-        object.write(Object {
-            tag: TypeId::of::<T>(),
-            value: None,
-        });
-        // One metatable for each type.
-        let key = (finalize::<T> as ffi::lua_CFunction as *const ()).cast();
-        if ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, key) == ffi::LUA_TNIL {
-            ffi::lua_pop(state, 1);
-            ffi::lua_createtable(state, 0, 1);
-            ffi::lua_pushcfunction(state, finalize::<T>);
-            ffi::lua_setfield(state, -2, c"__gc".as_ptr());
-            ffi::lua_pushvalue(state, -1);
-            ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, key);
-        }
-        ffi::lua_setmetatable(state, -2);
-        (*object).value = Some(value);
-    }
-}
-
 unsafe extern "C-unwind" fn finalize<T: 'static>(state: *mut lua_State) -> c_int {
-    // SAFETY: only the metatable of our userdata calls this; it was initialized, and nobody uses it: what does would keep
-    // it reachable.
-    unsafe {
-        let object = ffi::lua_touserdata(state, 1).cast::<Object<T>>();
-        drop((*object).value.take());
-    }
+    let object = Stack { state }.object_at::<T>(1);
+    // SAFETY: the object is one of ours. No reference to its value is alive: Lua runs, so no function of ours does.
+    let value = object.and_then(|object| unsafe { (*object.as_ptr()).value.take() });
+    // A panic has been reported. To raise an error here would end the program.
+    drop(catch_unwind(AssertUnwindSafe(|| drop(value))));
     0
 }
 
 unsafe extern "C-unwind" fn call<F: RawFunction>(state: *mut lua_State) -> c_int {
     let stack = Stack { state };
-    // SAFETY: the upvalue is the userdata of create_raw_function, and lives as long as this function does.
-    let object =
-        unsafe { &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(1)).cast::<Object<F>>() };
-    let failure = match &object.value {
+    let function = match size_of::<F>() {
+        // SAFETY: a function that has no data needs no object; one was there when this was made, and was forgotten.
+        0 => Some(unsafe { NonNull::<F>::dangling().as_ref() }),
+        _ => stack.object::<F>(ffi::lua_upvalueindex(F::CONSTANTS.len() as c_int + 1)),
+    };
+    let failure = match function {
         Some(function) => match catch_unwind(AssertUnwindSafe(|| function.run(&stack))) {
             Ok(output) => {
                 let output = ManuallyDrop::new(output);
+                let raises = F::raises(&output);
                 let before = stack.height();
                 F::push(&output, &stack);
                 let pushed = stack.height() - before;
                 drop(ManuallyDrop::into_inner(output));
+                if raises {
+                    // SAFETY: the error is on the stack, and nothing with a destructor is alive.
+                    unsafe { ffi::lua_error(state) }
+                }
                 return pushed;
             }
             Err(panic) => panic_text(panic),
@@ -155,8 +143,16 @@ fn panic_text(panic: Box<dyn Any + Send>) -> String {
 
 /// The stack of a running function: its arguments, counted from 1, and above them what was pushed. Lua grants a function
 /// room for 20 values above its arguments; no packet needs more.
+///
+/// It cannot be sent to another thread, and so not used by what runs under a lock.
 pub(crate) struct Stack {
     state: *mut lua_State,
+}
+
+/// The table that a function pushes.
+pub(crate) fn make_table(lua: &Lua, push: fn(&Stack)) -> mlua::Result<mlua::Table> {
+    // SAFETY: this runs in a function of C that Lua protects, with room for 20 values.
+    unsafe { lua.exec_raw((), |state| push(&Stack { state })) }
 }
 
 impl Stack {
@@ -208,17 +204,84 @@ impl Stack {
         move || hook() != before
     }
 
-    /// An argument that `create_object` has made of a value.
-    pub(crate) fn object<T: 'static>(&self, index: c_int) -> Option<&T> {
+    /// The object that an argument is, whether or not Lua has ended it.
+    fn object_at<T: 'static>(&self, index: c_int) -> Option<NonNull<Object<T>>> {
         // SAFETY: the size is looked at first. What has the size and the type's identifier in its first bytes is one of
-        // ours; it lives as long as it is an argument.
+        // ours.
         unsafe {
             let object = ffi::lua_touserdata(self.state, index).cast::<Object<T>>();
             let is_ours = !object.is_null()
                 && ffi::lua_rawlen(self.state, index) == size_of::<Object<T>>()
                 && (*object).tag == TypeId::of::<T>();
-            (is_ours).then(|| (*object).value.as_ref()).flatten()
+            is_ours.then(|| NonNull::new_unchecked(object))
         }
+    }
+
+    /// An argument that is an object with such a value.
+    pub(crate) fn object<T: 'static>(&self, index: c_int) -> Option<&T> {
+        // SAFETY: it lives as long as it is an argument. Only its finalizer takes the value away, and that cannot run while
+        // the reference is used, since no Lua code can.
+        self.object_at::<T>(index)
+            .and_then(|object| unsafe { object.as_ref() }.value.as_ref())
+    }
+
+    /// An argument as plain data; of tables that is what is in them, whatever their metatables say.
+    pub(crate) fn value(&self, index: c_int) -> Checked<Value> {
+        self.read(index, MOST_NESTED, &mut { MOST_VALUES })
+    }
+
+    fn read(&self, index: c_int, nested: usize, left: &mut usize) -> Checked<Value> {
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| format!("expecting tables with less than {MOST_VALUES} values"))?;
+        Ok(match self.argument(index) {
+            Scalar::Nil => Value::Nil,
+            Scalar::Boolean(flag) => Value::Boolean(flag),
+            Scalar::Number(number) => Value::Number(number),
+            Scalar::String(bytes) => Value::String(bytes.into()),
+            Scalar::Function => Value::Function,
+            Scalar::Other(_) if self.is_table(index) && nested > 0 => {
+                Value::Table(self.read_table(index, nested - 1, left)?)
+            }
+            Scalar::Other(type_name) => Value::Other(type_name),
+        })
+    }
+
+    fn read_table(&self, index: c_int, nested: usize, left: &mut usize) -> Checked<Table> {
+        let mut table = Table::default();
+        // SAFETY: each level of tables takes two values, for which there is room. Nothing is allocated in Lua or changed in
+        // the table meanwhile, so that `lua_next` raises nothing.
+        unsafe {
+            loop {
+                ffi::lua_rawgeti(self.state, index, table.list.len() as ffi::lua_Integer + 1);
+                let item = self.read(self.height(), nested, left);
+                ffi::lua_settop(self.state, -2);
+                match item? {
+                    Value::Nil => break,
+                    item => table.list.push(item),
+                }
+            }
+            ffi::lua_pushnil(self.state);
+            while ffi::lua_next(self.state, index) != 0 {
+                let value = self.height();
+                let is_listed = matches!(self.argument(value - 1), Scalar::Number(number)
+                    if number >= 1.0 && number <= table.list.len() as f64 && number.fract() == 0.0);
+                if !is_listed {
+                    let pair = self
+                        .read(value - 1, 0, left)
+                        .and_then(|key| Ok((key, self.read(value, nested, left)?)));
+                    match pair {
+                        Ok(pair) => table.fields.push(pair),
+                        Err(error) => {
+                            ffi::lua_settop(self.state, -3);
+                            return Err(error);
+                        }
+                    }
+                }
+                ffi::lua_settop(self.state, -2);
+            }
+        }
+        Ok(table)
     }
 
     /// Pushes fields of an argument, those that the constants name, if it is a table without a metatable. They become the
@@ -269,6 +332,12 @@ impl Stack {
             })),
             _ => None,
         }
+    }
+
+    /// Pushes the thread that runs.
+    pub(crate) fn push_thread(&self) {
+        // SAFETY: there is room.
+        unsafe { ffi::lua_pushthread(self.state) };
     }
 
     pub(crate) fn push_nil(&self) {
@@ -345,7 +414,22 @@ impl Stack {
     /// Pushes a constant of the function, counted from 1.
     pub(crate) fn push_constant(&self, index: c_int) {
         // SAFETY: there is room; what is not there would be nil.
-        unsafe { ffi::lua_pushvalue(self.state, ffi::lua_upvalueindex(1 + index)) }
+        unsafe { ffi::lua_pushvalue(self.state, ffi::lua_upvalueindex(index)) }
+    }
+
+    /// Pushes a number that may be larger than Lua's integers.
+    pub(crate) fn push_count(&self, count: u64) {
+        match ffi::lua_Integer::try_from(count) {
+            // SAFETY: there is room.
+            Ok(count) => unsafe { ffi::lua_pushinteger(self.state, count) },
+            Err(_) => self.push_number(count as f64),
+        }
+    }
+
+    /// Pushes what is on top of the stack once more.
+    pub(crate) fn push_top(&self) {
+        // SAFETY: there is room, and callers have pushed something.
+        unsafe { ffi::lua_pushvalue(self.state, -1) }
     }
 
     /// Pushes an argument.
@@ -380,6 +464,84 @@ impl Stack {
         unsafe {
             let size = ffi::lua_rawlen(self.state, -2);
             ffi::lua_rawseti(self.state, -2, size as ffi::lua_Integer + 1);
+        }
+    }
+
+    /// Pushes a function, to which its constants belong.
+    pub(crate) fn push_function<F: RawFunction>(&self, function: F) {
+        let mut upvalues = F::CONSTANTS.len() as c_int;
+        for constant in F::CONSTANTS {
+            self.push_bytes(constant.as_bytes());
+        }
+        if size_of::<F>() == 0 {
+            std::mem::forget(function);
+        } else {
+            self.push_object(function, |_| {});
+            upvalues += 1;
+        }
+        // SAFETY: there is room for the few values of a module that is being loaded, and of those that makes.
+        unsafe { ffi::lua_pushcclosure(self.state, call::<F>, upvalues) }
+    }
+
+    /// Sets a field of the table on top of the stack to a function.
+    pub(crate) fn set_raw<F: RawFunction>(&self, name: &str, function: F) {
+        self.push_bytes(name.as_bytes());
+        self.push_function(function);
+        self.set();
+    }
+
+    /// Sets a field of the table on top of the stack to a function that has no data.
+    pub(crate) fn set_function<F, R>(&self, name: &str, function: F)
+    where
+        F: Fn(&Stack) -> Result<R, Misuse> + 'static,
+        R: Results + 'static,
+    {
+        const { assert!(size_of::<F>() == 0) };
+        self.set_raw(name, Plain(function, PhantomData));
+    }
+
+    /// Pushes an object with a value, for functions to find among their arguments. `methods` sets its methods as fields of
+    /// a table on top of the stack.
+    pub(crate) fn push_object<T: 'static>(&self, value: T, methods: impl FnOnce(&Stack)) {
+        const {
+            assert!(
+                align_of::<Object<T>>() <= 8,
+                "Lua aligns userdata to 8 bytes"
+            )
+        };
+        let state = self.state;
+        // If Lua has no memory, what is in the value is lost.
+        let value = ManuallyDrop::new(value);
+        // SAFETY: there is room for five values. The userdata is initialized before anything can look at it, and freed by
+        // Lua only after its finalizer; a look at it after that (when the state closes) finds None.
+        unsafe {
+            let object = ffi::lua_newuserdata(state, size_of::<Object<T>>()).cast::<Object<T>>();
+            object.write(Object {
+                tag: TypeId::of::<T>(),
+                value: None,
+            });
+            // One metatable for each type, which Lua code does not see.
+            let key = (finalize::<T> as ffi::lua_CFunction as *const ()).cast();
+            if ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, key) != ffi::LUA_TTABLE {
+                ffi::lua_settop(state, -2);
+                self.push_table_for(3);
+                if needs_drop::<T>() {
+                    self.push_bytes(b"__gc");
+                    ffi::lua_pushcclosure(state, finalize::<T>, 0);
+                    self.set();
+                }
+                self.push_bytes(b"__metatable");
+                self.push_boolean(false);
+                self.set();
+                self.push_bytes(b"__index");
+                self.push_table();
+                methods(self);
+                self.set();
+                ffi::lua_pushvalue(state, -1);
+                ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, key);
+            }
+            ffi::lua_setmetatable(state, -2);
+            (*object).value = Some(ManuallyDrop::into_inner(value));
         }
     }
 

@@ -1,39 +1,31 @@
 //! Where a client connects to: the options about the way there, made into those of `net`.
 
-use mlua::{Lua, LuaString, Table, Value};
-
+use super::args::{Checked, Scalar, Value};
+use super::stack::Stack;
 use crate::net::{Proxy, Scheme, Target, TlsConfig, WebSocketConfig};
 
-/// Protocol, host, port, path, TLS settings (what the function `tls` returns, which a build without TLS does not have),
-/// header fields for WebSocket, proxy; nil where there is none. As arguments, since each client would leave a table behind.
-pub(crate) type Way = (
-    LuaString,
-    Option<LuaString>,
-    Option<u16>,
-    Option<LuaString>,
-    Value,
-    Option<Table>,
-    Option<LuaString>,
-);
-
 /// Adds to `mqtt.core` `check_target(...)`: whether a client can connect that way; or nil and an error.
-pub(crate) fn register(lua: &Lua, core: &Table) -> mlua::Result<()> {
-    core.set(
-        "check_target",
-        lua.create_function(|_, way: Way| {
-            Ok(match read(way) {
-                Ok(_) => (Some(true), None),
-                Err(error) => (None, Some(error)),
-            })
-        })?,
-    )
+pub(crate) fn register(core: &Stack) {
+    core.set_function("check_target", |arguments| {
+        Ok(read(arguments, 1).map(|_| true))
+    });
 }
 
-/// The target, all of it checked.
-pub(crate) fn read(way: Way) -> Result<Target, String> {
-    let (protocol, host, port, path, tls_settings, headers, proxy) = way;
-    let scheme: Scheme = protocol.to_string_lossy().parse().map_err(words)?;
-    let path = path.map(|path| path.to_string_lossy()).unwrap_or_default();
+/// The target that the arguments from `first` on describe, all of it checked: protocol, host, port, path, TLS settings
+/// (what the function `tls` returns, which a build without TLS does not have), header fields for WebSocket, proxy; nil
+/// where there is none. As arguments, since each client would leave a table behind.
+pub(crate) fn read(arguments: &Stack, first: i32) -> Checked<Target> {
+    let text = |index: i32, name| match arguments.argument(first + index) {
+        Scalar::Nil => Ok::<_, String>(None),
+        text => Ok(Some(
+            String::from_utf8_lossy(text.bytes(&name)?).into_owned(),
+        )),
+    };
+    let scheme: Scheme = text(0, "protocol")?
+        .ok_or("expecting a protocol")?
+        .parse()
+        .map_err(words)?;
+    let path = text(3, "path")?.unwrap_or_default();
     if scheme == Scheme::Unix {
         return if cfg!(unix) {
             Ok(Target::unix(path))
@@ -41,24 +33,24 @@ pub(crate) fn read(way: Way) -> Result<Target, String> {
             Err("this system has no Unix domain sockets".into())
         };
     }
-    let proxy = match proxy {
+    let proxy = match text(6, "proxy")? {
         Some(text) => Some(
-            text.to_string_lossy()
-                .parse::<Proxy>()
+            text.parse::<Proxy>()
                 .map_err(|error| format!("proxy: {error}"))?,
         ),
         None => None,
     };
-    let host = host.ok_or("expecting a host")?.to_string_lossy();
-    let port = port.ok_or("expecting a port")?;
+    let host = text(1, "host")?.ok_or("expecting a host")?;
+    let port = arguments.argument(first + 2);
+    let port = port.integer(0, u16::MAX.into(), &"port")? as u16;
     Ok(Target {
         proxy,
         tls: match scheme {
-            Scheme::Mqtts | Scheme::Wss => Some(tls(&tls_settings)?),
+            Scheme::Mqtts | Scheme::Wss => Some(tls(arguments, first + 4)?),
             _ => None,
         },
         websocket: match scheme {
-            Scheme::Ws | Scheme::Wss => Some(websocket(&path, headers)?),
+            Scheme::Ws | Scheme::Wss => Some(websocket(&path, &arguments.value(first + 5)?)?),
             _ => None,
         },
         ..Target::tcp(host, port)
@@ -70,39 +62,42 @@ fn words(error: impl ToString) -> String {
 }
 
 #[cfg(feature = "tls")]
-fn tls(settings: &Value) -> Result<TlsConfig, String> {
-    let settings = settings.as_userdata().ok_or("expecting TLS settings")?;
-    let tls: mlua::UserDataRef<super::tls::LuaTls> = settings.borrow().map_err(words)?;
-    Ok(tls.0.clone())
+fn tls(arguments: &Stack, index: i32) -> Checked<TlsConfig> {
+    let settings = arguments.object::<super::tls::LuaTls>(index);
+    Ok(settings.ok_or("expecting TLS settings")?.0.clone())
 }
 
 #[cfg(not(feature = "tls"))]
-fn tls(_: &Value) -> Result<TlsConfig, String> {
+fn tls(_: &Stack, _: i32) -> Checked<TlsConfig> {
     Err("this build of mqtt.core has no TLS: it was made without the cargo feature 'tls'".into())
 }
 
 #[cfg(feature = "websocket")]
-fn websocket(path: &str, table: Option<Table>) -> Result<WebSocketConfig, String> {
-    let mut headers = Vec::new();
-    if let Some(table) = table {
-        for pair in table.pairs::<mlua::Value, mlua::Value>() {
-            match pair.map_err(words)? {
-                (mlua::Value::String(name), mlua::Value::String(value)) => {
-                    headers.push((name.to_string_lossy(), value.as_bytes().to_vec()));
+fn websocket(path: &str, headers: &Value) -> Checked<WebSocketConfig> {
+    let mut fields = Vec::new();
+    if !matches!(headers, Value::Nil) {
+        let table = headers.table(&"ws_headers")?;
+        if !table.list.is_empty() {
+            return Err("expecting names of headers as keys of ws_headers".into());
+        }
+        for pair in &table.fields {
+            match pair {
+                (Value::String(name), Value::String(value)) => {
+                    fields.push((String::from_utf8_lossy(name).into_owned(), value.to_vec()));
                 }
-                (mlua::Value::String(name), _) => {
-                    let name = name.to_string_lossy();
+                (Value::String(name), _) => {
+                    let name = String::from_utf8_lossy(name);
                     return Err(format!("expecting ws_headers['{name}'] to be a string"));
                 }
                 _ => return Err("expecting names of headers as keys of ws_headers".into()),
             }
         }
     }
-    WebSocketConfig::new(path, &headers)
+    WebSocketConfig::new(path, &fields)
 }
 
 #[cfg(not(feature = "websocket"))]
-fn websocket(_: &str, _: Option<Table>) -> Result<WebSocketConfig, String> {
+fn websocket(_: &str, _: &Value) -> Checked<WebSocketConfig> {
     Err(
         "this build of mqtt.core has no WebSocket: it was made without the cargo feature 'websocket'"
             .into(),

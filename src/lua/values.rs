@@ -1,14 +1,127 @@
-//! Received packets on their way to Lua. Their tables are built there, by `shape` in `mqtt.packet`; where C is the faster
-//! one, those of received messages are built here.
+//! Results on their way to Lua, received packets above all. Their tables are built there, by `shape` in `mqtt.packet`; where
+//! C is the faster one, those of received messages are built here.
 
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
+
+use bytes::BytesMut;
 
 use super::stack::Stack;
 use crate::codec::{
     Connect, Packet, PacketType, Properties, Property, PropertyId, PropertyValue, Publish, QoS,
     Subscription, Version, Will,
 };
+
+/// What a function returns to Lua. Must hold nothing while it pushes that has a destructor: see `RawFunction`.
+pub(crate) trait Results {
+    /// Pushes the values.
+    fn push(&self, to: &Stack);
+}
+
+impl Results for () {
+    fn push(&self, _: &Stack) {}
+}
+
+impl Results for bool {
+    fn push(&self, to: &Stack) {
+        to.push_boolean(*self);
+    }
+}
+
+impl Results for u16 {
+    fn push(&self, to: &Stack) {
+        to.push_integer(*self);
+    }
+}
+
+impl Results for u32 {
+    fn push(&self, to: &Stack) {
+        to.push_integer(*self);
+    }
+}
+
+impl Results for f64 {
+    fn push(&self, to: &Stack) {
+        to.push_number(*self);
+    }
+}
+
+impl Results for str {
+    fn push(&self, to: &Stack) {
+        to.push_bytes(self.as_bytes());
+    }
+}
+
+impl Results for &str {
+    fn push(&self, to: &Stack) {
+        to.push_bytes(self.as_bytes());
+    }
+}
+
+impl Results for String {
+    fn push(&self, to: &Stack) {
+        to.push_bytes(self.as_bytes());
+    }
+}
+
+impl Results for BytesMut {
+    fn push(&self, to: &Stack) {
+        to.push_bytes(self);
+    }
+}
+
+/// A list.
+impl Results for Vec<u16> {
+    fn push(&self, to: &Stack) {
+        to.push_table();
+        for number in self {
+            to.push_integer(*number);
+            to.append();
+        }
+    }
+}
+
+/// A value or nil.
+impl<T: Results> Results for Option<T> {
+    fn push(&self, to: &Stack) {
+        match self {
+            Some(value) => value.push(to),
+            None => to.push_nil(),
+        }
+    }
+}
+
+/// What was asked for; or nil and an error.
+impl<T: Results> Results for Result<T, String> {
+    fn push(&self, to: &Stack) {
+        match self {
+            Ok(value) => value.push(to),
+            Err(error) => push_failure(error, to),
+        }
+    }
+}
+
+impl<A: Results, B: Results> Results for (A, B) {
+    fn push(&self, to: &Stack) {
+        self.0.push(to);
+        self.1.push(to);
+    }
+}
+
+impl<A: Results, B: Results, C: Results, D: Results> Results for (A, B, C, D) {
+    fn push(&self, to: &Stack) {
+        self.0.push(to);
+        self.1.push(to);
+        self.2.push(to);
+        self.3.push(to);
+    }
+}
+
+/// Pushes nil and an error.
+pub(crate) fn push_failure(error: &str, to: &Stack) {
+    to.push_nil();
+    to.push_bytes(error.as_bytes());
+}
 
 /// Pushes the type of a packet and its fields, in the order of the shapes in `mqtt.packet`. No properties are two nils,
 /// or nothing where they come last.
@@ -81,7 +194,7 @@ pub(crate) fn push_packet(packet: &Packet, version: Version, to: &Stack) {
 pub(crate) const BUILDS_MESSAGES: bool = !cfg!(feature = "luajit");
 
 /// The fields of a message, which are the constants of a function that calls [`push_message`].
-pub(crate) const MESSAGE_FIELDS: (&str, &str, &str, &str, &str, &str, &str, &str, &str) = (
+pub(crate) const MESSAGE_FIELDS: &[&str] = &[
     "type",
     "topic",
     "payload",
@@ -91,7 +204,7 @@ pub(crate) const MESSAGE_FIELDS: (&str, &str, &str, &str, &str, &str, &str, &str
     "packet_id",
     "properties",
     "user_properties",
-);
+];
 
 /// Pushes the type of a message and its table, as `shape` of `mqtt.packet` would build it, with the metatable that is
 /// the function's second argument.
@@ -254,7 +367,7 @@ fn push_value(value: &PropertyValue, to: &Stack) {
 }
 
 /// Sets a field of the table on top of the stack.
-fn set(to: &Stack, key: &str, push_value: impl FnOnce(&Stack)) {
+pub(crate) fn set(to: &Stack, key: &str, push_value: impl FnOnce(&Stack)) {
     to.push_bytes(key.as_bytes());
     push_value(to);
     to.set();

@@ -4,23 +4,31 @@
 
 mod open;
 mod proxy;
+mod random;
 mod secret;
+mod socket;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 mod uri;
 #[cfg(feature = "websocket")]
 mod websocket;
+mod words;
 
 pub use open::{OpenError, Phase, Server, Target, open};
 pub use proxy::{Proxy, ProxyError};
+pub use random::random_bytes;
 pub use secret::Secret;
+#[cfg(test)]
+pub(crate) use socket::Fake;
+pub use socket::Socket;
 pub use stream::Stream;
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsError, TlsOptions, TlsVersion, protocol_range};
 pub use uri::{Scheme, Uri, UriError};
 #[cfg(feature = "websocket")]
 pub use websocket::{WebSocket, WebSocketConfig};
+pub use words::{describe, is_closed};
 
 /// Settings that nobody can have: this build has no TLS.
 #[cfg(not(feature = "tls"))]

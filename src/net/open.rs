@@ -19,7 +19,8 @@ use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 #[cfg(feature = "tls")]
 use super::tls;
-use super::{Proxy, Stream, TlsConfig, WebSocketConfig};
+use super::words::{self, describe};
+use super::{Proxy, Socket, Stream, TlsConfig, WebSocketConfig};
 
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -170,26 +171,28 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::NotFound { host, reason } => write!(f, "host '{host}' not found: {reason}"),
+            OpenError::NotFound { host, reason } => write!(
+                f,
+                "host '{host}' not found: {} ({reason})",
+                words::UNKNOWN_HOST
+            ),
             OpenError::Connect { target, attempts } => {
-                write!(f, "connection to '{target}' ")?;
+                write!(f, "connection to '{target}' failed: ")?;
                 if attempts
                     .iter()
                     .all(|(_, error)| error.kind() == ErrorKind::ConnectionRefused)
                 {
-                    return f.write_str("refused");
+                    return f.write_str(words::REFUSED);
                 }
-                f.write_str("failed: ")?;
                 for (index, (address, error)) in attempts.iter().enumerate() {
                     let separator = if index == 0 { "" } else { ", " };
-                    write!(f, "{separator}{}: {error}", address.ip())?;
+                    write!(f, "{separator}{}: {}", address.ip(), describe(error))?;
                 }
                 Ok(())
             }
-            OpenError::Unix { target, error } => match error.kind() {
-                ErrorKind::ConnectionRefused => write!(f, "connection to '{target}' refused"),
-                _ => write!(f, "connection to '{target}' failed: {error}"),
-            },
+            OpenError::Unix { target, error } => {
+                write!(f, "connection to '{target}' failed: {}", describe(error))
+            }
             OpenError::Proxy {
                 proxy,
                 target,
@@ -217,7 +220,8 @@ impl fmt::Display for OpenError {
                     Phase::WebSocket => "during the WebSocket handshake with",
                 };
                 let after = after.as_secs_f64();
-                write!(f, "timed out after {after} s {phase} '{target}'")
+                let timeout = words::TIMEOUT;
+                write!(f, "timed out after {after} s {phase} '{target}': {timeout}")
             }
         }
     }
@@ -246,30 +250,33 @@ pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenErro
         })?),
         None => None,
     };
-    let tcp = match &target.proxy {
+    let socket = match &target.proxy {
         None => open_tcp(host, port, &deadline).await?,
         Some(proxy) => {
-            let mut tcp = open_tcp(&proxy.host, proxy.port, &deadline).await?;
+            let mut socket = open_tcp(&proxy.host, proxy.port, &deadline).await?;
             let server = target.to_string();
             deadline
-                .limit(Phase::Proxy, &server, proxy.connect(&mut tcp, host, port))
+                .limit(
+                    Phase::Proxy,
+                    &server,
+                    proxy.connect(&mut socket, host, port),
+                )
                 .await?
                 .map_err(|reason| OpenError::Proxy {
                     proxy: host_port(&proxy.host, proxy.port),
                     target: server,
                     reason,
                 })?;
-            tcp
+            socket
         }
     };
-    let stream = Stream::Tcp(tcp);
     #[cfg(feature = "tls")]
-    let stream = match (stream, tls) {
-        (Stream::Tcp(tcp), Some((connector, name))) => {
-            shake_hands(tcp, connector, name, target, &deadline).await?
-        }
-        (stream, _) => stream,
+    let stream = match tls {
+        Some((connector, name)) => shake_hands(socket, connector, name, target, &deadline).await?,
+        None => Stream::Plain(socket),
     };
+    #[cfg(not(feature = "tls"))]
+    let stream = Stream::Plain(socket);
     #[cfg(feature = "websocket")]
     if let Some(config) = &target.websocket {
         let server = target.to_string();
@@ -313,7 +320,7 @@ impl Deadline {
     }
 }
 
-async fn open_tcp(host: &str, port: u16, deadline: &Deadline) -> Result<TcpStream, OpenError> {
+async fn open_tcp(host: &str, port: u16, deadline: &Deadline) -> Result<Socket, OpenError> {
     let target = host_port(host, port);
     let addresses = deadline
         .limit(Phase::Resolve, &target, resolve(host, port))
@@ -321,6 +328,7 @@ async fn open_tcp(host: &str, port: u16, deadline: &Deadline) -> Result<TcpStrea
     deadline
         .limit(Phase::Connect, &target, connect(addresses))
         .await?
+        .map(Socket::from)
         .map_err(|attempts| OpenError::Connect { target, attempts })
 }
 
@@ -329,7 +337,7 @@ async fn open_unix(path: &Path, deadline: &Deadline) -> Result<Stream, OpenError
     let target = path.display().to_string();
     let connecting = tokio::net::UnixStream::connect(path);
     match deadline.limit(Phase::Connect, &target, connecting).await? {
-        Ok(stream) => Ok(Stream::Unix(stream)),
+        Ok(stream) => Ok(Stream::Plain(stream.into())),
         Err(error) => Err(OpenError::Unix { target, error }),
     }
 }
@@ -356,14 +364,14 @@ fn tls_client(
 
 #[cfg(feature = "tls")]
 async fn shake_hands(
-    tcp: TcpStream,
+    socket: Socket,
     connector: TlsConnector,
     name: ServerName<'static>,
     target: &Target,
     deadline: &Deadline,
 ) -> Result<Stream, OpenError> {
     let server = target.to_string();
-    let shaking_hands = connector.connect(name, tcp);
+    let shaking_hands = connector.connect(name, socket);
     match deadline
         .limit(Phase::Handshake, &server, shaking_hands)
         .await?
@@ -444,13 +452,12 @@ async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
 /// Why a TLS handshake failed, in words.
 #[cfg(feature = "tls")]
 fn handshake_failure(error: &io::Error) -> String {
-    use ErrorKind::*;
-    match (tls::explain(error), error.kind()) {
-        (Some(reason), _) => reason,
-        (None, UnexpectedEof | ConnectionReset | BrokenPipe) => {
+    match tls::explain(error) {
+        Some(reason) => reason,
+        None if words::is_closed(error) => {
             "the server closed the connection, perhaps it does not speak TLS on this port".into()
         }
-        (None, _) => error.to_string(),
+        None => describe(error),
     }
 }
 
@@ -535,7 +542,7 @@ mod tests {
         let error = open(&target, Duration::from_millis(100)).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("timed out after 0.1 s while connecting to '{silent}'")
+            format!("timed out after 0.1 s while connecting to '{silent}': timeout")
         );
     }
 
@@ -550,7 +557,7 @@ mod tests {
         let target = "h:1".to_string();
         let error = OpenError::Connect { target, attempts }.to_string();
         assert!(
-            error.starts_with("connection to 'h:1' failed: 127.0.0.1: "),
+            error.starts_with("connection to 'h:1' failed: 127.0.0.1: connection refused, "),
             "{error}"
         );
         assert!(error.contains(", 224.0.0.1: "), "{error}");

@@ -6,8 +6,8 @@ use std::{error, fmt, io, net::IpAddr, str::FromStr};
 use base64ct::{Base64, Encoding};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::Secret;
 use super::uri::{Authority, UriError, split_scheme};
+use super::{Secret, words};
 
 /// The longest answer of an HTTP proxy.
 const LONGEST_ANSWER: usize = 16 << 10;
@@ -150,6 +150,10 @@ impl Proxy {
                 Err("it asks for a username and password (HTTP status 407)".into())
             }
             Some(407) => Err("it rejects the username or password (HTTP status 407)".into()),
+            Some(504) => Err(format!(
+                "it answers with HTTP status 504: {}",
+                words::TIMEOUT
+            )),
             Some(status) => Err(format!("it answers with HTTP status {status}")),
         }
     }
@@ -250,7 +254,7 @@ fn socks_failure(reply: u8) -> String {
         2 => "connection not allowed",
         3 => "network unreachable",
         4 => "host unreachable",
-        5 => "connection refused",
+        5 => words::REFUSED,
         6 => "time to live expired",
         7 => "command not supported",
         8 => "type of address not supported",
@@ -277,10 +281,9 @@ async fn read<const SIZE: usize>(
 }
 
 fn in_words(error: &io::Error) -> String {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    match error.kind() {
-        BrokenPipe | ConnectionReset | UnexpectedEof => "it closed the connection".into(),
-        _ => error.to_string(),
+    match words::is_closed(error) {
+        true => "it closed the connection".into(),
+        false => words::describe(error),
     }
 }
 

@@ -1,20 +1,19 @@
 //! The one byte stream the driver sees, whatever carries it. A new transport is a new variant.
 
 #[cfg(unix)]
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::{
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(feature = "tls")]
 use tokio_rustls::{client::TlsStream, rustls::ProtocolVersion};
 
+use super::Socket;
+use super::socket::{progress, total};
 #[cfg(feature = "tls")]
 use super::tls;
 #[cfg(feature = "websocket")]
@@ -23,14 +22,11 @@ use super::websocket::WebSocket;
 /// An open connection, as [`open`](super::open) returns it.
 #[derive(Debug)]
 pub enum Stream {
-    /// Plain TCP.
-    Tcp(TcpStream),
-    /// A Unix domain socket.
-    #[cfg(unix)]
-    Unix(tokio::net::UnixStream),
+    /// Nothing around it: plain TCP, or a Unix domain socket.
+    Plain(Socket),
     /// TLS over TCP.
     #[cfg(feature = "tls")]
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
     /// WebSocket over TCP or TLS.
     #[cfg(feature = "websocket")]
     WebSocket(Box<WebSocket>),
@@ -40,9 +36,7 @@ impl Stream {
     /// Version of TLS, as LuaSec names it; `None` for a plain stream.
     pub fn tls_version(&self) -> Option<&'static str> {
         match self {
-            Stream::Tcp(_) => None,
-            #[cfg(unix)]
-            Stream::Unix(_) => None,
+            Stream::Plain(_) => None,
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => stream.carrier().tls_version(),
             #[cfg(feature = "tls")]
@@ -60,10 +54,9 @@ impl AsRawFd for Stream {
     /// The descriptor of the socket.
     fn as_raw_fd(&self) -> RawFd {
         match self {
-            Stream::Tcp(stream) => stream.as_raw_fd(),
-            Stream::Unix(stream) => stream.as_raw_fd(),
+            Stream::Plain(socket) => socket.as_fd().as_raw_fd(),
             #[cfg(feature = "tls")]
-            Stream::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+            Stream::Tls(stream) => stream.get_ref().0.as_fd().as_raw_fd(),
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => stream.carrier().as_raw_fd(),
         }
@@ -74,9 +67,7 @@ impl AsRawFd for Stream {
 macro_rules! forward {
     ($self:ident, $poll:ident($($arg:expr),*)) => {
         match $self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).$poll($($arg),*),
-            #[cfg(unix)]
-            Stream::Unix(stream) => Pin::new(stream).$poll($($arg),*),
+            Stream::Plain(socket) => Pin::new(socket).$poll($($arg),*),
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => Pin::new(stream.as_mut()).$poll($($arg),*),
             #[cfg(feature = "tls")]
@@ -102,13 +93,14 @@ impl AsyncRead for Stream {
     }
 }
 
+/// Whatever is inside, writing something takes some of it or is an error.
 impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        forward!(self, poll_write(cx, buf))
+        forward!(self, poll_write(cx, buf)).map(|written| progress(buf.len(), written))
     }
 
     fn poll_write_vectored(
@@ -116,14 +108,12 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        forward!(self, poll_write_vectored(cx, bufs))
+        forward!(self, poll_write_vectored(cx, bufs)).map(|written| progress(total(bufs), written))
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Stream::Tcp(stream) => stream.is_write_vectored(),
-            #[cfg(unix)]
-            Stream::Unix(stream) => stream.is_write_vectored(),
+            Stream::Plain(socket) => socket.is_write_vectored(),
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => stream.is_write_vectored(),
             #[cfg(feature = "tls")]

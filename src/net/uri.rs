@@ -145,7 +145,9 @@ impl FromStr for Uri {
             Some(Scheme::Ws | Scheme::Wss | Scheme::Unix) => {
                 rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
             }
-            _ => (rest, ""),
+            // An empty path may be written as a slash (RFC 3986, section 6.2.3).
+            Some(Scheme::Mqtt | Scheme::Mqtts) => (rest.strip_suffix('/').unwrap_or(rest), ""),
+            None => (rest, ""),
         };
         let path = match scheme {
             Some(Scheme::Unix) => Some(parse_socket_path(path)?),
@@ -322,6 +324,16 @@ mod tests {
             ("host.com", (None, None, None, host, None)),
             (":1883", (None, None, None, None, Some(1883))),
             ("mqtt://", (mqtt, None, None, None, None)),
+            // A bare slash says nothing.
+            ("mqtt://host.com/", (mqtt, None, None, host, None)),
+            (
+                "mqtts://usr:pwd@host.com:123/",
+                (mqtts, usr, pwd, host, Some(123)),
+            ),
+            (
+                "mqtt://usr:/@host.com",
+                (mqtt, usr, Some(&b"/"[..]), host, None),
+            ),
             ("", (None, None, None, None, None)),
         ] {
             assert_eq!(parts(&parse(uri)), expected, "{uri}");
@@ -435,7 +447,10 @@ mod tests {
                 "password in uri must follow a username".into(),
             ),
             (&["h:abc", "h:0", "h:65536", "h:+1", "h:1:2"], port),
-            (&["h:1/a/b", "mqtt://h/"], tail("path ('/')")),
+            (
+                &["h:1/a/b", "h/", "mqtt://h/a", "mqtts://h//", "mqtt://h/a/"],
+                tail("path ('/')"),
+            ),
             (&["h?q"], tail("query ('?')")),
             (&["u:p@h#f"], tail("fragment ('#')")),
             (
@@ -480,6 +495,7 @@ mod tests {
             "mqtt://usr:hunter2",
             "usr:hunter2",
             "mqtt://usr:1/hunter2",
+            "mqtt://usr:hunter2/",
             "mqtt://usr:p?hunter2",
             "mqtt://usr:p@s#hunter2",
             "mqtt://usr:p@hunter2 !",

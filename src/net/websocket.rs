@@ -6,18 +6,18 @@
 
 use std::{
     io::{self, Cursor, ErrorKind},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use base64ct::{Base64, Encoding};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
     client_async,
     tungstenite::{
         self,
         error::ProtocolError,
-        handshake::client::generate_key,
         http::{
             HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery,
             uri::Scheme,
@@ -29,10 +29,12 @@ use tokio_tungstenite::{
     },
 };
 
-use super::Stream;
+use super::{Stream, random_bytes, words};
 
 /// The largest frame that is sent; more than that goes into several.
 const LARGEST_FRAME: usize = 64 << 10;
+/// How much is read at most where a frame begins; what else comes of its data is not held here.
+const LARGEST_READ: usize = 64 << 10;
 /// The largest payload of a control frame (RFC 6455, section 5.5).
 const LARGEST_CONTROL: u64 = 125;
 /// The longest answer to the opening handshake.
@@ -96,8 +98,10 @@ impl WebSocketConfig {
         authority: &str,
         is_tls: bool,
     ) -> Result<WebSocket, String> {
+        // RFC 6455, section 4.1
+        let key = random_bytes::<16>().map_err(|error| error.to_string())?;
         let request = self
-            .request(authority, is_tls)
+            .request(authority, is_tls, &Base64::encode_string(&key))
             .ok_or("the host cannot be sent in a header")?;
         let (opened, answer) = client_async(request, Opening::new(stream))
             .await
@@ -110,21 +114,10 @@ impl WebSocketConfig {
             return Err("the server uses an extension that was not offered".into());
         }
         let Opening { carrier, read, .. } = opened.into_inner();
-        Ok(WebSocket {
-            carrier,
-            frames: Frames {
-                input: read,
-                ..Frames::default()
-            },
-            output: BytesMut::new(),
-            pong: None,
-            unflushed: false,
-            closing: false,
-            ended: false,
-        })
+        Ok(WebSocket::new(carrier, read))
     }
 
-    fn request(&self, authority: &str, is_tls: bool) -> Option<Request<()>> {
+    fn request(&self, authority: &str, is_tls: bool, key: &str) -> Option<Request<()>> {
         let (scheme, default_port) = if is_tls {
             ("wss", ":443")
         } else {
@@ -142,7 +135,7 @@ impl WebSocketConfig {
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, "websocket")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
-            .header(header::SEC_WEBSOCKET_KEY, generate_key())
+            .header(header::SEC_WEBSOCKET_KEY, key)
             // [MQTT-6.0.0-3]
             .header(header::SEC_WEBSOCKET_PROTOCOL, "mqtt")
             .body(())
@@ -167,10 +160,8 @@ fn handshake_failure(error: &tungstenite::Error) -> String {
             "the server's answer is not HTTP, perhaps it does not speak WebSocket on this port"
                 .into()
         }
-        Io(error) => match error.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => CLOSED.into(),
-            _ => error.to_string(),
-        },
+        Io(error) if words::is_closed(error) => CLOSED.into(),
+        Io(error) => words::describe(error),
         error => error.to_string(),
     }
 }
@@ -256,13 +247,9 @@ fn poll_read_some(
     size: usize,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    let before = input.len();
-    input.resize(before + size, 0);
-    let mut buf = ReadBuf::new(&mut input[before..]);
-    let result = Pin::new(carrier).poll_read(cx, &mut buf);
-    let came = buf.filled().len();
-    input.truncate(before + came);
-    result.map_ok(|()| came)
+    input.reserve(size);
+    // Not filled before: what is read may be little.
+    pin!(carrier.read_buf(&mut input.limit(size))).poll(cx)
 }
 
 fn invalid(reason: impl Into<String>) -> io::Error {
@@ -368,8 +355,8 @@ impl Frames {
 }
 
 /// Appends a frame as a client sends it (RFC 6455, section 5.3).
-fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
-    let mask: [u8; 4] = rand::random();
+fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) -> io::Result<()> {
+    let mask: [u8; 4] = random_bytes()?;
     let header = FrameHeader {
         opcode,
         mask: Some(mask),
@@ -388,6 +375,7 @@ fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
             *byte ^= mask;
         }
     }
+    Ok(())
 }
 
 /// A byte stream over binary frames. A write is a frame, up to a size; reading answers pings.
@@ -408,6 +396,22 @@ pub struct WebSocket {
 }
 
 impl WebSocket {
+    /// One that is open; the server has sent `read` behind its answer.
+    fn new(carrier: Stream, read: BytesMut) -> Self {
+        WebSocket {
+            carrier,
+            frames: Frames {
+                input: read,
+                ..Frames::default()
+            },
+            output: BytesMut::new(),
+            pong: None,
+            unflushed: false,
+            closing: false,
+            ended: false,
+        }
+    }
+
     /// What carries the frames.
     pub(super) fn carrier(&self) -> &Stream {
         &self.carrier
@@ -418,16 +422,14 @@ impl WebSocket {
         loop {
             while !self.output.is_empty() {
                 self.unflushed = true;
-                match ready!(Pin::new(&mut self.carrier).poll_write(cx, &self.output))? {
-                    0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-                    written => self.output.advance(written),
-                }
+                let written = ready!(Pin::new(&mut self.carrier).poll_write(cx, &self.output))?;
+                self.output.advance(written);
             }
             let Some(payload) = self.pong.take() else {
                 break;
             };
             if !self.closing {
-                put_frame(&mut self.output, OpCode::Control(Control::Pong), &payload);
+                put_frame(&mut self.output, OpCode::Control(Control::Pong), &payload)?;
             }
         }
         self.output = BytesMut::new();
@@ -438,21 +440,35 @@ impl WebSocket {
         Poll::Ready(Ok(()))
     }
 
-    fn put_close(&mut self, code: &[u8]) {
+    /// Reads once of the current frame's data, to where they are wanted. Returns how many bytes came; 0 is the end.
+    fn poll_read_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let before = buf.filled().len();
+        let mut data = (&mut self.carrier).take(self.frames.left);
+        ready!(Pin::new(&mut data).poll_read(cx, buf))?;
+        let came = buf.filled().len() - before;
+        self.frames.left -= came as u64;
+        Poll::Ready(Ok(came))
+    }
+
+    fn put_close(&mut self, code: &[u8]) -> io::Result<()> {
         if !self.closing {
             self.closing = true;
-            put_frame(&mut self.output, OpCode::Control(Control::Close), code);
+            put_frame(&mut self.output, OpCode::Control(Control::Close), code)?;
         }
+        Ok(())
     }
 
     /// The server has closed, with this payload (RFC 6455, section 5.5.1). An error unless that is in good order.
     fn closed(&mut self, payload: &[u8]) -> io::Result<()> {
         let (code, reason) = payload.split_at(payload.len().min(2));
         let Ok(code) = code.try_into().map(u16::from_be_bytes) else {
-            self.put_close(&[]);
-            return Ok(());
+            return self.put_close(&[]);
         };
-        self.put_close(&code.to_be_bytes());
+        self.put_close(&code.to_be_bytes())?;
         match CloseCode::from(code) {
             CloseCode::Normal | CloseCode::Away => Ok(()),
             _ => {
@@ -487,11 +503,18 @@ impl AsyncRead for WebSocket {
                     let _ = this.poll_drain(cx);
                     return Poll::Ready(result);
                 }
-                Ok(Next::Nothing) => {
+                Ok(Next::Nothing) if this.frames.left > 0 => {
                     // What fails here fails for the writer too.
                     let _ = this.poll_drain(cx);
+                    let came = ready!(this.poll_read_data(cx, buf))?;
+                    this.ended = came == 0;
+                    break;
+                }
+                Ok(Next::Nothing) => {
+                    let _ = this.poll_drain(cx);
                     let input = &mut this.frames.input;
-                    let came = poll_read_some(&mut this.carrier, input, buf.remaining(), cx);
+                    let size = buf.remaining().min(LARGEST_READ);
+                    let came = poll_read_some(&mut this.carrier, input, size, cx);
                     if input.is_empty() {
                         *input = BytesMut::new();
                     }
@@ -520,7 +543,7 @@ impl AsyncWrite for WebSocket {
         // One frame at a time, so that what waits is bounded.
         ready!(this.poll_drain(cx))?;
         let size = buf.len().min(LARGEST_FRAME);
-        put_frame(&mut this.output, OpCode::Data(Data::Binary), &buf[..size]);
+        put_frame(&mut this.output, OpCode::Data(Data::Binary), &buf[..size])?;
         match this.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(size)),
@@ -535,16 +558,91 @@ impl AsyncWrite for WebSocket {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
         let this = self.get_mut();
-        this.put_close(&NORMAL);
+        this.put_close(&NORMAL)?;
         this.poll_drain(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        future::poll_fn,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+    };
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::Fake;
+
+    fn over(fake: Fake) -> WebSocket {
+        WebSocket::new(Stream::Plain(fake.into()), BytesMut::new())
+    }
+
+    #[tokio::test]
+    async fn a_carrier_that_takes_nothing_is_an_error() {
+        let mut websocket = over(Fake::that_takes_nothing());
+        for _ in 0..2 {
+            let written = poll_fn(|cx| Pin::new(&mut websocket).poll_write(cx, b"x")).await;
+            assert_eq!(written.unwrap_err().kind(), ErrorKind::WriteZero);
+        }
+    }
+
+    /// What a kernel gives at a time.
+    const MOST: usize = 64 << 10;
+
+    /// A carrier that gives what a server sends, and counts: the calls, and the bytes of buffers that somebody has
+    /// filled in vain.
+    fn counting(mut sent: Bytes) -> (Fake, Arc<[AtomicUsize; 2]>) {
+        let counts = Arc::new([const { AtomicUsize::new(0) }; 2]);
+        let of_read = Arc::clone(&counts);
+        let read = move |buf: &mut ReadBuf<'_>| {
+            of_read[0].fetch_add(1, Relaxed);
+            of_read[1].fetch_add(buf.initialized().len() - buf.filled().len(), Relaxed);
+            let size = buf.remaining().min(sent.len()).min(MOST);
+            buf.put_slice(&sent.split_to(size));
+            Poll::Ready(Ok(()))
+        };
+        let fake = Fake {
+            read: Box::new(read),
+            ..Fake::new()
+        };
+        (fake, counts)
+    }
+
+    /// Reads as the driver does, into room for all of it.
+    async fn read_whole(fake: Fake, size: usize) -> BytesMut {
+        let mut websocket = over(fake);
+        let mut input = BytesMut::with_capacity(size);
+        while input.len() < size {
+            assert!(websocket.read_buf(&mut input).await.unwrap() > 0);
+            assert!(websocket.frames.input.capacity() <= MOST);
+        }
+        assert_eq!(websocket.read(&mut [0]).await.unwrap(), 0);
+        input
+    }
+
+    #[tokio::test]
+    async fn a_large_message_costs_its_size() {
+        const SIZE: usize = 16 << 20;
+        let payload: Vec<u8> = (0..SIZE).map(|i| (i % 251) as u8).collect();
+        for frame in [SIZE, 1 << 20, 64 << 10, 4 << 10] {
+            let mut sent = Vec::new();
+            for part in payload.chunks(frame) {
+                put(&mut sent, true, OpCode::Data(Data::Binary), part);
+            }
+            let (fake, counts) = counting(sent.into());
+            assert!(read_whole(fake, SIZE).await == payload);
+            let [reads, filled] = [&counts[0], &counts[1]].map(|count| count.load(Relaxed));
+            assert_eq!(filled, 0, "frames of {frame}");
+            // Each as large as can be, but for those that begin a frame or end one.
+            let most = SIZE / MOST + 2 * SIZE.div_ceil(frame.max(MOST)) + 2;
+            assert!(reads <= most, "{reads} reads, frames of {frame}");
+        }
+    }
 
     /// What is in the frames: the data, and the payloads of pings. The input comes in two parts.
     fn take_apart(bytes: &[u8], cut: usize) -> io::Result<(Vec<u8>, Vec<Bytes>)> {
@@ -607,7 +705,7 @@ mod tests {
         #[test]
         fn what_is_sent_is_masked(payload in prop::collection::vec(any::<u8>(), 0..70_000)) {
             let mut output = BytesMut::new();
-            put_frame(&mut output, OpCode::Data(Data::Binary), &payload);
+            put_frame(&mut output, OpCode::Data(Data::Binary), &payload).unwrap();
             let mut cursor = Cursor::new(&output);
             let (header, size) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
             let start = cursor.position() as usize;

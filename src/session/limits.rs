@@ -17,7 +17,8 @@ pub struct Settings {
     pub max_outgoing_bytes: usize,
     /// How long the server may take to answer CONNECT with CONNACK or AUTH; `None` waits forever.
     pub connack_timeout: Option<Duration>,
-    /// How long the server may take to answer PINGREQ; `None` is the keep alive interval.
+    /// How long the server may take to answer PINGREQ once that has been written; and how long a transport may take nothing
+    /// while PINGREQ waits to be written. `None` is the keep alive interval.
     pub pingresp_timeout: Option<Duration>,
     /// Whether exchanges that the end of a connection interrupted are taken up on the next one even if that starts a
     /// clean session. Without a clean start they are in any case [MQTT-4.4.0-1].

@@ -4,11 +4,11 @@
 //! A driver holds one [`Session`] for a client's whole life. For each network connection it calls [`Session::open`] and
 //! [`Session::connect`], and then, in any order and until [`Session::state`] is [`State::Disconnected`]:
 //! - gives what it read to [`Session::receive`], unless [`Session::wants_receive`] says no;
-//! - writes what it finds in [`Session::transmit`] and tells [`Session::transmitted`];
+//! - writes what [`Session::take`] gives and tells [`Session::transmitted`];
 //! - calls [`Session::handle_timeout`] at the time [`Session::poll_timeout`] asks for;
 //! - hands the user what [`Session::poll_event`] gives.
 //!
-//! Then it writes what is left in [`Session::transmit`] (a DISCONNECT) and calls [`Session::close`].
+//! Then it writes what is left to [`Session::take`] (a DISCONNECT) and calls [`Session::close`].
 
 use std::collections::VecDeque;
 use std::mem;
@@ -181,6 +181,8 @@ struct Connection {
     state: State,
     decoder: Decoder,
     transmit: BytesMut,
+    /// Bytes that the driver has taken and not written, or is to write before `transmit`.
+    taken: usize,
     timers: Timers,
     requested: Requested,
     server: ServerLimits,
@@ -203,6 +205,7 @@ impl Connection {
             state: State::default(),
             decoder: Decoder::new(version),
             transmit: BytesMut::new(),
+            taken: 0,
             timers: Timers::default(),
             requested: Requested::default(),
             server: ServerLimits::default(),
@@ -430,18 +433,45 @@ impl Session {
             || !self.events.is_empty() && self.pinned_bytes > PINNED_RATIO * most
     }
 
-    /// Bytes that wait to be written. The driver takes what it can off the front.
-    pub fn transmit(&mut self) -> &mut BytesMut {
+    /// Bytes that wait to be written, but for those that were [taken](Self::take) and for what is held back.
+    pub fn transmit(&self) -> &BytesMut {
+        &self.connection.transmit
+    }
+
+    /// Puts what was held back and may go now to the bytes that wait to be written. Whoever writes takes them off the front.
+    pub fn fill(&mut self) -> &mut BytesMut {
         self.send_held();
         &mut self.connection.transmit
+    }
+
+    /// Takes all bytes that wait to be written, after what was held back and may go now; the driver writes them next.
+    pub fn take(&mut self) -> BytesMut {
+        let bytes = self.fill().split();
+        self.connection.taken += bytes.len();
+        bytes
+    }
+
+    /// Puts what was taken of a message that [`publish_head`](Self::publish_head) began, and the rest of its payload, before
+    /// all others again.
+    pub fn put_back(&mut self, head: &[u8], payload: &[u8]) {
+        let connection = &mut self.connection;
+        let size = head.len() + payload.len();
+        connection.taken = connection.taken.saturating_sub(size);
+        let later = connection.transmit.split();
+        connection.transmit.reserve(size + later.len());
+        connection.transmit.extend_from_slice(head);
+        connection.transmit.extend_from_slice(payload);
+        connection.transmit.extend_from_slice(&later);
     }
 
     /// So many bytes were written. Keep alive counts from here [MQTT-3.1.2-23].
     pub fn transmitted(&mut self, bytes: usize, now: Instant) {
         self.counters.bytes_sent += bytes as u64;
-        let timers = &mut self.connection.timers;
-        timers.transmitted(now);
-        if self.connection.state == State::Connecting && !timers.awaits_connack() {
+        let connection = &mut self.connection;
+        connection.taken = connection.taken.saturating_sub(bytes);
+        let timers = &mut connection.timers;
+        timers.transmitted(bytes, connection.taken > 0, now);
+        if connection.state == State::Connecting && !timers.awaits_connack() {
             self.await_connack(now);
         }
     }
@@ -478,14 +508,14 @@ impl Session {
                 Due::Pingresp => {
                     let waited = self.pingresp_timeout();
                     self.fail(format!(
-                        "failed to receive PINGRESP within {} seconds",
+                        "failed to receive PINGRESP within {} seconds: timeout",
                         waited.as_secs_f64()
                     ));
                 }
                 Due::Connack => {
                     let waited = self.settings.connack_timeout.unwrap_or_default();
                     self.fail(format!(
-                        "failed to receive CONNACK within {} seconds",
+                        "failed to receive CONNACK within {} seconds: timeout",
                         waited.as_secs_f64()
                     ));
                 }
@@ -512,7 +542,9 @@ impl Session {
     fn send_pingreq(&mut self, now: Instant) {
         self.reply(&Packet::Pingreq);
         let timeout = self.pingresp_timeout();
-        self.connection.timers.pinged(timeout, now);
+        let connection = &mut self.connection;
+        let ahead = connection.taken + connection.transmit.len();
+        connection.timers.pinged(ahead, timeout, now);
         self.connection.held_back = self.is_slow();
     }
 

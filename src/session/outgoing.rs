@@ -7,6 +7,7 @@ use std::mem;
 use std::num::NonZeroU16;
 
 use super::id_map::{IdHasher, IdMap};
+use super::limits::QueueLimits;
 use crate::codec::PacketType;
 
 /// How far an exchange has come, named by the packet that is awaited next.
@@ -319,15 +320,40 @@ impl Outgoing {
         }
     }
 
+    /// How many messages that were never sent have to make room for one more packet of this size; `None` if that does not
+    /// suffice.
+    pub(super) fn to_drop_for(&self, size: usize, limits: QueueLimits) -> Option<usize> {
+        let (mut packets, mut bytes) = self.queued();
+        let fits =
+            |packets, bytes| packets < limits.max_messages && bytes + size <= limits.max_bytes;
+        let mut count = 0;
+        let mut messages = self
+            .waiting
+            .iter()
+            .filter_map(|waiting| self.message(waiting));
+        while !fits(packets, bytes) {
+            let message = messages.next().filter(|_| limits.drop_oldest)?;
+            packets -= 1;
+            bytes -= message.len();
+            count += 1;
+        }
+        Some(count)
+    }
+
+    /// The PUBLISH that waits, if it is one.
+    fn message<'a>(&'a self, waiting: &'a Waiting) -> Option<&'a [u8]> {
+        match waiting {
+            Waiting::Plain(packet) => Some(packet),
+            Waiting::Exchange(id) => {
+                let exchange = self.exchanges.get(id)?;
+                matches!(exchange.phase, Phase::Puback | Phase::Pubrec).then_some(&exchange.packet)
+            }
+        }
+    }
+
     /// Drops the oldest message that was never sent. Returns its packet identifier, 0 for QoS 0; `None` if there is none.
     pub(super) fn drop_oldest(&mut self) -> Option<u16> {
-        let is_message = |waiting: &Waiting| match waiting {
-            Waiting::Plain(_) => true,
-            Waiting::Exchange(id) => {
-                let exchange = self.exchanges.get(id);
-                exchange.is_some_and(|e| matches!(e.phase, Phase::Puback | Phase::Pubrec))
-            }
-        };
+        let is_message = |waiting: &Waiting| self.message(waiting).is_some();
         let position = self.waiting.iter().position(is_message)?;
         let (id, size) = match self.waiting.remove(position)? {
             Waiting::Plain(packet) => (0, packet.len()),

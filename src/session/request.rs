@@ -337,7 +337,10 @@ impl Session {
         let begun = plain
             && self.check_publish(message.qos, message.retain).is_ok()
             && self.append_publish_head(message).is_ok();
-        self.counters.messages_sent += u64::from(begun);
+        if begun {
+            self.counters.messages_sent += 1;
+            self.connection.taken += message.payload.len();
+        }
         begun
     }
 
@@ -363,25 +366,19 @@ impl Session {
         if size > limits.max_bytes || limits.max_messages == 0 {
             return full;
         }
-        loop {
-            let (messages, bytes) = self.outgoing.queued();
-            if messages < limits.max_messages && bytes + size <= limits.max_bytes {
-                return Ok(());
-            }
-            let dropped = match limits.drop_oldest {
-                true => self.outgoing.drop_oldest(),
-                false => None,
-            };
-            match dropped {
-                None => return full,
-                Some(id) => {
-                    self.counters.dropped += 1;
-                    if id != 0 {
-                        self.dropped.push(id);
-                    }
+        // Decided before anything is dropped: who is refused has changed nothing.
+        let Some(to_drop) = self.outgoing.to_drop_for(size, limits) else {
+            return full;
+        };
+        for _ in 0..to_drop {
+            if let Some(id) = self.outgoing.drop_oldest() {
+                self.counters.dropped += 1;
+                if id != 0 {
+                    self.dropped.push(id);
                 }
             }
         }
+        Ok(())
     }
 
     /// Sends SUBSCRIBE, as soon as that may be, and returns its packet identifier.
@@ -503,8 +500,11 @@ impl Session {
                 {
                     return Err(RequestError::SessionExpiry);
                 }
+                let disconnect = Packet::Disconnect(Disconnect { reason, properties });
+                let packet =
+                    self.encode_stored(|version, out| encode(&disconnect, version, out))?;
                 self.send_before_disconnect();
-                self.append_packet(&Packet::Disconnect(Disconnect { reason, properties }))?;
+                self.connection.transmit.extend_from_slice(&packet);
             }
         }
         self.connection.state = State::Disconnected;

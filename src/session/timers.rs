@@ -14,6 +14,26 @@ pub(super) enum Due {
     Pingreq,
 }
 
+/// A PINGREQ that has not been answered.
+///
+/// ```text
+///            transmitted            transmitted        no answer for `timeout`
+///  pinged ──► waits behind others ─────────────► sent ─────────────────────────► the server is given up
+///               │    ▲                           │  ▲                              ▲
+///               │    └ some of them were written │  └ bytes behind it were written │
+///               └────── nothing was written for `timeout` ─────────────────────────┘
+/// ```
+struct Ping {
+    /// Bytes that have to be written until its last one has been.
+    ahead: usize,
+    /// When that was.
+    sent: Option<Instant>,
+    /// Since when the connection has shown nothing: neither the answer nor, while more waits than it takes, that it takes
+    /// something.
+    since: Instant,
+    timeout: Duration,
+}
+
 /// The deadlines of one connection. Without a transport there are none.
 #[derive(Default)]
 pub(super) struct Timers {
@@ -21,8 +41,8 @@ pub(super) struct Timers {
     keep_alive: u16,
     /// When something was written last; before that, when the transport came up.
     last_transmit: Option<Instant>,
-    /// When the PINGREQ was sent that has not been answered, and until when it may be.
-    pingresp: Option<(Instant, Instant)>,
+    /// The PINGREQ that has not been answered.
+    ping: Option<Ping>,
     /// Until when the server may answer CONNECT.
     connack: Option<Instant>,
 }
@@ -45,13 +65,28 @@ impl Timers {
     pub(super) fn set_keep_alive(&mut self, seconds: u16) {
         self.keep_alive = seconds;
         if seconds == 0 {
-            self.pingresp = None;
+            self.ping = None;
         }
     }
 
-    /// Keep alive counts from the last packet sent, whatever it was [MQTT-3.1.2-23].
-    pub(super) fn transmitted(&mut self, now: Instant) {
+    /// So many bytes were written; `blocked` tells whether the transport would not take more. Keep alive counts from the last
+    /// packet sent, whatever it was [MQTT-3.1.2-23].
+    pub(super) fn transmitted(&mut self, bytes: usize, blocked: bool, now: Instant) {
         self.last_transmit = Some(now);
+        let Some(ping) = &mut self.ping else {
+            return;
+        };
+        if ping.sent.is_none() {
+            ping.ahead = ping.ahead.saturating_sub(bytes);
+            ping.since = now;
+            if ping.ahead == 0 {
+                ping.sent = Some(now);
+            }
+        } else if blocked {
+            // What a transport that was full takes shows that the other end is there. One that was not full takes
+            // everything, also when it has lost the other end.
+            ping.since = now;
+        }
     }
 
     /// Whether an answer to CONNECT is being waited for.
@@ -64,28 +99,36 @@ impl Timers {
         self.connack = deadline;
     }
 
-    /// PINGREQ was sent, to be answered within `timeout`. An earlier one does not get more time by that.
-    pub(super) fn pinged(&mut self, timeout: Duration, now: Instant) {
-        if self.keep_alive > 0 && self.pingresp.is_none() {
-            self.pingresp = Some((now, now + timeout));
+    /// PINGREQ is to be sent: its last byte is the last of `ahead` that wait to be written. It is to be answered within
+    /// `timeout` from then on. An earlier one does not get more time by that.
+    pub(super) fn pinged(&mut self, ahead: usize, timeout: Duration, now: Instant) {
+        if self.keep_alive > 0 && self.ping.is_none() {
+            self.ping = Some(Ping {
+                ahead,
+                sent: None,
+                since: now,
+                timeout,
+            });
         }
     }
 
     /// PINGRESP came, or is no longer waited for. Returns how long it took.
     pub(super) fn pingresp(&mut self, now: Instant) -> Option<Duration> {
-        let (sent, _) = self.pingresp.take()?;
+        let sent = self.ping.take()?.sent?;
         Some(now.saturating_duration_since(sent))
     }
 
     /// The next deadline, and what it asks for.
     pub(super) fn next(&self) -> Option<(Instant, Due)> {
-        let pingreq = match self.pingresp {
+        let pingreq = match self.ping {
             None if self.keep_alive > 0 => self.last_transmit.map(|at| at + self.interval()),
             _ => None,
         };
         [
             self.connack.map(|at| (at, Due::Connack)),
-            self.pingresp.map(|(_, at)| (at, Due::Pingresp)),
+            self.ping
+                .as_ref()
+                .map(|ping| (ping.since + ping.timeout, Due::Pingresp)),
             pingreq.map(|at| (at, Due::Pingreq)),
         ]
         .into_iter()

@@ -61,7 +61,10 @@ fn nothing_else_is_sent_meanwhile() {
     let mut pair = authenticating();
     pair.advance_seconds(30);
     let message = pair.failure(None);
-    assert_eq!(message, "failed to receive CONNACK within 30 seconds");
+    assert_eq!(
+        message,
+        "failed to receive CONNACK within 30 seconds: timeout"
+    );
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn requests_need_a_connection() {
             let error = result.unwrap_err().to_string();
             assert_eq!(error, "network connection is not opened");
         }
-        assert!(pair.client.transmit().is_empty());
+        assert!(pair.client.fill().is_empty());
     }
 }
 
@@ -362,7 +362,7 @@ fn disconnect_before_connect_sends_nothing() {
     let mut pair = Pair::open(Version::V50);
     pair.client.disconnect(4, Properties::new()).unwrap();
     assert_eq!(pair.client.state(), State::Disconnected);
-    assert!(pair.client.transmit().is_empty());
+    assert!(pair.client.fill().is_empty());
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn disconnect_cannot_prolong_a_session_that_was_to_end() {
     let mut pair = Pair::connected(Version::V50);
     let error = pair.client.disconnect(0, expiry(10)).unwrap_err();
     assert_eq!(error, RequestError::SessionExpiry);
-    assert!(pair.client.transmit().is_empty());
+    assert!(pair.client.fill().is_empty());
     assert_eq!(pair.client.disconnect(0, expiry(0)), Ok(()));
 
     let lasting = Connect {
@@ -467,7 +467,7 @@ fn closing_drops_what_was_not_written() {
     let mut pair = Pair::connected(Version::V311);
     pair.publish(QoS::AtMostOnce);
     pair.client.close();
-    assert!(pair.client.transmit().is_empty());
+    assert!(pair.client.fill().is_empty());
     assert_eq!(pair.client.state(), State::Disconnected);
 }
 

@@ -38,7 +38,7 @@ fn a_ping_is_due_when_nothing_was_sent_for_the_interval() {
         );
         // Early calls do nothing.
         pair.client.handle_timeout(start + Duration::from_secs(59));
-        assert!(pair.client.transmit().is_empty());
+        assert!(pair.client.fill().is_empty());
 
         pair.advance_seconds(59);
         pair.publish(QoS::AtMostOnce);
@@ -73,7 +73,7 @@ fn a_server_that_does_not_answer_is_given_up() {
         pair.advance(Duration::from_millis(1));
         assert_eq!(
             pair.failure(None),
-            "failed to receive PINGRESP within 5 seconds"
+            "failed to receive PINGRESP within 5 seconds: timeout"
         );
     }
 }
@@ -86,6 +86,147 @@ fn a_server_that_takes_nothing_is_given_up() {
         pair.client.handle_timeout(deadline);
     }
     assert_eq!(pair.client.state(), State::Disconnected);
+}
+
+/// A client of both versions with so much to write that a PINGREQ comes last, and nobody has taken a byte of it.
+fn with_backlog(version: Version, seconds: u16, bytes: usize) -> Pair {
+    let mut pair = with_keep_alive(version, seconds);
+    pair.client
+        .publish(&PublishRef {
+            payload: &vec![b'x'; bytes],
+            ..message(QoS::AtMostOnce)
+        })
+        .unwrap();
+    pair.client.ping(pair.now).unwrap();
+    pair
+}
+
+/// Time passes, and the session does what is due; the link moves nothing.
+fn wait(pair: &mut Pair, time: Duration) {
+    pair.now += time;
+    pair.client.handle_timeout(pair.now);
+}
+
+#[test]
+fn the_answer_is_waited_for_from_the_write_on() {
+    for version in BOTH {
+        let mut pair = with_backlog(version, 5, 1000);
+        // A slow link takes a little every four seconds: longer, all in all, than an answer may take.
+        for _ in 0..100 {
+            wait(&mut pair, Duration::from_secs(4));
+            assert!(pair.carry_to_server(10));
+            assert_eq!(pair.client.state(), State::Connected);
+        }
+        while pair.carry_to_server(usize::MAX) {}
+        let received = pair.server.received();
+        assert_eq!(received.last(), Some(&Packet::Pingreq));
+        wait(&mut pair, Duration::from_millis(4999));
+        assert_eq!(pair.client.state(), State::Connected);
+        pair.server.send(Packet::Pingresp);
+        pair.drive();
+        let round_trip = pair.client.stats().ping_round_trip;
+        assert_eq!(round_trip, Some(Duration::from_millis(4999)));
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_come_after_the_write_is_missed() {
+    for version in BOTH {
+        let mut pair = with_backlog(version, 5, 1000);
+        wait(&mut pair, Duration::from_secs(4));
+        while pair.carry_to_server(usize::MAX) {}
+        pair.server.received();
+        wait(&mut pair, Duration::from_millis(4999));
+        assert_eq!(pair.client.state(), State::Connected);
+        wait(&mut pair, Duration::from_millis(1));
+        assert_eq!(
+            pair.failure(None),
+            "failed to receive PINGRESP within 5 seconds: timeout"
+        );
+    }
+}
+
+#[test]
+fn a_link_that_takes_nothing_more_is_given_up() {
+    let mut pair = with_backlog(Version::V311, 5, 1000);
+    wait(&mut pair, Duration::from_secs(4));
+    assert!(pair.carry_to_server(500));
+    wait(&mut pair, Duration::from_millis(4999));
+    assert_eq!(pair.client.state(), State::Connected);
+    wait(&mut pair, Duration::from_millis(1));
+    assert_eq!(pair.client.state(), State::Disconnected);
+}
+
+/// The driver takes all bytes at once, and writes what the transport takes of them.
+#[test]
+fn what_the_driver_has_taken_and_not_written_counts() {
+    for version in BOTH {
+        let mut pair = with_keep_alive(version, 5);
+        pair.publish(QoS::AtMostOnce);
+        let taken = pair.client.take();
+        pair.client.ping(pair.now).unwrap();
+        let behind = pair.client.take();
+        wait(&mut pair, Duration::from_secs(4));
+        pair.client.transmitted(taken.len(), pair.now);
+        wait(&mut pair, Duration::from_secs(4));
+        pair.client.transmitted(behind.len() - 1, pair.now);
+        wait(&mut pair, Duration::from_secs(4));
+        assert_eq!(pair.client.state(), State::Connected);
+        pair.client.transmitted(1, pair.now);
+        wait(&mut pair, Duration::from_millis(4999));
+        assert_eq!(pair.client.state(), State::Connected);
+        wait(&mut pair, Duration::from_millis(1));
+        assert_eq!(pair.client.state(), State::Disconnected);
+    }
+}
+
+/// While more waits than the transport takes, that it takes some shows that the other end is there. That a transport with
+/// room takes something shows nothing.
+#[test]
+fn only_a_full_transport_that_takes_something_puts_the_answer_off() {
+    for full in [true, false] {
+        let mut pair = with_keep_alive(Version::V311, 5);
+        pair.client.ping(pair.now).unwrap();
+        let ping = pair.client.take();
+        pair.client.transmitted(ping.len(), pair.now);
+        pair.publish(QoS::AtMostOnce);
+        let more = pair.client.take();
+        wait(&mut pair, Duration::from_secs(4));
+        let written = more.len() - usize::from(full);
+        pair.client.transmitted(written, pair.now);
+        wait(&mut pair, Duration::from_secs(1));
+        let alive = pair.client.state() == State::Connected;
+        assert_eq!(alive, full);
+    }
+}
+
+/// The payload that the driver was lent is ahead of the PINGREQ, and so is what it puts back of that.
+#[test]
+fn a_payload_that_is_lent_counts() {
+    for put_back in [true, false] {
+        let mut pair = with_keep_alive(Version::V311, 5);
+        let large = message(QoS::AtMostOnce);
+        assert!(pair.client.publish_head(&large));
+        let head = pair.client.take();
+        pair.client.ping(pair.now).unwrap();
+        wait(&mut pair, Duration::from_secs(4));
+        pair.client.transmitted(head.len() + 2, pair.now);
+        if put_back {
+            pair.client.put_back(b"", &large.payload[2..]);
+        } else {
+            pair.client.transmitted(large.payload.len() - 2, pair.now);
+        }
+        let last = pair.client.take();
+        wait(&mut pair, Duration::from_secs(4));
+        pair.client.transmitted(last.len() - 1, pair.now);
+        wait(&mut pair, Duration::from_secs(4));
+        assert_eq!(pair.client.state(), State::Connected);
+        pair.client.transmitted(1, pair.now);
+        wait(&mut pair, Duration::from_millis(4999));
+        assert_eq!(pair.client.state(), State::Connected);
+        wait(&mut pair, Duration::from_millis(1));
+        assert_eq!(pair.client.state(), State::Disconnected);
+    }
 }
 
 #[test]
@@ -139,7 +280,7 @@ fn a_ping_of_the_program_counts() {
     pair.advance_seconds(10);
     assert_eq!(
         pair.failure(None),
-        "failed to receive PINGRESP within 60 seconds"
+        "failed to receive PINGRESP within 60 seconds: timeout"
     );
 }
 
@@ -178,7 +319,7 @@ fn an_answer_that_may_lie_unread_is_not_missed() {
     pair.advance_seconds(10);
     assert_eq!(
         pair.failure(None),
-        "failed to receive PINGRESP within 10 seconds"
+        "failed to receive PINGRESP within 10 seconds: timeout"
     );
 }
 
@@ -202,7 +343,7 @@ fn reading_held_back_after_a_ping_counts_too() {
     pair.advance_seconds(10);
     assert_eq!(
         pair.failure(None),
-        "failed to receive PINGRESP within 10 seconds"
+        "failed to receive PINGRESP within 10 seconds: timeout"
     );
 }
 
@@ -219,7 +360,7 @@ fn keep_alive_runs_before_connack() {
     pair.advance_seconds(60);
     assert_eq!(
         pair.failure(None),
-        "failed to receive PINGRESP within 60 seconds"
+        "failed to receive PINGRESP within 60 seconds: timeout"
     );
 }
 
@@ -239,7 +380,7 @@ fn connack_is_waited_for_from_connect_on() {
         pair.advance_seconds(1);
         assert_eq!(
             pair.failure(None),
-            "failed to receive CONNACK within 30 seconds"
+            "failed to receive CONNACK within 30 seconds: timeout"
         );
     }
 }

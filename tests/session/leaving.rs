@@ -68,7 +68,7 @@ fn what_the_receive_maximum_holds_back_goes_out_as_answers_come() {
     let mut pair = narrow();
     let ids: Vec<u16> = (0..5).map(|_| pair.publish(QoS::AtLeastOnce)).collect();
     pair.server.answers = true;
-    let (mut pair, mut stayed) = go_on(pair, false);
+    let (mut pair, stayed) = go_on(pair, false);
     assert!(pair.client.owes());
     pair.drive();
     assert!(!pair.client.owes());

@@ -10,4 +10,5 @@ mod model;
 mod pair;
 mod publishing;
 mod receiving;
+mod refusals;
 mod resuming;

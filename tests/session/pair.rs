@@ -175,7 +175,7 @@ impl Pair {
 
     /// Moves up to so many bytes; says whether there were any.
     pub fn carry_to_server(&mut self, most: usize) -> bool {
-        let waiting = self.client.transmit();
+        let waiting = self.client.fill();
         let bytes = waiting.split_to(most.min(waiting.len()));
         if !bytes.is_empty() {
             self.client.transmitted(bytes.len(), self.now);

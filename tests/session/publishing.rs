@@ -311,7 +311,7 @@ fn a_refused_request_leaves_no_trace() {
         let error = unsubscribe(&mut pair, &[""]).unwrap_err().to_string();
         assert!(error.starts_with("UNSUBSCRIBE: "), "{error}");
 
-        assert!(pair.client.transmit().is_empty());
+        assert!(pair.client.fill().is_empty());
         assert_eq!(pair.publish(QoS::AtLeastOnce), 1);
         assert_eq!(pair.client.publish(&given(QoS::AtLeastOnce, 9)), Ok(9));
     }
@@ -335,7 +335,7 @@ fn after_the_highest_packet_id_comes_the_lowest_free_one() {
     let mut pair = Pair::connected(Version::V311);
     for expected in 1..=u16::MAX {
         assert_eq!(pair.publish(QoS::AtLeastOnce), expected);
-        pair.client.transmit().clear();
+        pair.client.fill().clear();
         // Three are never acknowledged.
         if ![1, 2, u16::MAX].contains(&expected) {
             pair.server.send(puback(expected, 0));
@@ -358,7 +358,7 @@ fn with_every_packet_id_in_use_there_is_none() {
     let refused = pair.client.publish(&message(QoS::AtLeastOnce));
     assert_eq!(refused, Err(RequestError::NoPacketId));
     assert_eq!(subscribe(&mut pair, &["t"]), Err(RequestError::NoPacketId));
-    assert!(pair.client.transmit().is_empty());
+    assert!(pair.client.fill().is_empty());
     assert_eq!(pair.publish(QoS::AtMostOnce), 0);
 
     pair.deliver(puback(40_000, 0));
@@ -372,7 +372,7 @@ fn the_counter_goes_on_from_where_it_is_among_60_000_in_flight() {
     for _ in 0..60_000 {
         last = pair.publish(QoS::AtLeastOnce);
     }
-    pair.client.transmit().clear();
+    pair.client.fill().clear();
     let mut free: BTreeSet<u16> = (60_001..=u16::MAX).collect();
     let mut in_flight: Vec<u16> = (1..=60_000).collect();
     // The newest ends first, so that what is free lies right behind the counter.
@@ -391,7 +391,7 @@ fn the_counter_goes_on_from_where_it_is_among_60_000_in_flight() {
         assert_eq!(last, expected);
         free.remove(&last);
         in_flight.push(last);
-        pair.client.transmit().clear();
+        pair.client.fill().clear();
     }
 }
 
@@ -543,7 +543,7 @@ fn a_message_may_be_begun_without_its_payload() {
         };
         let client = &mut pair.client;
         assert!(client.publish_head(&given(QoS::AtMostOnce, 7)));
-        client.transmit().extend_from_slice(b"payload");
+        client.fill().extend_from_slice(b"payload");
         assert_eq!(client.stats().messages_sent, 1);
         assert_eq!(pair.answers(), [publish(QoS::AtMostOnce, 0)]);
 
@@ -568,9 +568,9 @@ fn a_message_may_be_begun_without_its_payload() {
             ..message(QoS::AtMostOnce)
         };
         assert_eq!(client.publish_head(&large), version == Version::V311);
-        client.transmit().clear();
+        client.fill().clear();
         client.close();
         assert!(!client.publish_head(&message(QoS::AtMostOnce)));
-        assert!(client.transmit().is_empty());
+        assert!(client.fill().is_empty());
     }
 }

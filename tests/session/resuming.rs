@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use mqtt_core::codec::*;
-use mqtt_core::session::{Event, QueueLimits, RequestError, Settings};
+use mqtt_core::session::{Event, QueueLimits, RequestError, Settings, State};
 
 use crate::pair::*;
 
@@ -805,7 +805,7 @@ fn many_exchanges_are_repeated_in_portions() {
     pair.server.send(session_present(0));
     pair.carry_to_client(usize::MAX);
     // What waits to be written is bounded.
-    assert!(pair.client.transmit().len() < 70_000);
+    assert!(pair.client.fill().len() < 70_000);
     pair.drive();
     let ids: Vec<u16> = pair
         .server
@@ -939,5 +939,52 @@ fn an_automatic_alias_is_left_out_where_the_packet_would_be_too_large() {
             sent,
             expected.map(|(topic, alias)| (topic.to_owned(), alias))
         );
+    }
+}
+
+/// A program that was started again: what it knew is gone, its session at the server is not.
+#[test]
+fn a_session_that_only_the_server_knows_is_taken_over() {
+    for version in BOTH {
+        let mut pair = Pair::connecting(Connect {
+            clean: false,
+            ..connect(version)
+        });
+        assert_eq!(
+            accept(&mut pair, true, Properties::new()),
+            [],
+            "nothing is repeated that nobody knows of"
+        );
+        assert!(pair.client.session_present());
+
+        // What the server repeats is delivered, once.
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let Packet::Publish(publish) = publish(qos, 7) else {
+                unreachable!()
+            };
+            let repeated = Packet::Publish(Publish {
+                dup: true,
+                ..publish
+            });
+            assert_eq!(pair.deliver(repeated.clone()), [repeated]);
+            pair.acknowledge(7, qos);
+            let answer = match qos {
+                QoS::AtLeastOnce => puback(7, 0),
+                _ => pubrec(7, 0),
+            };
+            assert_eq!(pair.answers(), [answer]);
+        }
+        // What it takes up in the middle is led to its end.
+        for (taken_up, answer) in [
+            (pubrel(9, 0), pubcomp(9, not_found(version))),
+            (pubrec(9, 0), pubrel(9, not_found(version))),
+        ] {
+            pair.server.send(taken_up);
+            assert_eq!(pair.answers(), [answer]);
+        }
+        pair.server.send(pubcomp(9, 0));
+        assert_eq!(pair.answers(), []);
+        assert_eq!(pair.client.state(), State::Connected);
+        assert_eq!(pair.publish(QoS::AtLeastOnce), 1);
     }
 }

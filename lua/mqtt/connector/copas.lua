@@ -10,6 +10,8 @@ local socket = require("socket")
 local luasec = require("mqtt.connector.base.luasec")
 local super = require("mqtt.connector.luasocket")
 
+local error, ipairs, setmetatable, tostring = error, ipairs, setmetatable, tostring
+local math_max = math.max
 local pcall = pcall
 if _VERSION == "Lua 5.1" and not rawget(_G, "jit") then
 	-- The one that can be yielded across; Copas loads it as well.
@@ -64,7 +66,7 @@ function connector:connect_tcp()
 		if is_old then
 			sock = keep_open(sock)
 		else
-			copas.settimeout(sock, math.max(deadline - core.now(), LEAST_TIME))
+			copas.settimeout(sock, math_max(deadline - core.now(), LEAST_TIME))
 		end
 		local ok
 		ok, err = copas.connect(sock, address.addr, self.port)

@@ -4,7 +4,4 @@
 -- Lua: `mqtt.connector.luasocket`, `mqtt.connector.copas`, `mqtt.connector.nginx`, or a subclass of theirs.
 -- @module mqtt.connector
 
-local ngx = rawget(_G, "ngx")
-local has_cosockets = type(ngx) == "table" and type(ngx.socket) == "table" and ngx.socket.tcp ~= nil
-
-return require(has_cosockets and "mqtt.connector.nginx" or "mqtt.connector.native")
+return require(require("mqtt.host").has_cosockets() and "mqtt.connector.nginx" or "mqtt.connector.native")

@@ -22,6 +22,9 @@ local socket = require("socket")
 local luasec = require("mqtt.connector.base.luasec")
 local super = require("mqtt.connector.base.buffered_base")
 
+local rawget, setmetatable = rawget, setmetatable
+local math_max = math.max
+
 -- How long a TLS handshake may take when connecting has left no time for it, in seconds: it fails then.
 local LEAST_TIME = 0.001
 
@@ -77,7 +80,7 @@ function luasocket:connect()
 	local given, deadline = rawget(self, "timeout"), core.now() + self.timeout
 	local ok, err = self:connect_tcp()
 	if ok and self.secure then
-		self.timeout = math.max(deadline - core.now(), LEAST_TIME)
+		self.timeout = math_max(deadline - core.now(), LEAST_TIME)
 		ok, err = self:start_tls()
 		self.timeout = given
 	end

@@ -1,7 +1,14 @@
 --- The native connection, as a value of the `connector` option of `Client:__init`.
 -- With it the connection lives in Rust and none of these methods is called. That is the default except inside nginx,
 -- where a client with this connector has to be polled; see `mqtt.connector`.
+--
+-- Programs for luamqtt 3.x call functions of a connector themselves. Of the native one `settimeout` works, the others
+-- raise an error which says what to do instead.
 -- @module mqtt.connector.native
+
+local super = require("mqtt.connector.base.non_buffered_base")
+
+local error, pairs = error, pairs
 
 local native = {
 	--- What kind of connector this is.
@@ -10,13 +17,28 @@ local native = {
 	signal_idle = {},
 	--- Returned by `receive` when the peer has closed the connection.
 	signal_closed = {},
+	--- Limits how long a step that waits does so.
+	-- @function settimeout
+	-- @tparam table conn the connection: `client.connection`
+	-- @tparam[opt] number seconds how long, without a limit of the program's if nil
+	settimeout = super.settimeout,
 }
 native.__index = native
 
-for _, method in ipairs({ "validate", "connect", "shutdown", "send", "receive", "buffer_clear" }) do
+-- The methods that a connector needs, and what a program may call instead.
+local INSTEAD = {
+	connect = "call client:start_connecting()",
+	shutdown = "call client:close_connection()",
+	send = "call the methods of the client, such as client:publish{...}",
+	receive = "call client:step(), or add the client to a loop",
+	validate = "create the client",
+	buffer_clear = "call client:step(), or add the client to a loop",
+}
+
+for method, instead in pairs(INSTEAD) do
 	native[method] = function()
-		error("the native connection has no '" .. method .. "': derive your connector from mqtt.connector.luasocket or"
-			.. " mqtt.connector.copas", 2)
+		error("the native connection has no '" .. method .. "': " .. instead .. "; or derive your connector from"
+			.. " mqtt.connector.luasocket or mqtt.connector.copas", 2)
 	end
 end
 

@@ -13,9 +13,13 @@ local semaphore = require("ngx.semaphore")
 local core = require("mqtt.core")
 local host = require("mqtt.host")
 local sslhandshake = require("mqtt.connector.base.sslhandshake")
+local verifies = require("mqtt.connector.base.verifies")
 local super = require("mqtt.connector.base.non_buffered_base")
 
-local ngx = ngx
+local error, getmetatable, pcall, require = error, getmetatable, pcall, require
+local select, setmetatable, tostring, type = select, setmetatable, tostring, type
+local math_max, open, unpack = math.max, io.open, table.unpack or unpack -- luacheck: globals unpack
+local ngx = host.openresty()
 local concat = table.concat
 local spawn, kill = ngx.thread.spawn, ngx.thread.kill
 
@@ -57,18 +61,13 @@ local function is_address(name)
 	return name:find(":", 1, true) ~= nil or name:find("^%d+%.%d+%.%d+%.%d+$") ~= nil
 end
 
-local function verifies(params)
-	local verify = params.verify
-	return verify ~= "none" and not (type(verify) == "table" and verify[1] == "none")
-end
-
 -- Reads a file of PEM that the option `secure` names. Returns what ngx.ssl makes of it. Raises if that is nothing.
 local function load_pem(params, key, parse)
 	local path = params[key]
 	if type(path) ~= "string" then
 		error(("secure: expecting %s to be the path of a file, got: %s"):format(key, type(path)), 0)
 	end
-	local file, err = io.open(path)
+	local file, err = open(path)
 	if not file then
 		error(("secure: %s cannot be read: %s"):format(key, err), 0)
 	end
@@ -203,7 +202,7 @@ function connector:connect()
 		return false, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
 	end
 	if self.secure then
-		set_timeouts(self, sock, math.max(deadline - core.now(), LEAST_TIME))
+		set_timeouts(self, sock, math_max(deadline - core.now(), LEAST_TIME))
 		ok, err = handshake(self, sock)
 		if not ok then
 			sock:close()

@@ -17,11 +17,12 @@
 -- itself is the `connector`, that is used.
 -- @module mqtt.connector.v3
 
+local host = require("mqtt.host")
 local luasec = require("mqtt.connector.base.luasec")
 local super = require("mqtt.connector.base.buffered_base")
 
 local math_max, math_min = math.max, math.min
-local rawget, setmetatable, type = rawget, setmetatable, type
+local rawget, require, setmetatable, type = rawget, require, setmetatable, type
 
 -- How long receiving waits while others want their turn, in seconds. Not 0, which cosockets take for a default.
 local TURN = 0.001
@@ -35,7 +36,7 @@ local v3 = setmetatable({
 	type = "luamqtt 3.x functions",
 	--- How long receiving may wait for bytes, in seconds; false is for ever: inside nginx others have their turn
 	-- meanwhile, and an error is logged at the end of that time.
-	receive_timeout = not rawget(_G, "ngx") and TURN,
+	receive_timeout = not host.openresty() and TURN,
 }, super)
 v3.__index = v3
 

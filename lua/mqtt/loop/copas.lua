@@ -3,9 +3,12 @@
 
 local copas = require("copas")
 
+local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 
+local rawget, setmetatable = rawget, setmetatable
+local math_huge = math.huge
 local coroutine_create, coroutine_running = coroutine.create, coroutine.running
 local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
 local geterrorhandler, gettimeouts, wakeup = copas.geterrorhandler, copas.gettimeouts, copas.wakeup
@@ -45,7 +48,9 @@ end
 
 local function leave(record)
 	local client = record.client
-	client.handle_received_packet = record.replaced
+	if client.handle_received_packet == record.handle_packet then
+		client.handle_received_packet = record.replaced
+	end
 	client._steps = 0
 	registry[client] = nil
 	if has_stand_ins then
@@ -66,6 +71,7 @@ end
 -- Makes the running thread the reader.
 local function become_reader(record)
 	local thread = coroutine_running()
+	host.know(thread)
 	record.reader, record.handling = thread, false
 	if has_stand_ins then
 		record.error_handler = geterrorhandler(thread)
@@ -89,7 +95,7 @@ function serve(record)
 	local most = FEWEST_PACKETS
 	repeat
 		local wait
-		if record.is_plain and client.handle_received_packet == handle_packet then
+		if record.is_plain and client.handle_received_packet == handle_packet and client.step == client._own_step then
 			begin(record)
 			wait = client:_serve(most, record)
 			record.handling = record.handling and not may_go_on(record, thread)
@@ -174,6 +180,7 @@ end
 -- @tparam Client client the client
 -- @return `true`, or `false` and an error message
 function loop.add(client)
+	expect.client(client)
 	local record = registry[client]
 	if record and not record.handling and coroutine_status(record.reader) == "dead" then
 		leave(record)
@@ -204,7 +211,7 @@ function loop.add(client)
 	record.handle_packet = packet_handler(record)
 	client.handle_received_packet = record.handle_packet
 	-- The thread that serves it gives way; its steps do not.
-	client._steps = -math.huge
+	client._steps = -math_huge
 	record.reader = copas.addthread(function()
 		serve(record)
 	end)
@@ -213,6 +220,7 @@ end
 
 return setmetatable(loop, {
 	__call = function(_, client)
+		expect.client(client)
 		return loop.add(client)
 	end,
 })

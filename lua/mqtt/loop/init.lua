@@ -6,6 +6,9 @@
 -- add_client(client)
 
 local detect = require("mqtt.loop.detect")
+local expect = require("mqtt.loop.expect")
+
+local require, setmetatable = require, setmetatable
 
 local loop = {}
 
@@ -14,11 +17,13 @@ local loop = {}
 -- @tparam Client client the client
 -- @return `true`, or `false` and an error message
 function loop.add(client)
+	expect.client(client)
 	return require("mqtt.loop." .. detect()).add(client)
 end
 
 return setmetatable(loop, {
 	__call = function(_, client)
+		expect.client(client)
 		return loop.add(client)
 	end,
 })

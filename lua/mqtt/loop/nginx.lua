@@ -5,10 +5,12 @@
 
 local semaphore = require("ngx.semaphore")
 
+local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 
-local ngx = ngx
+local rawget, setmetatable = rawget, setmetatable
+local ngx = host.openresty()
 local protected = host.protected
 local spawn = ngx.thread.spawn
 
@@ -93,7 +95,12 @@ local function leave(client)
 	local record = registry[client]
 	registry[client] = nil
 	client:off("shutdown", record.wake)
-	client.handle_received_packet, client.handle = record.replaced, record.replaced_handle
+	if client.handle_received_packet == record.current then
+		client.handle_received_packet = record.replaced
+	end
+	if client.handle == record.handle then
+		client.handle = record.replaced_handle
+	end
 	log:info("[LuaMQTT] client '%s' has left nginx", client.opts.id)
 end
 
@@ -103,15 +110,21 @@ local function serve(premature, client)
 	if premature then
 		return leave(client)
 	end
+	if client.handle_received_packet ~= record.current then
+		-- The program has replaced it meanwhile.
+		record.handle_received_packet = client.handle_received_packet
+		record.replaced = record.handle_received_packet
+	end
 	local handle_received_packet = record.handle_received_packet
 	local workers = new_workers(function(packet)
 		handle_received_packet(client, packet)
 	end)
 	spawn(workers.work, workers)
-	client.handle_received_packet = function(_, packet)
+	function record.current(_, packet)
 		workers:add(packet)
 		return true
 	end
+	client.handle_received_packet = record.current
 
 	local ok, wait
 	local packets = 0
@@ -156,6 +169,7 @@ end
 -- @tparam Client client the client
 -- @return `true`, or `false` and an error message
 function loop.add(client)
+	expect.client(client)
 	if registry[client] then
 		log:warn("[LuaMQTT] client '%s' was already added to nginx", client.opts.id)
 		return false, "MQTT client was already added to nginx"
@@ -165,7 +179,9 @@ function loop.add(client)
 		return false, "MQTT client cannot be added to nginx, there is no timer for it: " .. err
 	end
 	local record = {
+		-- The client's method, that of the instance, and what stands there now.
 		handle_received_packet = client.handle_received_packet,
+		current = client.handle_received_packet,
 		replaced = rawget(client, "handle_received_packet"),
 		replaced_handle = rawget(client, "handle"),
 		news = semaphore.new(),
@@ -176,15 +192,17 @@ function loop.add(client)
 	registry[client] = record
 	client:on("shutdown", record.wake)
 	local handle = client.handle
-	function client:handle(...)
+	function record.handle(self, ...)
 		return (protected(handle, self, ...))
 	end
+	client.handle = record.handle
 	host.shut_down_at_exit(client)
 	return true
 end
 
 return setmetatable(loop, {
 	__call = function(_, client)
+		expect.client(client)
 		return loop.add(client)
 	end,
 })

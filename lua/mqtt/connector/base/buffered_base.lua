@@ -6,6 +6,7 @@
 
 local super = require("mqtt.connector.base.non_buffered_base")
 
+local error, setmetatable = error, setmetatable
 local concat = table.concat
 local max = math.max
 

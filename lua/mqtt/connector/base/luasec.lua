@@ -4,6 +4,13 @@
 -- Nor does it say what was wrong with a certificate: the native connection does.
 -- @module mqtt.connector.base.luasec
 
+local verifies = require("mqtt.connector.base.verifies")
+
+local error, ipairs, pairs, pcall, require = error, ipairs, pairs, pcall, require
+local setmetatable, tostring, type = setmetatable, tostring, type
+local getenv, open = os.getenv, io.open
+local concat = table.concat
+
 local luasec = {}
 
 -- Where systems keep their root certificates: Debian, Fedora, openSUSE, RHEL, Alpine and the BSDs, macOS.
@@ -25,12 +32,12 @@ local function add_roots(params)
 	if params.cafile or params.capath then
 		return
 	end
-	params.cafile, params.capath = os.getenv("SSL_CERT_FILE"), os.getenv("SSL_CERT_DIR")
+	params.cafile, params.capath = getenv("SSL_CERT_FILE"), getenv("SSL_CERT_DIR")
 	if params.cafile or params.capath then
 		return
 	end
 	for _, path in ipairs(SYSTEM_ROOTS) do
-		local file = io.open(path)
+		local file = open(path)
 		if file then
 			file:close()
 			params.cafile = path
@@ -39,11 +46,6 @@ local function add_roots(params)
 	end
 	error("secure: no root certificates found in the system: give cafile or capath, set SSL_CERT_FILE or SSL_CERT_DIR,"
 		.. " or install the ca-certificates package", 0)
-end
-
-local function verifies(params)
-	local verify = params.verify
-	return verify ~= "none" and not (type(verify) == "table" and verify[1] == "none")
 end
 
 --- Completes settings for LuaSec's `newcontext` or `wrap`. Raises if they are of no use.
@@ -66,6 +68,10 @@ function luasec.complete(given)
 		error("secure: expecting mode to be \"client\", got: " .. tostring(params.mode), 0)
 	end
 	if verifies(params) then
+		if type(params.verify) == "table" and params.verify[1] == nil then
+			-- No flag at all would switch it off.
+			params.verify = "peer"
+		end
 		add_roots(params)
 	end
 	return params
@@ -114,7 +120,7 @@ local function explain_names(certificate, name)
 		end
 	end
 	return ("it is not valid for name '%s', %s"):format(name,
-		list and "only for " .. table.concat(list, ", ") or "its subjectAltName has no such " .. kind)
+		list and "only for " .. concat(list, ", ") or "its subjectAltName has no such " .. kind)
 end
 
 --- Makes a connected socket a TLS one.

@@ -9,6 +9,8 @@
 -- local mine = setmetatable({ super = super, type = "my sockets" }, super)
 -- mine.__index = mine
 
+local error, tostring, type = error, tostring, type
+
 local non_buffered = {
 	--- What kind of connector this is, in words.
 	type = "non-buffered, yielding i/o",
@@ -58,6 +60,18 @@ missing("receive")
 
 --- Called when the packet to which the received bytes belong has been dealt with.
 function non_buffered:buffer_clear() -- luacheck: no unused args
+end
+
+--- Limits how long `Client:_sync_iteration` waits for something to receive, as programs for luamqtt 3.x do:
+-- `client.args.connector.settimeout(client.connection, 0.05)`. Nothing that a client does calls this.
+-- @tparam[opt] number seconds how long; nil is what it is without this
+function non_buffered:settimeout(seconds)
+	if type(self) ~= "table" then
+		error("expecting a connection, got: " .. type(self), 2)
+	elseif seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
+		error("expecting a number of seconds from 0, or nil, got: " .. tostring(seconds), 2)
+	end
+	self.longest_wait = seconds
 end
 
 --- A connector whose connections belong to one of several contexts, such as the requests of OpenResty, may have this

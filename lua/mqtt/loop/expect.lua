@@ -1,0 +1,39 @@
+-- What may be added to a loop. Internal: the loops check their arguments with these.
+
+local error, tostring, type = error, tostring, type
+
+local expect = {}
+
+-- Whether a value is a client, or has what loops need of one.
+local function is_client(value)
+	return type(value) == "table" and type(value.step) == "function" and type(value.check_keep_alive) == "function"
+		and type(value.set_ioloop) == "function"
+end
+
+local function describe(value)
+	return type(value) == "table" and tostring(value) or type(value)
+end
+
+--- Returns what is wrong with something that is to be added to an ioloop, or nil.
+function expect.explain_item(value)
+	if type(value) ~= "function" and not is_client(value) then
+		return "expecting a client or a function, got: " .. describe(value)
+	end
+end
+
+--- Raises, in the name of the caller's caller, unless it is given a client or a function.
+function expect.item(value)
+	local problem = expect.explain_item(value)
+	if problem then
+		error(problem, 3)
+	end
+end
+
+--- Raises, in the name of the caller's caller, unless it is given a client.
+function expect.client(value)
+	if not is_client(value) then
+		error("expecting a client, got: " .. describe(value), 3)
+	end
+end
+
+return expect

@@ -1,0 +1,32 @@
+//! How failures of the network are put. Beside our own words stand those of LuaSocket, which programs look for in the
+//! text of an error.
+
+use std::io::{self, ErrorKind};
+
+/// Nobody listens there.
+pub(super) const REFUSED: &str = "connection refused";
+/// The time was over.
+pub(super) const TIMEOUT: &str = "timeout";
+/// The peer has ended the connection.
+const CLOSED: &str = "closed";
+/// The host has no address.
+pub(super) const UNKNOWN_HOST: &str = "host or service not provided, or not known";
+
+/// Whether the peer has ended the connection, in whatever manner.
+pub fn is_closed(error: &io::Error) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
+}
+
+/// What went wrong, as programs look for it; or else as the operating system puts it.
+pub fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => REFUSED.into(),
+        ErrorKind::TimedOut => TIMEOUT.into(),
+        _ if is_closed(error) => CLOSED.into(),
+        _ => error.to_string(),
+    }
+}
