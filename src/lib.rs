@@ -7,6 +7,7 @@
 pub mod codec;
 #[allow(clippy::disallowed_methods)]
 pub mod driver;
+mod forks;
 #[cfg(feature = "lua")]
 #[allow(clippy::disallowed_methods)]
 mod lua;

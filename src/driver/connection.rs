@@ -232,11 +232,13 @@ impl Connection<'_> {
                         session.send_unanswered();
                         self.io.output.unsplit(session.take());
                         rest.progress = Instant::now();
+                        self.link.hub().note_progress();
                     }
                     None => return,
                 },
             }
         }
+        self.link.hub().note_progress();
         let ended = poll_fn(|cx| self.poll_end(cx));
         // Too late is too late.
         let _ = tokio::time::timeout(CLOSING_TIME, ended).await;

@@ -12,7 +12,8 @@ use super::caretaker::Caretaker;
 use super::link::Link;
 use super::transport::Transport;
 use super::turns::Turns;
-use super::{forks, lock, lock_until};
+use super::{lock, lock_until};
+use crate::forks::forks;
 
 pub(super) struct Hub {
     /// Held by whoever drives the runtime.

@@ -21,13 +21,14 @@ mod transport;
 mod turns;
 mod wheel;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
+pub use crate::forks::forked;
+use crate::forks::{GENERATIONS, PerProcess};
 use hub::{Hub, TaskCount};
 pub use link::{Link, LinkEvent, PublishError, Published};
 
@@ -45,24 +46,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How many threads may resolve names at once.
 const RESOLVER_THREADS: usize = 4;
 
-/// How many times this process has been forked, counted in the child by [`forked`].
-static FORKS: AtomicUsize = AtomicUsize::new(0);
-
-/// The hubs of a process, for its end.
-type Hubs = Mutex<Vec<Weak<Hub>>>;
-
-/// The hubs of each generation of processes that fork from each other: the lock of another generation may be held for
-/// ever, by a thread that has stayed in the parent.
-static HUBS: [Hubs; 64] = [const { Mutex::new(Vec::new()) }; 64];
-
-fn hubs() -> &'static Hubs {
-    &HUBS[forks() % HUBS.len()]
-}
-
-/// To be called in the child of a fork: every driver and link made before belongs to the parent.
-pub fn forked() {
-    FORKS.fetch_add(1, Ordering::SeqCst);
-}
+/// The hubs of this process, for its end.
+static HUBS: PerProcess<Vec<Weak<Hub>>> =
+    PerProcess([const { Mutex::new(Vec::new()) }; GENERATIONS]);
 
 /// To be called when the process exits: has all links [leave](Link::leave), and waits until they have.
 ///
@@ -70,7 +56,7 @@ pub fn forked() {
 pub fn exiting() {
     let begin = Instant::now();
     // Whoever holds a lock for longer than this waits for the end of the process as well.
-    let Some(hubs) = lock_until(hubs(), begin + GRACE) else {
+    let Some(hubs) = lock_until(HUBS.mutex(), begin + GRACE) else {
         return;
     };
     let hubs: Vec<Arc<Hub>> = hubs.iter().filter_map(Weak::upgrade).collect();
@@ -90,10 +76,6 @@ pub fn exiting() {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-fn forks() -> usize {
-    FORKS.load(Ordering::Relaxed)
 }
 
 /// Locks a mutex whose data stays consistent even if a holder panicked.
@@ -129,7 +111,7 @@ impl Driver {
     pub fn new(prepare_thread: fn()) -> std::io::Result<Driver> {
         let hub = Arc::new(Hub::new());
         {
-            let mut hubs = lock(hubs());
+            let mut hubs = HUBS.lock();
             hubs.retain(|hub| hub.strong_count() > 0);
             hubs.push(Arc::downgrade(&hub));
         }

@@ -8,7 +8,7 @@ mod verify;
 use std::{
     error, fmt,
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
+    sync::{Arc, Mutex},
 };
 
 use rustls::{
@@ -23,9 +23,15 @@ pub(super) use explain::{explain, in_words};
 use verify::Verifier;
 
 use super::Secret;
+use crate::forks::{GENERATIONS, PerProcess};
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(ring::default_provider()));
+/// The one provider of cryptography, made when it is first needed.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: PerProcess<Option<Arc<CryptoProvider>>> =
+        PerProcess([const { Mutex::new(None) }; GENERATIONS]);
+    let mut provider = PROVIDER.lock();
+    Arc::clone(provider.get_or_insert_with(|| Arc::new(ring::default_provider())))
+}
 
 /// The versions of TLS spoken here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,11 +151,11 @@ impl TlsConfig {
             )?),
             false => None,
         };
-        let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
+        let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&versions(options.min_version, options.max_version))
             .map_err(|_| TlsError::Option("min_version is above max_version".into()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(roots, &PROVIDER)));
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(roots, &provider())));
         let mut client = with_identity(builder, options)?;
         if !options
             .alpn

@@ -6,7 +6,7 @@ use std::{
     ffi::OsString,
     fs,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::SystemTime,
 };
 
@@ -14,6 +14,7 @@ use rustls::{RootCertStore, pki_types::CertificateDer};
 use rustls_native_certs::{ErrorKind, load_certs_from_paths, load_native_certs};
 
 use super::TlsError;
+use crate::forks::{GENERATIONS, PerProcess};
 
 /// Where certificates come from: a file and a directory; of the user's choice, or from the environment.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +56,8 @@ impl Roots {
 /// Certificates read, and the modification times of the file and directory then.
 type Entry = ([Option<SystemTime>; 2], Arc<Roots>);
 
-static CACHE: Mutex<BTreeMap<Source, Entry>> = Mutex::new(BTreeMap::new());
+static CACHE: PerProcess<BTreeMap<Source, Entry>> =
+    PerProcess([const { Mutex::new(BTreeMap::new()) }; GENERATIONS]);
 
 /// The certificates of `cafile` and `capath`, or without either those of the system, which `SSL_CERT_FILE` and
 /// `SSL_CERT_DIR` redefine. Never empty.
@@ -77,7 +79,7 @@ pub(super) fn load(cafile: Option<&Path>, capath: Option<&Path>) -> Result<Arc<R
     let times = [&source.file, &source.directory]
         .map(|path| fs::metadata(path.as_ref()?).ok()?.modified().ok());
     // The lock is held while reading, so that clients that start together read once.
-    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cache = CACHE.lock();
     if let Some((then, roots)) = cache.get(&source)
         && *then == times
     {
