@@ -1,0 +1,166 @@
+--- Makes a failing program as short as can be: takes steps out and makes the rest plainer, as long as it still fails.
+
+local data = require("torture.data")
+
+local M = {}
+
+-- All lists in a program that things may be taken out of.
+local function lists(value, found)
+	if type(value) == "table" then
+		for key, item in pairs(value) do
+			if type(item) == "table" then
+				if (key == "main" or key == "body" or key == "callback" or key == "plans" or key == "pushes"
+					or key == "answers") and item[1] ~= nil then
+					found[#found + 1] = item
+				end
+				lists(item, found)
+			end
+		end
+	end
+	return found
+end
+
+-- A list without some of its items.
+local function without(list, from, count)
+	local rest = {}
+	for i, item in ipairs(list) do
+		if i < from or i >= from + count then
+			rest[#rest + 1] = item
+		end
+	end
+	return rest
+end
+
+local function replace(list, items)
+	for i = 1, math.max(#list, #items) do
+		list[i] = items[i]
+	end
+end
+
+-- Tables of a program with fields that may be made plainer, in an order that is always the same.
+local function tables(value, found)
+	if type(value) == "table" then
+		found[#found + 1] = value
+		local keys = {}
+		for key in pairs(value) do
+			keys[#keys + 1] = key
+		end
+		table.sort(keys, function(a, b)
+			return tostring(a) < tostring(b)
+		end)
+		for _, key in ipairs(keys) do
+			tables(value[key], found)
+		end
+	end
+	return found
+end
+
+-- Plainer values of fields; nil takes the field out.
+local PLAINER = {
+	count = { 1 }, gc = { "stop" }, copas = {}, connack = { "ok" }, qos = { 0, 1 }, size = {}, callback = {}, opts = {},
+	resubscribe = {}, auto_ack = {}, keep_alive = {}, queue = {}, properties = {}, reconnect = { false }, session = {},
+	accept = {}, clean = { true }, version = { 4 }, args = {}, table = {}, ends = {}, is_absent = {}, ms = { 5 },
+	client = { 1 }, topic = { "m/1" }, retain = {}, max_messages = {}, when_full = {},
+}
+
+local function size(program)
+	return #data.write(program)
+end
+
+--- Shrinks a program.
+-- @tparam table program the program, which fails
+-- @tparam function fails whether a program fails in the same way
+-- @treturn table the shortest one that was found
+function M.shrink(program, fails)
+	local best = data.copy(program)
+
+	-- Tries what a function makes of a copy; keeps it if that still fails.
+	local function try(change)
+		local candidate = data.copy(best)
+		if change(candidate) == false or size(candidate) >= size(best) and data.write(candidate) == data.write(best)
+			or not fails(candidate) then
+			return false
+		end
+		best = candidate
+		return true
+	end
+
+	-- Takes items out of the lists: halves first, then ever fewer.
+	local function thin_out()
+		local is_thinner = false
+		local index = 1
+		while lists(best, {})[index] do
+			local count = #lists(best, {})[index]
+			local chunk = math.max(math.floor(count / 2), 1)
+			while chunk >= 1 do
+				local from = 1
+				while from <= #(lists(best, {})[index] or {}) do
+					local is_out = try(function(candidate)
+						local list = lists(candidate, {})[index]
+						replace(list, without(list, from, chunk))
+					end)
+					is_thinner = is_thinner or is_out
+					from = is_out and from or from + chunk
+				end
+				chunk = chunk > 1 and math.floor(chunk / 2) or 0
+			end
+			index = index + 1
+		end
+		return is_thinner
+	end
+
+	-- Puts the body of a step in its place.
+	local function unwrap()
+		local is_flatter = false
+		for index = 1, #lists(best, {}) do
+			for i = 1, #(lists(best, {})[index] or {}) do
+				is_flatter = try(function(candidate)
+					local list = lists(candidate, {})[index]
+					local step = list and list[i]
+					local inner = type(step) == "table" and (step.body or step.callback)
+					if not inner or step[1] == "on" then
+						return false
+					end
+					local items = without(list, i, 1)
+					for j, item in ipairs(inner) do
+						table.insert(items, i + j - 1, item)
+					end
+					replace(list, items)
+				end) or is_flatter
+			end
+		end
+		return is_flatter
+	end
+
+	local function make_plainer()
+		local is_plainer = false
+		for index = 1, #tables(best, {}) do
+			for key, values in pairs(PLAINER) do
+				local is_done = (tables(best, {})[index] or {})[key] == nil
+				for i = 1, #values + 1 do
+					local value = values[i]
+					if not is_done then
+						local now = tables(best, {})[index][key]
+						is_done = now == value or try(function(candidate)
+							tables(candidate, {})[index][key] = value
+						end)
+						is_plainer = is_plainer or is_done and now ~= value
+						if is_done and value == nil then
+							break
+						end
+					end
+				end
+			end
+		end
+		return is_plainer
+	end
+
+	repeat
+		local is_shorter = thin_out()
+		is_shorter = unwrap() or is_shorter
+		is_shorter = make_plainer() or is_shorter
+	until not is_shorter
+	return best
+end
+
+return M
