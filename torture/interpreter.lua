@@ -109,6 +109,7 @@ function Run:call(step, ctx, name, detail, f, ...)
 		error(err, 0)
 	elseif is_thrown(err) then
 		self.pending, self.has_thrown = nil, true
+		self.waiting[running() or "main"] = nil
 		if ctx.where ~= "main" and ctx.where ~= "finalizer" then
 			self:throw(ctx, err)
 		end
@@ -413,9 +414,11 @@ function STEPS:await(step, ctx)
 		opts.topic = "s/t" .. self.last_tag
 	end
 	local since = core.now()
-	self.waiting = self.waiting + 1
+	local thread = running() or "main"
+	local is_nested = self.waiting[thread]
+	self.waiting[thread] = true
 	local answer, err = self:call(step, ctx, "await", nil, client.await, client, step.what, opts)
-	self.waiting = self.waiting - 1
+	self.waiting[thread] = is_nested
 	if step.what == "connect" and answer == nil and err == "timeout" and is_connected(client)
 		and rec.record.connected_at > since then
 		self:violation("await of connect does not end with the connect event")
@@ -730,6 +733,16 @@ function Run:check_messages()
 	end
 end
 
+-- Whether there is a call of await that has not returned.
+function Run:is_waiting()
+	for thread in pairs(self.waiting) do
+		if type(thread) ~= "thread" or coroutine.status(thread) ~= "dead" then
+			return true
+		end
+	end
+	return false
+end
+
 -- Whether anything holds on to the callbacks of requests that are over.
 function Run:check_garbage()
 	local jit = rawget(_G, "jit")
@@ -739,7 +752,7 @@ function Run:check_garbage()
 	self:collect()
 	self:collect()
 	local _, kind = next(self.finished)
-	if kind and self.waiting == 0 and next(self.coroutines) == nil then
+	if kind and not self:is_waiting() and next(self.coroutines) == nil then
 		self:violation("the callback of a request that is over is kept: " .. kind)
 	end
 end
@@ -760,13 +773,13 @@ function Run:shut_down()
 	self.host.finish(self, MAIN)
 	local deadline = core.now() + PATIENCE
 	self:resume_all()
-	while (next(self.coroutines) or self.waiting > 0) and core.now() < deadline and not self.is_interrupted do
+	while (next(self.coroutines) or self:is_waiting()) and core.now() < deadline and not self.is_interrupted do
 		self.host.serve(self, MAIN)
 		self:resume_all()
 	end
 	if next(self.coroutines) then
 		self:violation("a coroutine waits for ever")
-	elseif self.waiting > 0 then
+	elseif self:is_waiting() then
 		self:violation("await does not return after shutdown")
 	end
 end
@@ -843,9 +856,9 @@ function M.run(program, control, limit)
 		finished = setmetatable({}, { __mode = "k" }),
 		last_id = 0,
 		last_tag = 0,
-		-- How many finalizers are running, and calls of await.
+		-- How many finalizers are running, and the threads in which await has not returned.
 		finalizing = 0,
-		waiting = 0,
+		waiting = {},
 		-- Whether an error of a handler still has to come out.
 		pending = nil,
 		has_thrown = false,
@@ -853,7 +866,7 @@ function M.run(program, control, limit)
 	}, Run)
 	local plans = {}
 	for i, spec in ipairs(program.clients) do
-		plans[i] = { version = spec.opts.version, is_absent = spec.is_absent, unpack(spec.plans) }
+		plans[i] = { version = spec.opts.version or 4, is_absent = spec.is_absent, unpack(spec.plans) }
 	end
 	run.ports = control:begin(plans, limit)
 	collectgarbage()

@@ -1,7 +1,7 @@
 -- Runs programs of the torture in this process, one after the other, until one fails.
 -- usage: run.lua control=PORT limit=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
 --    or: run.lua control=PORT limit=SECONDS program=FILE
--- With only=PATTERN or skip=PATTERN of Lua, just the kinds of failures that match it, or do not, count.
+-- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none, count.
 -- Prints lines: "begin NUMBER", then "failed NUMBER { kind=..., text=... }" for each thing that is wrong, "done NUMBER";
 -- at the end "memory KILOBYTES" more than after the first programs.
 
@@ -26,6 +26,16 @@ local broker = control.connect(settings.control)
 
 io.stdout:setvbuf("line")
 
+-- Whether a text matches one of the patterns.
+local function matches(text, patterns)
+	for pattern in tostring(patterns):gmatch("[^;]+") do
+		if text:find(pattern) then
+			return true
+		end
+	end
+	return false
+end
+
 local function report(number, kind, text)
 	print(("failed %d %s"):format(number, data.write({ kind = kind, text = text })))
 end
@@ -47,10 +57,10 @@ local function run(program, number)
 	end
 	local is_well = true
 	for _, violation in ipairs(violations) do
-		if not (settings.only and not violation.kind:find(settings.only) or settings.skip
-			and violation.kind:find(settings.skip)) then
+		local kind = violation.kind
+		if not (settings.only and not matches(kind, settings.only) or matches(kind, settings.skip or "")) then
 			is_well = false
-			report(number, violation.kind, violation.text)
+			report(number, kind, violation.text)
 		end
 	end
 	return is_well

@@ -55,13 +55,27 @@ local function tables(value, found)
 	return found
 end
 
--- Plainer values of fields; nil takes the field out.
+-- Plainer values of fields, and fields that may go.
 local PLAINER = {
-	count = { 1 }, gc = { "stop" }, copas = {}, connack = { "ok" }, qos = { 0, 1 }, size = {}, callback = {}, opts = {},
-	resubscribe = {}, auto_ack = {}, keep_alive = {}, queue = {}, properties = {}, reconnect = { false }, session = {},
-	accept = {}, clean = { true }, version = { 4 }, args = {}, table = {}, ends = {}, is_absent = {}, ms = { 5 },
-	client = { 1 }, topic = { "m/1" }, retain = {}, max_messages = {}, when_full = {},
+	count = { 1 }, gc = { "stop" }, connack = { "ok" }, qos = { 0, 1 }, reconnect = { false }, clean = { true },
+	version = { 4 }, ms = { 5 }, client = { 1 }, topic = { "m/1" },
 }
+local MAY_GO = {
+	copas = true, size = true, callback = true, opts = true, resubscribe = true, auto_ack = true, keep_alive = true,
+	queue = true, properties = true, reconnect = true, session = true, accept = true, args = true, table = true,
+	ends = true, is_absent = true, retain = true, max_messages = true, when_full = true, count = true,
+}
+
+local FIELDS = {}
+for key in pairs(PLAINER) do
+	FIELDS[#FIELDS + 1] = key
+end
+for key in pairs(MAY_GO) do
+	if not PLAINER[key] then
+		FIELDS[#FIELDS + 1] = key
+	end
+end
+table.sort(FIELDS)
 
 local function size(program)
 	return #data.write(program)
@@ -132,23 +146,35 @@ function M.shrink(program, fails)
 		return is_flatter
 	end
 
+	-- Gives a field of a table its plainest value, or takes it out.
+	local function simplify(index, key)
+		local function set(value)
+			return try(function(candidate)
+				tables(candidate, {})[index][key] = value
+			end)
+		end
+		local now = tables(best, {})[index][key]
+		if now == nil then
+			return false
+		elseif MAY_GO[key] and set(nil) then
+			return true
+		end
+		for _, value in ipairs(PLAINER[key] or {}) do
+			if now == value then
+				return false
+			elseif set(value) then
+				return true
+			end
+		end
+		return false
+	end
+
 	local function make_plainer()
 		local is_plainer = false
 		for index = 1, #tables(best, {}) do
-			for key, values in pairs(PLAINER) do
-				local is_done = (tables(best, {})[index] or {})[key] == nil
-				for i = 1, #values + 1 do
-					local value = values[i]
-					if not is_done then
-						local now = tables(best, {})[index][key]
-						is_done = now == value or try(function(candidate)
-							tables(candidate, {})[index][key] = value
-						end)
-						is_plainer = is_plainer or is_done and now ~= value
-						if is_done and value == nil then
-							break
-						end
-					end
+			for _, key in ipairs(FIELDS) do
+				if tables(best, {})[index] then
+					is_plainer = simplify(index, key) or is_plainer
 				end
 			end
 		end
