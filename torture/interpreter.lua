@@ -444,21 +444,33 @@ end
 -- The methods that are called as they are.
 for _, name in ipairs({
 	"auth", "disconnect", "close_connection", "shutdown", "send_pingreq", "check_keep_alive", "getfd", "stats",
-	"start_connecting", "open_connection",
+	"start_connecting",
 }) do
 	STEPS[name] = function(self, step, ctx)
 		local client, rec = self:who(step, ctx)
 		if not client or name == "auth" and client.opts.version ~= mqtt.v50 then
 			return
 		end
-		if name == "start_connecting" or name == "open_connection" then
+		if name == "start_connecting" then
 			if ctx.where == "finalizer" then
 				return
 			end
 			rec.record.may_connect = rec.record.may_connect + 1
 		end
-		self:call(step, ctx, name == "send_pingreq" and "send_pingreq" or name, nil, client[name], client,
+		self:call(step, ctx, name, nil, client[name], client,
 			unpack(step.args or {}))
+	end
+end
+
+-- What start_connecting does, in two steps.
+function STEPS:open_connection(step, ctx)
+	local client, rec = self:who(step, ctx)
+	if client and ctx.where ~= "finalizer" then
+		rec.record.may_connect = rec.record.may_connect + 1
+		self:call(step, ctx, "open_connection", nil, client.open_connection, client)
+		if client.connection and not client.connection.connect_sent then
+			self:call(step, ctx, "send_connect", nil, client.send_connect, client)
+		end
 	end
 end
 
@@ -700,7 +712,7 @@ function Run:settle()
 			self.host.add(self, { bad = true }, MAIN, rec.client)
 		end
 	end
-	local deadline = core.now() + PATIENCE
+	local deadline = core.now() + self.patience
 	self:resume_all()
 	local kind, text = self:missing()
 	while kind and core.now() < deadline and not self.is_interrupted do
@@ -771,7 +783,7 @@ function Run:shut_down()
 		end
 	end
 	self.host.finish(self, MAIN)
-	local deadline = core.now() + PATIENCE
+	local deadline = core.now() + self.patience
 	self:resume_all()
 	while (next(self.coroutines) or self:is_waiting()) and core.now() < deadline and not self.is_interrupted do
 		self.host.serve(self, MAIN)
@@ -838,8 +850,9 @@ local M = {}
 -- @tparam table program the program, see `torture.generate`
 -- @param control the connection to the broker
 -- @tparam number limit seconds until the watchdog ends this process
+-- @tparam ?number patience seconds that what has to happen may take
 -- @treturn table violations: a list of `{ kind=, text= }`
-function M.run(program, control, limit)
+function M.run(program, control, limit, patience)
 	local host = hosts[program.host]
 	local run = setmetatable({
 		program = program,
@@ -847,6 +860,7 @@ function M.run(program, control, limit)
 		control = control,
 		violations = {},
 		budget = BUDGET,
+		patience = patience or PATIENCE,
 		-- Clients, by number.
 		records = {},
 		alive = M.alive,

@@ -15,6 +15,9 @@ local PER_PROCESS = 150
 local GROWTH = 1500
 -- How often a program that has failed is tried again, if it does not fail at once.
 local TRIES = 4
+-- How long what has to happen may take, in seconds; and while programs are shrunk, as well as the time for a program.
+local PATIENCE = 1.2
+local LEAST_PATIENCE, LEAST_LIMIT = 0.35, 2.5
 -- How many kinds of failures are shrunk.
 local KINDS = 30
 -- Where the shrunk programs go.
@@ -42,7 +45,7 @@ end
 
 -- Runs a process. Calls `on_line` with each line that it prints. Returns its exit status, and what else it has said.
 local function run(arguments, seconds, on_line)
-	for _, name in ipairs({ "control", "limit", "only", "skip", "host" }) do
+	for _, name in ipairs({ "control", "only", "skip", "host" }) do
 		if settings[name] then
 			arguments[#arguments + 1] = name .. "=" .. settings[name]
 		end
@@ -50,7 +53,7 @@ local function run(arguments, seconds, on_line)
 	for i, argument in ipairs(arguments) do
 		arguments[i] = quote(argument)
 	end
-	local pipe = assert(io.popen(("timeout -k 1 %d %s torture/run.lua %s 2>&1; echo exit $?"):format(seconds,
+	local pipe = assert(io.popen(("timeout -k 1 %s %s torture/run.lua %s 2>&1; echo exit $?"):format(math.ceil(seconds),
 		interpreter, table.concat(arguments, " "))))
 	local status, rest = nil, {}
 	for line in pipe:lines() do
@@ -111,10 +114,10 @@ os.execute("mkdir -p " .. DIRECTORY)
 local scratch = os.tmpname()
 
 -- Whether a program fails in a way.
-local function fails_as(kind)
+local function fails_as(kind, limit, patience)
 	return function(program)
 		write_program(scratch, program)
-		local _, failures = run_some({ "program=" .. scratch }, settings.limit + 5)
+		local _, failures = run_some({ "program=" .. scratch, "limit=" .. limit, "patience=" .. patience }, limit + 5)
 		for _, failure in ipairs(failures) do
 			if failure.kind == kind then
 				return true
@@ -142,7 +145,7 @@ local function report(program, number, failures)
 		local kind = failure.kind
 		if not known[kind] then
 			known[kind] = true
-			local fails, again = fails_as(kind), false
+			local fails, again = fails_as(kind, settings.limit, PATIENCE), false
 			for _ = 1, TRIES do
 				again = again or fails(program)
 			end
@@ -152,6 +155,7 @@ local function report(program, number, failures)
 			else
 				found = found + 1
 				local deadline = socket.gettime() + settings.shrink
+				fails = fails_as(kind, LEAST_LIMIT, LEAST_PATIENCE)
 				if again and found <= KINDS then
 					program = shrink.shrink(program, function(candidate)
 						return socket.gettime() < deadline and (fails(candidate) or kind == "it hangs" and fails(candidate))
@@ -170,7 +174,7 @@ local function report(program, number, failures)
 end
 
 if settings.program then
-	local _, failures = run_some({ "program=" .. settings.program }, settings.limit + 5)
+	local _, failures = run_some({ "program=" .. settings.program, "limit=" .. settings.limit }, settings.limit + 5)
 	for _, failure in ipairs(failures) do
 		print(("not ok - %s\n  %s"):format(failure.kind, failure.text))
 	end
@@ -187,6 +191,7 @@ while socket.gettime() < deadline do
 	local left = math.max(deadline - socket.gettime(), 0)
 	local last, failures, growth, hosts = run_some({
 		"seed=" .. settings.seed, "from=" .. number, "count=" .. PER_PROCESS, "seconds=" .. ("%.3f"):format(left),
+		"limit=" .. settings.limit,
 	}, math.ceil(left) + settings.limit + 5)
 	for host, count in pairs(hosts) do
 		per_host[host] = (per_host[host] or 0) + count

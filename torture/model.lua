@@ -65,7 +65,7 @@ local RETURNS = {
 RETURNS.unsubscribe, RETURNS.respond = RETURNS.subscribe, RETURNS.publish
 RETURNS.shutdown, RETURNS.off = RETURNS.close_connection, RETURNS.close_connection
 for _, name in ipairs({
-	"acknowledge", "auth", "disconnect", "send_pingreq", "start_connecting", "open_connection", "on_topic", "off_topic",
+	"acknowledge", "auth", "disconnect", "send_pingreq", "start_connecting", "open_connection", "send_connect", "on_topic", "off_topic",
 	"add", "remove",
 }) do
 	RETURNS[name] = { is = is_true, failure = false }

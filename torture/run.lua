@@ -1,6 +1,6 @@
 -- Runs programs of the torture in this process, one after the other, until one fails.
 -- usage: run.lua control=PORT limit=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
---    or: run.lua control=PORT limit=SECONDS program=FILE
+--    or: run.lua control=PORT limit=SECONDS program=FILE [patience=SECONDS]
 -- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none, count.
 -- Prints lines: "begin NUMBER", then "failed NUMBER { kind=..., text=... }" for each thing that is wrong, "done NUMBER";
 -- at the end "memory KILOBYTES" more than after the first programs.
@@ -43,7 +43,7 @@ end
 -- Runs a program. Returns whether nothing was wrong.
 local function run(program, number)
 	package.loaded.copas = program.copas and here.copas or nil
-	local violations = interpreter.run(program, broker, settings.limit)
+	local violations = interpreter.run(program, broker, settings.limit, settings.patience)
 	-- Twice: what a finalizer holds is collected by the next collection.
 	collectgarbage()
 	collectgarbage()
