@@ -156,6 +156,16 @@ function Run:resume(thread, ...)
 	end
 end
 
+-- Whether a coroutine of the program has not come to its end.
+function Run:has_coroutines()
+	for thread in pairs(self.coroutines) do
+		if coroutine.status(thread) ~= "dead" then
+			return true
+		end
+	end
+	return false
+end
+
 -- Resumes those that wait for nothing else.
 function Run:resume_all()
 	local waiting = {}
@@ -764,7 +774,7 @@ function Run:check_garbage()
 	self:collect()
 	self:collect()
 	local _, kind = next(self.finished)
-	if kind and not self:is_waiting() and next(self.coroutines) == nil then
+	if kind and not self:is_waiting() and not self:has_coroutines() then
 		self:violation("the callback of a request that is over is kept: " .. kind)
 	end
 end
@@ -785,11 +795,11 @@ function Run:shut_down()
 	self.host.finish(self, MAIN)
 	local deadline = core.now() + self.patience
 	self:resume_all()
-	while (next(self.coroutines) or self:is_waiting()) and core.now() < deadline and not self.is_interrupted do
+	while (self:has_coroutines() or self:is_waiting()) and core.now() < deadline and not self.is_interrupted do
 		self.host.serve(self, MAIN)
 		self:resume_all()
 	end
-	if next(self.coroutines) then
+	if self:has_coroutines() then
 		self:violation("a coroutine waits for ever")
 	elseif self:is_waiting() then
 		self:violation("await does not return after shutdown")
