@@ -51,6 +51,13 @@ end
 
 local function nothing() end
 
+local M = {
+	--- The clients of all programs that have not been collected.
+	alive = setmetatable({}, { __mode = "k" }),
+	--- Names of steps that programs go without, as a set.
+	without = {},
+}
+
 local Run = {}
 Run.__index = Run
 
@@ -187,7 +194,9 @@ function Run:exec(body, ctx)
 		if self.budget < 0 or self.is_over or self.is_interrupted then
 			return
 		end
-		self.steps[step[1]](self, step, ctx)
+		if not M.without[step[1]] then
+			self.steps[step[1]](self, step, ctx)
+		end
 	end
 end
 
@@ -275,7 +284,10 @@ function Run:request(step, ctx, client, rec, method, kind, opts)
 		opts.callback = self:callback(rec, exchange, step.callback)
 	end
 	local accepted = self:call(step, ctx, method, opts.qos or 0, client[method], client, opts)
-	rec.record:asked(exchange, client, accepted)
+	-- After an error of a callback or handler it is not known.
+	if not self.has_thrown then
+		rec.record:asked(exchange, client, accepted)
+	end
 end
 
 -- Whether a client is connected, for what the broker sends.
@@ -854,8 +866,6 @@ function Run:check_attempts(rec, count)
 	end
 end
 
-local M = {}
-
 --- Runs a program.
 -- @tparam table program the program, see `torture.generate`
 -- @param control the connection to the broker
@@ -920,8 +930,5 @@ function M.run(program, control, limit, patience)
 	control:stop()
 	return run.violations
 end
-
--- The clients of all programs that have not been collected.
-M.alive = setmetatable({}, { __mode = "k" })
 
 return M

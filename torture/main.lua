@@ -45,7 +45,7 @@ end
 
 -- Runs a process. Calls `on_line` with each line that it prints. Returns its exit status, and what else it has said.
 local function run(arguments, seconds, on_line)
-	for _, name in ipairs({ "control", "only", "skip", "host" }) do
+	for _, name in ipairs({ "control", "only", "skip", "without", "host" }) do
 		if settings[name] then
 			arguments[#arguments + 1] = name .. "=" .. settings[name]
 		end
@@ -68,7 +68,7 @@ end
 
 -- What the end of a process means for the program that it was at.
 local function explain_end(status, said)
-	if status == 137 or status == 124 then
+	if status == 137 or status == 124 or status == 130 then
 		return { kind = "it hangs", text = said }
 	elseif status >= 128 then
 		return { kind = "it crashes: signal " .. status - 128, text = said }

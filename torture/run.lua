@@ -2,6 +2,7 @@
 -- usage: run.lua control=PORT limit=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
 --    or: run.lua control=PORT limit=SECONDS program=FILE [patience=SECONDS]
 -- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none, count.
+-- With without=NAMES programs go without steps of these names.
 -- Prints lines: "begin NUMBER", then "failed NUMBER { kind=..., text=... }" for each thing that is wrong, "done NUMBER";
 -- at the end "memory KILOBYTES" more than after the first programs.
 
@@ -25,6 +26,9 @@ local interpreter = require("torture.interpreter")
 local broker = control.connect(settings.control)
 
 io.stdout:setvbuf("line")
+for name in tostring(settings.without or ""):gmatch("[%w_]+") do
+	interpreter.without[name] = true
+end
 
 -- Whether a text matches one of the patterns.
 local function matches(text, patterns)
