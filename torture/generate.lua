@@ -1,8 +1,8 @@
 --- Makes programs of the torture: lists of steps, as plain data.
 -- A program is `{ host=, copas=, gc=, clients={...}, main={...} }`. A client has `opts`, and `plans` for its broker: how
--- it behaves on the first, second, ... connection, see `torture.broker`. A step is `{ NAME, ... }`; `body` and `callback`
--- are lists of steps, and `client` is the number of a client, 0 being the one whose handler the step stands in.
--- `torture.interpreter` says what the steps do.
+-- it behaves on the first, second, ... connection, see `torture.broker`. A step is `{ NAME, ... }`; `body` and
+-- `callback` are lists of steps, and `client` is the number of a client, 0 being the one whose handler the step stands
+-- in. `torture.interpreter` says what the steps do.
 
 local data = require("torture.data")
 
@@ -69,13 +69,17 @@ function G:plan()
 	return plan
 end
 
+-- What may be left to the programs alone.
+local UNSEEN = { "acknowledge", "subscribe", "unsubscribe", "error", "shutdown", "auth" }
+
 function G:client()
-	local opts = { clean = self:pick({ 6, true, 3, false, 1, "first" }), version = self:one({ 4, 5 }), connect_timeout = 0.4 }
-	-- An id of its own: what it is does not matter to this broker.
-	opts.id = "torture"
+	-- One id for all: it does not matter to this broker.
+	local opts = { id = "torture", version = self:one({ 4, 5 }), connect_timeout = 0.4 }
+	opts.clean = self:pick({ 6, true, 3, false, 1, "first" })
 	opts.reconnect = self:pick({ 5, false, 4, 0.02, 1, 10 })
-	opts.queue = self:chance(25) and { max_messages = self:one({ 2, 100 }), when_full = self:one({ "reject", "drop_oldest" }) }
-		or nil
+	if self:chance(25) then
+		opts.queue = { max_messages = self:one({ 2, 100 }), when_full = self:one({ "reject", "drop_oldest" }) }
+	end
 	opts.resubscribe = self:chance(15) or nil
 	opts.auto_ack = self:chance(25) or nil
 	opts.keep_alive = self:chance(10) and 1 or nil
@@ -90,7 +94,12 @@ function G:client()
 		plans[1] = plans[1] or self:plan()
 		plans[1].connack = "auth"
 	end
-	return { opts = opts, plans = plans, is_absent = self:chance(6) or nil }
+	local spec = { opts = opts, plans = plans, is_absent = self:chance(6) or nil }
+	if self:chance(40) then
+		-- Events for which the torture adds no handler of its own.
+		spec.unseen = { [self:one(UNSEEN)] = true, [self:one(UNSEEN)] = true }
+	end
+	return spec
 end
 
 -- Steps ---------------------------------------------------------------------------------------------------------------
@@ -210,8 +219,8 @@ function STEPS:add_badly()
 end
 
 function STEPS:run(where)
-	return { "run", client = self:which(where), ms = self:one({ 5, 20 }), how = self:one({ "run_ioloop", "run_until_clients" }),
-		ends = self:pick({ 3, nil, 1, "remove" }) } -- luacheck: ignore 314
+	return { "run", client = self:which(where), ms = self:one({ 5, 20 }),
+		how = self:one({ "run_ioloop", "run_until_clients" }), ends = self:pick({ 3, nil, 1, "remove" }) } -- luacheck: ignore 314
 end
 
 function STEPS:misuse(where)

@@ -57,7 +57,7 @@ function M.ioloop.run(run, step, ctx, client)
 		if core.now() < at or run.is_interrupted then
 			return MOMENT
 		end
-		is_over = true
+		is_over, run.is_ending = true, true
 		loop:remove(guard)
 		for _, item in ipairs({ (table.unpack or unpack)(loop.clients) }) do -- luacheck: globals unpack
 			local ok, err = true, nil
@@ -78,10 +78,11 @@ function M.ioloop.run(run, step, ctx, client)
 	else
 		run:call(step, ctx, "run", nil, loop.run_until_clients, loop)
 	end
+	run.is_ending = false
 	if not is_over and loop.clients[guard] then
 		loop:remove(guard)
 	end
-	if since and not run.is_nested_run and core.now() - since > AT_ONCE then
+	if since and core.now() - since > AT_ONCE then
 		run:violation("a loop does not end at once after its clients have been shut down or removed")
 	end
 	if ctx.where == "main" and loop.running then

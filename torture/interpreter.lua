@@ -34,11 +34,20 @@ local function in_coroutine()
 	return thread and not is_main and thread or nil
 end
 
-local function guarded(ctx, f, ...)
-	if no_yield_across_pcall and in_coroutine() and ctx.where ~= "finalizer" then
-		return true, f(...)
+-- Calls a function in a thread of Copas of its own, whose errors Copas catches. Returns what pcall would.
+local function in_thread(f, ...)
+	local copas = package.loaded.copas
+	local arguments, results = pack(...), nil
+	copas.addthread(function()
+		copas.seterrorhandler(function(err)
+			results = pack(false, err)
+		end)
+		results = pack(true, f(unpack(arguments, 1, arguments.n)))
+	end)
+	while not results do
+		copas.pause(0.001)
 	end
-	return pcall(f, ...)
+	return unpack(results, 1, results.n)
 end
 
 local function is_thrown(err)
@@ -50,6 +59,9 @@ local function is_interrupt(err)
 end
 
 local function nothing() end
+
+-- The steps that connect, or have clients served.
+local CONNECTS = { start_connecting = true, open_connection = true, await = true, run = true, add = true }
 
 local M = {
 	--- The clients of all programs that have not been collected.
@@ -97,7 +109,7 @@ end
 function Run:call(step, ctx, name, detail, f, ...)
 	self.last_call = step
 	self.has_thrown = false
-	local results = pack(guarded(ctx, f, ...))
+	local results = pack(self:guarded(ctx, f, ...))
 	if results[1] then
 		local problem = not step.bad
 			and model.explain_returns(name, detail, results.n - 1, results[2], results[3], results[4])
@@ -194,10 +206,21 @@ function Run:exec(body, ctx)
 		if self.budget < 0 or self.is_over or self.is_interrupted then
 			return
 		end
-		if not M.without[step[1]] then
+		if not (M.without[step[1]] or self.is_ending and CONNECTS[step[1]]) then
 			self.steps[step[1]](self, step, ctx)
 		end
 	end
+end
+
+-- Calls a function that may raise an error, and may yield. Returns what pcall would.
+function Run:guarded(ctx, f, ...)
+	if not (no_yield_across_pcall and in_coroutine()) or ctx.where == "finalizer" then
+		return pcall(f, ...)
+	elseif self:is_own_coroutine() or self.host.is_ordered then
+		-- Errors end the coroutine.
+		return true, f(...)
+	end
+	return in_thread(f, ...)
 end
 
 -- The client that a step is about, and its record.
@@ -210,9 +233,9 @@ end
 function Run:handler(rec, event, body)
 	self.last_id = self.last_id + 1
 	local id, count = self.last_id, 0
-	local function handler(first)
+	local function handler(first, second)
 		local record = rec.record
-		local dispatch = record:entered(event, id, first)
+		local dispatch = record:entered(event, id, first, second)
 		local is_out = false
 		local ctx = {
 			where = "handler",
@@ -240,7 +263,7 @@ end
 function Run:observers(rec)
 	local on = {}
 	for _, event in ipairs(EVENTS) do
-		on[event] = function(first, second)
+		on[event] = not (rec.spec.unseen and rec.spec.unseen[event]) and function(first, second)
 			local client = event == "shutdown" and first or second
 			if getmetatable(client) ~= getmetatable(self.sample) then
 				self:violation("a handler gets no client: " .. event)
@@ -254,7 +277,7 @@ function Run:observers(rec)
 				rec.message = first
 			end
 			rec.record:begin(event, client, expected, first)
-		end
+		end or nil
 	end
 	return on
 end
@@ -310,13 +333,13 @@ function STEPS:create(step, ctx)
 			self:violation(kind, text)
 		end, self.host.is_ordered),
 	}
-	rec.record.now = core.now
+	rec.record.now, rec.record.unseen = core.now, spec.unseen or {}
 	rec.record.created_at = core.now()
 	local opts = data.copy(spec.opts)
 	opts.uri = "mqtt://127.0.0.1:" .. self.ports[step.client]
 	opts.connector = require(self.host.connector)
 	opts.on = self:observers(rec)
-	local ok, client = guarded(ctx, mqtt.client, opts)
+	local ok, client = self:guarded(ctx, mqtt.client, opts)
 	if not ok then
 		return self:violation("mqtt.client raises: " .. model.generalize(client), tostring(client))
 	end
@@ -597,9 +620,15 @@ end
 
 function STEPS:coroutine(step, ctx)
 	local thread
-	thread = coroutine.create(function()
+	local function body()
 		self:exec(step.body, { where = "coroutine", rec = ctx.rec, leave = nothing })
-	end)
+	end
+	if self.host.connector == "mqtt.connector.copas" then
+		-- Its sockets are for threads of Copas only.
+		package.loaded.copas.addthread(body)
+		return
+	end
+	thread = coroutine.create(body)
 	self.coroutines[thread] = "runs"
 	self:resume(thread)
 end
@@ -647,6 +676,10 @@ end
 -- An object whose finalizer calls the library.
 function STEPS:object(step, ctx)
 	local rec = ctx.rec
+	if self.host.connector == "mqtt.connector.copas" then
+		-- Its sockets yield, which no finalizer can.
+		return
+	end
 	local function finalize()
 		self.finalizing = self.finalizing + 1
 		local ok, err = pcall(self.exec, self, step.body, { where = "finalizer", rec = rec, leave = nothing })
@@ -792,6 +825,7 @@ function Run:check_garbage()
 end
 
 function Run:shut_down()
+	self.is_ending = true
 	local clients = {}
 	for client in pairs(self.alive) do
 		clients[#clients + 1] = client
@@ -896,6 +930,8 @@ function M.run(program, control, limit, patience)
 		-- Whether an error of a handler still has to come out.
 		pending = nil,
 		has_thrown = false,
+		-- Whether programs may not connect any more, and do nothing at all any more.
+		is_ending = false,
 		is_over = false,
 	}, Run)
 	local plans = {}

@@ -1,7 +1,8 @@
 -- Runs programs of the torture in this process, one after the other, until one fails.
 -- usage: run.lua control=PORT limit=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
 --    or: run.lua control=PORT limit=SECONDS program=FILE [patience=SECONDS]
--- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none, count.
+-- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none of
+-- them, count.
 -- With without=NAMES programs go without steps of these names.
 -- Prints lines: "begin NUMBER", then "failed NUMBER { kind=..., text=... }" for each thing that is wrong, "done NUMBER";
 -- at the end "memory KILOBYTES" more than after the first programs.
