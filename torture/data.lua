@@ -85,6 +85,19 @@ function M.read(text)
 	return assert((loadstring or load)("return " .. text, "=data"))() -- luacheck: globals loadstring
 end
 
+--- Whether a text matches one of some patterns, parted by `;`.
+-- @tparam string text the text
+-- @tparam string patterns the patterns
+-- @treturn boolean
+function M.matches(text, patterns)
+	for pattern in tostring(patterns):gmatch("[^;]+") do
+		if text:find(pattern) then
+			return true
+		end
+	end
+	return false
+end
+
 --- Copies data.
 -- @param value the data
 -- @return the copy

@@ -1,6 +1,6 @@
 --- Makes programs of the torture: lists of steps, as plain data.
--- A program is `{ host=, copas=, gc=, clients={...}, main={...} }`. A client has `opts`, and `plans` for its broker: how
--- it behaves on the first, second, ... connection, see `torture.broker`. A step is `{ NAME, ... }`; `body` and
+-- A program is `{ host=, copas=, gc=, clients={...}, main={...} }`. A client has `opts`, and `plans` for its broker:
+-- how it behaves on the first, second, ... connection, see `torture.broker`. A step is `{ NAME, ... }`; `body` and
 -- `callback` are lists of steps, and `client` is the number of a client, 0 being the one whose handler the step stands
 -- in. `torture.interpreter` says what the steps do.
 
@@ -53,7 +53,7 @@ local BAD_ENDS = { "close", "reset", "half_close", "garbage", "disconnect" }
 function G:plan()
 	local plan = { connack = "ok", answers = {}, pushes = {} }
 	plan.connack = self:pick({ 70, "ok", 6, "auth", 6, "withhold", 6, "late", 4, "refuse", 2, self:one(BAD_ENDS) })
-	plan.accept = self:pick({ 94, nil, 2, "close", 2, "reset", 2, "deaf" }) -- luacheck: ignore 314
+	plan.accept = self:chance(6) and self:one({ "close", "reset", "deaf" }) or nil
 	for i = 1, self.random(3) do
 		plan.answers[i] = self:pick({ 60, "answer", 10, "withhold", 8, "late", 5, "refuse", 3, "answer_close",
 			3, self:one(BAD_ENDS) })
@@ -220,7 +220,7 @@ end
 
 function STEPS:run(where)
 	return { "run", client = self:which(where), ms = self:one({ 5, 20 }),
-		how = self:one({ "run_ioloop", "run_until_clients" }), ends = self:pick({ 3, nil, 1, "remove" }) } -- luacheck: ignore 314
+		how = self:one({ "run_ioloop", "run_until_clients" }), ends = self:chance(25) and "remove" or nil }
 end
 
 function STEPS:misuse(where)

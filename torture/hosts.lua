@@ -6,7 +6,7 @@ local mqtt = require("mqtt")
 local socket = require("socket")
 
 -- How long one moment is, and how soon a loop ends when all its clients are gone, in seconds.
-local MOMENT = 0.004
+local MOMENT = 0.002
 local AT_ONCE = 0.7
 
 local M = {
@@ -143,7 +143,7 @@ function M.stepped.serve(run, ctx)
 	local wait, fds = MOMENT, {}
 	-- Alone it may wait for as long as it is told, in the hope of being woken.
 	if #clients == 1 then
-		wait = MOMENT * 20
+		wait = MOMENT * 40
 	end
 	for _, client in ipairs(clients) do
 		local seconds = run:call(NOTHING, ctx, "step", nil, client.step, client)
@@ -248,7 +248,7 @@ function M.start(run, main)
 		finished_at = core.now()
 	end)
 	while not loaded.finished() do
-		loaded.step(MOMENT * 10)
+		loaded.step(MOMENT * 20)
 		if finished_at and core.now() > finished_at + AT_ONCE then
 			run:violation("a thread of Copas does not end at once after the clients have been shut down")
 			return

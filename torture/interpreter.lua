@@ -434,20 +434,15 @@ end
 
 function STEPS:request(step, ctx)
 	local client, rec = self:who(step, ctx)
-	if client and client.opts.version == mqtt.v50 and (step.callback or self:may_block(step, ctx)) then
+	if client and client.opts.version == mqtt.v50 and (step.callback or ctx.where ~= "finalizer") then
 		self:request(step, ctx, client, rec, "request", "request",
 			{ topic = "p/1", qos = step.qos, timeout = step.timeout })
 	end
 end
 
--- Whether a call that waits for its end may be made here: not in a thread that must serve the others.
-function Run:may_block(_, ctx)
-	return ctx.where ~= "finalizer"
-end
-
 function STEPS:await(step, ctx)
 	local client, rec = self:who(step, ctx)
-	if not client or not self:may_block(step, ctx) then
+	if not client or ctx.where == "finalizer" then
 		return
 	end
 	self.last_tag = self.last_tag + 1
@@ -706,8 +701,8 @@ end
 
 -- Time.
 
--- Sleeps until what the broker has sent so far has been received, as the native connection does by itself; so its answers
--- are not lost.
+-- Sleeps until what the broker has sent so far has been received, as the native connection does by itself; so its
+-- answers are not lost.
 function STEPS:nap()
 	local deadline = core.now() + NAP
 	local log, is_behind
@@ -717,9 +712,12 @@ function STEPS:nap()
 		for index, rec in pairs(self.records) do
 			local connections = log[index].connections
 			local last = connections[#connections]
-			rec.has_all = is_connected(rec.client) and self.host.connector == "mqtt.connector.native" and last
-				and rec.record.base + last.sent == rec.client:stats().bytes_received and #connections
-			is_behind = is_behind or not rec.has_all
+			rec.has_all = nil
+			if last and is_connected(rec.client) and self.host.connector == "mqtt.connector.native" then
+				local is_here = rec.record.base + last.sent == rec.client:stats().bytes_received
+				rec.has_all = is_here and #connections
+				is_behind = is_behind or not is_here
+			end
 		end
 	until not is_behind or core.now() > deadline
 	for index, rec in pairs(self.records) do
@@ -936,7 +934,8 @@ function M.run(program, control, limit, patience)
 	}, Run)
 	local plans = {}
 	for i, spec in ipairs(program.clients) do
-		plans[i] = { version = spec.opts.version or 4, is_absent = spec.is_absent, unpack(spec.plans) }
+		plans[i] = { unpack(spec.plans) }
+		plans[i].version, plans[i].is_absent = spec.opts.version, spec.is_absent
 	end
 	run.ports = control:begin(plans, limit)
 	collectgarbage()

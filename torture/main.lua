@@ -143,7 +143,7 @@ local known, found = {}, 0
 local function report(program, number, failures)
 	for _, failure in ipairs(failures) do
 		local kind = failure.kind
-		if not known[kind] then
+		if not known[kind] and data.matches(kind, settings.only or ".") and not data.matches(kind, settings.skip or "") then
 			known[kind] = true
 			local fails, again = fails_as(kind, settings.limit, PATIENCE), false
 			for _ = 1, TRIES do
@@ -207,7 +207,7 @@ while socket.gettime() < deadline do
 		deadline = deadline + socket.gettime() - before
 	elseif growth and growth > GROWTH then
 		found = found + 1
-		print(("not ok - memory has grown by %d KiB over the programs from %d to %d"):format(growth, number, last))
+		print(("not ok - memory has grown by %.0f KiB over the programs from %d to %d"):format(growth, number, last))
 	end
 	number = last + 1
 end

@@ -44,7 +44,10 @@ end
 -- What a function returns on success, and whether failure is false or nil, with a message, perhaps with a packet.
 local RETURNS = {
 	publish = { is = function(value, qos)
-		return qos == 0 and value == true or qos ~= 0 and is_id(value) or qos == nil and (value == true or is_id(value))
+		if qos == 0 then
+			return value == true
+		end
+		return is_id(value) or qos == nil and value == true
 	end, failure = false },
 	subscribe = { is = is_id, failure = false },
 	await = { is = function(value)
@@ -65,8 +68,8 @@ local RETURNS = {
 RETURNS.unsubscribe, RETURNS.respond = RETURNS.subscribe, RETURNS.publish
 RETURNS.shutdown, RETURNS.off = RETURNS.close_connection, RETURNS.close_connection
 for _, name in ipairs({
-	"acknowledge", "auth", "disconnect", "send_pingreq", "start_connecting", "open_connection", "send_connect", "on_topic", "off_topic",
-	"add", "remove",
+	"acknowledge", "auth", "disconnect", "send_pingreq", "start_connecting", "open_connection", "send_connect",
+	"on_topic", "off_topic", "add", "remove",
 }) do
 	RETURNS[name] = { is = is_true, failure = false }
 end
@@ -246,8 +249,8 @@ end
 
 -- The packets that come with events.
 local PACKETS = {
-	connect = { [2] = true }, message = { [3] = true }, acknowledge = { [4] = true, [5] = true }, subscribe = { [9] = true },
-	unsubscribe = { [11] = true }, auth = { [15] = true },
+	connect = { [2] = true }, message = { [3] = true }, acknowledge = { [4] = true, [5] = true },
+	subscribe = { [9] = true }, unsubscribe = { [11] = true }, auth = { [15] = true },
 }
 
 -- Whether the arguments of a handler are those of its event.

@@ -4,8 +4,8 @@
 -- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none of
 -- them, count.
 -- With without=NAMES programs go without steps of these names.
--- Prints lines: "begin NUMBER", then "failed NUMBER { kind=..., text=... }" for each thing that is wrong, "done NUMBER";
--- at the end "memory KILOBYTES" more than after the first programs.
+-- Prints lines: "begin NUMBER HOST", then "failed NUMBER { kind=..., text=... }" for each thing that is wrong, "done
+-- NUMBER"; at the end "memory KILOBYTES" more than after the first programs.
 
 local core = require("mqtt.core")
 
@@ -31,16 +31,6 @@ for name in tostring(settings.without or ""):gmatch("[%w_]+") do
 	interpreter.without[name] = true
 end
 
--- Whether a text matches one of the patterns.
-local function matches(text, patterns)
-	for pattern in tostring(patterns):gmatch("[^;]+") do
-		if text:find(pattern) then
-			return true
-		end
-	end
-	return false
-end
-
 local function report(number, kind, text)
 	print(("failed %d %s"):format(number, data.write({ kind = kind, text = text })))
 end
@@ -63,7 +53,9 @@ local function run(program, number)
 	local is_well = true
 	for _, violation in ipairs(violations) do
 		local kind = violation.kind
-		if not (settings.only and not matches(kind, settings.only) or matches(kind, settings.skip or "")) then
+		local counts = data.matches(kind, settings.only or ".") and not data.matches(kind, settings.skip or "")
+		-- After a hang this process is of no use.
+		if kind == "it hangs" or counts then
 			is_well = false
 			report(number, kind, violation.text)
 		end
@@ -96,6 +88,6 @@ for number = settings.from, settings.from + settings.count - 1 do
 	end
 end
 if first then
-	print(("memory %d"):format(collectgarbage("count") - first))
+	print(("memory %.0f"):format(collectgarbage("count") - first))
 end
 os.exit(0)

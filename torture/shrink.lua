@@ -31,6 +31,24 @@ local function without(list, from, count)
 	return rest
 end
 
+-- Takes the steps of a client out, and makes the numbers of those behind it one less.
+local function forget_client(value, number)
+	for key, item in pairs(value) do
+		if type(item) == "table" then
+			if key == "main" or key == "body" or key == "callback" then
+				for i = #item, 1, -1 do
+					if item[i].client == number then
+						table.remove(item, i)
+					end
+				end
+			end
+			forget_client(item, number)
+		elseif key == "client" and item > number then
+			value[key] = item - 1
+		end
+	end
+end
+
 local function replace(list, items)
 	for i = 1, math.max(#list, #items) do
 		list[i] = items[i]
@@ -123,6 +141,18 @@ function M.shrink(program, fails)
 		return is_thinner
 	end
 
+	-- Takes whole clients out.
+	local function leave_clients()
+		local is_less = false
+		for number = #best.clients, 1, -1 do
+			is_less = #best.clients > 1 and try(function(candidate)
+				table.remove(candidate.clients, number)
+				forget_client(candidate, number)
+			end) or is_less
+		end
+		return is_less
+	end
+
 	-- Puts the body of a step in its place.
 	local function unwrap()
 		local is_flatter = false
@@ -182,7 +212,8 @@ function M.shrink(program, fails)
 	end
 
 	repeat
-		local is_shorter = thin_out()
+		local is_shorter = leave_clients()
+		is_shorter = thin_out() or is_shorter
 		is_shorter = unwrap() or is_shorter
 		is_shorter = make_plainer() or is_shorter
 	until not is_shorter
