@@ -277,10 +277,28 @@ for _, name in ipairs({ "yield", "resume", "collect", "nap" }) do
 	end
 end
 
+-- What makes sense together only: it returns several steps.
+local PHRASES = {}
+
+-- Leaves a connection while answers may be there that nobody has taken, and comes back.
+function PHRASES:come_back(where, depth)
+	local client = self:which(where)
+	local steps = { STEPS.publish(self, where, depth), STEPS.publish(self, where, depth) }
+	steps[#steps + 1] = self:chance(70) and { "nap" } or nil
+	steps[#steps + 1] = { self:one({ "close_connection", "disconnect", "remove", "shutdown" }), client = client }
+	steps[#steps + 1] = self:chance(30) and { "serve", count = 1 } or nil
+	steps[#steps + 1] = { "start_connecting", client = client }
+	for i = 1, 2 do
+		steps[i].client = client
+	end
+	return steps
+end
+
 -- How often which step stands where.
 local WEIGHTS = {
 	main = {
-		30, "serve", 14, "publish", 6, "subscribe", 3, "unsubscribe", 5, "request", 6, "await", 8, "on", 2, "off",
+		6, "come_back", 30, "serve", 14, "publish", 6, "subscribe", 3, "unsubscribe", 5, "request", 6, "await", 8, "on",
+		2, "off",
 		2, "insert_handler", 3, "on_topic", 1, "off_topic", 1, "acknowledge", 2, "shutdown", 1, "send_pingreq",
 		1, "check_keep_alive", 1, "getfd", 1, "stats", 5, "start_connecting", 1, "open_connection", 3, "add", 1, "remove",
 		2, "drop", 1, "auth", 3, "disconnect", 4, "close_connection", 2, "step", 3, "add_function", 2, "add_badly",
@@ -308,13 +326,16 @@ WEIGHTS.callback, WEIGHTS["function"] = WEIGHTS.handler, WEIGHTS.handler
 -- A list of a few steps.
 function G:body(where, depth)
 	local body = {}
-	for i = 1, self.random(depth > 3 and 1 or 3) do
+	for _ = 1, self.random(depth > 3 and 1 or 3) do
 		local name = self:pick(WEIGHTS[where])
 		if depth > 3 and (name == "on" or name == "coroutine" or name == "add_function" or name == "object"
 			or name == "on_topic" or name == "insert_handler") then
 			name = "publish"
 		end
-		body[i] = STEPS[name](self, where, depth)
+		local steps = PHRASES[name] and PHRASES[name](self, where, depth) or { STEPS[name](self, where, depth) }
+		for _, step in ipairs(steps) do
+			body[#body + 1] = step
+		end
 	end
 	return body
 end
@@ -355,6 +376,11 @@ function M.program(seed, number, hosts, has_copas)
 			local on = STEPS.on(self, "main", 0)
 			on.client = i
 			main[#main + 1] = on
+		end
+		local first = program.clients[i].plans[1]
+		if first and first.connack ~= "ok" and self:chance(40) then
+			-- Before the CONNACK little can be called from.
+			main[#main + 1] = { "on", client = i, event = "auth", body = self:body("handler", 1) }
 		end
 		if self:chance(20) then
 			add(self:body("main", 0))
