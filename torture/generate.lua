@@ -237,8 +237,10 @@ function STEPS:misuse(where)
 	else
 		args = { self:odd(), self:odd() }
 	end
-	if method == "await" then
-		-- One that is good by chance would wait for ever.
+	-- What is good by chance must not wait for long.
+	if method == "request" and type(args[1]) == "table" then
+		args[1].timeout = 0.01
+	elseif method == "await" then
 		args[2] = type(args[2]) == "table" and args[2] or {}
 		if type(args[2].timeout) == "number" and args[2].timeout > 0 or args[2].timeout == nil then
 			args[2].timeout = 0.01

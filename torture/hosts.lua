@@ -141,8 +141,8 @@ function M.stepped.serve(run, ctx)
 		clients[#clients + 1] = client
 	end
 	local wait, fds = MOMENT, {}
-	-- Alone it may wait for as long as it is told, in the hope of being woken.
-	if #clients == 1 then
+	-- At the end one that is alone waits for as long as it is told, and has to be woken.
+	if #clients == 1 and run.is_settling then
 		wait = MOMENT * 40
 	end
 	for _, client in ipairs(clients) do

@@ -765,6 +765,7 @@ function Run:settle()
 			self.host.add(self, { bad = true }, MAIN, rec.client)
 		end
 	end
+	self.is_settling = true
 	local deadline = core.now() + self.patience
 	self:resume_all()
 	local kind, text = self:missing()
@@ -928,7 +929,8 @@ function M.run(program, control, limit, patience)
 		-- Whether an error of a handler still has to come out.
 		pending = nil,
 		has_thrown = false,
-		-- Whether programs may not connect any more, and do nothing at all any more.
+		-- Whether all that is left to do is what has begun; programs may not connect any more, and do nothing at all any more.
+		is_settling = false,
 		is_ending = false,
 		is_over = false,
 	}, Run)
