@@ -230,6 +230,15 @@ for name, method in pairs(M.copas) do
 	end
 end
 
+-- The program under way: what Copas is given must not hold on to it.
+local current
+
+local function caught(err)
+	if current then
+		current:caught(err)
+	end
+end
+
 --- Runs the main chunk of a program where its host wants that to be.
 -- @param run the program
 -- @tparam function main the chunk
@@ -240,23 +249,21 @@ function M.start(run, main)
 	end
 	local loaded = copas()
 	local finished_at
-	loaded.seterrorhandler(function(err)
-		run:caught(err)
-	end, true)
+	current = run
+	loaded.seterrorhandler(caught, true)
 	loaded.addthread(function()
 		main()
 		finished_at = core.now()
 	end)
-	while not loaded.finished() do
+	local is_late
+	while not (loaded.finished() or is_late or run.is_interrupted) do
 		loaded.step(MOMENT * 20)
-		if finished_at and core.now() > finished_at + AT_ONCE then
-			run:violation("a thread of Copas does not end at once after the clients have been shut down")
-			return
-		elseif run.is_interrupted then
-			return
-		end
+		is_late = finished_at and core.now() > finished_at + AT_ONCE
 	end
-	if not finished_at and not run.has_failed then
+	current = nil
+	if is_late then
+		run:violation("a thread of Copas does not end at once after the clients have been shut down")
+	elseif not finished_at and not run.has_failed then
 		run:violation("Copas has ended before its threads")
 	end
 end
