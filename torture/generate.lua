@@ -304,7 +304,7 @@ local WEIGHTS = {
 		2, "insert_handler", 3, "on_topic", 1, "off_topic", 1, "acknowledge", 2, "shutdown", 1, "send_pingreq",
 		1, "check_keep_alive", 1, "getfd", 1, "stats", 5, "start_connecting", 1, "open_connection", 3, "add", 1, "remove",
 		2, "drop", 1, "auth", 3, "disconnect", 4, "close_connection", 2, "step", 3, "add_function", 2, "add_badly",
-		3, "run", 4, "misuse", 1, "create_badly", 4, "coroutine", 2, "object", 2, "sleep", 2, "resume", 3, "collect",
+		3, "run", 4, "misuse", 1, "create_badly", 8, "coroutine", 2, "object", 2, "sleep", 2, "resume", 3, "collect",
 		5, "nap",
 	},
 	handler = {
@@ -348,6 +348,9 @@ function G:connect(client)
 		8, { { "add", client = client } },
 		3, { { "start_connecting", client = client }, { "add", client = client } },
 		2, { { "await", client = client, what = "connect", timeout = 0.05 }, { "add", client = client } },
+		-- It leaves before the CONNACK, perhaps.
+		2, { { "add", client = client }, { "serve", count = 1 },
+			{ self:one({ "close_connection", "disconnect", "remove" }), client = client } },
 		1, { { "start_connecting", client = client } },
 		1, {},
 	})
@@ -362,7 +365,7 @@ end
 function M.program(seed, number, hosts, has_copas)
 	local self = setmetatable({ random = data.random(seed, number) }, G)
 	local program = { host = self:one(hosts), clients = {}, main = {} }
-	program.copas = program.host:find("^copas") and true or has_copas and self:chance(20) or nil
+	program.copas = program.host:find("^copas") and true or has_copas and self:chance(35) or nil
 	program.gc = self:pick({ 85, "stop", 10, "auto", 5, "stress" })
 	self.count = self:pick({ 6, 1, 3, 2, 1, 3 })
 	local main = program.main

@@ -735,6 +735,8 @@ end
 
 local MAIN = { where = "main", leave = nothing }
 local NO_STEP = {}
+-- Adding a client may be in vain: Copas has it already.
+local ADD_AGAIN = { bad = true }
 
 -- Returns what still has to happen, or nil: a kind, and a text.
 function Run:missing()
@@ -758,18 +760,23 @@ function Run:missing()
 	end
 end
 
-function Run:settle()
-	self.control:settle()
+-- Sees to it that all clients with a connection are served, also those that handlers have taken out of their loop.
+function Run:serve_all()
 	for _, rec in pairs(self.records) do
 		if rec.client and rec.client.connection and not self.host.has(self, rec.client) then
-			self.host.add(self, { bad = true }, MAIN, rec.client)
+			self.host.add(self, ADD_AGAIN, MAIN, rec.client)
 		end
 	end
+end
+
+function Run:settle()
+	self.control:settle()
 	self.is_settling = true
 	local deadline = core.now() + self.patience
 	self:resume_all()
 	local kind, text = self:missing()
 	while kind and core.now() < deadline and not self.is_interrupted do
+		self:serve_all()
 		self.host.serve(self, MAIN)
 		self:resume_all()
 		kind, text = self:missing()
@@ -929,7 +936,7 @@ function M.run(program, control, limit, patience)
 		-- Whether an error of a handler still has to come out.
 		pending = nil,
 		has_thrown = false,
-		-- Whether all that is left to do is what has begun; programs may not connect any more, and do nothing at all any more.
+		-- Whether what has begun is brought to its end; programs may not connect any more; they may do nothing any more.
 		is_settling = false,
 		is_ending = false,
 		is_over = false,

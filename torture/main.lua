@@ -15,9 +15,10 @@ local PER_PROCESS = 150
 local GROWTH = 1500
 -- How often a program that has failed is tried again, if it does not fail at once.
 local TRIES = 4
--- How long what has to happen may take, in seconds; and while programs are shrunk, as well as the time for a program.
-local PATIENCE = 1.2
-local LEAST_PATIENCE, LEAST_LIMIT = 0.35, 2.5
+-- How long what has to happen may take, and a whole program, in seconds: when a program that has failed is tried again,
+-- and while it is shrunk.
+local SLOWLY = { patience = 2.5, limit = 8 }
+local QUICKLY = { patience = 0.35, limit = 2.5 }
 -- How many kinds of failures are shrunk.
 local KINDS = 30
 -- Where the shrunk programs go.
@@ -113,11 +114,12 @@ os.execute("mkdir -p " .. DIRECTORY)
 -- No longer than the whole run may leave it.
 local scratch = os.tmpname()
 
--- Whether a program fails in a way.
-local function fails_as(kind, limit, patience)
+-- Returns whether a program fails in a way, with these times.
+local function fails_as(kind, times)
 	return function(program)
 		write_program(scratch, program)
-		local _, failures = run_some({ "program=" .. scratch, "limit=" .. limit, "patience=" .. patience }, limit + 5)
+		local _, failures = run_some({ "program=" .. scratch, "limit=" .. times.limit, "patience=" .. times.patience },
+			times.limit + 5)
 		for _, failure in ipairs(failures) do
 			if failure.kind == kind then
 				return true
@@ -125,6 +127,21 @@ local function fails_as(kind, limit, patience)
 		end
 		return false
 	end
+end
+
+-- Makes a program that fails as short as it can be made in the time that there is for that.
+local function shorten(program, kind)
+	for _, times in ipairs({ QUICKLY, SLOWLY }) do
+		local deadline, fails = socket.gettime() + settings.shrink, fails_as(kind, times)
+		local short = shrink.shrink(program, function(candidate)
+			return socket.gettime() < deadline and fails(candidate)
+		end)
+		-- A program may have failed for want of time only.
+		if fails_as(kind, SLOWLY)(short) then
+			return short
+		end
+	end
+	return program
 end
 
 local function is_about_time(kind)
@@ -145,7 +162,7 @@ local function report(program, number, failures)
 		local kind = failure.kind
 		if not known[kind] and data.matches(kind, settings.only or ".") and not data.matches(kind, settings.skip or "") then
 			known[kind] = true
-			local fails, again = fails_as(kind, settings.limit, PATIENCE), false
+			local fails, again = fails_as(kind, SLOWLY), false
 			for _ = 1, TRIES do
 				again = again or fails(program)
 			end
@@ -154,18 +171,12 @@ local function report(program, number, failures)
 				print(("# seen once, and not again: %s (program %d) %s"):format(kind, number, failure.text))
 			else
 				found = found + 1
-				local deadline = socket.gettime() + settings.shrink
-				fails = fails_as(kind, LEAST_LIMIT, LEAST_PATIENCE)
-				if again and found <= KINDS then
-					program = shrink.shrink(program, function(candidate)
-						return socket.gettime() < deadline and (fails(candidate) or kind == "it hangs" and fails(candidate))
-					end)
-				end
+				local short = again and found <= KINDS and shorten(program, kind) or program
 				local name = ("%s/%s-%d.lua"):format(DIRECTORY, settings.name or "lua", found)
-				write_program(name, program)
+				write_program(name, short)
 				print(("not ok - %s (program %d%s)"):format(kind, number, again and "" or ", not seen again"))
 				print("  " .. failure.text:gsub("\n", "\n  "))
-				print("  " .. data.write(program, ""):gsub("\n", "\n  "))
+				print("  " .. data.write(short, ""):gsub("\n", "\n  "))
 				print(("  again: scripts/torture %s %s"):format(settings.name or "LUA", name))
 				io.stdout:flush()
 			end

@@ -50,17 +50,15 @@ local function run(program, number)
 			violations[1] = { kind = "a client is not collected", text = "client " .. client }
 		end
 	end
-	local is_well = true
 	for _, violation in ipairs(violations) do
 		local kind = violation.kind
 		local counts = data.matches(kind, settings.only or ".") and not data.matches(kind, settings.skip or "")
-		-- After a hang this process is of no use.
+		-- A hang counts in any case here: this process is of no use any more.
 		if kind == "it hangs" or counts then
-			is_well = false
 			report(number, kind, violation.text)
 		end
 	end
-	return is_well
+	return not violations[1]
 end
 
 if settings.program then
