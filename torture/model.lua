@@ -31,6 +31,14 @@ function M.generalize(message)
 	return (text:gsub("\n.*", ""):gsub("[%w_./]*/mqtt/", "mqtt/"))
 end
 
+--- Whether a broker has accepted a client, and it has not left.
+-- @tparam table client the client
+-- @return what is true if so
+function M.is_connected(client)
+	local connack = client and client.connection and client.connection.connack
+	return connack and connack.rc == 0
+end
+
 -- Return values -------------------------------------------------------------------------------------------------------
 
 local function is_id(value)
