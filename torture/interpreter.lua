@@ -64,6 +64,9 @@ local M = {
 	alive = setmetatable({}, { __mode = "k" }),
 	--- Names of steps that programs go without, as a set.
 	without = {},
+	--- A kind of failure, and what to call at once when it is seen.
+	expected = nil,
+	on_expected = nil,
 }
 
 -- A program that is running.
@@ -82,6 +85,9 @@ function Run:violation(kind, text)
 	if not self.violations[kind] then
 		self.violations[kind] = true
 		table.insert(self.violations, { kind = kind, text = text or "" })
+		if kind == M.expected then
+			M.on_expected(text or "")
+		end
 	end
 end
 

@@ -118,8 +118,8 @@ local scratch = os.tmpname()
 local function fails_as(kind, times)
 	return function(program)
 		write_program(scratch, program)
-		local _, failures = run_some({ "program=" .. scratch, "limit=" .. times.limit, "patience=" .. times.patience },
-			times.limit + 5)
+		local _, failures = run_some({ "program=" .. scratch, "limit=" .. times.limit, "patience=" .. times.patience,
+			"expected=" .. kind }, times.limit + 5)
 		for _, failure in ipairs(failures) do
 			if failure.kind == kind then
 				return true

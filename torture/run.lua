@@ -1,6 +1,6 @@
 -- Runs programs of the torture in this process, one after the other, until one fails.
 -- usage: run.lua control=PORT limit=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
---    or: run.lua control=PORT limit=SECONDS program=FILE [patience=SECONDS]
+--    or: run.lua control=PORT limit=SECONDS program=FILE [patience=SECONDS] [expected=KIND]
 -- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none of
 -- them, count.
 -- With without=NAMES programs go without steps of these names.
@@ -59,6 +59,16 @@ local function run(program, number)
 		end
 	end
 	return not violations[1]
+end
+
+if settings.expected then
+	-- That is all that is to be known: nothing of what follows.
+	interpreter.expected = settings.expected
+	function interpreter.on_expected(text)
+		report(0, settings.expected, text)
+		print("done 0")
+		os.exit(0)
+	end
 end
 
 if settings.program then
