@@ -100,7 +100,7 @@ function M.explain_returns(name, detail, count, first, second, third)
 			return nil
 		end
 	elseif name == "run" then
-		if count == 0 or first == nil and type(second) == "string" or count == 1 and first == nil then
+		if count == 0 or count == 1 and first == true or count == 2 and first == nil and type(second) == "string" then
 			return nil
 		end
 	elseif name == "iteration" or name == "on" then
@@ -250,7 +250,8 @@ function Record:begin(event, client, expected, first)
 	end
 	local dispatch = { event = event, expected = expected, called = {}, inside = 0 }
 	self.dispatches[#self.dispatches + 1] = dispatch
-	if type(first) == "table" then
+	-- The handlers of shutdown get the client, which is the same each time.
+	if type(first) == "table" and event ~= "shutdown" then
 		self.by_packet[first] = dispatch
 	end
 end
@@ -282,7 +283,7 @@ function Record:entered(event, id, first, second)
 	if self.unseen[event] then
 		return { inside = 0 }
 	end
-	local dispatch = type(first) == "table" and self.by_packet[first]
+	local dispatch = type(first) == "table" and self.by_packet[first] or nil
 	for i = #self.dispatches, 1, -1 do
 		local other = self.dispatches[i]
 		if dispatch then
