@@ -18,7 +18,7 @@ local TRIES = 4
 -- How long what has to happen may take, and a whole program, in seconds: when a program that has failed is tried again,
 -- and while it is shrunk.
 local SLOWLY = { patience = 2.5, limit = 8 }
-local QUICKLY = { patience = 0.35, limit = 2.5 }
+local QUICKLY = { patience = 0.25, limit = 2.5 }
 -- How many kinds of failures are shrunk.
 local KINDS = 30
 -- Where the shrunk programs go.
@@ -28,7 +28,7 @@ local DIRECTORY = "build/torture"
 local TIMES = { "at once", "hangs", "arrives any more", "does not reconnect", "does not say", "waits for ever",
 	"does not return", "is not called", "in_flight" }
 
-local settings = { limit = 4, from = 1, shrink = 30 }
+local settings = { limit = 4, from = 1, shrink = 40 }
 for _, argument in ipairs(arg) do
 	local name, value = argument:match("^(%w+)=(.*)$")
 	settings[name] = value ~= "" and (tonumber(value) or value) or settings[name]
@@ -130,14 +130,15 @@ local function fails_as(kind, times)
 end
 
 -- Makes a program that fails as short as it can be made in the time that there is for that.
-local function shorten(program, kind)
+local function shorten(program, kind, is_sure)
 	for _, times in ipairs({ QUICKLY, SLOWLY }) do
 		local deadline, fails = socket.gettime() + settings.shrink, fails_as(kind, times)
 		local short = shrink.shrink(program, function(candidate)
-			return socket.gettime() < deadline and fails(candidate)
+			return socket.gettime() < deadline and (fails(candidate) or not is_sure and fails(candidate))
 		end)
 		-- A program may have failed for want of time only.
-		if fails_as(kind, SLOWLY)(short) then
+		local fails_slowly = fails_as(kind, SLOWLY)
+		if fails_slowly(short) or not is_sure and fails_slowly(short) then
 			return short
 		end
 	end
@@ -162,19 +163,22 @@ local function report(program, number, failures)
 		local kind = failure.kind
 		if not known[kind] and data.matches(kind, settings.only or ".") and not data.matches(kind, settings.skip or "") then
 			known[kind] = true
-			local fails, again = fails_as(kind, SLOWLY), false
-			for _ = 1, TRIES do
-				again = again or fails(program)
+			local fails, again, tries = fails_as(kind, SLOWLY), 0, 0
+			while tries < TRIES and again < 2 do
+				again, tries = again + (fails(program) and 1 or 0), tries + 1
 			end
-			if not again and is_about_time(kind) then
+			if again == 0 and is_about_time(kind) then
 				known[kind] = nil
 				print(("# seen once, and not again: %s (program %d) %s"):format(kind, number, failure.text))
 			else
 				found = found + 1
-				local short = again and found <= KINDS and shorten(program, kind) or program
+				local short = program
+				if again > 0 and found <= KINDS then
+					short = shorten(program, kind, again == tries)
+				end
 				local name = ("%s/%s-%d.lua"):format(DIRECTORY, settings.name or "lua", found)
 				write_program(name, short)
-				print(("not ok - %s (program %d%s)"):format(kind, number, again and "" or ", not seen again"))
+				print(("not ok - %s (program %d%s)"):format(kind, number, again > 0 and "" or ", not seen again"))
 				print("  " .. failure.text:gsub("\n", "\n  "))
 				print("  " .. data.write(short, ""):gsub("\n", "\n  "))
 				print(("  again: scripts/torture %s %s"):format(settings.name or "LUA", name))

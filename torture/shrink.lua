@@ -4,17 +4,34 @@ local data = require("torture.data")
 
 local M = {}
 
+-- The keys of a table in an order that is always the same, with the steps of the main chunk first.
+local function keys_of(value)
+	local keys = {}
+	for key in pairs(value) do
+		keys[#keys + 1] = key
+	end
+	table.sort(keys, function(a, b)
+		if a == "main" or b == "main" then
+			return b ~= "main"
+		elseif type(a) == type(b) then
+			return a < b
+		end
+		return type(a) == "number"
+	end)
+	return keys
+end
+
+local LISTS = { main = true, body = true, callback = true, plans = true, pushes = true, answers = true }
+
 -- All lists in a program that things may be taken out of.
 local function lists(value, found)
-	if type(value) == "table" then
-		for key, item in pairs(value) do
-			if type(item) == "table" then
-				if (key == "main" or key == "body" or key == "callback" or key == "plans" or key == "pushes"
-					or key == "answers") and item[1] ~= nil then
-					found[#found + 1] = item
-				end
-				lists(item, found)
+	for _, key in ipairs(keys_of(value)) do
+		local item = value[key]
+		if type(item) == "table" then
+			if LISTS[key] and item[1] ~= nil then
+				found[#found + 1] = item
 			end
+			lists(item, found)
 		end
 	end
 	return found
@@ -55,18 +72,11 @@ local function replace(list, items)
 	end
 end
 
--- Tables of a program with fields that may be made plainer, in an order that is always the same.
+-- All tables of a program, whose fields may be made plainer.
 local function tables(value, found)
-	if type(value) == "table" then
-		found[#found + 1] = value
-		local keys = {}
-		for key in pairs(value) do
-			keys[#keys + 1] = key
-		end
-		table.sort(keys, function(a, b)
-			return tostring(a) < tostring(b)
-		end)
-		for _, key in ipairs(keys) do
+	found[#found + 1] = value
+	for _, key in ipairs(keys_of(value)) do
+		if type(value[key]) == "table" then
 			tables(value[key], found)
 		end
 	end
@@ -117,13 +127,13 @@ function M.shrink(program, fails)
 		return true
 	end
 
-	-- Takes items out of the lists: halves first, then ever fewer.
+	-- Takes items out of the lists: all of them first, then halves, then ever fewer.
 	local function thin_out()
 		local is_thinner = false
 		local index = 1
 		while lists(best, {})[index] do
 			local count = #lists(best, {})[index]
-			local chunk = math.max(math.floor(count / 2), 1)
+			local chunk = count
 			while chunk >= 1 do
 				local from = 1
 				while from <= #(lists(best, {})[index] or {}) do
@@ -212,8 +222,8 @@ function M.shrink(program, fails)
 	end
 
 	repeat
-		local is_shorter = leave_clients()
-		is_shorter = thin_out() or is_shorter
+		local is_shorter = thin_out()
+		is_shorter = leave_clients() or is_shorter
 		is_shorter = unwrap() or is_shorter
 		is_shorter = make_plainer() or is_shorter
 	until not is_shorter
