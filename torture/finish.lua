@@ -75,7 +75,7 @@ function Run:check_messages()
 					self:violation("a message was not delivered: QoS " .. message.qos)
 				end
 			end
-			if client.first_connect then
+			if client.first_connect and not record:is_inside("connect") then
 				self:violation("first_connect is true after the connect event")
 			end
 		end
@@ -120,6 +120,8 @@ function Run:shut_down()
 			self:call(NO_STEP, MAIN, "shutdown", nil, client.shutdown, client)
 		end
 	end
+	-- What could not be sent any more is found by who serves it.
+	self:serve_all()
 	self.host.finish(self, MAIN)
 	local deadline = core.now() + self.patience
 	self:resume_all()

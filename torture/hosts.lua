@@ -90,13 +90,19 @@ function M.ioloop.run(run, step, ctx, client)
 	end
 end
 
-function M.ioloop.finish(run, ctx)
-	local loop, deadline = loop_of(), core.now() + AT_ONCE
+-- Takes the functions of the program out of the loop.
+local function remove_functions()
+	local loop = loop_of()
 	for _, item in ipairs({ (table.unpack or unpack)(loop.clients) }) do
 		if type(item) == "function" then
 			loop:remove(item)
 		end
 	end
+end
+
+function M.ioloop.finish(run, ctx)
+	local loop, deadline = loop_of(), core.now() + AT_ONCE
+	remove_functions()
 	-- Errors of handlers interrupt it.
 	for _ = 1, 50 do
 		if next(loop.clients) == nil then
@@ -182,6 +188,7 @@ end
 
 function M.stepped.finish(run, ctx)
 	local deadline = core.now() + AT_ONCE
+	remove_functions()
 	while next(run.stepped) do
 		M.stepped.serve(run, ctx)
 		if core.now() > deadline then

@@ -162,6 +162,8 @@ function M.record(violation, is_ordered)
 		marker = nil,
 		-- What had been received before the connection, in bytes.
 		base = 0,
+		-- Whether the first connect is a clean start only because it is the first.
+		is_first_clean = false,
 		-- Events that nothing is known about, as a set.
 		unseen = {},
 	}, Record)
@@ -193,7 +195,8 @@ function EVENTS:connect(client, connack)
 	self.opened = self.opened + 1
 	self.connected_at = self.now()
 	local opts = client.opts
-	local keeps = opts.reconnect or opts.queue or not opts.clean
+	-- At the first connect "first" has just become false.
+	local keeps = opts.reconnect or opts.queue or not opts.clean and not (self.is_first_clean and self.opened == 1)
 	for _, exchange in pairs(self.exchanges) do
 		if not keeps and not exchange.is_received and exchange.connection ~= tostring(connection) then
 			exchange.is_lost = true
@@ -306,6 +309,16 @@ end
 --- Called when such a handler has returned or raised an error.
 function Record.left(_, dispatch)
 	dispatch.inside = dispatch.inside - 1
+end
+
+--- Whether a handler of an event has not returned yet.
+function Record:is_inside(event)
+	for _, dispatch in ipairs(self.dispatches) do
+		if dispatch.event == event and dispatch.inside > 0 then
+			return true
+		end
+	end
+	return false
 end
 
 --- Checks that all handlers have been called.

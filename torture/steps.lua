@@ -32,6 +32,7 @@ function STEPS:create(step, ctx)
 	}
 	rec.record.now, rec.record.unseen = core.now, spec.unseen or {}
 	rec.record.created_at = core.now()
+	rec.record.is_first_clean = spec.opts.clean == "first"
 	local opts = data.copy(spec.opts)
 	opts.uri = "mqtt://127.0.0.1:" .. self.ports[step.client]
 	opts.connector = require(self.host.connector)
