@@ -26,7 +26,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PREFIX ?= /usr/local
 INST_LUADIR ?= $(PREFIX)/share/lua/$(ABI)
 INST_LIBDIR ?= $(PREFIX)/lib/lua/$(ABI)
-# How long each fuzz target runs.
+# How long each fuzz target runs, and the torture.
 SECONDS ?= 20
 
 TREE := build/$(VERSION)
@@ -91,6 +91,13 @@ soak: ## MESSAGES=50000 of QoS 1 and 2 each way, while there are CUTS=100 and RE
 	@$(SETUP) build broker soak lua-$(VERSION)
 	@$(MAKE) --no-print-directory build LUA=$(VERSION)
 	@scripts/soak $(VERSION)
+
+.PHONY: torture
+torture: ## random programs against a broker that misbehaves, for SECONDS=20; SEED=1 for the same ones again
+	@$(SETUP) build torture lua-$(VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@scripts/copas build/copas || echo 'torture: going on without Copas 4'
+	@scripts/torture $(VERSION) $(SECONDS) $(SEED)
 
 .PHONY: cluster
 cluster: ## three RabbitMQ nodes, killed in turn while MESSAGES=5000 and more go through them; nothing may be lost

@@ -1,0 +1,542 @@
+-- A broker that does what a program of the torture says, mostly well, sometimes badly; and the watchdog of the process
+-- that runs the programs, which it kills when one takes too long.
+-- Prints the port of its control connection. What is written there, by `torture.control`:
+--   begin PID LIMIT LENGTH  a program begins, in the process PID, for LIMIT seconds at most; LENGTH bytes follow, the
+--                           plans of the brokers: a list for each client. Answered by the ports
+--   settle                  from now on the brokers behave: what was withheld is sent, and a marker on each connection
+--   log                     answered by what has happened
+--   stop                    the program is over
+
+local socket = require("socket")
+
+local data = require("torture.data")
+local packet_type = require("mqtt.protocol").packet_type
+
+local protocols = { [4] = require("mqtt.protocol4"), [5] = require("mqtt.protocol5") }
+
+-- How late a late answer is, and how long a killed process may take to say where it was, in seconds.
+local LATE = 0.004
+local LAST_WORDS = 1
+-- How long one wait for anything takes at most, in seconds.
+local PAUSE = 0.25
+-- Identifiers of messages to clients: more are never unacknowledged.
+local LAST_ID = 1000
+
+local AUTHENTICATION = { authentication_method = "torture" }
+-- What takes effect when a plan is over, and when all is to end well.
+local WELL = { connack = "ok", answers = { "answer" }, pushes = {} }
+
+-- Everything that is waited for: sockets, each with the function to call when it is readable.
+local readable = {}
+-- What is to be done later: a list of `{ at=, run= }`.
+local timers = {}
+-- The programs under way, by their control connections.
+local scenarios = {}
+
+local function later(seconds, run)
+	timers[#timers + 1] = { at = socket.gettime() + seconds, run = run }
+end
+
+-- Connections ---------------------------------------------------------------------------------------------------------
+
+local Connection = {}
+Connection.__index = Connection
+
+function Connection:plan_now()
+	return self.scenario.is_settled and WELL or self.plan
+end
+
+function Connection:write(bytes)
+	if self.sock and not self.has_ended then
+		self.sent = self.sent + #bytes
+		self.sock:send(bytes)
+	end
+end
+
+function Connection:send(packet)
+	self:write(tostring(self.protocol.make_packet(packet)))
+end
+
+function Connection:close(by)
+	if self.sock then
+		readable[self.sock] = nil
+		self.sock:close()
+		self.sock = nil
+		self.record.closed_by = self.record.closed_by or by
+	end
+end
+
+-- The ways to end a connection, and to spoil one.
+local SPOIL = {
+	close = function(self)
+		self:close("broker")
+	end,
+	reset = function(self)
+		self.sock:setoption("linger", { on = true, timeout = 0 })
+		self:close("broker")
+	end,
+	half_close = function(self)
+		self.sock:shutdown("send")
+		self.has_ended, self.record.closed_by = true, "broker"
+	end,
+	garbage = function(self)
+		self:write("\0\0torture")
+		self.has_ended, self.record.closed_by = true, "broker"
+	end,
+	disconnect = function(self)
+		if self.version == 5 then
+			self:send({ type = packet_type.DISCONNECT, rc = 0x8B })
+		end
+		self:close("broker")
+	end,
+}
+
+function Connection:send_message(message, dup)
+	table.insert(self.broker.messages, {
+		serial = message.serial, connection = self.serial, topic = message.topic, qos = message.qos,
+	})
+	self:send({
+		type = packet_type.PUBLISH, topic = message.topic, payload = tostring(message.serial), qos = message.qos,
+		packet_id = message.id, dup = dup or false, retain = false,
+	})
+end
+
+function Connection:send_marker()
+	self:send({ type = packet_type.PUBLISH, topic = "end", payload = tostring(self.serial), qos = 0 })
+end
+
+-- An identifier that is not in use.
+local function next_id(broker)
+	local used = {}
+	for _, message in ipairs(broker.session) do
+		used[message.id] = true
+	end
+	repeat
+		broker.last_id = broker.last_id % LAST_ID + 1
+	until not used[broker.last_id]
+	return broker.last_id
+end
+
+local PUSH = {
+	messages = function(self, push)
+		for _ = 1, push.count or 1 do
+			local broker = self.broker
+			broker.last_serial = broker.last_serial + 1
+			local message = { serial = broker.last_serial, topic = push.topic or "m/1", qos = push.qos or 0 }
+			if message.qos > 0 then
+				message.id = next_id(broker)
+				table.insert(broker.session, message)
+			end
+			self:send_message(message)
+		end
+	end,
+	-- What has not been acknowledged once more, as no sane broker does.
+	["repeat"] = function(self)
+		for _, message in ipairs(self.broker.session) do
+			if message.connection == self and not message.is_received then
+				self:send_message(message, true)
+			end
+		end
+	end,
+}
+
+-- Does what the plan has for this moment: after so many packets.
+function Connection:push()
+	for _, push in ipairs(self:plan_now().pushes) do
+		if push.after == self.count and self.sock and not self.has_ended then
+			(PUSH[push.what] or SPOIL[push.what])(self, push)
+		end
+	end
+end
+
+function Connection:accept()
+	local connect, broker = self.connect, self.broker
+	local keeps = not connect.clean and self.plan.session ~= "forget"
+	local is_resumed = keeps and broker.has_session
+	broker.has_session = keeps
+	if not is_resumed then
+		broker.session = {}
+	end
+	self.is_accepted = true
+	self:send({ type = packet_type.CONNACK, sp = is_resumed, rc = 0,
+		properties = self.version == 5 and connect.properties.authentication_method and AUTHENTICATION or nil })
+	for _, message in ipairs(broker.session) do
+		message.connection = self
+		if message.is_received then
+			self:send({ type = packet_type.PUBREL, packet_id = message.id, rc = 0 })
+		else
+			self:send_message(message, true)
+		end
+	end
+	if self.scenario.is_settled then
+		self:send_marker()
+	end
+end
+
+function Connection:accept_if_open()
+	if self.sock and not self.has_ended and not self.is_accepted then
+		self:accept()
+	end
+end
+
+-- What is done instead of accepting.
+local CONNACK = {
+	refuse = function(self)
+		self:send({ type = packet_type.CONNACK, sp = false, rc = self.version == 5 and 0x87 or 5 })
+		self:close("broker")
+	end,
+	withhold = function() end,
+	late = function(self)
+		later(LATE, function()
+			self:accept_if_open()
+		end)
+	end,
+	auth = function(self)
+		if self.version == 5 and self.connect.properties.authentication_method then
+			self:send({ type = packet_type.AUTH, rc = 0x18, properties = AUTHENTICATION })
+		else
+			self:accept()
+		end
+	end,
+}
+
+-- Answers a request as it is the turn of it; `refused` is the answer that refuses.
+function Connection:answer(tag, packet, refused)
+	local answers = self:plan_now().answers
+	self.requests = self.requests + 1
+	local action = answers[(self.requests - 1) % math.max(#answers, 1) + 1] or "answer"
+	local function reply()
+		if self.sock and not self.has_ended then
+			self.broker.answered[tag] = self.serial
+			self:send(action == "refuse" and refused or packet)
+		end
+	end
+	if action == "withhold" then
+		table.insert(self.scenario.withheld, reply)
+	elseif action == "late" then
+		later(LATE, reply)
+	elseif action == "answer" or action == "refuse" then
+		reply()
+	else
+		local spoil = action:match("^answer_(.*)$")
+		if spoil then
+			reply()
+		end
+		SPOIL[spoil or action](self)
+	end
+end
+
+-- Takes a message to the client out of the session.
+local function forget(self, id)
+	local session = self.broker.session
+	for i, message in ipairs(session) do
+		if message.id == id then
+			return table.remove(session, i)
+		end
+	end
+end
+
+local RECEIVED = {
+	[packet_type.CONNECT] = function(self, packet)
+		self.connect = packet
+		local what = self:plan_now().connack
+		if what == "ok" then
+			self:accept()
+		else
+			(CONNACK[what] or SPOIL[what])(self)
+		end
+	end,
+	[packet_type.AUTH] = function(self)
+		self:accept_if_open()
+	end,
+	[packet_type.PUBLISH] = function(self, packet)
+		if packet.qos > 0 then
+			local tag, id = (packet.payload or ""):match("^[^:]*"), packet.packet_id
+			local ack = packet.qos == 1 and packet_type.PUBACK or packet_type.PUBREC
+			local refused = self.version == 5 and 0x87 or 0
+			self:answer(tag, { type = ack, packet_id = id, rc = 0 }, { type = ack, packet_id = id, rc = refused })
+		end
+	end,
+	[packet_type.SUBSCRIBE] = function(self, packet)
+		local topic, id = packet.subscriptions[1].topic, packet.packet_id
+		self:answer(topic:match("[^/]*$"), { type = packet_type.SUBACK, packet_id = id, rc = { 0 } },
+			{ type = packet_type.SUBACK, packet_id = id, rc = { self.version == 5 and 0x87 or 0x80 } })
+	end,
+	[packet_type.UNSUBSCRIBE] = function(self, packet)
+		local topic, id = packet.subscriptions[1], packet.packet_id
+		self:answer(topic:match("[^/]*$"), { type = packet_type.UNSUBACK, packet_id = id, rc = { 0 } },
+			{ type = packet_type.UNSUBACK, packet_id = id, rc = { 0x87 } })
+	end,
+	[packet_type.PUBREL] = function(self, packet)
+		self:send({ type = packet_type.PUBCOMP, packet_id = packet.packet_id, rc = 0 })
+	end,
+	[packet_type.PUBACK] = function(self, packet)
+		forget(self, packet.packet_id)
+	end,
+	[packet_type.PUBREC] = function(self, packet)
+		if (packet.rc or 0) >= 0x80 then
+			forget(self, packet.packet_id)
+			return
+		end
+		for _, message in ipairs(self.broker.session) do
+			if message.id == packet.packet_id then
+				message.is_received = true
+			end
+		end
+		self:send({ type = packet_type.PUBREL, packet_id = packet.packet_id, rc = 0 })
+	end,
+	[packet_type.PUBCOMP] = function(self, packet)
+		forget(self, packet.packet_id)
+	end,
+	[packet_type.PINGREQ] = function(self)
+		self:send({ type = packet_type.PINGRESP })
+	end,
+	[packet_type.DISCONNECT] = function(self)
+		self:close("client")
+	end,
+}
+
+-- Takes a whole packet off the buffer, if there is one.
+local function take_packet(self)
+	local buffer = self.buffer
+	local length, unit, at = 0, 1, 2
+	repeat
+		local byte = buffer:byte(at)
+		if not byte then
+			return nil
+		end
+		length, unit, at = length + byte % 128 * unit, unit * 128, at + 1
+	until byte < 128 or at > 6
+	if #buffer < at - 1 + length then
+		return nil
+	end
+	local position = 1
+	local packet, err = self.protocol.parse_packet(function(size)
+		position = position + size
+		return buffer:sub(position - size, position - 1)
+	end)
+	self.buffer = buffer:sub(at + length)
+	if not packet then
+		table.insert(self.broker.nonsense, tostring(err))
+		self:close("broker")
+	end
+	return packet
+end
+
+function Connection:receive()
+	local bytes, err, partial = self.sock:receive(65536)
+	self.buffer = self.buffer .. (bytes or partial)
+	for packet in take_packet, self do
+		self.count = self.count + 1
+		self.record.received = self.count
+		if RECEIVED[packet.type] then
+			RECEIVED[packet.type](self, packet)
+		end
+		if self.sock then
+			self:push()
+		end
+		if not self.sock then
+			return
+		end
+	end
+	if err == "closed" then
+		self:close("client")
+	end
+end
+
+local function accepted(scenario, broker, index)
+	local sock = broker.listener:accept()
+	if not sock then
+		return
+	end
+	sock:settimeout(0)
+	sock:setoption("tcp-nodelay", true)
+	local number = #broker.connections + 1
+	local plans = broker.plans
+	local self = setmetatable({
+		sock = sock,
+		scenario = scenario,
+		broker = broker,
+		serial = number,
+		plan = plans[number] or WELL,
+		version = plans.version,
+		protocol = protocols[plans.version],
+		record = { client = index, received = 0 },
+		buffer = "",
+		count = 0,
+		requests = 0,
+		sent = 0,
+	}, Connection)
+	broker.connections[number] = self
+	local way = not scenario.is_settled and self.plan.accept
+	if way == "close" or way == "reset" then
+		SPOIL[way](self)
+	else
+		self.listen = function()
+			self:receive()
+		end
+		-- A deaf one reads nothing before all is to end well.
+		if way ~= "deaf" then
+			readable[sock] = self.listen
+		end
+	end
+end
+
+-- Programs ------------------------------------------------------------------------------------------------------------
+
+local function start(pid, limit, plans_of_all)
+	local scenario = { pid = pid, limit = limit, brokers = {}, withheld = {}, is_settled = false }
+	local ports = {}
+	for index, plans in ipairs(plans_of_all) do
+		local listener = assert(socket.bind("127.0.0.1", 0))
+		listener:settimeout(0)
+		local broker = {
+			listener = listener,
+			plans = plans,
+			connections = {},
+			-- Messages to the client that it has not acknowledged, while there is a session.
+			session = {},
+			has_session = false,
+			last_id = 0,
+			last_serial = 0,
+			messages = {},
+			answered = {},
+			nonsense = {},
+		}
+		scenario.brokers[index] = broker
+		ports[index] = select(2, listener:getsockname())
+		if plans.is_absent then
+			listener:close()
+		else
+			readable[listener] = function()
+				accepted(scenario, broker, index)
+			end
+		end
+	end
+	scenario.kill_at = socket.gettime() + limit
+	return scenario, table.concat(ports, " ")
+end
+
+local function each_connection(scenario, run)
+	for _, broker in ipairs(scenario.brokers) do
+		for _, connection in ipairs(broker.connections) do
+			if connection.sock then
+				run(connection)
+			end
+		end
+	end
+end
+
+local function settle(scenario)
+	scenario.is_settled = true
+	for _, reply in ipairs(scenario.withheld) do
+		reply()
+	end
+	each_connection(scenario, function(self)
+		readable[self.sock] = self.listen
+		if self.is_accepted then
+			self:send_marker()
+		elseif self.connect then
+			self:accept_if_open()
+		end
+	end)
+end
+
+local function log(scenario)
+	local brokers = {}
+	for index, broker in ipairs(scenario.brokers) do
+		local connections = {}
+		for i, connection in ipairs(broker.connections) do
+			connections[i] = { sent = connection.sent, received = connection.count, requests = connection.requests,
+				closed_by = connection.record.closed_by }
+		end
+		brokers[index] = { connections = connections, messages = broker.messages, answered = broker.answered,
+			nonsense = broker.nonsense }
+	end
+	return data.write(brokers)
+end
+
+local function stop(scenario)
+	each_connection(scenario, function(self)
+		self:close("end")
+	end)
+	for _, broker in ipairs(scenario.brokers) do
+		readable[broker.listener] = nil
+		broker.listener:close()
+	end
+end
+
+-- Kills what takes too long: first so that it can say where it was.
+local function watch()
+	local now = socket.gettime()
+	for _, scenario in pairs(scenarios) do
+		if now > scenario.kill_at then
+			os.execute("kill -" .. (scenario.is_warned and "KILL " or "INT ") .. scenario.pid .. " 2>/dev/null")
+			scenario.is_warned = true
+			scenario.kill_at = now + LAST_WORDS
+		end
+	end
+end
+
+local function controlled(control)
+	local line = control:receive("*l")
+	if not line then
+		if scenarios[control] then
+			stop(scenarios[control])
+		end
+		scenarios[control], readable[control] = nil, nil
+		control:close()
+		return
+	end
+	local scenario = scenarios[control]
+	local pid, limit, length = line:match("^begin (%d+) (%S+) (%d+)$")
+	local answer = "done"
+	if pid then
+		scenarios[control], answer = start(pid, tonumber(limit), data.read(control:receive(tonumber(length))))
+	elseif line == "settle" then
+		settle(scenario)
+	elseif line == "log" then
+		answer = log(scenario)
+	elseif line == "stop" then
+		stop(scenario)
+		scenarios[control] = nil
+	end
+	control:send(answer .. "\n")
+end
+
+local listener = assert(socket.bind("127.0.0.1", 0))
+readable[listener] = function()
+	local control = listener:accept()
+	control:setoption("tcp-nodelay", true)
+	readable[control] = function()
+		controlled(control)
+	end
+end
+io.stdout:write("listening ", (select(2, listener:getsockname())), "\n")
+io.stdout:flush()
+
+while true do
+	local sockets, wait = {}, PAUSE
+	for sock in pairs(readable) do
+		sockets[#sockets + 1] = sock
+	end
+	for _, timer in ipairs(timers) do
+		wait = math.min(wait, math.max(timer.at - socket.gettime(), 0))
+	end
+	local ready = socket.select(sockets, nil, wait)
+	for _, sock in ipairs(ready) do
+		if readable[sock] then
+			readable[sock](sock)
+		end
+	end
+	local now, due = socket.gettime(), timers
+	timers = {}
+	for _, timer in ipairs(due) do
+		if timer.at <= now then
+			timer.run()
+		else
+			timers[#timers + 1] = timer
+		end
+	end
+	watch()
+end

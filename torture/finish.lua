@@ -1,0 +1,187 @@
+--- The end of a program of the torture: what has begun is brought to its end, then all is shut down; and what must hold
+-- meanwhile and then. Functions of the running program, see `torture.interpreter`.
+
+local core = require("mqtt.core")
+
+local model = require("torture.model")
+
+local Run = {}
+
+local function nothing() end
+
+local MAIN = { where = "main", leave = nothing }
+local NO_STEP = {}
+-- Adding a client may be in vain: Copas has it already.
+local ADD_AGAIN = { bad = true }
+
+-- Returns what still has to happen, or nil: a kind, and a text.
+function Run:missing()
+	for index, rec in pairs(self.records) do
+		local client = rec.client
+		if not client then -- luacheck: ignore 542
+			-- nobody holds it
+		elseif model.is_connected(client) then
+			local exchange = rec.record:missing(client)
+			if rec.record.marked ~= tostring(client.connection) then
+				return "no message arrives any more", "client " .. index
+			elseif exchange then
+				return "a callback is not called: " .. exchange.kind, exchange.tag
+			elseif client:stats().in_flight > 0 then
+				return "in_flight stays above 0"
+			end
+		elseif type(client.opts.reconnect) == "number" and client.opts.reconnect < 0.2 and not rec.spec.is_absent
+			and (self.host.has(self, client) or client.connection) then
+			return "a client does not reconnect", "client " .. index
+		end
+	end
+end
+
+-- Sees to it that all clients with a connection are served, also those that handlers have taken out of their loop.
+function Run:serve_all()
+	for _, rec in pairs(self.records) do
+		if rec.client and rec.client.connection and not self.host.has(self, rec.client) then
+			self.host.add(self, ADD_AGAIN, MAIN, rec.client)
+		end
+	end
+end
+
+function Run:settle()
+	self.control:settle()
+	self.is_settling = true
+	local deadline = core.now() + self.patience
+	self:resume_all()
+	local kind, text = self:missing()
+	while kind and core.now() < deadline and not self.is_interrupted do
+		self:serve_all()
+		self.host.serve(self, MAIN)
+		self:resume_all()
+		kind, text = self:missing()
+	end
+	if kind then
+		self:violation(kind, text)
+	end
+	self:check_messages()
+end
+
+-- Whether the messages of the last connection have all come.
+function Run:check_messages()
+	local log = self.control:log()
+	for index, rec in pairs(self.records) do
+		local client, record = rec.client, rec.record
+		if client and model.is_connected(client) then
+			for _, message in ipairs(log[index].messages) do
+				if message.connection == record.marker and record.marked == tostring(client.connection)
+					and not record.delivered[message.serial] then
+					self:violation("a message was not delivered: QoS " .. message.qos)
+				end
+			end
+			if client.first_connect and not record:is_inside("connect") then
+				self:violation("first_connect is true after the connect event")
+			end
+		end
+	end
+end
+
+-- Whether there is a call of await that has not returned.
+function Run:is_waiting()
+	for thread in pairs(self.waiting) do
+		if type(thread) ~= "thread" or coroutine.status(thread) ~= "dead" then
+			return true
+		end
+	end
+	return false
+end
+
+-- Whether anything holds on to the callbacks of requests that are over.
+function Run:check_garbage()
+	local jit = rawget(_G, "jit")
+	if jit then
+		jit.flush()
+	end
+	self:collect()
+	self:collect()
+	local _, kind = next(self.finished)
+	if kind and not self:is_waiting() and not self:has_coroutines() then
+		self:violation("the callback of a request that is over is kept: " .. kind)
+	end
+end
+
+function Run:shut_down()
+	self.is_ending = true
+	local clients = {}
+	for client in pairs(self.alive) do
+		clients[#clients + 1] = client
+	end
+	for _, client in ipairs(clients) do
+		self:call(NO_STEP, MAIN, "shutdown", nil, client.shutdown, client)
+		-- Handlers may have begun again.
+		if client.connection or client.opts.reconnect then
+			client.handlers.close, client.handlers.shutdown, client.handlers.error = {}, {}, {}
+			self:call(NO_STEP, MAIN, "shutdown", nil, client.shutdown, client)
+		end
+	end
+	-- What could not be sent any more is found by who serves it.
+	self:serve_all()
+	self.host.finish(self, MAIN)
+	local deadline = core.now() + self.patience
+	self:resume_all()
+	while (self:has_coroutines() or self:is_waiting()) and core.now() < deadline and not self.is_interrupted do
+		self.host.serve(self, MAIN)
+		self:resume_all()
+	end
+	if self:has_coroutines() then
+		self:violation("a coroutine waits for ever")
+	elseif self:is_waiting() then
+		self:violation("await does not return after shutdown")
+	end
+end
+
+-- What must hold when all is over.
+function Run:check_end()
+	local log = self.control:log()
+	for index, rec in pairs(self.records) do
+		local record, client, what = rec.record, rec.client, log[index]
+		record:check_dispatches()
+		if record.opened > record.closed then
+			self:violation("a connection without a close event")
+		end
+		if what.nonsense[1] then
+			self:violation("the client sends nonsense: " .. what.nonsense[1])
+		end
+		self:check_attempts(rec, #what.connections)
+		for _, exchange in pairs(record.exchanges) do
+			if exchange.kind == "request" and exchange.is_accepted and exchange.has_callback and exchange.called == 0 then
+				self:violation("the callback of a request is not called after shutdown")
+			end
+		end
+		if client then
+			if client.connection then
+				self:violation("there is a connection after shutdown")
+			elseif next(client._waits or {}) then
+				self:violation("_waits is not empty after shutdown")
+			end
+			for _, callback in pairs(client._callbacks) do
+				if self.finished[callback] then
+					self:violation("_callbacks has a callback that was called")
+				end
+			end
+		end
+	end
+end
+
+-- Whether a client has connected more often than it may.
+function Run:check_attempts(rec, count)
+	local record, reconnect = rec.record, rec.spec.opts.reconnect
+	local may = record.may_connect
+	if type(reconnect) == "number" then
+		may = may + math.floor((core.now() - record.created_at) / reconnect) + 1
+	elseif reconnect then
+		return
+	end
+	if count > may then
+		self:violation(reconnect and "a client reconnects too soon" or "a client reconnects without being asked to",
+			("%d connections, %d allowed"):format(count, may))
+	end
+end
+
+return Run

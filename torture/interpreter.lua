@@ -1,0 +1,409 @@
+--- Runs one program of the torture, and checks what is promised meanwhile and at the end.
+
+
+local finish = require("torture.finish")
+local hosts = require("torture.hosts")
+local model = require("torture.model")
+local steps = require("torture.steps")
+
+local unpack = table.unpack or unpack -- luacheck: globals unpack
+local running = coroutine.running
+
+-- How many steps a program takes at most, and how often a handler does anything.
+local BUDGET = 250
+local TIMES = 3
+-- How long what has to happen may take, in seconds.
+local PATIENCE = 1.2
+local EVENTS = { "connect", "subscribe", "unsubscribe", "message", "acknowledge", "error", "close", "auth", "shutdown" }
+-- What programs throw.
+local THROWN = "thrown by the torture"
+
+-- Lua 5.1 cannot yield across a pcall.
+local no_yield_across_pcall = _VERSION == "Lua 5.1" and not rawget(_G, "jit")
+
+local function pack(...)
+	return { n = select("#", ...), ... }
+end
+
+local function in_coroutine()
+	local thread, is_main = running()
+	return thread and not is_main and thread or nil
+end
+
+-- Calls a function in a thread of Copas of its own, whose errors Copas catches. Returns what pcall would.
+local function in_thread(f, ...)
+	local copas = package.loaded.copas
+	local arguments, results = pack(...), nil
+	copas.addthread(function()
+		copas.seterrorhandler(function(err)
+			results = pack(false, err)
+		end)
+		results = pack(true, f(unpack(arguments, 1, arguments.n)))
+	end)
+	while not results do
+		copas.pause(0.001)
+	end
+	return unpack(results, 1, results.n)
+end
+
+local function is_thrown(err)
+	return err == THROWN or type(err) == "table" and err.torture or type(err) == "string" and err:find(THROWN, 1, true)
+end
+
+local function is_interrupt(err)
+	return type(err) == "string" and err:find("interrupted!", 1, true)
+end
+
+local function nothing() end
+
+-- The steps that connect, or have clients served.
+local CONNECTS = { start_connecting = true, open_connection = true, await = true, run = true, add = true }
+
+local M = {
+	--- The clients of all programs that have not been collected.
+	alive = setmetatable({}, { __mode = "k" }),
+	--- Names of steps that programs go without, as a set.
+	without = {},
+	--- A kind of failure, and what to call at once when it is seen.
+	expected = nil,
+	on_expected = nil,
+}
+
+-- A program that is running.
+local Run = {
+	steps = steps,
+	thrown = THROWN,
+	thrown_table = { torture = true },
+}
+Run.__index = Run
+for name, method in pairs(finish) do
+	Run[name] = method
+end
+
+function Run:violation(kind, text)
+	self.has_failed = true
+	if not self.violations[kind] then
+		self.violations[kind] = true
+		table.insert(self.violations, { kind = kind, text = text or "" })
+		if kind == M.expected then
+			M.on_expected(text or "")
+		end
+	end
+end
+
+--- An error has come out where nothing else can be done about it.
+function Run:caught(err)
+	local text = type(err) == "string" and err or ""
+	if is_thrown(err) then
+		self.pending = nil
+	elseif is_interrupt(err) then
+		self.is_interrupted = true
+		self:violation("it hangs", text)
+	else
+		-- Where errors cannot be caught at the call, in coroutines of Lua 5.1, the last one may be to blame.
+		local last = self.last_call
+		if not (no_yield_across_pcall and last and last.bad and not model.is_internal(err)) then
+			self:violation("an error: " .. model.generalize(err), text)
+		end
+	end
+end
+
+--- Calls the library, and checks what it returns or raises.
+-- @tparam table step the step that wants it: `bad` if its arguments may be to blame
+-- @tparam table ctx where the step stands
+-- @tparam string name of what is called, for `model.explain_returns`
+-- @param detail for that too
+-- @tparam function f what is called
+-- @param ... its arguments
+-- @return what it returns; nothing if it has raised an error
+function Run:call(step, ctx, name, detail, f, ...)
+	self.last_call = step
+	self.has_thrown = false
+	local results = pack(self:guarded(ctx, f, ...))
+	if results[1] then
+		local problem = not step.bad
+			and model.explain_returns(name, detail, results.n - 1, results[2], results[3], results[4])
+		if problem then
+			self:violation("what is returned by " .. name, problem)
+		end
+		if self.pending and ctx.where == "main" and self.host.is_ordered and not in_coroutine() then
+			self:violation("an error that a handler has raised does not come out of " .. name)
+			self.pending = nil
+		end
+		return results[2], results[3]
+	end
+	local err = results[2]
+	if is_interrupt(err) then
+		self.is_interrupted = true
+		error(err, 0)
+	elseif is_thrown(err) then
+		self.pending, self.has_thrown = nil, true
+		self.waiting[running() or "main"] = nil
+		if ctx.where ~= "main" and ctx.where ~= "finalizer" then
+			self:throw(ctx, err)
+		end
+	elseif not step.bad then
+		self:violation(("%s raises: %s"):format(name, model.generalize(err)), tostring(err))
+	elseif model.is_internal(err) then
+		self:violation(("%s raises from inside: %s"):format(name, model.generalize(err)), tostring(err))
+	end
+end
+
+-- Raises an error of the program.
+function Run:throw(ctx, err)
+	ctx.leave()
+	if (ctx.where == "handler" or ctx.where == "callback" or ctx.where == "function") and self.finalizing == 0
+		and self.program.gc ~= "stress" then
+		self.pending = true
+	end
+	error(err, 0)
+end
+
+function Run:is_own_coroutine()
+	local thread = in_coroutine()
+	return thread and self.coroutines[thread] ~= nil
+end
+
+-- Yields in a coroutine of the program.
+function Run:yield()
+	local thread = running()
+	self.coroutines[thread] = "yields"
+	coroutine.yield()
+	self.coroutines[thread] = "runs"
+end
+
+-- Resumes a coroutine of the program.
+function Run:resume(thread, ...)
+	local results = pack(coroutine.resume(thread, ...))
+	if not results[1] then
+		self:caught(results[2])
+	elseif coroutine.status(thread) ~= "dead" and results.n > 1 then
+		self:violation("a coroutine yields values of somebody else")
+	end
+	if coroutine.status(thread) == "dead" then
+		self.coroutines[thread] = nil
+	end
+end
+
+-- Whether a coroutine of the program has not come to its end.
+function Run:has_coroutines()
+	for thread in pairs(self.coroutines) do
+		if coroutine.status(thread) ~= "dead" then
+			return true
+		end
+	end
+	return false
+end
+
+-- Resumes those that wait for nothing else.
+function Run:resume_all()
+	local waiting = {}
+	for thread, state in pairs(self.coroutines) do
+		if state == "yields" and coroutine.status(thread) == "suspended" then
+			waiting[#waiting + 1] = thread
+		end
+	end
+	for _, thread in ipairs(waiting) do
+		if self.coroutines[thread] == "yields" and coroutine.status(thread) == "suspended" then
+			self:resume(thread)
+		end
+	end
+end
+
+function Run:exec(body, ctx)
+	for _, step in ipairs(body) do
+		self.budget = self.budget - 1
+		if self.budget < 0 or self.is_over or self.is_interrupted then
+			return
+		end
+		if not (M.without[step[1]] or self.is_ending and CONNECTS[step[1]]) then
+			self.steps[step[1]](self, step, ctx)
+		end
+	end
+end
+
+-- Calls a function that may raise an error, and may yield. Returns what pcall would.
+function Run:guarded(ctx, f, ...)
+	if not (no_yield_across_pcall and in_coroutine()) or ctx.where == "finalizer" then
+		return pcall(f, ...)
+	elseif self:is_own_coroutine() or self.host.is_ordered then
+		-- Errors end the coroutine.
+		return true, f(...)
+	end
+	return in_thread(f, ...)
+end
+
+-- The client that a step is about, and its record.
+function Run:who(step, ctx)
+	local rec = step.client == 0 and ctx.rec or self.records[step.client]
+	return rec and rec.client, rec
+end
+
+-- A handler of an event, with the body of a step.
+function Run:handler(rec, event, body)
+	self.last_id = self.last_id + 1
+	local id, count = self.last_id, 0
+	local function handler(first, second)
+		local record = rec.record
+		local dispatch = record:entered(event, id, first, second)
+		local is_out = false
+		local ctx = {
+			where = "handler",
+			rec = rec,
+			message = event == "message" and first or nil,
+			leave = function()
+				if not is_out then
+					is_out = true
+					record:left(dispatch)
+				end
+			end,
+		}
+		count = count + 1
+		if count <= TIMES then
+			self:exec(body, ctx)
+		end
+		ctx.leave()
+	end
+	rec.handlers[event] = rec.handlers[event] or {}
+	table.insert(rec.handlers[event], { id = id, func = handler })
+	return handler
+end
+
+-- The first handlers of all events of a client.
+function Run:observers(rec)
+	local on = {}
+	for _, event in ipairs(EVENTS) do
+		on[event] = not (rec.spec.unseen and rec.spec.unseen[event]) and function(first, second)
+			local client = event == "shutdown" and first or second
+			if getmetatable(client) ~= getmetatable(self.sample) then
+				self:violation("a handler gets no client: " .. event)
+				return
+			end
+			local expected = {}
+			for _, handler in ipairs(rec.handlers[event] or {}) do
+				expected[#expected + 1] = handler.id
+			end
+			if event == "message" then
+				rec.message = first
+			end
+			rec.record:begin(event, client, expected, first)
+		end or nil
+	end
+	return on
+end
+
+-- A callback of a request, with the body of a step.
+function Run:callback(rec, exchange, body)
+	local callback
+	callback = function(answer, reason)
+		rec.record:answered(exchange, answer, reason)
+		self:exec(body, { where = "callback", rec = rec, leave = nothing })
+		self.finished[callback] = exchange.kind
+	end
+	return callback
+end
+
+-- Makes a request that the broker knows by a tag.
+function Run:request(step, ctx, client, rec, method, kind, opts)
+	self.last_tag = self.last_tag + 1
+	local tag = "t" .. self.last_tag
+	if method == "publish" or method == "request" then
+		opts.payload = tag .. ":" .. ("x"):rep(step.size or 0)
+	else
+		opts.topic = "s/" .. tag
+	end
+	local exchange = rec.record:ask(tag, kind, step.callback ~= nil)
+	if step.callback then
+		opts.callback = self:callback(rec, exchange, step.callback)
+	end
+	local accepted = self:call(step, ctx, method, opts.qos or 0, client[method], client, opts)
+	-- After an error of a callback or handler it is not known.
+	if not self.has_thrown then
+		rec.record:asked(exchange, client, accepted)
+	end
+end
+
+-- Collects all garbage. Errors that come out of it are the library's.
+function Run:collect()
+	self.finalizing = self.finalizing + 1
+	local ok, err = pcall(collectgarbage)
+	self.finalizing = self.finalizing - 1
+	if not ok and is_interrupt(err) then
+		error(err, 0)
+	elseif not ok then
+		self:violation("an error comes out of the collector: " .. model.generalize(err), tostring(err))
+	end
+end
+
+local MAIN = { where = "main", leave = nothing }
+
+--- Runs a program.
+-- @tparam table program the program, see `torture.generate`
+-- @param control the connection to the broker
+-- @tparam number limit seconds until the watchdog ends this process
+-- @tparam ?number patience seconds that what has to happen may take
+-- @treturn table violations: a list of `{ kind=, text= }`
+function M.run(program, control, limit, patience)
+	local host = hosts[program.host]
+	local run = setmetatable({
+		program = program,
+		host = host,
+		control = control,
+		violations = {},
+		budget = BUDGET,
+		patience = patience or PATIENCE,
+		-- Clients, by number.
+		records = {},
+		alive = M.alive,
+		stepped = setmetatable({}, { __mode = "k" }),
+		coroutines = {},
+		-- Callbacks that have been called, with the kind of their requests.
+		finished = setmetatable({}, { __mode = "k" }),
+		last_id = 0,
+		last_tag = 0,
+		-- How many finalizers are running, and the threads in which await has not returned.
+		finalizing = 0,
+		waiting = {},
+		-- Whether an error of a handler still has to come out.
+		pending = nil,
+		has_thrown = false,
+		-- Whether what has begun is brought to its end; programs may not connect any more; they may do nothing any more.
+		is_settling = false,
+		is_ending = false,
+		is_over = false,
+	}, Run)
+	local plans = {}
+	for i, spec in ipairs(program.clients) do
+		plans[i] = { unpack(spec.plans) }
+		plans[i].version, plans[i].is_absent = spec.opts.version, spec.is_absent
+	end
+	run.ports = control:begin(plans, limit)
+	collectgarbage()
+	if program.gc == "stop" then
+		collectgarbage("stop")
+	elseif program.gc == "stress" then
+		collectgarbage("setpause", 10)
+		collectgarbage("setstepmul", 400)
+	end
+	local function main()
+		run:exec(program.main, MAIN)
+		run.budget = BUDGET
+		run:settle()
+		run:check_garbage()
+		run:shut_down()
+	end
+	local ok, err = pcall(hosts.start, run, main)
+	run.is_over = true
+	collectgarbage("restart")
+	collectgarbage("setpause", 200)
+	collectgarbage("setstepmul", 200)
+	if not ok then
+		run:caught(err)
+	elseif not run.has_failed then
+		run:check_end()
+	end
+	control:stop()
+	return run.violations
+end
+
+return M

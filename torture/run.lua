@@ -1,0 +1,101 @@
+-- Runs programs of the torture in this process, one after the other, until one fails.
+-- usage: run.lua control=PORT limit=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
+--    or: run.lua control=PORT limit=SECONDS program=FILE [patience=SECONDS] [expected=KIND]
+-- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none of
+-- them, count.
+-- With without=NAMES programs go without steps of these names.
+-- Prints lines: "begin NUMBER HOST", then "failed NUMBER { kind=..., text=... }" for each thing that is wrong, "done
+-- NUMBER"; at the end "memory KILOBYTES" more than after the first programs.
+
+local core = require("mqtt.core")
+
+local control = require("torture.control")
+local data = require("torture.data")
+local generate = require("torture.generate")
+local here = require("torture.here")
+
+-- After how many programs memory should not grow any more.
+local WARM = 30
+
+local settings = {}
+for _, argument in ipairs(arg) do
+	local name, value = argument:match("^(%w+)=(.*)$")
+	settings[name] = tonumber(value) or value
+end
+
+local interpreter = require("torture.interpreter")
+local broker = control.connect(settings.control)
+
+io.stdout:setvbuf("line")
+for name in tostring(settings.without or ""):gmatch("[%w_]+") do
+	interpreter.without[name] = true
+end
+
+local function report(number, kind, text)
+	print(("failed %d %s"):format(number, data.write({ kind = kind, text = text })))
+end
+
+-- Runs a program. Returns whether nothing was wrong.
+local function run(program, number)
+	package.loaded.copas = program.copas and here.copas or nil
+	local violations = interpreter.run(program, broker, settings.limit, settings.patience)
+	-- Twice: what a finalizer holds is collected by the next collection.
+	collectgarbage()
+	collectgarbage()
+	local _, client = next(interpreter.alive)
+	if client and not violations[1] then
+		collectgarbage()
+		_, client = next(interpreter.alive)
+		if client then
+			violations[1] = { kind = "a client is not collected", text = "client " .. client }
+		end
+	end
+	for _, violation in ipairs(violations) do
+		local kind = violation.kind
+		local counts = data.matches(kind, settings.only or ".") and not data.matches(kind, settings.skip or "")
+		-- A hang counts in any case here: this process is of no use any more.
+		if kind == "it hangs" or counts then
+			report(number, kind, violation.text)
+		end
+	end
+	return not violations[1]
+end
+
+if settings.expected then
+	-- That is all that is to be known: nothing of what follows.
+	interpreter.expected = settings.expected
+	function interpreter.on_expected(text)
+		report(0, settings.expected, text)
+		print("done 0")
+		os.exit(0)
+	end
+end
+
+if settings.program then
+	local file = assert(io.open(settings.program))
+	local program = data.read(file:read("*a"))
+	file:close()
+	print("begin 0")
+	run(program, 0)
+	print("done 0")
+	return
+end
+
+local deadline = core.now() + settings.seconds
+local first
+for number = settings.from, settings.from + settings.count - 1 do
+	local program = generate.program(settings.seed, number, settings.host and { settings.host } or here.hosts, here.copas)
+	print(("begin %d %s"):format(number, program.host))
+	local is_well = run(program, number)
+	print("done " .. number)
+	if number == settings.from + WARM then
+		first = collectgarbage("count")
+	end
+	if not is_well or core.now() > deadline then
+		break
+	end
+end
+if first then
+	print(("memory %.0f"):format(collectgarbage("count") - first))
+end
+os.exit(0)
