@@ -58,6 +58,8 @@ local STEPS_PER_TURN = 16
 -- After how many answers to messages the loop has its turn, which sends what has been published upon them: so the
 -- broker has something to do meanwhile.
 local ANSWERS_PER_TURN = 50
+-- How often a thread looks whether a connection that it waits for is open, in seconds.
+local OPEN_PAUSE = 0.002
 -- How often a connector that does not wait by itself is asked for bytes, in seconds.
 local POLL_PAUSE = 0.01
 
@@ -301,18 +303,23 @@ local function parse_uri(self, conn)
 	parsed_mt.__index = opts
 	local parsed = setmetatable({}, parsed_mt)
 	if type(opts.uri) == "table" and type(opts.secure) == "table" then
-		local ok, scheme = core.parse_uri(conn.uri)
-		if ok and scheme and not PROTOCOLS[scheme].secure then
+		local is_uri, scheme = core.parse_uri(conn.uri)
+		if is_uri and scheme and not PROTOCOLS[scheme].secure then
 			parsed.secure = false
 		end
 	end
-	parse_connection_opts(parsed, conn)
-	for _, key in ipairs(URI_OPTIONS) do
+	local ok, err = pcall(parse_connection_opts, parsed, conn)
+	for _, key in ipairs(ok and URI_OPTIONS or NOTHING) do
 		if opts[key] == nil and parsed[key] ~= nil then
 			now = now or {}
 			now[key] = parsed[key]
 			opts[key] = parsed[key]
 		end
+	end
+	-- The client is to be collected when nobody else has it.
+	parsed_mt.__index = nil
+	if not ok then
+		error(err, 0)
 	end
 	if now and now.username == nil and now.password == nil then
 		now = SECURE_ALONE[now.secure]
@@ -1498,7 +1505,8 @@ function Client:open_connection()
 	end
 	local link, conn = self._link, self._opening
 	while self._opening == conn do
-		if not (host.wait(link) or host.pause(POLL_PAUSE)) then
+		-- A thread that looks now and then, rather than one that waits for the link: another may take what it waits for.
+		if not (host.pause(OPEN_PAUSE) or host.wait(link)) then
 			link:wait(IDLE_WAIT)
 		end
 		if self._opening == conn then
