@@ -116,7 +116,6 @@ function Run:shut_down()
 		self:call(NO_STEP, MAIN, "shutdown", nil, client.shutdown, client)
 		-- Handlers may have begun again.
 		if client.connection or client.opts.reconnect then
-			client.handlers.close, client.handlers.shutdown, client.handlers.error = {}, {}, {}
 			self:call(NO_STEP, MAIN, "shutdown", nil, client.shutdown, client)
 		end
 	end

@@ -224,7 +224,7 @@ end
 
 -- Calls a function that may raise an error, and may yield. Returns what pcall would.
 function Run:guarded(ctx, f, ...)
-	if not (no_yield_across_pcall and in_coroutine()) or ctx.where == "finalizer" then
+	if not (no_yield_across_pcall and in_coroutine()) or ctx.no_wait then
 		return pcall(f, ...)
 	elseif self:is_own_coroutine() or self.host.is_ordered then
 		-- Errors end the coroutine.
@@ -250,6 +250,8 @@ function Run:handler(rec, event, body)
 		local ctx = {
 			where = "handler",
 			rec = rec,
+			-- Finalizers of the program and of the library cannot wait.
+			no_wait = self.finalizing > 0 or type(first) == "table" and first.close_reason == "garbage",
 			message = event == "message" and first or nil,
 			leave = function()
 				if not is_out then
@@ -297,7 +299,7 @@ function Run:callback(rec, exchange, body)
 	local callback
 	callback = function(answer, reason)
 		rec.record:answered(exchange, answer, reason)
-		self:exec(body, { where = "callback", rec = rec, leave = nothing })
+		self:exec(body, { where = "callback", rec = rec, no_wait = self.finalizing > 0, leave = nothing })
 		self.finished[callback] = exchange.kind
 	end
 	return callback

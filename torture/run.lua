@@ -39,6 +39,10 @@ end
 local function run(program, number)
 	package.loaded.copas = program.copas and here.copas or nil
 	local violations = interpreter.run(program, broker, settings.limit, settings.patience)
+	if rawget(_G, "jit") then
+		-- Compiled code holds on to what it was compiled for.
+		jit.flush() -- luacheck: globals jit
+	end
 	-- Twice: what a finalizer holds is collected by the next collection.
 	collectgarbage()
 	collectgarbage()

@@ -95,7 +95,8 @@ function STEPS:on_topic(step, ctx)
 	local function handler(message)
 		count = count + 1
 		if count <= TIMES then
-			self:exec(step.body, { where = "handler", rec = rec, message = message, leave = nothing })
+			self:exec(step.body, { where = "handler", rec = rec, message = message, no_wait = self.finalizing > 0,
+				leave = nothing })
 		end
 	end
 	self:call(step, ctx, "on_topic", nil, client.on_topic, client, step.filter, handler, step.opts)
@@ -132,7 +133,7 @@ end
 
 function STEPS:request(step, ctx)
 	local client, rec = self:who(step, ctx)
-	if client and client.opts.version == mqtt.v50 and (step.callback or ctx.where ~= "finalizer") then
+	if client and client.opts.version == mqtt.v50 and (step.callback or not ctx.no_wait) then
 		self:request(step, ctx, client, rec, "request", "request",
 			{ topic = "p/1", qos = step.qos, timeout = step.timeout })
 	end
@@ -140,7 +141,7 @@ end
 
 function STEPS:await(step, ctx)
 	local client, rec = self:who(step, ctx)
-	if not client or ctx.where == "finalizer" then
+	if not client or ctx.no_wait then
 		return
 	end
 	self.last_tag = self.last_tag + 1
@@ -190,7 +191,7 @@ for _, name in ipairs({
 			return
 		end
 		if name == "start_connecting" then
-			if ctx.where == "finalizer" then
+			if ctx.no_wait then
 				return
 			end
 			rec.record.may_connect = rec.record.may_connect + 1
@@ -203,7 +204,7 @@ end
 -- What start_connecting does, in two steps.
 function STEPS:open_connection(step, ctx)
 	local client, rec = self:who(step, ctx)
-	if client and ctx.where ~= "finalizer" then
+	if client and not ctx.no_wait then
 		rec.record.may_connect = rec.record.may_connect + 1
 		self:call(step, ctx, "open_connection", nil, client.open_connection, client)
 		if client.connection and not client.connection.connect_sent then
@@ -248,7 +249,7 @@ end
 
 function STEPS:serve(step, ctx)
 	for _ = 1, step.count or 1 do
-		if ctx.where ~= "finalizer" then
+		if not ctx.no_wait then
 			self.host.serve(self, ctx)
 		end
 	end
@@ -298,7 +299,7 @@ end
 
 function STEPS:run(step, ctx)
 	local client, rec = self:who(step, ctx)
-	if ctx.where == "finalizer" or self.is_running then
+	if ctx.no_wait or self.is_running then
 		return
 	end
 	if rec and step.how == "run_ioloop" then
@@ -327,7 +328,7 @@ function STEPS:coroutine(step, ctx)
 end
 
 function STEPS:yield(_, ctx)
-	if ctx.where == "finalizer" then
+	if ctx.no_wait then
 		return
 	elseif self:is_own_coroutine() then
 		self:yield()
@@ -337,7 +338,7 @@ function STEPS:yield(_, ctx)
 end
 
 function STEPS:resume(_, ctx)
-	if ctx.where ~= "finalizer" then
+	if not ctx.no_wait then
 		self:resume_all()
 	end
 end
@@ -363,7 +364,7 @@ function STEPS:object(step, ctx)
 	end
 	local function finalize()
 		self.finalizing = self.finalizing + 1
-		local ok, err = pcall(self.exec, self, step.body, { where = "finalizer", rec = rec, leave = nothing })
+		local ok, err = pcall(self.exec, self, step.body, { where = "finalizer", rec = rec, no_wait = true, leave = nothing })
 		self.finalizing = self.finalizing - 1
 		if not ok then
 			self:caught(err)
