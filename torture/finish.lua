@@ -30,7 +30,8 @@ function Run:missing()
 				return "in_flight stays above 0"
 			end
 		elseif type(client.opts.reconnect) == "number" and client.opts.reconnect < 0.2 and not rec.spec.is_absent
-			and (self.host.has(self, client) or client.connection) then
+			and (self.host.has(self, client) or client.connection) and rec.record.opened < rec.opened_before + 3 then
+			-- Not if its handlers end each connection.
 			return "a client does not reconnect", "client " .. index
 		end
 	end
@@ -48,6 +49,9 @@ end
 function Run:settle()
 	self.control:settle()
 	self.is_settling = true
+	for _, rec in pairs(self.records) do
+		rec.opened_before = rec.record.opened
+	end
 	local deadline = core.now() + self.patience
 	self:resume_all()
 	local kind, text = self:missing()

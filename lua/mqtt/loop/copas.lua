@@ -158,8 +158,8 @@ local function packet_handler(record)
 	local handle = record.handle
 	return function(client, packet)
 		local thread, handling = record.reader, record.handling
-		if not client._token and coroutine_running() ~= thread then
-			-- Read by another: what a connector's user feeds, or keep alive has found.
+		if coroutine_running() ~= thread then
+			-- Read by another: what a connector's user feeds, what keep alive has found, or what `start_connecting` has.
 			return handle_apart(record, packet)
 		end
 		begin(record)
