@@ -78,7 +78,9 @@ function bridge.open(client, conn, failed)
 	client._link:attach()
 	client.connection, client._opening, client._connected = conn, nil, conn
 	client._check_soon = host.repeatedly(function()
-		return client.connection == conn and client:check_keep_alive()
+		local seconds = client.connection == conn and client:check_keep_alive()
+		-- That may have ended the connection.
+		return client.connection == conn and seconds
 	end)
 	return true
 end

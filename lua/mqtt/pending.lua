@@ -107,10 +107,13 @@ local function tell(self)
 			self._next_timeout = core.now()
 			set_timer(self)
 		end
-		if wait.wake then
-			failure = try(failure, wait.wake)
-		elseif wait.told then
-			failure = try(failure, wait.told, results_of(wait))
+		-- What still knows the wait, an exchange without an end perhaps, is not to keep what the program has given.
+		local wake, told = wait.wake, wait.told
+		wait.wake, wait.told = nil, nil
+		if wake then
+			failure = try(failure, wake)
+		elseif told then
+			failure = try(failure, told, results_of(wait))
 		end
 	end
 	raise(failure)
