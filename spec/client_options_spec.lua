@@ -125,9 +125,9 @@ describe("an option of mqtt.client", function()
 		for text, will in pairs({
 			["expecting will.topic to be a string"] = { payload = "gone" },
 			["expecting will.payload to be a string"] = { topic = "t", payload = 1 },
-			["expecting will.qos to be a number"] = { topic = "t", qos = "1" },
-			["expecting will.qos to be a valid QoS value"] = { topic = "t", qos = 3 },
-			["expecting will.retain to be a boolean"] = { topic = "t", retain = 1 },
+			["expecting will.qos to be a number"] = { topic = "t", payload = "", qos = "1" },
+			["expecting will.qos to be a valid QoS value"] = { topic = "t", payload = "", qos = 3 },
+			["expecting will.retain to be a boolean"] = { topic = "t", payload = "", retain = 1 },
 		}) do
 			refuses(text, { uri = "host", clean = true, will = will })
 		end

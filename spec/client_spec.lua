@@ -261,7 +261,7 @@ for version_name, version in pairs(VERSIONS) do
 
 			it("takes the options as they are then", function()
 				start_server()
-				local subject = new({ uri = server.uri, keep_alive = 5, will = { topic = "old" } })
+				local subject = new({ uri = server.uri, keep_alive = 5, will = { topic = "old", payload = "" } })
 				subject.opts.keep_alive = 7
 				subject.opts.will = { topic = "new", payload = "gone", qos = 1, retain = true }
 				subject.opts.username = "somebody"

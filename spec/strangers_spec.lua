@@ -404,6 +404,19 @@ describe("an argument that is none", function()
 			local err = harness.failure(mqtt.client, { uri = "127.0.0.1", clean = true, will = { topic = topic } })
 			assert.is_truthy(err:find("will.topic: ", 1, true), err)
 		end
+		blames("expecting will.payload to be a string", { uri = "127.0.0.1", clean = true, will = { topic = "a" } })
+		for name, opts in pairs({
+			[".id must be well-formed UTF-8, got bad bytes at 0"] = { id = "\255" },
+			[".id must not contain U+0000"] = { id = "a\0b" },
+			[".username must be well-formed UTF-8, got bad bytes at 0"] = { username = "\255" },
+			["expecting keys of .properties to be names of properties, got: nonsense"] = { properties = { nonsense = 1 } },
+			["expecting keys of .will.properties to be names of properties, got: nonsense"] = {
+				will = { topic = "a", payload = "", properties = { nonsense = 1 } },
+			},
+		}) do
+			opts.uri, opts.clean, opts.version = "127.0.0.1", true, mqtt.v50
+			blames(name, opts)
+		end
 		local client = harness.client()
 		harness.blames_caller("expecting func to be a function", client.on, client, "message", nil)
 		harness.blames_caller("expecting event to be a string", client.on, client, nil, print)

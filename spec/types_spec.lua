@@ -169,7 +169,7 @@ describe("types/mqtt.lua", function()
 		end
 		local settings = {}
 		local rust = read("src/lua/tls.rs")
-		for name in rust:match("match &%*key {(.-)\n        }"):gmatch('\n            "([a-z_]+)"') do
+		for name in rust:match("match key.as_str%(%) {(.-)\n        }"):gmatch('\n            "([a-z_]+)"') do
 			settings[name] = true
 		end
 		assert.same(sorted(settings), sorted(class("mqtt.Secure")))

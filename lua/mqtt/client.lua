@@ -25,6 +25,7 @@ local LARGE_PAYLOAD = core.large_payload
 -- What is done for each message does not go through the link's methods.
 local core_step, core_publish, publish_plain = core.step, core.publish, calls.publish
 local core_pop = core.pop
+local codec = core.codec
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local BUILDS_MESSAGES = core.builds_messages
 local shape, shape_publish, shape_ack = packet.shape, packet.shape_publish, packet.shape_ack
@@ -221,7 +222,7 @@ local function check_will(will)
 	local broken = core.check_topic_name(will.topic)
 	if broken then
 		return "will.topic: " .. broken
-	elseif will.payload ~= nil and type(will.payload) ~= "string" then
+	elseif type(will.payload) ~= "string" then
 		return "expecting will.payload to be a string"
 	elseif will.qos ~= nil and type(will.qos) ~= "number" then
 		return "expecting will.qos to be a number"
@@ -533,6 +534,49 @@ local function check_brokers(self)
 	end
 end
 
+-- The properties of CONNECT: the program's, and the largest packet it accepts.
+local function connect_properties(opts)
+	local size, properties = opts.max_packet_size, opts.properties
+	if not size or opts.version ~= const.v50 or properties and properties.maximum_packet_size then
+		return properties
+	end
+	local all = { maximum_packet_size = size }
+	for name, value in pairs(properties or {}) do
+		all[name] = value
+	end
+	return all
+end
+
+-- The fields of CONNECT.
+local function connect_fields(opts)
+	return {
+		id = opts.id,
+		-- "first" is true for now
+		clean = not not opts.clean,
+		username = opts.username,
+		password = opts.password,
+		will = calls.plain(opts.will),
+		keep_alive = opts.keep_alive,
+		properties = connect_properties(opts),
+		user_properties = opts.user_properties,
+	}
+end
+
+-- The options that CONNECT has fields for and that may be of no use there.
+local CONNECT_OPTIONS = { "id", "username", "password", "will", "properties", "user_properties" }
+
+-- Returns what is wrong with the CONNECT that the options make, or nil: the program is to know before it connects.
+local function check_connect(self, given)
+	for _, key in ipairs(CONNECT_OPTIONS) do
+		if given[key] ~= nil then
+			local fields = connect_fields(self.opts)
+			fields.type = packet_type.CONNECT
+			local ok, err = codec[self._version].encode(fields)
+			return not ok and err or nil
+		end
+	end
+end
+
 --- Create and initialize MQTT client instance. Typically this is not called directly, but through `Client.create`.
 -- @tparam table opts client creation options; copied, so one table may serve several clients
 -- @tparam string|table opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; for
@@ -667,6 +711,10 @@ function Client:__init(opts)
 	if not ok then
 		error(err, 3)
 	end
+	err = check_connect(self, opts)
+	if err then
+		error(err, 3)
+	end
 	if own.on then
 		ok, err = pcall(self.on, self, own.on)
 		if not ok then
@@ -674,6 +722,7 @@ function Client:__init(opts)
 		end
 	end
 	log:info("[LuaMQTT] client '%s' created", own.id)
+	return self
 end
 
 --- Add functions as handlers of given events.
@@ -1526,19 +1575,6 @@ function Client:open_connection()
 	return false, "connection attempt was given up"
 end
 
--- The properties of CONNECT: the program's, and the largest packet it accepts.
-local function connect_properties(opts)
-	local size, properties = opts.max_packet_size, opts.properties
-	if not size or opts.version ~= const.v50 or properties and properties.maximum_packet_size then
-		return properties
-	end
-	local all = { maximum_packet_size = size }
-	for name, value in pairs(properties or {}) do
-		all[name] = value
-	end
-	return all
-end
-
 --- Send CONNECT packet into opened network connection
 -- @return true on success or false and error message on failure
 function Client:send_connect()
@@ -1556,17 +1592,7 @@ function Client:send_connect()
 		note_ignored(self, "CONNECT", opts, V50_FIELDS)
 	end
 	if ok then
-		ok, err = self._link:connect {
-			id = opts.id,
-			-- "first" is true for now
-			clean = not not opts.clean,
-			username = opts.username,
-			password = opts.password,
-			will = calls.plain(opts.will),
-			keep_alive = opts.keep_alive,
-			properties = connect_properties(opts),
-			user_properties = opts.user_properties,
-		}
+		ok, err = self._link:connect(connect_fields(opts))
 	end
 	if not ok then
 		err = "failed to send CONNECT: " .. err
@@ -2253,6 +2279,7 @@ local _M = {}
 -- @treturn Client MQTT client instance
 function _M.create(opts)
 	local client = setmetatable({}, Client)
+	-- Not a tail call: errors are the caller's.
 	client:__init(opts)
 	return client
 end
