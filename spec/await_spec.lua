@@ -96,6 +96,35 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			assert.same({}, subject._lost_requests)
 		end)
 
+		it("gives no coroutine the errors of others that wait for the same", function()
+			local over, errors = {}, {}
+			for i = 1, 6 do
+				start(function()
+					assert(subject:await("connect"))
+					-- Its answer is there at once.
+					assert(subject:await("publish", { topic = "a" }))
+					over[#over + 1] = i
+					if i % 2 == 0 then
+						error("of " .. i, 0)
+					end
+				end)
+			end
+			local loop = ioloop.create()
+			loop:add(subject)
+			loop:add(server.serve)
+			local deadline = harness.now() + 10
+			while not (#over == 6 and errors[1]) do
+				assert(harness.now() < deadline, "nothing came of it in time")
+				local ok, err = pcall(loop.iteration, loop)
+				if not ok then
+					errors[#errors + 1] = err
+				end
+			end
+			table.sort(over)
+			assert.same({ 1, 2, 3, 4, 5, 6 }, over)
+			assert.equal("of 2", errors[1])
+		end)
+
 		it("returns what refuses", function()
 			await("connect")
 			for method, ptype in pairs({ subscribe = "SUBACK", unsubscribe = "UNSUBACK", publish = "PUBACK" }) do

@@ -2,7 +2,10 @@
 
 local broker = require("spec.support.broker")
 local child = require("spec.support.child")
+local core = require("mqtt.core")
 local harness = require("spec.support.harness")
+local ioloop = require("mqtt.ioloop")
+local mqtt = require("mqtt")
 local servers = require("spec.support.server")
 local socket = require("socket")
 
@@ -458,4 +461,33 @@ describe("what was accepted by LuaSocket arrives", function()
 			end)
 		end)
 	end
+end)
+
+describe("a client that connects again", function()
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+	end)
+
+	it("waits no longer for what its last connection has to send than it may take to connect", function()
+		local server = servers.start(mqtt.v311)
+		local subject = harness.client({ uri = server.uri, connect_timeout = 0.2 })
+		local loop = ioloop.create()
+		loop:add(subject)
+		-- In company a publish does not wait for room.
+		loop:add(harness.client())
+		loop:add(server.serve)
+		while not (subject.connection and subject.connection.connack) do
+			loop:iteration()
+		end
+		server.deaf = true
+		for _ = 1, 4 do
+			assert(subject:publish({ topic = "t", payload = ("x"):rep(3 * 1024 * 1024) }))
+		end
+		subject:close_connection()
+		local begun = core.now()
+		assert(subject:start_connecting())
+		-- The peer, which takes nothing, is given two seconds.
+		assert.is_true(core.now() - begun < 1)
+	end)
 end)

@@ -4,6 +4,8 @@
 local copas_support = require("spec.support.copas")
 local harness = require("spec.support.harness")
 local ioloop = require("mqtt.ioloop")
+local mqtt = require("mqtt")
+local packet_type = require("mqtt.protocol").packet_type
 local servers = require("spec.support.server")
 
 -- Counts the calls of a method of a client.
@@ -29,6 +31,40 @@ local function listener(many)
 		end
 	end
 end
+
+describe("a replaced table of handlers", function()
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+	end)
+
+	it("counts from the next message, also when all have arrived together", function()
+		local server = servers.start(mqtt.v311, function(self, packet)
+			if packet.type == packet_type.CONNECT then
+				self:send({ type = packet_type.CONNACK, sp = false, rc = 0 })
+				for i = 1, 60 do
+					self:send({ type = packet_type.PUBLISH, qos = 0, topic = "t", payload = tostring(i) })
+				end
+			end
+		end)
+		local subject, first, later = harness.client({ uri = server.uri }), 0, 0
+		subject:on("message", function()
+			first = first + 1
+			local handlers = {}
+			for event in pairs(subject.handlers) do
+				handlers[event] = {}
+			end
+			handlers.message[1] = function()
+				later = later + 1
+			end
+			subject.handlers = handlers
+		end)
+		harness.serve({ subject, server.serve }, function()
+			return first + later == 60
+		end)
+		assert.same({ 1, 59 }, { first, later })
+	end)
+end)
 
 describe("a replaced step", function()
 	after_each(harness.cleanup)

@@ -2024,7 +2024,7 @@ function Client:_serve(most, thread)
 		return self:step()
 	end
 	-- What there is most of, messages, takes the shortest way.
-	local handle, lists, session_mt, auto_ack = self._handle, self.handlers, self._session_mt, self.opts.auto_ack
+	local handle, session_mt, auto_ack = self._handle, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
 	local next_event = thread and core_step or core_pop
 	local reader, timeouts, error_handler, gettimeouts, geterrorhandler
@@ -2040,7 +2040,7 @@ function Client:_serve(most, thread)
 			if auto_ack or not BUILDS_MESSAGES then
 				message = to_message(self, kind, a, b, c, d, e, f, g, h)
 			end
-			local handlers = lists.message
+			local handlers = self.handlers.message
 			local handler = handlers[1]
 			if self._topics or handlers[2] then
 				deliver_message(self, message)

@@ -134,8 +134,11 @@ local function put_over(self, wait, ...)
 	if wait.forget then
 		wait.forget()
 	end
-	self._over = self._over or {}
-	table_insert(self._over, wait)
+	-- Others look at the results themselves.
+	if wait.wake or wait.told then
+		self._over = self._over or {}
+		table_insert(self._over, wait)
+	end
 end
 
 --- Ends a wait, unless it is over.
@@ -143,7 +146,10 @@ end
 -- @param ... results
 function Client:_end_wait(wait, ...)
 	put_over(self, wait, ...)
-	tell(self)
+	-- Whoever asks and has the answer at once is not to get the errors of those who are being told.
+	if wait.wake or wait.told then
+		tell(self)
+	end
 end
 
 --- Ends all waits, or all of a kind.

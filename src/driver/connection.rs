@@ -79,7 +79,8 @@ async fn open<'a>(
             // An error says that the time is over.
             let _ = tokio::time::timeout(PREVIOUS_TIME, until(news, || previous.is_gone())).await;
         };
-        unless_ended(transport, over).await?;
+        // Whoever asked for a connection waits for it no longer than it may take to open.
+        let _ = unless_ended(transport, tokio::time::timeout(timeout, over)).await?;
     }
     let mut turn = Some(unless_ended(transport, link.hub().turns.next()).await?);
     let mut alarm = Alarm::new(&link.hub().alarms, transport);

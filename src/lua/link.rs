@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 #[cfg(feature = "luajit")]
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -555,8 +558,11 @@ fn publish_arguments(
 thread_local! {
     /// The links that LuaJIT's FFI knows by number. A pointer could be to anything.
     static BY_NUMBER: RefCell<HashMap<u32, Arc<Link>>> = RefCell::default();
-    static LAST_NUMBER: Cell<u32> = const { Cell::new(0) };
 }
+
+/// One count for all threads: a Lua state, and with it a link, may move to another one.
+#[cfg(feature = "luajit")]
+static LAST_NUMBER: AtomicU32 = AtomicU32::new(0);
 
 #[cfg(feature = "luajit")]
 impl LuaLink {
@@ -565,8 +571,7 @@ impl LuaLink {
         if self.number.get() == 0
             && let Ok(Live { link, .. }) = self.live()
         {
-            let number = LAST_NUMBER.get().wrapping_add(1).max(1);
-            LAST_NUMBER.set(number);
+            let number = LAST_NUMBER.fetch_add(1, Relaxed).wrapping_add(1).max(1);
             self.number.set(number);
             BY_NUMBER.with_borrow_mut(|links| links.insert(number, Arc::clone(link)));
         }

@@ -63,7 +63,9 @@ function M.talk()
 		client:acknowledge(message)
 	end
 	client:on("message", receive)
+	local sent = client:stats().messages_sent
 	assert(client:publish({ topic = topic, payload = "hello", qos = 1 }))
+	assert(client:stats().messages_sent == sent + 1, "another client has sent it")
 	serve(client, function()
 		return received
 	end)

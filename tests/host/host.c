@@ -107,6 +107,27 @@ static void moves(void) {
 	pthread_join(other, NULL);
 }
 
+static void *begins(void *L) {
+	call(L, "connect");
+	call(L, "talk");
+	return NULL;
+}
+
+/* States that have begun in different threads, and go on in one. */
+static void come_together(void) {
+	lua_State *a = open(), *b = open();
+	pthread_t other;
+	begins(a);
+	if (pthread_create(&other, NULL, begins, b) != 0)
+		abort();
+	pthread_join(other, NULL);
+	call(b, "talk");
+	call(a, "talk");
+	lua_close(a);
+	call(b, "talk");
+	lua_close(b);
+}
+
 /* Messages arrive while the program is outside of Lua, and nobody asks for them. */
 static void unheard(void) {
 	lua_State *L = open();
@@ -218,6 +239,7 @@ static const struct {
 	{"two states in two threads", two_threads},
 	{"one state after another", one_after_another},
 	{"a state that moves to another thread", moves},
+	{"states of two threads that come together in one", come_together},
 	{"fork", forks},
 	{"lua_close while connected", connected},
 	{"lua_close with pending timers", with_timers},
