@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
+use crate::codec::{Decoder, Packet, Property, PropertyValue, Str, Version, encode};
 
 mod aliases;
 mod filters;
@@ -131,8 +131,10 @@ impl Event {
 enum Received {
     /// QoS 1: given to the user, who has not acknowledged it. Belongs to the connection.
     DeliveredOnce,
-    /// QoS 2: given to the user, who has not acknowledged it.
+    /// QoS 2: given to the user on this connection, who has not acknowledged it.
     Delivered,
+    /// The same on an earlier connection: given to the user again when the server repeats it.
+    DeliveredBefore,
     /// QoS 2: the user acknowledged it, PUBREL has not come.
     Acknowledged,
 }
@@ -142,7 +144,7 @@ enum Received {
 pub struct Stats {
     /// PUBLISH packets sent, repetitions not counted.
     pub messages_sent: u64,
-    /// Messages received, repetitions of QoS 2 not counted.
+    /// Messages received, repetitions of QoS 2 on the same connection not counted.
     pub messages_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
@@ -335,8 +337,12 @@ impl Session {
         self.connection = Connection::new(self.version);
         self.outgoing.connection_lost();
         self.outgoing.shrink();
-        self.incoming
-            .retain(|_, received| *received != Received::DeliveredOnce);
+        self.incoming.retain(|_, received| {
+            if *received == Received::Delivered {
+                *received = Received::DeliveredBefore;
+            }
+            *received != Received::DeliveredOnce
+        });
     }
 
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
@@ -347,8 +353,13 @@ impl Session {
         for event in mem::take(&mut self.events) {
             match event {
                 answer if answer.answers().is_some() => self.deliver(answer),
-                Event::Packet(Packet::Publish(publish)) if publish.qos == QoS::ExactlyOnce => {
-                    self.incoming.remove(&publish.packet_id);
+                Event::Packet(Packet::Publish(publish)) => {
+                    // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
+                    if let Some(received @ Received::Delivered) =
+                        self.incoming.get_mut(&publish.packet_id)
+                    {
+                        *received = Received::DeliveredBefore;
+                    }
                 }
                 _ => {}
             }

@@ -261,13 +261,14 @@ impl Session {
                 let before = self
                     .incoming
                     .insert(publish.packet_id, Received::DeliveredOnce);
-                if before.is_none() {
+                if matches!(before, None | Some(Received::DeliveredBefore)) {
                     self.begin_incoming()?;
                 }
             }
             QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id) {
-                before @ (None | Some(Received::DeliveredOnce)) => {
-                    if before.is_none() {
+                // What the user has not acknowledged on an earlier connection comes again, as with QoS 1.
+                before @ (None | Some(Received::DeliveredOnce | Received::DeliveredBefore)) => {
+                    if before != Some(&Received::DeliveredOnce) {
                         self.begin_incoming()?;
                     }
                     self.incoming.insert(publish.packet_id, Received::Delivered);
@@ -372,7 +373,9 @@ impl Session {
         self.check_listed(PacketType::Pubrel, ack.reason)?;
         let known = match self.incoming.get(&ack.packet_id) {
             None | Some(Received::DeliveredOnce) => false,
-            Some(Received::Delivered | Received::Acknowledged) => self.end_incoming(ack.packet_id),
+            Some(Received::Delivered | Received::DeliveredBefore | Received::Acknowledged) => {
+                self.end_incoming(ack.packet_id)
+            }
         };
         self.answer(PacketType::Pubcomp, ack.packet_id, known);
         Ok(())

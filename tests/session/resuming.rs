@@ -273,8 +273,11 @@ fn messages_taken_at_once_and_given_back_come_again_with_the_others() {
         assert!(pair.client.take_messages(&mut taken));
         assert_eq!(taken.len(), 30);
         assert_eq!(pair.client.queued_bytes(), 0);
-        // The user goes through ten, and gives up the connection.
+        // The user goes through ten, acknowledges them, and gives up the connection.
         taken.drain(..10);
+        for id in 1..=10 {
+            pair.acknowledge(id, QOS_2);
+        }
         pair.server.send(publish(QOS_2, 31));
         pair.drive();
         pair.client.give_back(taken);
