@@ -257,6 +257,22 @@ describe("with reconnect", function()
 			assert.same({}, events)
 		end)
 
+		it("only messages wait for the broker's receive maximum, " .. name, function()
+			local subject = start(version, connector, { server_receive_maximum = 1 })
+			server.properties = version == mqtt.v50 and { receive_maximum = 1 } or nil
+			serve({ subject, server.serve }, function()
+				return is_connected(subject)
+			end)
+			for i = 1, 2 do
+				subject:publish({ topic = "t", payload = "m" .. i, qos = 2 })
+			end
+			subject:subscribe({ topic = "a" })
+			subject:unsubscribe({ topic = "b" })
+			await(subject, types.UNSUBSCRIBE, 1)
+			assert.equal(1, server:count(types.SUBSCRIBE))
+			assert.same({ "CONNECT", "PUBLISH m1 2" }, received())
+		end)
+
 		it("subscriptions are renewed, " .. name, function()
 			local subject = start(version, connector, { resubscribe = true, clean = true }, false)
 			local granted = 0

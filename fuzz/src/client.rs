@@ -511,16 +511,16 @@ impl Client {
         }
     }
 
-    /// What was accepted and not acknowledged is with the server, or waits only because the server's receive maximum is
-    /// reached.
+    /// What was accepted and not acknowledged is with the server, or is a message and waits only because the server's
+    /// receive maximum is reached.
     fn check_nothing_lost(&self, queued: usize) {
+        for id in &self.requests {
+            assert!(self.server.awaits_answer(*id), "{id}");
+        }
         if self.server.has_quota() {
             assert_eq!(queued, 0);
             for (id, number) in &self.accepted {
                 assert_eq!(self.server.number(*id), Some(*number), "{id}");
-            }
-            for id in &self.requests {
-                assert!(self.server.awaits_answer(*id), "{id}");
             }
         } else {
             let unsent = self.accepted.iter().filter(|(id, number)| {

@@ -26,6 +26,11 @@ pub(super) enum Phase {
 }
 
 impl Phase {
+    /// Whether the next packet to send is a PUBLISH.
+    fn sends_message(self) -> bool {
+        matches!(self, Self::Puback | Self::Pubrec)
+    }
+
     /// The packet that is awaited.
     pub(super) fn awaits(self) -> PacketType {
         match self {
@@ -95,6 +100,8 @@ pub(super) struct Outgoing {
     waiting: VecDeque<Waiting>,
     /// Bytes of the packets in `waiting`.
     waiting_bytes: usize,
+    /// Whether there may be other packets than PUBLISH in `repeat` or `waiting`.
+    holds_unlimited: bool,
     /// Bytes of all packets here.
     bytes: usize,
     /// Exchanges that count against what the server takes at a time.
@@ -166,6 +173,7 @@ impl Outgoing {
             Progress::Repeat => self.repeat.push_back(id),
             Progress::Sent { counted } => self.in_flight += u32::from(counted),
         }
+        self.holds_unlimited |= !phase.sends_message();
         self.begun += 1;
         let exchange = Exchange {
             phase,
@@ -288,6 +296,32 @@ impl Outgoing {
         })
     }
 
+    /// Moves the first packet of an exchange that is not a PUBLISH, and is still to be sent, to the front of its queue.
+    pub(super) fn bring_unlimited_forward(&mut self) -> Option<u16> {
+        if !self.holds_unlimited {
+            return None;
+        }
+        let held = |id: &u16, progress: Progress| {
+            let exchange = self.exchanges.get(id);
+            exchange.is_some_and(|e| e.progress == progress && !e.phase.sends_message())
+        };
+        let repeated = self.repeat.iter().position(|id| held(id, Progress::Repeat));
+        if let Some(id) = repeated.and_then(|at| self.repeat.remove(at)) {
+            self.repeat.push_front(id);
+            return Some(id);
+        }
+        let waiting = self.waiting.iter().position(|waiting| match waiting {
+            Waiting::Exchange(id) => held(id, Progress::Waiting),
+            Waiting::Plain(_) => false,
+        });
+        if let Some(Waiting::Exchange(id)) = waiting.and_then(|at| self.waiting.remove(at)) {
+            self.waiting.push_front(Waiting::Exchange(id));
+            return Some(id);
+        }
+        self.holds_unlimited = false;
+        None
+    }
+
     /// Takes the QoS 0 PUBLISH that is at the front.
     pub(super) fn take_plain(&mut self) -> Option<Box<[u8]>> {
         match self.waiting.pop_front()? {
@@ -346,7 +380,7 @@ impl Outgoing {
             Waiting::Plain(packet) => Some(packet),
             Waiting::Exchange(id) => {
                 let exchange = self.exchanges.get(id)?;
-                matches!(exchange.phase, Phase::Puback | Phase::Pubrec).then_some(&exchange.packet)
+                exchange.phase.sends_message().then_some(&exchange.packet)
             }
         }
     }
@@ -375,6 +409,7 @@ impl Outgoing {
         for (&id, exchange) in &mut self.exchanges {
             if exchange.progress != Progress::Waiting {
                 exchange.progress = Progress::Repeat;
+                self.holds_unlimited |= !exchange.phase.sends_message();
                 sent.push((exchange.sequence, id));
             }
         }

@@ -34,8 +34,17 @@ impl Session {
                 Some(Front::Exchange(id)) => self.send_exchange(id),
             };
             if !sent {
-                return;
+                return self.send_unlimited(most);
             }
+        }
+    }
+
+    /// Sends what the receive maximum does not concern, past the messages that wait for it [MQTT-3.3.4-8].
+    fn send_unlimited(&mut self, most: usize) {
+        while self.connection.transmit.len() < most
+            && let Some(id) = self.outgoing.bring_unlimited_forward()
+        {
+            self.send_exchange(id);
         }
     }
 

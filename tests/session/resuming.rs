@@ -372,6 +372,95 @@ fn the_servers_receive_maximum_makes_messages_wait_in_order() {
     assert_eq!(pair.answers(), [publish(QOS_1, 5)]);
 }
 
+/// [MQTT-3.3.4-8]: "The Client MUST NOT delay the sending of any packets other than PUBLISH packets due to having sent
+/// Receive Maximum PUBLISH packets". So it is with the limit that we assume of 3.1.1.
+#[test]
+fn only_publish_waits_for_the_receive_maximum() {
+    for version in BOTH {
+        let maximum = || match version {
+            Version::V311 => Properties::new(),
+            Version::V50 => limit(PropertyId::ReceiveMaximum, 2),
+        };
+        let settings = Settings {
+            server_receive_maximum: 2,
+            ..keeping()
+        };
+        let mut pair = Pair::with_settings(version, settings);
+        pair.connect(connect(version));
+        accept(&mut pair, false, maximum());
+        for _ in 0..3 {
+            pair.publish(QOS_2);
+        }
+        pair.publish(QoS::AtMostOnce);
+        subscribe(&mut pair, "a");
+        unsubscribe(&mut pair, "b");
+        pair.publish(QOS_1);
+        let unsubscribe_packet = || {
+            Packet::Unsubscribe(Unsubscribe {
+                packet_id: 5,
+                filters: vec![Str::from_static("b")],
+                properties: Properties::new(),
+            })
+        };
+        assert_eq!(
+            pair.answers(),
+            [
+                publish(QOS_2, 1),
+                publish(QOS_2, 2),
+                subscribe_packet(4, &["a"]),
+                unsubscribe_packet(),
+            ]
+        );
+        assert!(pair.client.holds_back());
+        pair.client.ping(pair.now).unwrap();
+        assert_eq!(pair.answers(), [Packet::Pingreq]);
+
+        // The rest keeps its order.
+        for id in 1..=2 {
+            pair.deliver(pubrec(id, 0));
+            pair.deliver(pubcomp(id, 0));
+        }
+        pair.drive();
+        let messages = pair.server.received();
+        let messages = messages
+            .iter()
+            .filter(|packet| matches!(packet, Packet::Publish(_)));
+        assert!(messages.eq(&[
+            publish(QOS_2, 3),
+            publish(QoS::AtMostOnce, 0),
+            publish(QOS_1, 6),
+        ]));
+    }
+}
+
+/// A PUBREL that is to be repeated behind messages that wait is no message either.
+#[test]
+fn pubrel_does_not_wait_for_the_receive_maximum() {
+    let mut pair = connected(Version::V50, keeping());
+    for _ in 0..3 {
+        pair.publish(QOS_2);
+    }
+    pair.drive();
+    pair.deliver(pubrec(3, 0));
+    let maximum = limit(PropertyId::ReceiveMaximum, 1);
+    let received = resume(&mut pair, true, maximum);
+    assert_eq!(received, [repeated(QOS_2, 1), pubrel(3, 0)]);
+    pair.deliver(pubrec(1, 0));
+    pair.deliver(pubcomp(1, 0));
+    assert_eq!(pair.answers(), [pubrel(1, 0), repeated(QOS_2, 2)]);
+}
+
+/// What waits for CONNACK goes on waiting for it.
+#[test]
+fn subscribe_waits_for_connack_where_messages_do() {
+    let mut pair = Pair::connecting(connect(Version::V50));
+    pair.publish(QOS_1);
+    subscribe(&mut pair, "a");
+    assert_eq!(pair.answers(), []);
+    let received = accept(&mut pair, false, limit(PropertyId::ReceiveMaximum, 1));
+    assert_eq!(received, [publish(QOS_1, 1), subscribe_packet(2, &["a"])]);
+}
+
 #[test]
 fn a_server_of_v311_gets_20_messages_of_qos_2_at_a_time() {
     let mut pair = connected(Version::V311, keeping());
