@@ -307,6 +307,43 @@ describe("with reconnect", function()
 			assert.same({ "b", 2 }, { last.topic, last.qos })
 		end)
 
+		it("a subscription that cannot be renewed is an error, " .. name, function()
+			local subject = start(version, connector, { resubscribe = true }, false)
+			local events = harness.record(subject, { "error" })
+			serve({ subject, server.serve }, function()
+				return is_connected(subject)
+			end)
+			for i, topic in ipairs({ "a", "b/#" }) do
+				local granted
+				subject:subscribe({ topic = topic, qos = 2, callback = function()
+					granted = true
+				end })
+				await(subject, types.SUBSCRIBE, i)
+				server:send({ type = types.SUBACK, packet_id = i, rc = { 1 } })
+				serve({ subject, server.serve }, function()
+					return granted
+				end)
+			end
+			local why
+			if version == mqtt.v50 then
+				server.properties = { wildcard_subscription_available = 0, maximum_qos = 1 }
+				why = "the server does not support wildcards in topic filters"
+			else
+				why = "the server refused it with reason code 0x80"
+			end
+			server:drop()
+			await(subject, types.SUBSCRIBE, 3)
+			local renewal = server.received[#server.received]
+			assert.same({ "a", 2 }, { renewal.subscriptions[1].topic, renewal.subscriptions[1].qos })
+			if version == mqtt.v311 then
+				server:send({ type = types.SUBACK, packet_id = renewal.packet_id, rc = { 1, 0x80 } })
+			end
+			serve({ subject, server.serve }, function()
+				return #events == 2
+			end)
+			assert.equal("failed to renew the subscription to 'b/#': " .. why, events[2][2])
+		end)
+
 		it("the largest packet and the time for a PINGRESP can be set, " .. name, function()
 			local subject = start(version, connector, { max_packet_size = 100, ping_timeout = 0.05, reconnect = false,
 				keep_alive = 1 })

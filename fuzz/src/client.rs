@@ -431,7 +431,11 @@ impl Client {
             Some(dropped) => panic!("{dropped:?} because of {packet:?}"),
             None => {}
         }
-        assert_eq!(self.session.poll_event(), None);
+        // Each subscription that is lost is told.
+        while let Some(event) = self.session.poll_event() {
+            assert!(matches!(event, Event::Unrenewed { .. }), "{event:?}");
+            assert!(matches!(packet, Packet::Connack(_) | Packet::Suback(_)));
+        }
     }
 
     /// The program learns that an exchange is over.
@@ -462,7 +466,7 @@ impl Client {
                 self.requests.remove(&packet_id);
             }
             Some(Event::Failed { message }) => self.fail(&message),
-            None => {}
+            Some(Event::Unrenewed { .. }) | None => {}
         }
     }
 

@@ -202,7 +202,6 @@ impl Server {
                 assert!(fits, "{subscribe:?}");
                 for subscription in &subscribe.subscriptions {
                     let filter = &subscription.filter;
-                    assert!(subscription.qos <= max_qos, "{filter}");
                     assert!(
                         !filter.contains(['+', '#'])
                             || self.allows(PropertyId::WildcardSubscriptionAvailable)

@@ -72,6 +72,11 @@ pub enum Event {
         /// Why.
         message: String,
     },
+    /// A subscription that was to be renewed, since the server has lost its session, is not in force any more.
+    Unrenewed {
+        /// Which, and why.
+        message: String,
+    },
     /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
     Failed {
         /// What went wrong.
@@ -87,7 +92,7 @@ impl Event {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
             Self::Dropped { packet_id, .. } => Some(*packet_id),
-            Self::Packet(_) | Self::Failed { .. } => None,
+            Self::Packet(_) | Self::Unrenewed { .. } | Self::Failed { .. } => None,
         }
     }
 
@@ -109,7 +114,10 @@ impl Event {
             }
             Self::Packet(Packet::Disconnect(last) | Packet::Auth(last)) => (0, &last.properties),
             // No other packet becomes an event.
-            Self::Packet(_) | Self::Dropped { .. } | Self::Failed { .. } => {
+            Self::Packet(_)
+            | Self::Dropped { .. }
+            | Self::Unrenewed { .. }
+            | Self::Failed { .. } => {
                 return mem::size_of::<Self>();
             }
         };

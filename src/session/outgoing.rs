@@ -65,7 +65,7 @@ pub(super) struct Exchange {
     /// The whole PUBLISH, SUBSCRIBE or UNSUBSCRIBE, as long as it may have to be sent (again).
     pub(super) packet: Box<[u8]>,
     /// A SUBSCRIBE of our own that is of no use when the server loses its session again: a new one is made then.
-    renews: bool,
+    pub(super) renews: bool,
     /// Place in the order in which exchanges began.
     sequence: u64,
 }

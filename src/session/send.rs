@@ -1,5 +1,7 @@
 //! What goes out when: at once, or, in order, when the connection, the server's CONNACK or its receive maximum lets it.
 
+use std::fmt::Display;
+
 use bytes::BytesMut;
 
 use super::aliases::Assigned;
@@ -85,8 +87,17 @@ impl Session {
         match sent {
             Ok(()) => self.counters.messages_sent += u64::from(message && !repeated),
             Err(error) => {
-                self.outgoing.end(id);
-                self.drop_message(id, &error);
+                let renews = self
+                    .outgoing
+                    .end(id)
+                    .is_some_and(|exchange| exchange.renews);
+                if renews && let Some(Packet::Subscribe(subscribe)) = self.decode_stored(&packet) {
+                    for subscription in &subscribe.subscriptions {
+                        self.deliver(unrenewed(&subscription.filter, &error));
+                    }
+                } else {
+                    self.drop_message(id, &error);
+                }
             }
         }
         true
@@ -174,15 +185,12 @@ impl Session {
         Ok(())
     }
 
-    /// What the server allows of subscriptions.
+    /// What the server allows of subscriptions. It grants the QoS that it supports, whichever is asked for
+    /// [MQTT-3.2.2-10].
     pub(super) fn check_subscribe(&self, subscribe: &Subscribe) -> Result<(), RequestError> {
         let server = &self.connection.server;
         for subscription in &subscribe.subscriptions {
-            let (filter, qos) = (&subscription.filter, subscription.qos);
-            if qos > server.maximum_qos {
-                let max = server.maximum_qos;
-                return Err(RequestError::QoSNotSupported { qos, max });
-            }
+            let filter = &subscription.filter;
             if !server.wildcard_subscription_available && filter.contains(['+', '#']) {
                 return Err(RequestError::WildcardsNotSupported);
             }
@@ -315,6 +323,12 @@ impl Session {
         let properties = message.properties.iter().filter(kept).cloned().collect();
         Ok(Some((topic, properties)))
     }
+}
+
+/// Tells that a subscription could not be renewed.
+pub(super) fn unrenewed(filter: &Str, why: impl Display) -> Event {
+    let message = format!("failed to renew the subscription to '{filter}': {why}");
+    Event::Unrenewed { message }
 }
 
 fn with_alias(properties: &Properties, alias: u16) -> Properties {

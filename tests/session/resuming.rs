@@ -662,12 +662,104 @@ fn subscriptions_are_renewed_when_the_session_is_lost() {
             again,
             [subscribe_packet(7, &["b/#", "d"]), publish(QOS_1, 6)]
         );
-        // The answer counts: what is refused now is not renewed again.
-        pair.deliver(suback(7, vec![1, 0x80]));
+        // The answer counts: what is refused now is not renewed again, and the program is told.
+        pair.server.send(suback(7, vec![1, 0x80]));
+        pair.drive();
+        let answer = pair.client.poll_event();
+        assert_eq!(answer, Some(Event::Packet(suback(7, vec![1, 0x80]))));
+        assert_eq!(
+            unrenewed(&mut pair),
+            [
+                "failed to renew the subscription to 'd': the server refused it with reason code 0x80"
+            ]
+        );
         pair.deliver(puback(6, 0));
         let again = resume(&mut pair, false, Properties::new());
         assert_eq!(again, [subscribe_packet(1, &["b/#"])]);
     }
+}
+
+/// What is told of subscriptions that are not renewed. There is nothing else.
+fn unrenewed(pair: &mut Pair) -> Vec<String> {
+    std::iter::from_fn(|| pair.client.poll_event())
+        .map(|event| match event {
+            Event::Unrenewed { message } => message,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+/// Each one that the server does not take (3.2.2.3) is told, and takes no other with it. On the next server it may go.
+#[test]
+fn a_subscription_that_cannot_be_renewed_is_told() {
+    use PropertyId::*;
+    let no = |id| properties([(id, PropertyValue::Byte(0))]);
+    let long: &'static str = "a/filter/of/thirty/characters/";
+    let settings = Settings {
+        resubscribe: true,
+        ..keeping()
+    };
+    let mut pair = connected(Version::V50, settings);
+    let identifier = properties([(SubscriptionIdentifier, PropertyValue::VarInt(1))]);
+    for (id, filter, properties) in [
+        (1, "a", Properties::new()),
+        (2, "b/#", Properties::new()),
+        (3, "$share/g/c", Properties::new()),
+        (4, long, Properties::new()),
+        (5, "e", identifier),
+    ] {
+        let asked = vec![subscription(filter)];
+        assert_eq!(pair.client.subscribe(asked, properties), Ok(id));
+        pair.drive();
+        pair.deliver(suback(id, vec![1]));
+    }
+    for (limit, lost, why) in [
+        (no(MaximumQoS), None, ""),
+        (
+            no(WildcardSubscriptionAvailable),
+            Some("b/#"),
+            "the server does not support wildcards in topic filters",
+        ),
+        (
+            no(SharedSubscriptionAvailable),
+            Some("$share/g/c"),
+            "the server does not support shared subscriptions",
+        ),
+        (
+            no(SubscriptionIdentifierAvailable),
+            Some("e"),
+            "the server does not support subscription identifiers",
+        ),
+        (
+            properties([(MaximumPacketSize, PropertyValue::FourByte(30))]),
+            Some(long),
+            "the server accepts packets of at most 30 bytes, got 38",
+        ),
+    ] {
+        let sent = resume(&mut pair, false, limit);
+        let mut renewed = Vec::new();
+        for packet in sent {
+            let Packet::Subscribe(subscribe) = packet else {
+                panic!("{packet:?}")
+            };
+            renewed.extend(subscribe.subscriptions.into_iter().map(|s| s.filter));
+        }
+        let expected = ["a", "b/#", "$share/g/c", long, "e"];
+        let expected = expected.into_iter().filter(|filter| Some(*filter) != lost);
+        assert!(renewed.iter().map(Str::as_str).eq(expected), "{renewed:?}");
+        let told: Vec<_> = lost
+            .map(|filter| format!("failed to renew the subscription to '{filter}': {why}"))
+            .into_iter()
+            .collect();
+        assert_eq!(unrenewed(&mut pair), told);
+    }
+    // One that is under way when the connection breaks, and too large for the next.
+    let sent = resume(&mut pair, false, Properties::new());
+    assert_eq!(sent.len(), 2);
+    let small = properties([(MaximumPacketSize, PropertyValue::FourByte(20))]);
+    resume(&mut pair, true, small);
+    assert_eq!(unrenewed(&mut pair).len(), 4);
+    assert_eq!(pair.client.stats().dropped, 0);
 }
 
 #[test]
