@@ -376,7 +376,7 @@ impl Session {
 
     /// Forgets everything that was to be sent, answers that nobody has asked for yet included.
     fn forget(&mut self) {
-        self.outgoing = Outgoing::default();
+        self.outgoing.forget();
         if !self.settings.resubscribe {
             self.subscriptions.clear();
         }

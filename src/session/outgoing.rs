@@ -55,6 +55,9 @@ pub(super) enum Progress {
         /// Whether it counts against what the server takes at a time.
         counted: bool,
     },
+    /// On an earlier connection, and never again: the message was given up without the server's knowledge. As long as that
+    /// keeps the session it takes another QoS 2 message of the same identifier for this one [MQTT-4.3.3-10].
+    Abandoned,
 }
 
 /// An exchange that this client began.
@@ -68,6 +71,26 @@ pub(super) struct Exchange {
     pub(super) renews: bool,
     /// Place in the order in which exchanges began.
     sequence: u64,
+}
+
+impl Exchange {
+    /// Whether the server can know of it, and has to answer it.
+    fn is_known(&self) -> bool {
+        !matches!(self.progress, Progress::Waiting | Progress::Abandoned)
+    }
+
+    /// What is left of it when it is given up: its identifier, if the server may hold that for QoS 2.
+    fn abandoned(&self) -> Option<Exchange> {
+        let is_held = matches!(self.phase, Phase::Pubrec | Phase::Pubcomp)
+            && self.progress != Progress::Waiting;
+        is_held.then(|| Exchange {
+            phase: self.phase,
+            progress: Progress::Abandoned,
+            packet: Box::default(),
+            renews: false,
+            sequence: self.sequence,
+        })
+    }
 }
 
 /// Something that has not been sent yet.
@@ -172,6 +195,7 @@ impl Outgoing {
             }
             Progress::Repeat => self.repeat.push_back(id),
             Progress::Sent { counted } => self.in_flight += u32::from(counted),
+            Progress::Abandoned => {}
         }
         self.holds_unlimited |= !phase.sends_message();
         self.begun += 1;
@@ -201,7 +225,7 @@ impl Outgoing {
     pub(super) fn awaited(&self, id: u16) -> Option<Phase> {
         self.exchanges
             .get(&id)
-            .filter(|exchange| exchange.progress != Progress::Waiting)
+            .filter(|exchange| exchange.is_known())
             .map(|exchange| exchange.phase)
     }
 
@@ -231,9 +255,35 @@ impl Outgoing {
         Some(exchange)
     }
 
+    /// Ends an exchange that was sent on an earlier connection, and cannot be repeated on this one.
+    pub(super) fn abandon(&mut self, id: u16) -> Option<Exchange> {
+        let exchange = self.end(id)?;
+        if let Some(abandoned) = exchange.abandoned() {
+            self.exchanges.insert(id, abandoned);
+        }
+        Some(exchange)
+    }
+
+    /// What is left of the exchanges when all of them are given up.
+    fn abandoned(&self) -> IdMap<Exchange> {
+        let exchanges = self.exchanges.iter();
+        exchanges
+            .filter_map(|(id, exchange)| Some((*id, exchange.abandoned()?)))
+            .collect()
+    }
+
+    /// Forgets everything that was to be done. The server may never learn of that.
+    pub(super) fn forget(&mut self) {
+        *self = Outgoing {
+            exchanges: self.abandoned(),
+            ..Outgoing::default()
+        };
+    }
+
     /// Takes the identifiers whose answer the user has not taken, and where they come to.
     pub(super) fn split_untold(&mut self) -> Outgoing {
         Outgoing {
+            exchanges: self.abandoned(),
             untold: mem::take(&mut self.untold),
             last: self.last,
             begun: self.begun,
@@ -242,14 +292,15 @@ impl Outgoing {
     }
 
     pub(super) fn has_exchanges(&self) -> bool {
-        !self.exchanges.is_empty()
+        let mut exchanges = self.exchanges.values();
+        exchanges.any(|exchange| exchange.progress != Progress::Abandoned)
     }
 
     /// Whether a QoS 2 message has not had its PUBREC.
     pub(super) fn awaits_pubrec(&self) -> bool {
         self.exchanges
             .values()
-            .any(|exchange| exchange.phase == Phase::Pubrec)
+            .any(|e| e.phase == Phase::Pubrec && e.progress != Progress::Abandoned)
     }
 
     /// How many exchanges count against what the server takes at a time.
@@ -261,7 +312,7 @@ impl Outgoing {
     pub(super) fn unacknowledged(&self) -> usize {
         let of_message = |exchange: &&Exchange| {
             let message = !matches!(exchange.phase, Phase::Suback(_) | Phase::Unsuback(_));
-            message && exchange.progress != Progress::Waiting
+            message && exchange.is_known()
         };
         self.exchanges.values().filter(of_message).count()
     }
@@ -407,7 +458,7 @@ impl Outgoing {
         self.repeat.clear();
         let mut sent: Vec<(u64, u16)> = Vec::new();
         for (&id, exchange) in &mut self.exchanges {
-            if exchange.progress != Progress::Waiting {
+            if exchange.is_known() {
                 exchange.progress = Progress::Repeat;
                 self.holds_unlimited |= !exchange.phase.sends_message();
                 sent.push((exchange.sequence, id));
@@ -423,7 +474,9 @@ impl Outgoing {
             exchanges, bytes, ..
         } = self;
         exchanges.retain(|_, exchange| {
-            let over = exchange.phase == Phase::Pubcomp || exchange.renews;
+            let over = exchange.phase == Phase::Pubcomp
+                || exchange.renews
+                || exchange.progress == Progress::Abandoned;
             if over {
                 *bytes -= exchange.packet.len();
             }

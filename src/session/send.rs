@@ -87,10 +87,11 @@ impl Session {
         match sent {
             Ok(()) => self.counters.messages_sent += u64::from(message && !repeated),
             Err(error) => {
-                let renews = self
-                    .outgoing
-                    .end(id)
-                    .is_some_and(|exchange| exchange.renews);
+                let ended = match repeated && self.connection.session_present {
+                    true => self.outgoing.abandon(id),
+                    false => self.outgoing.end(id),
+                };
+                let renews = ended.is_some_and(|exchange| exchange.renews);
                 if renews && let Some(Packet::Subscribe(subscribe)) = self.decode_stored(&packet) {
                     for subscription in &subscribe.subscriptions {
                         self.deliver(unrenewed(&subscription.filter, &error));

@@ -632,6 +632,84 @@ fn what_the_server_does_not_take_is_dropped_with_a_reason() {
     assert_eq!(received, [publish(QOS_1, 1)]);
 }
 
+fn small() -> Properties {
+    properties([(PropertyId::MaximumPacketSize, PropertyValue::FourByte(14))])
+}
+
+/// [MQTT-4.3.3-10]: a server whose PUBREC was lost takes the next message of the same identifier for a repeat.
+#[test]
+fn a_packet_id_that_the_server_may_hold_for_qos_2_is_not_used_again() {
+    let mut pair = connected(Version::V50, keeping());
+    assert_eq!(pair.publish(QOS_1), 1);
+    assert_eq!(pair.publish(QOS_2), 2);
+    pair.drive();
+    // Both are too large now.
+    assert_eq!(resume(&mut pair, true, small()), []);
+    for id in 1..=2 {
+        let event = pair.client.poll_event();
+        assert!(
+            matches!(&event, Some(Event::Dropped { packet_id, .. }) if *packet_id == id),
+            "{event:?}"
+        );
+    }
+    // As long as the session lasts: nothing else is in use, and the identifiers do not begin anew.
+    assert_eq!(resume(&mut pair, true, Properties::new()), []);
+    let again = PublishRef {
+        packet_id: 2,
+        ..message(QOS_2)
+    };
+    assert_eq!(
+        pair.client.publish(&again),
+        Err(RequestError::PacketIdInUse(2))
+    );
+    let mut seen = Vec::new();
+    for _ in 0..u16::MAX - 1 {
+        let id = pair.publish(QOS_1);
+        seen.push(id);
+        pair.drive();
+        pair.deliver(puback(id, 0));
+    }
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq((1..=u16::MAX).filter(|id| *id != 2)));
+    assert_eq!(resume(&mut pair, false, Properties::new()), []);
+    assert_eq!(pair.client.publish(&again), Ok(2));
+
+    // To a server that has lost the session it was a new message: it knows nothing of it.
+    let mut pair = connected(Version::V50, keeping());
+    assert_eq!(pair.publish(QOS_2), 1);
+    pair.drive();
+    resume(&mut pair, false, small());
+    assert!(pair.client.poll_event().is_some());
+    resume(&mut pair, true, Properties::new());
+    assert_eq!(pair.publish(QOS_2), 1);
+}
+
+/// A clean start that the server never hears of ends no session there.
+#[test]
+fn a_clean_start_that_fails_frees_no_packet_id() {
+    for version in BOTH {
+        let mut pair = connected(version, Settings::default());
+        for released in [false, true] {
+            pair.publish(QOS_2);
+            pair.drive();
+            if released {
+                pair.deliver(pubrec(2, 0));
+            }
+        }
+        pair.reconnect();
+        pair.client.connect(&connect(version)).unwrap();
+        assert_eq!(resume(&mut pair, true, Properties::new()), []);
+        assert_eq!(pair.publish(QOS_2), 3);
+
+        // One that it hears of does.
+        pair.reconnect();
+        pair.server.received();
+        pair.connect(connect(version));
+        accept(&mut pair, false, Properties::new());
+        assert_eq!(pair.publish(QOS_2), 1);
+    }
+}
+
 #[test]
 fn subscriptions_are_renewed_when_the_session_is_lost() {
     for version in BOTH {
