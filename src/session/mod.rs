@@ -543,7 +543,7 @@ impl Session {
         }
     }
 
-    /// Gives the server its time to answer CONNECT, or the next step of an authentication.
+    /// Gives the server its time to answer CONNECT. The steps of an authentication get no more.
     fn await_connack(&mut self, now: Instant) {
         let deadline = self
             .settings

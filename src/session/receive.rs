@@ -111,7 +111,7 @@ impl Session {
     #[inline]
     fn handle_packet(&mut self, packet: Packet, now: Instant) -> Handled {
         if self.state() != State::Connected {
-            return self.handle_before_connack(packet, now);
+            return self.handle_before_connack(packet);
         }
         match packet {
             Packet::Publish(publish) => self.handle_publish(publish),
@@ -145,7 +145,7 @@ impl Session {
 
     /// The first packet from the server must be CONNACK [MQTT-3.2.0-1], after AUTH packets where CONNECT asked for
     /// them (4.12).
-    fn handle_before_connack(&mut self, packet: Packet, now: Instant) -> Handled {
+    fn handle_before_connack(&mut self, packet: Packet) -> Handled {
         let connecting = self.state() == State::Connecting;
         match packet {
             Packet::Connack(connack) if connecting => self.handle_connack(connack),
@@ -156,7 +156,6 @@ impl Session {
             Packet::Auth(auth)
                 if connecting && self.connection.requested.authentication_method.is_some() =>
             {
-                self.await_connack(now);
                 self.handle_auth(auth)
             }
             other => Err(Violation {
