@@ -218,6 +218,44 @@ for name, version in pairs({ ["MQTT 3.1.1"] = mqtt.v311, ["MQTT 5.0"] = mqtt.v50
 				end)
 			end
 
+			it("of QoS 2 is handled again on the next connection when its handler throws, and then no more", function()
+				local subject = connected({ reconnect = 0.01 })
+				local messages, connections = 0, 0
+				server.on_packet = function(_, packet)
+					if packet.type == packet_type.CONNECT then
+						connections = connections + 1
+						server:send({ type = packet_type.CONNACK, sp = true, rc = 0 })
+						send(2, 7)
+					end
+				end
+				subject:on("message", function()
+					messages = messages + 1
+					if messages <= 2 then
+						error("not now")
+					end
+				end)
+				send(2, 7)
+				for count = 1, 2 do
+					assert.error_matches(function()
+						run(subject, function()
+							return false
+						end)
+					end, "not now")
+					assert.equal(count, messages)
+					subject:close_connection()
+				end
+				run(subject, function()
+					return server:count(packet_type.PUBREC) == 1
+				end)
+				-- The PUBREC seems to be lost.
+				subject:close_connection()
+				run(subject, function()
+					return server:count(packet_type.PUBREC) == 2
+				end)
+				assert.equal(3, messages)
+				assert.equal(3, connections)
+			end)
+
 			it("may close the connection in its handler", function()
 				local subject = connected({})
 				local events = harness.record(subject, { "error", "close" })

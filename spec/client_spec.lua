@@ -1263,6 +1263,35 @@ describe("in MQTT 5.0", function()
 		assert.same({ c = "d" }, disconnect.user_properties)
 	end)
 
+	it("a broker that never stops asking for the next step is given up after connect_timeout", function()
+		local function ask(this)
+			this:send({ type = packet_type.AUTH, rc = 0x18, properties = { authentication_method = "spec" } })
+		end
+		server = servers.start(mqtt.v50, function(this)
+			ask(this)
+		end)
+		local other = servers.start(mqtt.v50)
+		local subject = new({ uri = { server.uri, other.uri }, properties = { authentication_method = "spec" },
+			connect_timeout = 0.3, reconnect = 0.01 })
+		local steps, errors = 0, {}
+		subject:on({
+			auth = function()
+				steps = steps + 1
+				subject:auth(0x18, { authentication_method = "spec" })
+			end,
+			error = function(err)
+				errors[#errors + 1] = err
+			end,
+		})
+		harness.serve({ subject, server.serve, other.serve }, function()
+			return subject.connection and subject.connection.connack
+		end)
+		assert.is_true(steps > 2)
+		assert.equal(1, #errors)
+		assert.matches("failed to receive CONNACK within 0%.%d+ seconds: timeout", errors[1])
+		other:stop()
+	end)
+
 	it("a client authenticates itself in several steps", function()
 		server = servers.start(mqtt.v50, function(this, packet)
 			if packet.type == packet_type.CONNECT then

@@ -257,6 +257,22 @@ describe("with reconnect", function()
 			assert.same({}, events)
 		end)
 
+		it("only messages wait for the broker's receive maximum, " .. name, function()
+			local subject = start(version, connector, { server_receive_maximum = 1 })
+			server.properties = version == mqtt.v50 and { receive_maximum = 1 } or nil
+			serve({ subject, server.serve }, function()
+				return is_connected(subject)
+			end)
+			for i = 1, 2 do
+				subject:publish({ topic = "t", payload = "m" .. i, qos = 2 })
+			end
+			subject:subscribe({ topic = "a" })
+			subject:unsubscribe({ topic = "b" })
+			await(subject, types.UNSUBSCRIBE, 1)
+			assert.equal(1, server:count(types.SUBSCRIBE))
+			assert.same({ "CONNECT", "PUBLISH m1 2" }, received())
+		end)
+
 		it("subscriptions are renewed, " .. name, function()
 			local subject = start(version, connector, { resubscribe = true, clean = true }, false)
 			local granted = 0
@@ -289,6 +305,43 @@ describe("with reconnect", function()
 			local renewal = server.received[#server.received]
 			local last = renewal.subscriptions[#renewal.subscriptions]
 			assert.same({ "b", 2 }, { last.topic, last.qos })
+		end)
+
+		it("a subscription that cannot be renewed is an error, " .. name, function()
+			local subject = start(version, connector, { resubscribe = true }, false)
+			local events = harness.record(subject, { "error" })
+			serve({ subject, server.serve }, function()
+				return is_connected(subject)
+			end)
+			for i, topic in ipairs({ "a", "b/#" }) do
+				local granted
+				subject:subscribe({ topic = topic, qos = 2, callback = function()
+					granted = true
+				end })
+				await(subject, types.SUBSCRIBE, i)
+				server:send({ type = types.SUBACK, packet_id = i, rc = { 1 } })
+				serve({ subject, server.serve }, function()
+					return granted
+				end)
+			end
+			local why
+			if version == mqtt.v50 then
+				server.properties = { wildcard_subscription_available = 0, maximum_qos = 1 }
+				why = "the server does not support wildcards in topic filters"
+			else
+				why = "the server refused it with reason code 0x80"
+			end
+			server:drop()
+			await(subject, types.SUBSCRIBE, 3)
+			local renewal = server.received[#server.received]
+			assert.same({ "a", 2 }, { renewal.subscriptions[1].topic, renewal.subscriptions[1].qos })
+			if version == mqtt.v311 then
+				server:send({ type = types.SUBACK, packet_id = renewal.packet_id, rc = { 1, 0x80 } })
+			end
+			serve({ subject, server.serve }, function()
+				return #events == 2
+			end)
+			assert.equal("failed to renew the subscription to 'b/#': " .. why, events[2][2])
 		end)
 
 		it("the largest packet and the time for a PINGRESP can be set, " .. name, function()

@@ -1,7 +1,7 @@
 //! A whole session under arbitrary calls of its driver and its program, fed with arbitrary bytes of a broker. What the
 //! session promises whatever they do is checked after each step.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::*;
 use crate::script::Script;
 use crate::server::{Server, V311_RECEIVE_MAXIMUM};
-use crate::session::{Event, QueueLimits, Session, Settings, State};
+use crate::session::{Event, QueueLimits, RequestError, Session, Settings, State};
 
 /// Plays `data`: the first bytes choose version and settings, the rest is a sequence of steps.
 pub fn check_session(data: &[u8]) {
@@ -30,6 +30,15 @@ const MAX_QUEUED: usize = 2000;
 const EVENT: usize = 500;
 const BYTE: usize = 150;
 
+/// What became of a QoS 2 message that the program was given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    Now,
+    /// On an earlier connection: it may come again.
+    Before,
+    Acknowledged,
+}
+
 /// A session, what its driver knows, and what is expected of it.
 struct Client {
     version: Version,
@@ -44,7 +53,7 @@ struct Client {
     /// Otherwise all that is left to the script, and less can be said of it.
     prompt: bool,
     /// QoS 2 messages given to the program whose exchange has not ended.
-    delivered: HashSet<u16>,
+    delivered: HashMap<u16, Delivery>,
     /// The number of each QoS 1 and 2 message that was accepted and not acknowledged, by packet identifier.
     accepted: BTreeMap<u16, u32>,
     /// The same of SUBSCRIBE and UNSUBSCRIBE, which have no number.
@@ -84,7 +93,7 @@ impl Client {
             server: Server::new(version),
             failed: false,
             prompt: options & 8 == 0,
-            delivered: HashSet::new(),
+            delivered: HashMap::new(),
             accepted: BTreeMap::new(),
             requests: HashSet::new(),
             published: 0,
@@ -145,6 +154,11 @@ impl Client {
         self.input.clear();
         self.server.open();
         self.failed = false;
+        for delivery in self.delivered.values_mut() {
+            if *delivery == Delivery::Now {
+                *delivery = Delivery::Before;
+            }
+        }
     }
 
     fn connect(&mut self, script: &mut Script) {
@@ -259,11 +273,18 @@ impl Client {
         let qos = QoS::from_code(script.byte() & 3).unwrap_or_default();
         let reason = script.pick(&[0, 0, 0, 0x10, 0x80, 0x97, 0x92]);
         let properties = properties(script, self.version);
-        let connected = self.session.state() == State::Connected;
         let done = self.session.acknowledge(id, qos, reason, properties);
         let refused = self.version == Version::V50 && reason >= 0x80;
-        if qos == QoS::ExactlyOnce && refused && (done.is_ok() || !connected) {
-            self.delivered.remove(&id);
+        let counts = matches!(done, Ok(()) | Err(RequestError::NotConnected));
+        if qos == QoS::ExactlyOnce
+            && counts
+            && let Some(delivery) = self.delivered.get_mut(&id)
+            && *delivery != Delivery::Acknowledged
+        {
+            match refused {
+                true => drop(self.delivered.remove(&id)),
+                false => *delivery = Delivery::Acknowledged,
+            }
         }
     }
 
@@ -380,7 +401,7 @@ impl Client {
         assert_eq!(count, 1, "answers to {packet:?}");
     }
 
-    /// A packet is one event at most. A message of QoS 2 comes once.
+    /// A packet is one event at most. A message of QoS 2 comes once on a connection, and not at all once it was acknowledged.
     fn take_event_of(&mut self, packet: &Packet) {
         match packet {
             Packet::Pubrel(ack) => drop(self.delivered.remove(&ack.packet_id)),
@@ -398,7 +419,11 @@ impl Client {
                 if let Packet::Publish(publish) = &event
                     && publish.qos == QoS::ExactlyOnce
                 {
-                    assert!(self.delivered.insert(publish.packet_id), "{publish:?}");
+                    let before = self.delivered.insert(publish.packet_id, Delivery::Now);
+                    assert!(
+                        matches!(before, None | Some(Delivery::Before)),
+                        "{publish:?}"
+                    );
                 }
                 self.end(&event);
             }
@@ -406,7 +431,11 @@ impl Client {
             Some(dropped) => panic!("{dropped:?} because of {packet:?}"),
             None => {}
         }
-        assert_eq!(self.session.poll_event(), None);
+        // Each subscription that is lost is told.
+        while let Some(event) = self.session.poll_event() {
+            assert!(matches!(event, Event::Unrenewed { .. }), "{event:?}");
+            assert!(matches!(packet, Packet::Connack(_) | Packet::Suback(_)));
+        }
     }
 
     /// The program learns that an exchange is over.
@@ -437,7 +466,7 @@ impl Client {
                 self.requests.remove(&packet_id);
             }
             Some(Event::Failed { message }) => self.fail(&message),
-            None => {}
+            Some(Event::Unrenewed { .. }) | None => {}
         }
     }
 
@@ -486,16 +515,16 @@ impl Client {
         }
     }
 
-    /// What was accepted and not acknowledged is with the server, or waits only because the server's receive maximum is
-    /// reached.
+    /// What was accepted and not acknowledged is with the server, or is a message and waits only because the server's
+    /// receive maximum is reached.
     fn check_nothing_lost(&self, queued: usize) {
+        for id in &self.requests {
+            assert!(self.server.awaits_answer(*id), "{id}");
+        }
         if self.server.has_quota() {
             assert_eq!(queued, 0);
             for (id, number) in &self.accepted {
                 assert_eq!(self.server.number(*id), Some(*number), "{id}");
-            }
-            for id in &self.requests {
-                assert!(self.server.awaits_answer(*id), "{id}");
             }
         } else {
             let unsent = self.accepted.iter().filter(|(id, number)| {

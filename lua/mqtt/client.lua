@@ -1796,6 +1796,10 @@ function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 	elseif kind == "dropped" then
 		dropped(self, a, b)
 		return 0
+	elseif kind == "unrenewed" then
+		log:error("[LuaMQTT] client '%s' %s", self.opts.id, a)
+		self:handle("error", a, self)
+		return 0
 	end
 	local pck = shape(self._version, kind, a, b, c, d, e, f, g, h, i)
 	if kind == packet_type.CONNACK then

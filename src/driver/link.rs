@@ -73,6 +73,8 @@ pub enum LinkEvent {
         /// Why the server does not take it.
         message: String,
     },
+    /// A subscription was lost with the server's session, see [`Event::Unrenewed`].
+    Unrenewed(String),
     /// The session ended the connection, with the reason.
     Failed(String),
     /// The peer closed the connection.
@@ -88,6 +90,7 @@ impl From<Event> for LinkEvent {
         match event {
             Event::Packet(packet) => Self::Packet(packet),
             Event::Dropped { packet_id, message } => Self::Dropped { packet_id, message },
+            Event::Unrenewed { message } => Self::Unrenewed(message),
             Event::Failed { message } => Self::Failed(message),
         }
     }

@@ -422,6 +422,7 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
             }
             Some(LinkEvent::Opened) => ("opened", None),
             Some(LinkEvent::OpenFailed(message)) => ("open_failed", Some(message)),
+            Some(LinkEvent::Unrenewed(message)) => ("unrenewed", Some(message)),
             Some(LinkEvent::Failed(message)) => ("failed", Some(message)),
             Some(LinkEvent::Closed) => ("closed", None),
             Some(LinkEvent::Broken(message)) => ("broken", Some(message)),

@@ -15,7 +15,7 @@ pub struct Settings {
     pub max_queued_bytes: usize,
     /// Bytes that wait to be written or acknowledged above which the driver should accept no more messages.
     pub max_outgoing_bytes: usize,
-    /// How long the server may take to answer CONNECT with CONNACK or AUTH; `None` waits forever.
+    /// How long the server may take from CONNECT to CONNACK, whatever AUTH packets lie between; `None` waits forever.
     pub connack_timeout: Option<Duration>,
     /// How long the server may take to answer PINGREQ once that has been written; and how long a transport may take nothing
     /// while PINGREQ waits to be written. `None` is the keep alive interval.

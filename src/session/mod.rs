@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
+use crate::codec::{Decoder, Packet, Property, PropertyValue, Str, Version, encode};
 
 mod aliases;
 mod filters;
@@ -72,6 +72,11 @@ pub enum Event {
         /// Why.
         message: String,
     },
+    /// A subscription that was to be renewed, since the server has lost its session, is not in force any more.
+    Unrenewed {
+        /// Which, and why.
+        message: String,
+    },
     /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
     Failed {
         /// What went wrong.
@@ -87,7 +92,7 @@ impl Event {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
             Self::Dropped { packet_id, .. } => Some(*packet_id),
-            Self::Packet(_) | Self::Failed { .. } => None,
+            Self::Packet(_) | Self::Unrenewed { .. } | Self::Failed { .. } => None,
         }
     }
 
@@ -109,7 +114,10 @@ impl Event {
             }
             Self::Packet(Packet::Disconnect(last) | Packet::Auth(last)) => (0, &last.properties),
             // No other packet becomes an event.
-            Self::Packet(_) | Self::Dropped { .. } | Self::Failed { .. } => {
+            Self::Packet(_)
+            | Self::Dropped { .. }
+            | Self::Unrenewed { .. }
+            | Self::Failed { .. } => {
                 return mem::size_of::<Self>();
             }
         };
@@ -131,8 +139,10 @@ impl Event {
 enum Received {
     /// QoS 1: given to the user, who has not acknowledged it. Belongs to the connection.
     DeliveredOnce,
-    /// QoS 2: given to the user, who has not acknowledged it.
+    /// QoS 2: given to the user on this connection, who has not acknowledged it.
     Delivered,
+    /// The same on an earlier connection: given to the user again when the server repeats it.
+    DeliveredBefore,
     /// QoS 2: the user acknowledged it, PUBREL has not come.
     Acknowledged,
 }
@@ -142,7 +152,7 @@ enum Received {
 pub struct Stats {
     /// PUBLISH packets sent, repetitions not counted.
     pub messages_sent: u64,
-    /// Messages received, repetitions of QoS 2 not counted.
+    /// Messages received, repetitions of QoS 2 on the same connection not counted.
     pub messages_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
@@ -335,8 +345,12 @@ impl Session {
         self.connection = Connection::new(self.version);
         self.outgoing.connection_lost();
         self.outgoing.shrink();
-        self.incoming
-            .retain(|_, received| *received != Received::DeliveredOnce);
+        self.incoming.retain(|_, received| {
+            if *received == Received::Delivered {
+                *received = Received::DeliveredBefore;
+            }
+            *received != Received::DeliveredOnce
+        });
     }
 
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
@@ -347,8 +361,13 @@ impl Session {
         for event in mem::take(&mut self.events) {
             match event {
                 answer if answer.answers().is_some() => self.deliver(answer),
-                Event::Packet(Packet::Publish(publish)) if publish.qos == QoS::ExactlyOnce => {
-                    self.incoming.remove(&publish.packet_id);
+                Event::Packet(Packet::Publish(publish)) => {
+                    // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
+                    if let Some(received @ Received::Delivered) =
+                        self.incoming.get_mut(&publish.packet_id)
+                    {
+                        *received = Received::DeliveredBefore;
+                    }
                 }
                 _ => {}
             }
@@ -357,7 +376,7 @@ impl Session {
 
     /// Forgets everything that was to be sent, answers that nobody has asked for yet included.
     fn forget(&mut self) {
-        self.outgoing = Outgoing::default();
+        self.outgoing.forget();
         if !self.settings.resubscribe {
             self.subscriptions.clear();
         }
@@ -524,7 +543,7 @@ impl Session {
         }
     }
 
-    /// Gives the server its time to answer CONNECT, or the next step of an authentication.
+    /// Gives the server its time to answer CONNECT. The steps of an authentication get no more.
     fn await_connack(&mut self, now: Instant) {
         let deadline = self
             .settings

@@ -26,6 +26,11 @@ pub(super) enum Phase {
 }
 
 impl Phase {
+    /// Whether the next packet to send is a PUBLISH.
+    fn sends_message(self) -> bool {
+        matches!(self, Self::Puback | Self::Pubrec)
+    }
+
     /// The packet that is awaited.
     pub(super) fn awaits(self) -> PacketType {
         match self {
@@ -50,6 +55,9 @@ pub(super) enum Progress {
         /// Whether it counts against what the server takes at a time.
         counted: bool,
     },
+    /// On an earlier connection, and never again: the message was given up without the server's knowledge. As long as that
+    /// keeps the session it takes another QoS 2 message of the same identifier for this one [MQTT-4.3.3-10].
+    Abandoned,
 }
 
 /// An exchange that this client began.
@@ -60,9 +68,29 @@ pub(super) struct Exchange {
     /// The whole PUBLISH, SUBSCRIBE or UNSUBSCRIBE, as long as it may have to be sent (again).
     pub(super) packet: Box<[u8]>,
     /// A SUBSCRIBE of our own that is of no use when the server loses its session again: a new one is made then.
-    renews: bool,
+    pub(super) renews: bool,
     /// Place in the order in which exchanges began.
     sequence: u64,
+}
+
+impl Exchange {
+    /// Whether the server can know of it, and has to answer it.
+    fn is_known(&self) -> bool {
+        !matches!(self.progress, Progress::Waiting | Progress::Abandoned)
+    }
+
+    /// What is left of it when it is given up: its identifier, if the server may hold that for QoS 2.
+    fn abandoned(&self) -> Option<Exchange> {
+        let is_held = matches!(self.phase, Phase::Pubrec | Phase::Pubcomp)
+            && self.progress != Progress::Waiting;
+        is_held.then(|| Exchange {
+            phase: self.phase,
+            progress: Progress::Abandoned,
+            packet: Box::default(),
+            renews: false,
+            sequence: self.sequence,
+        })
+    }
 }
 
 /// Something that has not been sent yet.
@@ -95,6 +123,8 @@ pub(super) struct Outgoing {
     waiting: VecDeque<Waiting>,
     /// Bytes of the packets in `waiting`.
     waiting_bytes: usize,
+    /// Whether there may be other packets than PUBLISH in `repeat` or `waiting`.
+    holds_unlimited: bool,
     /// Bytes of all packets here.
     bytes: usize,
     /// Exchanges that count against what the server takes at a time.
@@ -165,7 +195,9 @@ impl Outgoing {
             }
             Progress::Repeat => self.repeat.push_back(id),
             Progress::Sent { counted } => self.in_flight += u32::from(counted),
+            Progress::Abandoned => {}
         }
+        self.holds_unlimited |= !phase.sends_message();
         self.begun += 1;
         let exchange = Exchange {
             phase,
@@ -193,7 +225,7 @@ impl Outgoing {
     pub(super) fn awaited(&self, id: u16) -> Option<Phase> {
         self.exchanges
             .get(&id)
-            .filter(|exchange| exchange.progress != Progress::Waiting)
+            .filter(|exchange| exchange.is_known())
             .map(|exchange| exchange.phase)
     }
 
@@ -223,9 +255,35 @@ impl Outgoing {
         Some(exchange)
     }
 
+    /// Ends an exchange that was sent on an earlier connection, and cannot be repeated on this one.
+    pub(super) fn abandon(&mut self, id: u16) -> Option<Exchange> {
+        let exchange = self.end(id)?;
+        if let Some(abandoned) = exchange.abandoned() {
+            self.exchanges.insert(id, abandoned);
+        }
+        Some(exchange)
+    }
+
+    /// What is left of the exchanges when all of them are given up.
+    fn abandoned(&self) -> IdMap<Exchange> {
+        let exchanges = self.exchanges.iter();
+        exchanges
+            .filter_map(|(id, exchange)| Some((*id, exchange.abandoned()?)))
+            .collect()
+    }
+
+    /// Forgets everything that was to be done. The server may never learn of that.
+    pub(super) fn forget(&mut self) {
+        *self = Outgoing {
+            exchanges: self.abandoned(),
+            ..Outgoing::default()
+        };
+    }
+
     /// Takes the identifiers whose answer the user has not taken, and where they come to.
     pub(super) fn split_untold(&mut self) -> Outgoing {
         Outgoing {
+            exchanges: self.abandoned(),
             untold: mem::take(&mut self.untold),
             last: self.last,
             begun: self.begun,
@@ -234,14 +292,15 @@ impl Outgoing {
     }
 
     pub(super) fn has_exchanges(&self) -> bool {
-        !self.exchanges.is_empty()
+        let mut exchanges = self.exchanges.values();
+        exchanges.any(|exchange| exchange.progress != Progress::Abandoned)
     }
 
     /// Whether a QoS 2 message has not had its PUBREC.
     pub(super) fn awaits_pubrec(&self) -> bool {
         self.exchanges
             .values()
-            .any(|exchange| exchange.phase == Phase::Pubrec)
+            .any(|e| e.phase == Phase::Pubrec && e.progress != Progress::Abandoned)
     }
 
     /// How many exchanges count against what the server takes at a time.
@@ -253,7 +312,7 @@ impl Outgoing {
     pub(super) fn unacknowledged(&self) -> usize {
         let of_message = |exchange: &&Exchange| {
             let message = !matches!(exchange.phase, Phase::Suback(_) | Phase::Unsuback(_));
-            message && exchange.progress != Progress::Waiting
+            message && exchange.is_known()
         };
         self.exchanges.values().filter(of_message).count()
     }
@@ -286,6 +345,32 @@ impl Outgoing {
             Waiting::Exchange(id) => Front::Exchange(*id),
             Waiting::Plain(_) => Front::Plain,
         })
+    }
+
+    /// Moves the first packet of an exchange that is not a PUBLISH, and is still to be sent, to the front of its queue.
+    pub(super) fn bring_unlimited_forward(&mut self) -> Option<u16> {
+        if !self.holds_unlimited {
+            return None;
+        }
+        let held = |id: &u16, progress: Progress| {
+            let exchange = self.exchanges.get(id);
+            exchange.is_some_and(|e| e.progress == progress && !e.phase.sends_message())
+        };
+        let repeated = self.repeat.iter().position(|id| held(id, Progress::Repeat));
+        if let Some(id) = repeated.and_then(|at| self.repeat.remove(at)) {
+            self.repeat.push_front(id);
+            return Some(id);
+        }
+        let waiting = self.waiting.iter().position(|waiting| match waiting {
+            Waiting::Exchange(id) => held(id, Progress::Waiting),
+            Waiting::Plain(_) => false,
+        });
+        if let Some(Waiting::Exchange(id)) = waiting.and_then(|at| self.waiting.remove(at)) {
+            self.waiting.push_front(Waiting::Exchange(id));
+            return Some(id);
+        }
+        self.holds_unlimited = false;
+        None
     }
 
     /// Takes the QoS 0 PUBLISH that is at the front.
@@ -346,7 +431,7 @@ impl Outgoing {
             Waiting::Plain(packet) => Some(packet),
             Waiting::Exchange(id) => {
                 let exchange = self.exchanges.get(id)?;
-                matches!(exchange.phase, Phase::Puback | Phase::Pubrec).then_some(&exchange.packet)
+                exchange.phase.sends_message().then_some(&exchange.packet)
             }
         }
     }
@@ -373,8 +458,9 @@ impl Outgoing {
         self.repeat.clear();
         let mut sent: Vec<(u64, u16)> = Vec::new();
         for (&id, exchange) in &mut self.exchanges {
-            if exchange.progress != Progress::Waiting {
+            if exchange.is_known() {
                 exchange.progress = Progress::Repeat;
+                self.holds_unlimited |= !exchange.phase.sends_message();
                 sent.push((exchange.sequence, id));
             }
         }
@@ -388,7 +474,9 @@ impl Outgoing {
             exchanges, bytes, ..
         } = self;
         exchanges.retain(|_, exchange| {
-            let over = exchange.phase == Phase::Pubcomp || exchange.renews;
+            let over = exchange.phase == Phase::Pubcomp
+                || exchange.renews
+                || exchange.progress == Progress::Abandoned;
             if over {
                 *bytes -= exchange.packet.len();
             }

@@ -6,10 +6,12 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::outgoing::{Phase, Progress};
-use super::{Event, Received, ServerLimits, Session, State};
+use super::send::unrenewed;
+use super::{Event, Received, RequestError, ServerLimits, Session, State};
 use crate::codec::{
     Ack, Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyId, Publish,
-    QoS, Str, Suback, Version, decode_header, encode, encode_ack, reason_listed,
+    QoS, Str, Suback, Subscribe, Subscription, Version, decode_header, encode, encode_ack,
+    reason_listed,
 };
 
 /// How a TLS server answers what it does not understand; no MQTT packet begins like this.
@@ -109,7 +111,7 @@ impl Session {
     #[inline]
     fn handle_packet(&mut self, packet: Packet, now: Instant) -> Handled {
         if self.state() != State::Connected {
-            return self.handle_before_connack(packet, now);
+            return self.handle_before_connack(packet);
         }
         match packet {
             Packet::Publish(publish) => self.handle_publish(publish),
@@ -143,7 +145,7 @@ impl Session {
 
     /// The first packet from the server must be CONNACK [MQTT-3.2.0-1], after AUTH packets where CONNECT asked for
     /// them (4.12).
-    fn handle_before_connack(&mut self, packet: Packet, now: Instant) -> Handled {
+    fn handle_before_connack(&mut self, packet: Packet) -> Handled {
         let connecting = self.state() == State::Connecting;
         match packet {
             Packet::Connack(connack) if connecting => self.handle_connack(connack),
@@ -154,7 +156,6 @@ impl Session {
             Packet::Auth(auth)
                 if connecting && self.connection.requested.authentication_method.is_some() =>
             {
-                self.await_connack(now);
                 self.handle_auth(auth)
             }
             other => Err(Violation {
@@ -181,6 +182,7 @@ impl Session {
             return Err(Violation::protocol(PacketType::Connack, rule));
         }
         self.check_session_present(connack.session_present, refused)?;
+        let mut failures = Vec::new();
         if refused {
             self.connection.state = State::Disconnected;
         } else {
@@ -195,10 +197,13 @@ impl Session {
             connection.state = State::Connected;
             self.counters.connections += 1;
             if !connack.session_present {
-                self.begin_anew();
+                failures = self.begin_anew();
             }
         }
         self.deliver(Event::Packet(Packet::Connack(connack)));
+        for failure in failures {
+            self.deliver(failure);
+        }
         Ok(())
     }
 
@@ -220,33 +225,79 @@ impl Session {
     }
 
     /// The server has no session: what it sent on earlier connections means nothing any more, and it knows of no
-    /// subscription and of no message of ours.
-    fn begin_anew(&mut self) {
+    /// subscription and of no message of ours. Returns what the user has to be told of subscriptions that are not renewed.
+    fn begin_anew(&mut self) -> Vec<Event> {
+        let mut failures = Vec::new();
         self.incoming.clear();
         self.outgoing.session_lost();
         if !self.settings.resubscribe {
             self.subscriptions.clear();
-            return;
+            return failures;
         }
         let mut renewals = 0;
-        for mut subscribe in self.subscriptions.renewals() {
-            let Some(id) = self.outgoing.next_id() else {
-                break;
-            };
-            subscribe.packet_id = id.get();
-            let phase = Phase::Suback(subscribe.subscriptions.len() as u32);
-            let request = Packet::Subscribe(subscribe);
-            // What is too large for this server is found out when it is sent.
-            let mut packet = BytesMut::new();
-            if encode(&request, self.version, &mut packet).is_ok() {
-                let progress = Progress::Repeat;
-                self.outgoing
-                    .begin(id.get(), phase, packet[..].into(), progress);
-                self.outgoing.set_last_id(id.get());
-                renewals += 1;
+        for Subscribe {
+            subscriptions,
+            properties,
+            ..
+        } in self.subscriptions.renewals()
+        {
+            let mut allowed = Vec::new();
+            for subscription in subscriptions {
+                let alone = Subscribe {
+                    packet_id: 0,
+                    subscriptions: vec![subscription.clone()],
+                    properties: properties.clone(),
+                };
+                match self.check_subscribe(&alone) {
+                    Ok(()) => allowed.push(subscription),
+                    Err(error) => failures.push(unrenewed(&subscription.filter, error)),
+                }
             }
+            renewals += self.renew(&allowed, &properties, &mut failures);
         }
         self.outgoing.repeat_first(renewals);
+        failures
+    }
+
+    /// Begins to subscribe again, with one packet if that is small enough for the server. Returns how many it took.
+    fn renew(
+        &mut self,
+        subscriptions: &[Subscription],
+        properties: &Properties,
+        failures: &mut Vec<Event>,
+    ) -> usize {
+        if subscriptions.is_empty() {
+            return 0;
+        }
+        let error = match self.outgoing.next_id() {
+            None => RequestError::NoPacketId,
+            Some(id) => {
+                let request = Packet::Subscribe(Subscribe {
+                    packet_id: id.get(),
+                    subscriptions: subscriptions.to_vec(),
+                    properties: properties.clone(),
+                });
+                match self.encode_stored(|version, out| encode(&request, version, out)) {
+                    Ok(packet) => {
+                        let phase = Phase::Suback(subscriptions.len() as u32);
+                        let progress = Progress::Repeat;
+                        self.outgoing.begin(id.get(), phase, packet, progress);
+                        self.outgoing.set_last_id(id.get());
+                        return 1;
+                    }
+                    Err(_) if subscriptions.len() > 1 => {
+                        let (some, others) = subscriptions.split_at(subscriptions.len() / 2);
+                        return self.renew(some, properties, failures)
+                            + self.renew(others, properties, failures);
+                    }
+                    Err(error) => error,
+                }
+            }
+        };
+        for subscription in subscriptions {
+            failures.push(unrenewed(&subscription.filter, &error));
+        }
+        0
     }
 
     #[inline]
@@ -261,13 +312,14 @@ impl Session {
                 let before = self
                     .incoming
                     .insert(publish.packet_id, Received::DeliveredOnce);
-                if before.is_none() {
+                if matches!(before, None | Some(Received::DeliveredBefore)) {
                     self.begin_incoming()?;
                 }
             }
             QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id) {
-                before @ (None | Some(Received::DeliveredOnce)) => {
-                    if before.is_none() {
+                // What the user has not acknowledged on an earlier connection comes again, as with QoS 1.
+                before @ (None | Some(Received::DeliveredOnce | Received::DeliveredBefore)) => {
+                    if before != Some(&Received::DeliveredOnce) {
                         self.begin_incoming()?;
                     }
                     self.incoming.insert(publish.packet_id, Received::Delivered);
@@ -372,7 +424,9 @@ impl Session {
         self.check_listed(PacketType::Pubrel, ack.reason)?;
         let known = match self.incoming.get(&ack.packet_id) {
             None | Some(Received::DeliveredOnce) => false,
-            Some(Received::Delivered | Received::Acknowledged) => self.end_incoming(ack.packet_id),
+            Some(Received::Delivered | Received::DeliveredBefore | Received::Acknowledged) => {
+                self.end_incoming(ack.packet_id)
+            }
         };
         self.answer(PacketType::Pubcomp, ack.packet_id, known);
         Ok(())
@@ -411,13 +465,35 @@ impl Session {
             }
             _ => {}
         }
+        let mut failures = Vec::new();
         if let Some(exchange) = self.outgoing.end(id)
             && self.settings.resubscribe
         {
+            if exchange.renews {
+                failures = self.refused_renewals(&exchange.packet, &suback.reasons);
+            }
             self.note_subscriptions(&exchange.packet, &suback.reasons);
         }
         self.deliver_answer(Event::Packet(packet(suback)));
+        for failure in failures {
+            self.deliver(failure);
+        }
         Ok(())
+    }
+
+    /// What the user has to be told of the answer to a SUBSCRIBE that renews.
+    fn refused_renewals(&self, request: &[u8], reasons: &[u8]) -> Vec<Event> {
+        let Some(Packet::Subscribe(subscribe)) = self.decode_stored(request) else {
+            return Vec::new();
+        };
+        let refused = subscribe.subscriptions.iter().zip(reasons);
+        refused
+            .filter(|(_, reason)| **reason >= 0x80)
+            .map(|(subscription, reason)| {
+                let why = format_args!("the server refused it with reason code 0x{reason:02X}");
+                unrenewed(&subscription.filter, why)
+            })
+            .collect()
     }
 
     /// Keeps in mind what the answer to this SUBSCRIBE or UNSUBSCRIBE has changed.

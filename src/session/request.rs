@@ -418,8 +418,10 @@ impl Session {
     /// codes and properties: they are left out.
     ///
     /// A QoS 2 message counts as acknowledged even if the connection it came by is gone (and that is the error): if
-    /// the server repeats it on another, it gets the PUBREC. A second acknowledgement of one does nothing. A QoS 1
-    /// message belongs to its connection: the server repeats it on the next, with the same packet identifier or not.
+    /// the server repeats it on another, it gets the PUBREC, and the user nothing. One that was refused, or was not
+    /// acknowledged before the server repeats it on another connection, is given to the user again. A second
+    /// acknowledgement of one does nothing. A QoS 1 message belongs to its connection: the server repeats it on the next,
+    /// with the same packet identifier or not.
     pub fn acknowledge(
         &mut self,
         packet_id: u16,
@@ -434,16 +436,20 @@ impl Session {
         };
         let (reason, properties) = self.check_reason(kind, reason, properties)?;
         let received = self.incoming.get(&packet_id).copied();
-        let awaited = match qos {
-            QoS::ExactlyOnce => Received::Delivered,
-            _ => Received::DeliveredOnce,
+        let awaits = match received {
+            Some(Received::Delivered | Received::DeliveredBefore) => qos == QoS::ExactlyOnce,
+            Some(Received::DeliveredOnce) => qos == QoS::AtLeastOnce,
+            Some(Received::Acknowledged) | None => false,
         };
-        if received == Some(awaited) {
-            if self.state() == State::Connected {
+        if awaits {
+            // What the server has not sent on this connection is not answered on it before it does.
+            if self.state() == State::Connected && received != Some(Received::DeliveredBefore) {
                 self.send_ack(kind, packet_id, reason, properties)?;
             }
             if qos == QoS::ExactlyOnce && reason < 0x80 {
                 self.incoming.insert(packet_id, Received::Acknowledged);
+            } else if received == Some(Received::DeliveredBefore) {
+                self.incoming.remove(&packet_id);
             } else {
                 self.end_incoming(packet_id);
             }
@@ -451,7 +457,7 @@ impl Session {
         match received {
             _ if self.state() == State::Disconnected => Err(RequestError::NotConnected),
             Some(Received::Acknowledged) if qos == QoS::ExactlyOnce => Ok(()),
-            received if received == Some(awaited) => Ok(()),
+            _ if awaits => Ok(()),
             _ => Err(RequestError::NotReceived(packet_id)),
         }
     }

@@ -1,5 +1,7 @@
 //! What goes out when: at once, or, in order, when the connection, the server's CONNACK or its receive maximum lets it.
 
+use std::fmt::Display;
+
 use bytes::BytesMut;
 
 use super::aliases::Assigned;
@@ -34,8 +36,17 @@ impl Session {
                 Some(Front::Exchange(id)) => self.send_exchange(id),
             };
             if !sent {
-                return;
+                return self.send_unlimited(most);
             }
+        }
+    }
+
+    /// Sends what the receive maximum does not concern, past the messages that wait for it [MQTT-3.3.4-8].
+    fn send_unlimited(&mut self, most: usize) {
+        while self.connection.transmit.len() < most
+            && let Some(id) = self.outgoing.bring_unlimited_forward()
+        {
+            self.send_exchange(id);
         }
     }
 
@@ -76,8 +87,18 @@ impl Session {
         match sent {
             Ok(()) => self.counters.messages_sent += u64::from(message && !repeated),
             Err(error) => {
-                self.outgoing.end(id);
-                self.drop_message(id, &error);
+                let ended = match repeated && self.connection.session_present {
+                    true => self.outgoing.abandon(id),
+                    false => self.outgoing.end(id),
+                };
+                let renews = ended.is_some_and(|exchange| exchange.renews);
+                if renews && let Some(Packet::Subscribe(subscribe)) = self.decode_stored(&packet) {
+                    for subscription in &subscribe.subscriptions {
+                        self.deliver(unrenewed(&subscription.filter, &error));
+                    }
+                } else {
+                    self.drop_message(id, &error);
+                }
             }
         }
         true
@@ -165,15 +186,12 @@ impl Session {
         Ok(())
     }
 
-    /// What the server allows of subscriptions.
+    /// What the server allows of subscriptions. It grants the QoS that it supports, whichever is asked for
+    /// [MQTT-3.2.2-10].
     pub(super) fn check_subscribe(&self, subscribe: &Subscribe) -> Result<(), RequestError> {
         let server = &self.connection.server;
         for subscription in &subscribe.subscriptions {
-            let (filter, qos) = (&subscription.filter, subscription.qos);
-            if qos > server.maximum_qos {
-                let max = server.maximum_qos;
-                return Err(RequestError::QoSNotSupported { qos, max });
-            }
+            let filter = &subscription.filter;
             if !server.wildcard_subscription_available && filter.contains(['+', '#']) {
                 return Err(RequestError::WildcardsNotSupported);
             }
@@ -306,6 +324,12 @@ impl Session {
         let properties = message.properties.iter().filter(kept).cloned().collect();
         Ok(Some((topic, properties)))
     }
+}
+
+/// Tells that a subscription could not be renewed.
+pub(super) fn unrenewed(filter: &Str, why: impl Display) -> Event {
+    let message = format!("failed to renew the subscription to '{filter}': {why}");
+    Event::Unrenewed { message }
 }
 
 fn with_alias(properties: &Properties, alias: u16) -> Properties {

@@ -39,7 +39,8 @@ struct Ping {
 pub(super) struct Timers {
     /// Keep alive in seconds (3.1.2.10); 0 while it does not run.
     keep_alive: u16,
-    /// When something was written last; before that, when the transport came up.
+    /// When something was written last, or a PINGREQ put behind one that has not been answered; before that, when the
+    /// transport came up.
     last_transmit: Option<Instant>,
     /// The PINGREQ that has not been answered.
     ping: Option<Ping>,
@@ -102,7 +103,10 @@ impl Timers {
     /// PINGREQ is to be sent: its last byte is the last of `ahead` that wait to be written. It is to be answered within
     /// `timeout` from then on. An earlier one does not get more time by that.
     pub(super) fn pinged(&mut self, ahead: usize, timeout: Duration, now: Instant) {
-        if self.keep_alive > 0 && self.ping.is_none() {
+        if self.ping.is_some() {
+            // It may not be written at once: the one after it is due an interval later all the same.
+            self.last_transmit = Some(now);
+        } else if self.keep_alive > 0 {
             self.ping = Some(Ping {
                 ahead,
                 sent: None,
@@ -120,8 +124,10 @@ impl Timers {
 
     /// The next deadline, and what it asks for.
     pub(super) fn next(&self) -> Option<(Instant, Due)> {
-        let pingreq = match self.ping {
-            None if self.keep_alive > 0 => self.last_transmit.map(|at| at + self.interval()),
+        // One that has been sent keeps nothing from being due after it [MQTT-3.1.2-20]; one that waits to be written does.
+        let waits = self.ping.as_ref().is_some_and(|ping| ping.sent.is_none());
+        let pingreq = match self.last_transmit {
+            Some(at) if self.keep_alive > 0 && !waits => Some(at + self.interval()),
             _ => None,
         };
         [

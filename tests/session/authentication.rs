@@ -49,11 +49,8 @@ fn nothing_else_is_sent_meanwhile() {
         refused,
         Err(RequestError::Authenticating(PacketType::Pingreq))
     );
-    // Not even by keep alive: each AUTH gives the other side its time.
-    for _ in 0..10 {
-        pair.advance_seconds(25);
-        pair.deliver(auth(0x18, "SCRAM"));
-    }
+    // Not even by keep alive.
+    pair.advance_seconds(29);
     assert_eq!(pair.answers(), []);
     assert_eq!(pair.client.disconnect(0, Properties::new()), Ok(()));
     assert_eq!(pair.answers(), [disconnect_packet(0)]);
@@ -63,6 +60,25 @@ fn nothing_else_is_sent_meanwhile() {
     let message = pair.failure(None);
     assert_eq!(
         message,
+        "failed to receive CONNACK within 30 seconds: timeout"
+    );
+}
+
+/// One deadline for the whole (4.12): a server that goes on asking is given up like one that says nothing.
+#[test]
+fn auth_gives_no_more_time_to_connect() {
+    let mut pair = authenticating();
+    for _ in 0..5 {
+        pair.advance_seconds(5);
+        pair.deliver(auth(0x18, "SCRAM"));
+        pair.client.auth(0x18, method("SCRAM")).unwrap();
+        assert_eq!(pair.answers(), [auth(0x18, "SCRAM")]);
+    }
+    pair.advance(std::time::Duration::from_millis(4999));
+    assert_eq!(pair.client.state(), State::Connecting);
+    pair.advance(std::time::Duration::from_millis(1));
+    assert_eq!(
+        pair.failure(None),
         "failed to receive CONNACK within 30 seconds: timeout"
     );
 }

@@ -1,7 +1,7 @@
-//! Messages both ways while the connection is cut at arbitrary bytes: nothing is lost, QoS 2 comes exactly once, the order
-//! is kept, and every acknowledgement is told once.
+//! Messages both ways while the connection is cut at arbitrary bytes: nothing is lost, QoS 2 comes to the server exactly
+//! once and to the program until it has acknowledged it, the order is kept, and every acknowledgement is told once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mqtt_core::codec::*;
 use mqtt_core::session::{Settings, State};
@@ -60,6 +60,8 @@ struct World {
     server_published: Vec<(QoS, u32)>,
     got: Vec<(QoS, u32)>,
     to_acknowledge: Vec<(u16, QoS)>,
+    /// QoS 2 identifiers of the server's that the program has acknowledged. None is used again.
+    acknowledged: BTreeSet<u16>,
     next: u32,
     last_id: u16,
     unanswered: u32,
@@ -83,6 +85,7 @@ impl World {
             server_published: Vec::new(),
             got: Vec::new(),
             to_acknowledge: Vec::new(),
+            acknowledged: BTreeSet::new(),
             next: 0,
             last_id: 0,
             unanswered: 0,
@@ -169,10 +172,8 @@ impl World {
                     assert!(self.sent.remove(&ack.packet_id).is_some(), "{ack:?}");
                     self.order.retain(|id| *id != ack.packet_id);
                 }
-                // A message acknowledged between connections has its PUBREC before the server repeats it, and one more
-                // after that.
                 Packet::Pubcomp(ack) => {
-                    self.sent.remove(&ack.packet_id);
+                    assert!(self.sent.remove(&ack.packet_id).is_some(), "{ack:?}");
                     self.order.retain(|id| *id != ack.packet_id);
                 }
                 Packet::Pubrec(ack) => {
@@ -193,6 +194,7 @@ impl World {
                 Packet::Connack(_) => {}
                 Packet::Publish(publish) => {
                     let number = u32::from_be_bytes(publish.payload[..].try_into().unwrap());
+                    assert!(!self.acknowledged.contains(&publish.packet_id), "{number}");
                     self.got.push((publish.qos, number));
                     self.to_acknowledge.push((publish.packet_id, publish.qos));
                 }
@@ -242,8 +244,7 @@ impl World {
                 if !self.to_acknowledge.is_empty() {
                     let i = index.index(self.to_acknowledge.len());
                     let (id, qos) = self.to_acknowledge.remove(i);
-                    // A QoS 1 message of an earlier connection is refused, and comes again.
-                    let _ = self.pair.client.acknowledge(id, qos, 0, Properties::new());
+                    self.acknowledge(id, qos);
                 }
             }
             Step::ToServer(most) => {
@@ -262,6 +263,14 @@ impl World {
         }
     }
 
+    fn acknowledge(&mut self, id: u16, qos: QoS) {
+        // A QoS 1 message of an earlier connection is refused, and comes again.
+        let _ = self.pair.client.acknowledge(id, qos, 0, Properties::new());
+        if qos == QoS::ExactlyOnce {
+            self.acknowledged.insert(id);
+        }
+    }
+
     /// The link heals, and everything comes to its end.
     fn settle(&mut self) {
         self.cut();
@@ -272,7 +281,7 @@ impl World {
             self.look();
             let acknowledged = !self.to_acknowledge.is_empty();
             for (id, qos) in std::mem::take(&mut self.to_acknowledge) {
-                let _ = self.pair.client.acknowledge(id, qos, 0, Properties::new());
+                self.acknowledge(id, qos);
             }
             if !moved && !acknowledged {
                 break;
@@ -284,23 +293,29 @@ impl World {
         assert_eq!(self.pair.client.stored_bytes(), 0);
         compare(&self.published, &self.server_got);
         compare(&self.server_published, &self.got);
+        // The server has no more than one of QoS 2.
+        let qos = QoS::ExactlyOnce;
+        assert_eq!(of(&self.published, qos), of(&self.server_got, qos));
     }
 }
 
-/// QoS 1: every message, in order if repetitions are left out; QoS 2: exactly the same messages.
+/// Every message, in order if repetitions are left out.
 fn compare(sent: &[(QoS, u32)], got: &[(QoS, u32)]) {
-    let of = |list: &[(QoS, u32)], wanted| -> Vec<u32> {
-        let alike = list.iter().filter(|(qos, _)| *qos == wanted);
-        alike.map(|(_, number)| *number).collect()
-    };
-    assert_eq!(of(sent, QoS::ExactlyOnce), of(got, QoS::ExactlyOnce));
-    let mut first = Vec::new();
-    for number in of(got, QoS::AtLeastOnce) {
-        if !first.contains(&number) {
-            first.push(number);
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut first = Vec::new();
+        for number in of(got, qos) {
+            if !first.contains(&number) {
+                first.push(number);
+            }
         }
+        assert_eq!(of(sent, qos), first);
     }
-    assert_eq!(of(sent, QoS::AtLeastOnce), first);
+}
+
+/// The messages of this QoS.
+fn of(list: &[(QoS, u32)], wanted: QoS) -> Vec<u32> {
+    let alike = list.iter().filter(|(qos, _)| *qos == wanted);
+    alike.map(|(_, number)| *number).collect()
 }
 
 proptest! {

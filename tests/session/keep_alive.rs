@@ -229,6 +229,81 @@ fn a_payload_that_is_lent_counts() {
     }
 }
 
+/// [MQTT-3.1.2-20]: "in the absence of sending any other MQTT Control Packets, the Client MUST send a PINGREQ packet", also
+/// while it waits for a PINGRESP; [MQTT-3.1.2-23]: by the interval of the server. Else that may close the connection.
+#[test]
+fn a_ping_is_due_while_an_answer_is_awaited() {
+    for (version, keep_alive, of_server) in [
+        (Version::V311, 5, None),
+        (Version::V50, 5, None),
+        (Version::V50, 60, Some(5)),
+    ] {
+        let settings = Settings {
+            pingresp_timeout: Some(Duration::from_secs(22)),
+            ..Settings::default()
+        };
+        let mut pair = Pair::with_settings(version, settings);
+        pair.connect(Connect {
+            keep_alive,
+            ..connect(version)
+        });
+        pair.deliver(Packet::Connack(Connack {
+            session_present: false,
+            reason: 0,
+            properties: match of_server {
+                None => Properties::new(),
+                Some(seconds) => {
+                    properties([(PropertyId::ServerKeepAlive, PropertyValue::TwoByte(seconds))])
+                }
+            },
+        }));
+        for _ in 0..3 {
+            pair.advance_seconds(5);
+            assert_eq!(pair.answers(), [Packet::Pingreq]);
+        }
+        // Any other packet puts it off.
+        pair.advance_seconds(4);
+        pair.publish(QoS::AtMostOnce);
+        assert_eq!(pair.answers(), [publish(QoS::AtMostOnce, 0)]);
+        pair.advance_seconds(4);
+        assert_eq!(pair.answers(), []);
+        pair.advance_seconds(1);
+        assert_eq!(pair.answers(), [Packet::Pingreq]);
+        // It is the answer to the first that is missed: they give the server no more time.
+        pair.advance(Duration::from_millis(2999));
+        assert_eq!(pair.client.state(), State::Connected);
+        pair.advance(Duration::from_millis(1));
+        assert_eq!(
+            pair.failure(None),
+            "failed to receive PINGRESP within 22 seconds: timeout"
+        );
+    }
+}
+
+/// One that cannot be written is not asked for again before the interval is over.
+#[test]
+fn a_ping_that_is_not_written_is_due_once() {
+    let settings = Settings {
+        pingresp_timeout: Some(Duration::from_secs(22)),
+        ..Settings::default()
+    };
+    let mut pair = Pair::with_settings(Version::V311, settings);
+    pair.connect(Connect {
+        keep_alive: 5,
+        ..connect(Version::V311)
+    });
+    pair.deliver(connack(0));
+    pair.advance_seconds(5);
+    assert_eq!(pair.answers(), [Packet::Pingreq]);
+    for count in 1..=4 {
+        wait(&mut pair, Duration::from_secs(5));
+        assert_eq!(pair.client.transmit().len(), 2 * count);
+        assert!(pair.client.poll_timeout().unwrap() > pair.now);
+    }
+    wait(&mut pair, Duration::from_secs(2));
+    assert_eq!(pair.client.state(), State::Disconnected);
+}
+
 #[test]
 fn a_late_answer_in_time_is_enough() {
     let mut pair = with_keep_alive(Version::V311, 5);

@@ -221,7 +221,9 @@ impl Pair {
             .map(|event| match event {
                 Event::Packet(packet) => packet,
                 Event::Dropped { packet_id, message } => panic!("dropped {packet_id}: {message}"),
-                Event::Failed { message } => panic!("failed: {message}"),
+                Event::Unrenewed { message } | Event::Failed { message } => {
+                    panic!("failed: {message}")
+                }
             })
             .collect()
     }

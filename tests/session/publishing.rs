@@ -474,6 +474,38 @@ fn the_servers_limits_are_kept() {
     assert_eq!(pair.publish(QoS::AtLeastOnce), 2);
 }
 
+/// [MQTT-3.2.2-10]: a server "that does not support QoS 1 or QoS 2 PUBLISH packets MUST still accept SUBSCRIBE packets
+/// containing a Requested QoS of 0, 1 or 2". Only PUBLISH is limited [MQTT-3.2.2-11].
+#[test]
+fn subscribe_may_ask_for_any_qos() {
+    let limit = properties([(PropertyId::MaximumQoS, PropertyValue::Byte(0))]);
+    for connected in [false, true] {
+        let mut pair = match connected {
+            true => Pair::accepted(connect(Version::V50), limit.clone()),
+            false => Pair::connecting(connect(Version::V50)),
+        };
+        let asked = vec![
+            subscription("a"),
+            Subscription {
+                qos: QoS::ExactlyOnce,
+                ..subscription("b")
+            },
+        ];
+        let id = pair.client.subscribe(asked, Properties::new()).unwrap();
+        if !connected {
+            pair.deliver(Packet::Connack(Connack {
+                session_present: false,
+                reason: 0,
+                properties: limit.clone(),
+            }));
+        }
+        assert!(matches!(&pair.answers()[..], [Packet::Subscribe(sent)]
+            if sent.subscriptions[1].qos == QoS::ExactlyOnce));
+        let granted = suback(id, vec![0, 0]);
+        assert_eq!(pair.deliver(granted.clone()), [granted]);
+    }
+}
+
 #[test]
 fn what_the_server_says_is_available_is_not_refused() {
     use PropertyId::*;

@@ -176,13 +176,6 @@ fn resuming(version: Version, acknowledged: bool) -> Pair {
 #[test]
 fn qos_2_outlives_the_connection_with_the_session() {
     for version in BOTH {
-        let mut pair = resuming(version, false);
-        pair.deliver(session_present(0));
-        pair.server.send(publish(QoS::ExactlyOnce, 6));
-        assert_eq!(pair.answers(), []);
-        pair.acknowledge(6, QoS::ExactlyOnce);
-        assert_eq!(pair.answers(), [pubrec(6, 0)]);
-
         let mut pair = resuming(version, true);
         pair.deliver(session_present(0));
         pair.server.send(publish(QoS::ExactlyOnce, 6));
@@ -195,6 +188,81 @@ fn qos_2_outlives_the_connection_with_the_session() {
             assert_eq!(pair.answers(), []);
         }
     }
+}
+
+/// [MQTT-4.4.0-1], [MQTT-4.3.3-9]: what the program has not acknowledged has had no PUBREC, so that the server repeats it.
+/// It comes again, once on each connection, and keeps no slot of the server's window for good.
+#[test]
+fn qos_2_that_is_not_acknowledged_comes_again_on_the_next_connection() {
+    for version in BOTH {
+        let mut pair = resuming(version, false);
+        for connections in 2..=4 {
+            pair.deliver(session_present(0));
+            assert_eq!(pair.deliver(publish(QoS::ExactlyOnce, 6)).len(), 1);
+            pair.server.send(publish(QoS::ExactlyOnce, 6));
+            assert_eq!(pair.answers(), []);
+            assert_eq!(pair.client.stats().messages_received, connections);
+            if connections < 4 {
+                pair.reconnect();
+                pair.connect(Connect {
+                    clean: false,
+                    ..connect(version)
+                });
+            }
+        }
+        // Whether the program means the first or the last by it: they are one.
+        for _ in 0..2 {
+            pair.acknowledge(6, QoS::ExactlyOnce);
+        }
+        assert_eq!(pair.answers(), [pubrec(6, 0)]);
+        pair.server.send(publish(QoS::ExactlyOnce, 6));
+        assert_eq!(pair.answers(), [pubrec(6, 0)]);
+        pair.server.send(pubrel(6, 0));
+        assert_eq!(pair.answers(), [pubcomp(6, 0)]);
+        assert_eq!(pair.deliver(publish(QoS::ExactlyOnce, 6)).len(), 1);
+    }
+}
+
+/// Acknowledged on the connection after that which it came by: before the server repeats it nothing is sent, since the
+/// server has not sent it yet.
+#[test]
+fn qos_2_may_be_acknowledged_before_it_is_repeated() {
+    for version in BOTH {
+        let mut pair = resuming(version, false);
+        pair.deliver(session_present(0));
+        pair.acknowledge(6, QoS::ExactlyOnce);
+        assert_eq!(pair.answers(), []);
+        pair.server.send(publish(QoS::ExactlyOnce, 6));
+        assert_eq!(pair.answers(), [pubrec(6, 0)]);
+        pair.server.send(pubrel(6, 0));
+        assert_eq!(pair.answers(), [pubcomp(6, 0)]);
+    }
+}
+
+/// 4.9: what comes again is counted again, and refusing it makes room.
+#[test]
+fn qos_2_that_comes_again_counts_against_our_receive_maximum() {
+    let connect = Connect {
+        clean: false,
+        properties: properties([(PropertyId::ReceiveMaximum, PropertyValue::TwoByte(2))]),
+        ..connect(Version::V50)
+    };
+    let mut pair = Pair::accepted(connect.clone(), Properties::new());
+    for id in 1..=2 {
+        pair.deliver(publish(QoS::ExactlyOnce, id));
+    }
+    pair.reconnect();
+    pair.connect(connect);
+    pair.deliver(session_present(0));
+    for id in 1..=2 {
+        assert_eq!(pair.deliver(publish(QoS::ExactlyOnce, id)).len(), 1);
+    }
+    pair.client
+        .acknowledge(1, QoS::ExactlyOnce, 0x80, Properties::new())
+        .unwrap();
+    assert_eq!(pair.answers(), [pubrec(1, 0x80)]);
+    assert_eq!(pair.deliver(publish(QoS::ExactlyOnce, 3)).len(), 1);
+    pair.violation(publish(QoS::ExactlyOnce, 4), 0x93);
 }
 
 #[test]

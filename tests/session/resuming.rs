@@ -273,8 +273,11 @@ fn messages_taken_at_once_and_given_back_come_again_with_the_others() {
         assert!(pair.client.take_messages(&mut taken));
         assert_eq!(taken.len(), 30);
         assert_eq!(pair.client.queued_bytes(), 0);
-        // The user goes through ten, and gives up the connection.
+        // The user goes through ten, acknowledges them, and gives up the connection.
         taken.drain(..10);
+        for id in 1..=10 {
+            pair.acknowledge(id, QOS_2);
+        }
         pair.server.send(publish(QOS_2, 31));
         pair.drive();
         pair.client.give_back(taken);
@@ -367,6 +370,95 @@ fn the_servers_receive_maximum_makes_messages_wait_in_order() {
     assert_eq!(pair.answers(), []);
     assert_eq!(pair.deliver(pubrec(4, 0x97)), [pubrec(4, 0x97)]);
     assert_eq!(pair.answers(), [publish(QOS_1, 5)]);
+}
+
+/// [MQTT-3.3.4-8]: "The Client MUST NOT delay the sending of any packets other than PUBLISH packets due to having sent
+/// Receive Maximum PUBLISH packets". So it is with the limit that we assume of 3.1.1.
+#[test]
+fn only_publish_waits_for_the_receive_maximum() {
+    for version in BOTH {
+        let maximum = || match version {
+            Version::V311 => Properties::new(),
+            Version::V50 => limit(PropertyId::ReceiveMaximum, 2),
+        };
+        let settings = Settings {
+            server_receive_maximum: 2,
+            ..keeping()
+        };
+        let mut pair = Pair::with_settings(version, settings);
+        pair.connect(connect(version));
+        accept(&mut pair, false, maximum());
+        for _ in 0..3 {
+            pair.publish(QOS_2);
+        }
+        pair.publish(QoS::AtMostOnce);
+        subscribe(&mut pair, "a");
+        unsubscribe(&mut pair, "b");
+        pair.publish(QOS_1);
+        let unsubscribe_packet = || {
+            Packet::Unsubscribe(Unsubscribe {
+                packet_id: 5,
+                filters: vec![Str::from_static("b")],
+                properties: Properties::new(),
+            })
+        };
+        assert_eq!(
+            pair.answers(),
+            [
+                publish(QOS_2, 1),
+                publish(QOS_2, 2),
+                subscribe_packet(4, &["a"]),
+                unsubscribe_packet(),
+            ]
+        );
+        assert!(pair.client.holds_back());
+        pair.client.ping(pair.now).unwrap();
+        assert_eq!(pair.answers(), [Packet::Pingreq]);
+
+        // The rest keeps its order.
+        for id in 1..=2 {
+            pair.deliver(pubrec(id, 0));
+            pair.deliver(pubcomp(id, 0));
+        }
+        pair.drive();
+        let messages = pair.server.received();
+        let messages = messages
+            .iter()
+            .filter(|packet| matches!(packet, Packet::Publish(_)));
+        assert!(messages.eq(&[
+            publish(QOS_2, 3),
+            publish(QoS::AtMostOnce, 0),
+            publish(QOS_1, 6),
+        ]));
+    }
+}
+
+/// A PUBREL that is to be repeated behind messages that wait is no message either.
+#[test]
+fn pubrel_does_not_wait_for_the_receive_maximum() {
+    let mut pair = connected(Version::V50, keeping());
+    for _ in 0..3 {
+        pair.publish(QOS_2);
+    }
+    pair.drive();
+    pair.deliver(pubrec(3, 0));
+    let maximum = limit(PropertyId::ReceiveMaximum, 1);
+    let received = resume(&mut pair, true, maximum);
+    assert_eq!(received, [repeated(QOS_2, 1), pubrel(3, 0)]);
+    pair.deliver(pubrec(1, 0));
+    pair.deliver(pubcomp(1, 0));
+    assert_eq!(pair.answers(), [pubrel(1, 0), repeated(QOS_2, 2)]);
+}
+
+/// What waits for CONNACK goes on waiting for it.
+#[test]
+fn subscribe_waits_for_connack_where_messages_do() {
+    let mut pair = Pair::connecting(connect(Version::V50));
+    pair.publish(QOS_1);
+    subscribe(&mut pair, "a");
+    assert_eq!(pair.answers(), []);
+    let received = accept(&mut pair, false, limit(PropertyId::ReceiveMaximum, 1));
+    assert_eq!(received, [publish(QOS_1, 1), subscribe_packet(2, &["a"])]);
 }
 
 #[test]
@@ -540,6 +632,84 @@ fn what_the_server_does_not_take_is_dropped_with_a_reason() {
     assert_eq!(received, [publish(QOS_1, 1)]);
 }
 
+fn small() -> Properties {
+    properties([(PropertyId::MaximumPacketSize, PropertyValue::FourByte(14))])
+}
+
+/// [MQTT-4.3.3-10]: a server whose PUBREC was lost takes the next message of the same identifier for a repeat.
+#[test]
+fn a_packet_id_that_the_server_may_hold_for_qos_2_is_not_used_again() {
+    let mut pair = connected(Version::V50, keeping());
+    assert_eq!(pair.publish(QOS_1), 1);
+    assert_eq!(pair.publish(QOS_2), 2);
+    pair.drive();
+    // Both are too large now.
+    assert_eq!(resume(&mut pair, true, small()), []);
+    for id in 1..=2 {
+        let event = pair.client.poll_event();
+        assert!(
+            matches!(&event, Some(Event::Dropped { packet_id, .. }) if *packet_id == id),
+            "{event:?}"
+        );
+    }
+    // As long as the session lasts: nothing else is in use, and the identifiers do not begin anew.
+    assert_eq!(resume(&mut pair, true, Properties::new()), []);
+    let again = PublishRef {
+        packet_id: 2,
+        ..message(QOS_2)
+    };
+    assert_eq!(
+        pair.client.publish(&again),
+        Err(RequestError::PacketIdInUse(2))
+    );
+    let mut seen = Vec::new();
+    for _ in 0..u16::MAX - 1 {
+        let id = pair.publish(QOS_1);
+        seen.push(id);
+        pair.drive();
+        pair.deliver(puback(id, 0));
+    }
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq((1..=u16::MAX).filter(|id| *id != 2)));
+    assert_eq!(resume(&mut pair, false, Properties::new()), []);
+    assert_eq!(pair.client.publish(&again), Ok(2));
+
+    // To a server that has lost the session it was a new message: it knows nothing of it.
+    let mut pair = connected(Version::V50, keeping());
+    assert_eq!(pair.publish(QOS_2), 1);
+    pair.drive();
+    resume(&mut pair, false, small());
+    assert!(pair.client.poll_event().is_some());
+    resume(&mut pair, true, Properties::new());
+    assert_eq!(pair.publish(QOS_2), 1);
+}
+
+/// A clean start that the server never hears of ends no session there.
+#[test]
+fn a_clean_start_that_fails_frees_no_packet_id() {
+    for version in BOTH {
+        let mut pair = connected(version, Settings::default());
+        for released in [false, true] {
+            pair.publish(QOS_2);
+            pair.drive();
+            if released {
+                pair.deliver(pubrec(2, 0));
+            }
+        }
+        pair.reconnect();
+        pair.client.connect(&connect(version)).unwrap();
+        assert_eq!(resume(&mut pair, true, Properties::new()), []);
+        assert_eq!(pair.publish(QOS_2), 3);
+
+        // One that it hears of does.
+        pair.reconnect();
+        pair.server.received();
+        pair.connect(connect(version));
+        accept(&mut pair, false, Properties::new());
+        assert_eq!(pair.publish(QOS_2), 1);
+    }
+}
+
 #[test]
 fn subscriptions_are_renewed_when_the_session_is_lost() {
     for version in BOTH {
@@ -570,12 +740,104 @@ fn subscriptions_are_renewed_when_the_session_is_lost() {
             again,
             [subscribe_packet(7, &["b/#", "d"]), publish(QOS_1, 6)]
         );
-        // The answer counts: what is refused now is not renewed again.
-        pair.deliver(suback(7, vec![1, 0x80]));
+        // The answer counts: what is refused now is not renewed again, and the program is told.
+        pair.server.send(suback(7, vec![1, 0x80]));
+        pair.drive();
+        let answer = pair.client.poll_event();
+        assert_eq!(answer, Some(Event::Packet(suback(7, vec![1, 0x80]))));
+        assert_eq!(
+            unrenewed(&mut pair),
+            [
+                "failed to renew the subscription to 'd': the server refused it with reason code 0x80"
+            ]
+        );
         pair.deliver(puback(6, 0));
         let again = resume(&mut pair, false, Properties::new());
         assert_eq!(again, [subscribe_packet(1, &["b/#"])]);
     }
+}
+
+/// What is told of subscriptions that are not renewed. There is nothing else.
+fn unrenewed(pair: &mut Pair) -> Vec<String> {
+    std::iter::from_fn(|| pair.client.poll_event())
+        .map(|event| match event {
+            Event::Unrenewed { message } => message,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+/// Each one that the server does not take (3.2.2.3) is told, and takes no other with it. On the next server it may go.
+#[test]
+fn a_subscription_that_cannot_be_renewed_is_told() {
+    use PropertyId::*;
+    let no = |id| properties([(id, PropertyValue::Byte(0))]);
+    let long: &'static str = "a/filter/of/thirty/characters/";
+    let settings = Settings {
+        resubscribe: true,
+        ..keeping()
+    };
+    let mut pair = connected(Version::V50, settings);
+    let identifier = properties([(SubscriptionIdentifier, PropertyValue::VarInt(1))]);
+    for (id, filter, properties) in [
+        (1, "a", Properties::new()),
+        (2, "b/#", Properties::new()),
+        (3, "$share/g/c", Properties::new()),
+        (4, long, Properties::new()),
+        (5, "e", identifier),
+    ] {
+        let asked = vec![subscription(filter)];
+        assert_eq!(pair.client.subscribe(asked, properties), Ok(id));
+        pair.drive();
+        pair.deliver(suback(id, vec![1]));
+    }
+    for (limit, lost, why) in [
+        (no(MaximumQoS), None, ""),
+        (
+            no(WildcardSubscriptionAvailable),
+            Some("b/#"),
+            "the server does not support wildcards in topic filters",
+        ),
+        (
+            no(SharedSubscriptionAvailable),
+            Some("$share/g/c"),
+            "the server does not support shared subscriptions",
+        ),
+        (
+            no(SubscriptionIdentifierAvailable),
+            Some("e"),
+            "the server does not support subscription identifiers",
+        ),
+        (
+            properties([(MaximumPacketSize, PropertyValue::FourByte(30))]),
+            Some(long),
+            "the server accepts packets of at most 30 bytes, got 38",
+        ),
+    ] {
+        let sent = resume(&mut pair, false, limit);
+        let mut renewed = Vec::new();
+        for packet in sent {
+            let Packet::Subscribe(subscribe) = packet else {
+                panic!("{packet:?}")
+            };
+            renewed.extend(subscribe.subscriptions.into_iter().map(|s| s.filter));
+        }
+        let expected = ["a", "b/#", "$share/g/c", long, "e"];
+        let expected = expected.into_iter().filter(|filter| Some(*filter) != lost);
+        assert!(renewed.iter().map(Str::as_str).eq(expected), "{renewed:?}");
+        let told: Vec<_> = lost
+            .map(|filter| format!("failed to renew the subscription to '{filter}': {why}"))
+            .into_iter()
+            .collect();
+        assert_eq!(unrenewed(&mut pair), told);
+    }
+    // One that is under way when the connection breaks, and too large for the next.
+    let sent = resume(&mut pair, false, Properties::new());
+    assert_eq!(sent.len(), 2);
+    let small = properties([(MaximumPacketSize, PropertyValue::FourByte(20))]);
+    resume(&mut pair, true, small);
+    assert_eq!(unrenewed(&mut pair).len(), 4);
+    assert_eq!(pair.client.stats().dropped, 0);
 }
 
 #[test]
