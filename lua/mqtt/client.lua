@@ -779,6 +779,9 @@ local function tell_waiting(self, reason)
 	end
 end
 
+-- The coroutines in which `fail` is at work, by client. One that has been collected nobody will resume.
+local closers = setmetatable({}, { __mode = "kv" })
+
 -- Lets each `_serve` that is at work know that the client leaves its connection or its loop.
 local function note_move(self)
 	if self.connection then
@@ -800,7 +803,7 @@ local function close(self, reason, flush)
 	note_move(self)
 	self.connection, self._direct = nil, nil
 	self._opening = nil
-	self._closing, self._closer = nil, nil
+	self._closing, closers[self] = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
 	local failure
@@ -820,7 +823,7 @@ end
 local function fail(self, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	local conn = self.connection
-	self._closing, self._closer = reason, coroutine_running()
+	self._closing, closers[self] = reason, coroutine_running()
 	self._failure, self._ended_by = message, pck
 	self._brokers:ended()
 	local failure = try(nil, self.handle, self, "error", message, self, pck)
@@ -837,7 +840,7 @@ end
 
 -- Whether `fail` is still at work, in another coroutine.
 local function is_closing(self)
-	local closer = self._closer
+	local closer = closers[self]
 	return closer and closer ~= coroutine_running() and coroutine_status(closer) ~= "dead"
 end
 
@@ -853,7 +856,10 @@ local function sent(self, what)
 		return true
 	end
 	err = "failed to send " .. what .. ": " .. tostring(err)
-	fail(self, err, "error")
+	if not self._closing then
+		-- Else it is being told already, and a handler tries to send more.
+		fail(self, err, "error")
+	end
 	return false, err
 end
 
@@ -1833,7 +1839,7 @@ function Client:check_keep_alive()
 	local err, soon
 	if self._token then
 		err = check_failed(self)
-	elseif not bridge.hand_over(self, Client.check_keep_alive) then
+	elseif not self._closing and not bridge.hand_over(self, Client.check_keep_alive) then
 		err, soon = bridge.check_keep_alive(self, handle_event)
 		if self._next_timeout then
 			self:_check_waits()
@@ -1904,6 +1910,12 @@ function Client:step()
 		self.first_connect = is_first_pass(self)
 		self:close_connection(reason)
 		return gone(self, reason)
+	elseif reason then
+		-- A handler waits that is told of the failure. The connection has nothing more to tell.
+		if self._next_timeout then
+			self:_check_waits()
+		end
+		return -1
 	elseif not self._token then
 		if self._next_timeout then
 			self:_check_waits()
