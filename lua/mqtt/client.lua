@@ -562,8 +562,8 @@ end
 -- @tparam[opt=false] boolean|number|table opts.reconnect reconnect after the connection has been lost, not before this
 -- many seconds have passed since the last attempt; true means 30. Or a table with the optional fields `min` (1 second
 -- by default), `max` (60) and `jitter` (0.5): `min` seconds, twice as long after each further attempt that fails, but
--- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again once the broker has
--- accepted. See also `Client:shutdown`.
+-- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again after a connection that held
+-- for longer than the next delay, and 5 seconds at least, or that the program ended. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
 -- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
 -- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
@@ -798,7 +798,7 @@ local function close(self, reason, flush)
 			-- It has not failed, it is over: without `reconnect` only a call connects again.
 			self.first_connect = false
 		end
-		self._brokers:ended()
+		self._brokers:ended(reason == CLOSED_BY_CLIENT)
 	end
 	note_move(self)
 	self.connection, self._direct = nil, nil
@@ -1632,6 +1632,8 @@ end
 
 -- The reason codes with which a server refers to others (4.11).
 local USE_ANOTHER_SERVER, SERVER_MOVED = 0x9C, 0x9D
+-- The reason code when another client has connected with the same client identifier (3.14.2.1).
+local SESSION_TAKEN_OVER = 0x8E
 
 -- Follows the server reference of a CONNACK or DISCONNECT of 5.0, if there is one and that is allowed.
 local function follow_reference(self, pck)
@@ -1671,7 +1673,11 @@ local function disconnect_received(self, disconnect)
 	if text then
 		reason = reason .. ": " .. text
 	end
-	fail(self, reason, reason, disconnect)
+	local message = reason
+	if disconnect.rc == SESSION_TAKEN_OVER then
+		message = message .. ": another client uses this client identifier"
+	end
+	fail(self, message, reason, disconnect)
 	return gone(self, reason)
 end
 
