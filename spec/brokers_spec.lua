@@ -14,12 +14,14 @@ local record, serve = harness.record, harness.serve
 
 describe("the next broker", function()
 	local LIST = { "a", "b", "c" }
-	local state, chance
+	local state, chance, clock
 
 	before_each(function()
-		chance = 0
+		chance, clock = 0, 0
 		state = brokers.new(function()
 			return chance
+		end, function()
+			return clock
 		end)
 	end)
 
@@ -40,6 +42,7 @@ describe("the next broker", function()
 	local function succeed(uris)
 		local tried = try(uris)
 		state:succeeded()
+		clock = clock + 1000
 		return tried
 	end
 
@@ -52,6 +55,31 @@ describe("the next broker", function()
 	end
 
 	local FIXED = { min = 1, max = 60, jitter = 0 }
+
+	it("waits longer each time after connections that do not hold, and starts anew after one that did", function()
+		local function hold(seconds, is_wanted)
+			try("a")
+			state:succeeded()
+			clock = clock + seconds
+			state:ended(is_wanted)
+			return state:delay(FIXED)
+		end
+		local delays = {}
+		for i, seconds in ipairs({ 0, 0.1, 4.9, 4.9, 15.9, 16.1, 0, 5, 0 }) do
+			delays[i] = hold(seconds)
+		end
+		assert.same({ 1, 2, 4, 8, 16, 32, 60, 60, 60 }, delays)
+		assert.equal(1, hold(120))
+		assert.equal(1, hold(0))
+		assert.equal(2, hold(0))
+		assert.equal(1, hold(5))
+		assert.equal(1, hold(0, true))
+		-- Attempts that fail in between do not make it hold.
+		hold(0)
+		fail("a")
+		assert.equal(2, state:delay(FIXED))
+		assert.equal(4, hold(0))
+	end)
 
 	describe("of a list", function()
 		it("is the one behind that which has failed, without delay", function()
@@ -611,6 +639,8 @@ for way, load in pairs(ways) do
 			good.on_packet = servers.accept
 			connected(subject)
 			subject.opts.reconnect = { min = 0.3, max = 60, jitter = 0 }
+			-- It has held for long.
+			subject._brokers._since = subject._brokers._since - 1000
 			local before = harness.now()
 			good:drop()
 			run(subject, function()
@@ -915,4 +945,32 @@ for _, version in ipairs({ 1, 4 }) do
 			end)
 		end)
 	end
+end
+
+for _, way in ipairs({ "native", "luasocket" }) do
+	describe("a broker that accepts and then ends the connection each time, " .. way, function()
+		after_each(function()
+			harness.cleanup()
+			servers.stop_all()
+		end)
+
+		it("is left alone for longer and longer, and the error says what taken over means", function()
+			local server = servers.start(mqtt.v50, function(self, packet)
+				servers.accept(self, packet)
+				if packet.type == packet_type.CONNECT then
+					self:send({ type = packet_type.DISCONNECT, rc = 0x8E })
+				end
+			end)
+			local client = harness.client({ uri = server.uri, version = mqtt.v50,
+				connector = require("mqtt.connector." .. way), reconnect = { min = 0.05, jitter = 0 } })
+			local events = record(client, { "error" })
+			local started = harness.now()
+			serve({ client, server.serve }, function()
+				return #events == 4
+			end)
+			-- The delays are 0.05, 0.1 and 0.2 seconds.
+			assert.is_true(harness.now() - started >= 0.35)
+			assert.matches("0x8E%]: another client uses this client identifier$", events[1][2])
+		end)
+	end)
 end

@@ -1323,8 +1323,8 @@ describe("in MQTT 5.0", function()
 	for name, case in pairs({
 		["without an error"] = { disconnect = { rc = 0 }, reason = "disconnect received from broker" },
 		["with a reason"] = {
-			disconnect = { rc = 0x8E },
-			reason = "disconnect received from broker: Session taken over [0x8E]",
+			disconnect = { rc = 0x8B },
+			reason = "disconnect received from broker: Server shutting down [0x8B]",
 			is_error = true,
 		},
 		["with a reason in words"] = {

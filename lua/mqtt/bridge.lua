@@ -2,12 +2,17 @@
 -- Internal to `mqtt.client`. Connector calls may yield, so they are made from Lua, and nothing here holds on to state
 -- across one that another thread could have changed.
 
-local pop = require("mqtt.core").pop
+local core = require("mqtt.core")
 local host = require("mqtt.host")
+local log = require("mqtt.log")
 local native = require("mqtt.connector.native")
+local protect = require("mqtt.protect")
 local v3 = require("mqtt.connector.v3")
 
-local ipairs, rawget, require, select, tostring, type = ipairs, rawget, require, select, tostring, type
+local pop, running_thread = core.pop, core.running
+local protected = protect.call
+local ipairs, rawget, require, select, setmetatable = ipairs, rawget, require, select, setmetatable
+local tostring, type = tostring, type
 local str_byte = string.byte
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
@@ -31,8 +36,10 @@ function bridge.class(connector)
 		return require("mqtt.connector." .. (host.in_copas() and "copas" or "luasocket"))
 	end
 	local is_v3 = v3.is(connector)
-	for _, method in ipairs({ "connect", "shutdown", "send", "receive", not is_v3 and "validate" or nil }) do
-		if type(connector[method]) ~= "function" then
+	for _, method in ipairs({ "connect", "shutdown", "send", "receive", "validate", "buffer_clear" }) do
+		if is_v3 and (method == "validate" or method == "buffer_clear") then -- luacheck: ignore 542
+			-- not of a function table
+		elseif type(connector[method]) ~= "function" then
 			return nil, "expecting connector." .. method .. " to be a function"
 		end
 	end
@@ -47,6 +54,15 @@ function bridge.class(connector)
 	return connector
 end
 
+-- What the program's connector does must not get into the way of the program's handlers, or end a loop's thread: an
+-- error in it is logged. The connection is over in any case.
+local function shut_down(client, conn)
+	local ok, err = protected(conn.shutdown, conn)
+	if not ok then
+		log:error("[LuaMQTT] client '%s' connector.shutdown failed: %s", client.opts.id, tostring(err))
+	end
+end
+
 --- Opens a connection. Where threads can be had, one of them takes care of keep alive from then on.
 -- @tparam Client client the client, which has none
 -- @tparam table conn its new connection table
@@ -57,7 +73,10 @@ function bridge.open(client, conn, failed)
 	host.shut_down_at_exit(client)
 	local own, timeout = rawget(conn, "timeout"), client.opts.connect_timeout
 	conn.timeout = timeout or own
-	local ok, err = conn:connect()
+	local called, ok, err = protected(conn.connect, conn)
+	if not called then
+		ok, err = false, ok
+	end
 	if timeout then
 		-- What is sent later has the connector's own limit.
 		conn.timeout = own
@@ -65,7 +84,7 @@ function bridge.open(client, conn, failed)
 	if client._opening ~= conn then
 		-- by another thread
 		if ok then
-			conn:shutdown()
+			shut_down(client, conn)
 		end
 		return false, "connection attempt was given up"
 	elseif not ok then
@@ -97,11 +116,53 @@ function bridge.hand_over(client, func, ...)
 	return hand_over ~= nil and hand_over(conn, func, client, ...)
 end
 
+-- The threads that call `send` and `receive` of a connector, by client, and of these the ones that Copas runs. Nothing
+-- here keeps a thread alive: nobody will resume one that has been collected.
+local function threads_by_client()
+	return setmetatable({}, { __mode = "kv" })
+end
+local senders, copas_senders = threads_by_client(), threads_by_client()
+local receivers, copas_receivers = threads_by_client(), threads_by_client()
+
+-- Notes that the running thread is at work for a client.
+local function begin_work(client, threads, copas_threads)
+	threads[client] = running_thread()
+	local copas_thread = host.this_thread()
+	copas_threads[client] = host.is_thread_of_copas(copas_thread) and copas_thread or nil
+end
+
+-- Whether the thread that began to work for a client is still in the function given, and will be resumed.
+local function is_at_work(client, threads, copas_threads, func)
+	local thread, copas_thread = threads[client], copas_threads[client]
+	return thread ~= nil and host.is_at_work(thread, func, client)
+		and (copas_thread == nil or host.is_thread_of_copas(copas_thread))
+end
+
+-- Connections that cannot be sent to any more, with the error message: what was sent last may have been cut.
+local broken = setmetatable({}, { __mode = "k" })
+
+-- Sends what the session has, as long as the connection takes it. Returns true, or false and an error message.
+-- `is_at_work` looks for this on the stack, and what it has been given.
+local function send_all(client, conn)
+	local link = client._link
+	while client.connection == conn do
+		local data = link:take()
+		if not data then
+			break
+		end
+		local called, ok, err = protected(conn.send, conn, data)
+		if not (called and ok) then
+			return false, tostring(called and err or ok)
+		end
+	end
+	return true
+end
+
 --- Whether a thread is sending, which will send what is added meanwhile too.
 -- @tparam Client client the client
 function bridge.is_sending(client)
 	local conn = client.connection
-	return conn ~= nil and client._sending == conn
+	return conn ~= nil and client._sending == conn and is_at_work(client, senders, copas_senders, send_all)
 end
 
 --- Waits until other threads have sent what they are at.
@@ -117,7 +178,7 @@ end
 -- @tparam table conn its connection table
 function bridge.close(client, conn)
 	client._check_soon()
-	conn:shutdown()
+	shut_down(client, conn)
 end
 
 --- Writes what the session has to send. While one thread is at it, what others add is written by that one.
@@ -125,31 +186,34 @@ end
 -- @tparam Client client the client
 -- @return true, or false and an error message
 function bridge.flush(client)
-	local conn, link = client.connection, client._link
-	if client._sending == conn then
+	local conn = client.connection
+	if client._sending ~= conn then -- luacheck: ignore 542
+		-- nobody sends
+	elseif is_at_work(client, senders, copas_senders, send_all) then
 		return true
+	elseif conn and not broken[conn] then
+		broken[conn] = "connector.send failed: the thread that sent has been ended"
+	end
+	if not conn or broken[conn] then
+		return not conn, conn and broken[conn]
 	end
 	client._sending = conn
-	local ok, err = true, nil
-	while ok and client.connection == conn do
-		local data = link:take()
-		if not data then
-			break
-		end
-		ok, err = conn:send(data)
-	end
+	begin_work(client, senders, copas_senders)
+	local ok, err = send_all(client, conn)
 	if client._sending == conn then
 		client._sending = nil
 	end
 	if ok or client.connection ~= conn then
 		return true
 	end
-	return false, "connector.send failed: " .. tostring(err)
+	broken[conn] = "connector.send failed: " .. err
+	return false, broken[conn]
 end
 
+-- Another thread may wake those who wait at any moment, also between two calls of `pop`.
 local function skip_woken(client, kind, ...)
 	if kind == "woken" then
-		return pop(client._handle, client._session_mt)
+		return skip_woken(client, pop(client._handle, client._session_mt))
 	end
 	return kind, ...
 end
@@ -197,6 +261,36 @@ local function receive_packet(conn, link)
 	return header, body
 end
 
+-- Calls `receive_packet` as `pcall` does. `is_at_work` looks for this on the stack, and what it has been given.
+local function try_receive(_, conn, link)
+	local called, header, body = protected(receive_packet, conn, link)
+	return called, header, body
+end
+
+-- Reads one packet as `receive_packet` does: an error that the connector raises is returned like one that it returns.
+local function receive(client, conn, link)
+	if client._receiving == conn and not is_at_work(client, receivers, copas_receivers, try_receive) then
+		-- It may have taken some of the bytes along.
+		return nil, "the thread that received has been ended"
+	end
+	client._receiving = conn
+	begin_work(client, receivers, copas_receivers)
+	local called, header, body = try_receive(client, conn, link)
+	if client._receiving == conn then
+		client._receiving = nil
+	end
+	if not called then
+		return nil, "connector.receive failed: " .. tostring(header)
+	elseif client.connection ~= conn or not header and body == conn.signal_idle then
+		return header, body
+	end
+	local cleared, err = protected(conn.buffer_clear, conn)
+	if not cleared then
+		return nil, "connector.buffer_clear failed: " .. tostring(err)
+	end
+	return header, body
+end
+
 --- One step of a client with a connector.
 -- @tparam Client client the client
 -- @tparam function connect what to do without a connection, returns what `step` returns
@@ -212,7 +306,7 @@ function bridge.step(client, connect, handle_event)
 		end
 		return connect(client)
 	elseif not kind then
-		local header, body = receive_packet(conn, link)
+		local header, body = receive(client, conn, link)
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
 			return 0
@@ -221,7 +315,6 @@ function bridge.step(client, connect, handle_event)
 		if not header and body == conn.signal_idle then
 			return -1
 		end
-		conn:buffer_clear()
 		if header then
 			link:feed(header, body)
 			kind, a, b, c, d, e, f, g, h, i = next_event(client)

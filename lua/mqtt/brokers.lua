@@ -1,5 +1,5 @@
 --- Which broker a client tries next, and when.
--- Internal to `mqtt.client`. A state machine: no I/O, no clock.
+-- Internal to `mqtt.client`. A state machine without I/O; it asks the time only to see for how long a connection held.
 -- The brokers of a list are tried in turn, one pass after the other; only a pass in which all of them have failed is
 -- followed by a delay. Where a broker refers to others, those come first.
 
@@ -14,6 +14,9 @@ local DELAY = 30
 local MIN, MAX, JITTER = 1, 60, 0.5
 -- The delay is doubled so many times at most.
 local DOUBLINGS = 64
+-- A connection has held if it lasted as long as the delay that comes next, and no less than this, in seconds. One that
+-- did not counts as a failure: a broker may accept a client and then end its connection, again and again.
+local HELD = 5
 -- So many references are taken from one packet at most.
 local REFERENCES = 8
 
@@ -32,9 +35,12 @@ local Brokers = {
 	_queue = nil,
 	-- Whether the next one is to be tried without delay.
 	_at_once = false,
-	-- The one that is being tried or has accepted, and whether it has accepted.
+	-- The one that is being tried or has accepted, whether it has accepted, and when.
 	_current = nil,
 	_accepted = false,
+	_since = 0,
+	-- The last delay, without its random part.
+	_last_delay = 0,
 	-- What the client notes here, being larger itself: the time of the last attempt, and what tells of its collection.
 	last_attempt = nil,
 	guard = nil,
@@ -45,15 +51,18 @@ local brokers = {}
 
 --- Makes the state of a client that has tried nothing.
 -- @tparam[opt] function random returns a number of at least 0 and less than 1
+-- @tparam[opt] function now returns the time in seconds, of a clock that only goes forward
 -- @treturn Brokers the state
-function brokers.new(random)
-	return setmetatable({ _random = random }, Brokers)
+function brokers.new(random, now)
+	return setmetatable({ _random = random, _now = now }, Brokers)
 end
 
 -- A random number: not the program's `math.random`, which may be the same everywhere.
 function Brokers._random()
 	return tonumber(core.random_hex(8), 16) / 2 ^ 32
 end
+
+Brokers._now = core.now
 
 local function is_seconds(value)
 	return type(value) == "number" and value > 0 and value < math_huge
@@ -145,9 +154,9 @@ end
 function Brokers:succeeded()
 	local current = self._current
 	self._accepted = current ~= nil
-	-- As they are in most clients, from the beginning.
-	if self._failures > 0 or self._at_once then
-		self._failures, self._at_once = 0, false
+	self._since = self._now()
+	if self._at_once then
+		self._at_once = false
 	end
 	if current then
 		-- Of this pass nobody else is tried.
@@ -172,9 +181,21 @@ local function remove(list, item)
 	end
 end
 
--- The connection was lost: the next pass begins with the same broker.
-local function lost(self)
+-- The delay after so many failures, by the option `reconnect`, a table, without its random part.
+local function longest_delay(reconnect, failures)
+	local min = reconnect.min or math_min(MIN, reconnect.max or MAX)
+	local max = reconnect.max or math_max(MAX, min)
+	return math_min(min * 2 ^ math_min(math_max(failures - 1, 0), DOUBLINGS), max)
+end
+
+-- The connection was lost: the next pass begins with the same broker. The delays start anew if it had held.
+local function lost(self, is_wanted)
 	local current, references = self._current, self._references
+	if is_wanted or self._now() - self._since >= math_max(2 * self._last_delay, HELD) then
+		self._failures = 0
+	else
+		self._failures = self._failures + 1
+	end
 	if not current.position then
 		table_insert(references, 1, remove(references, current))
 	end
@@ -217,13 +238,14 @@ local function referred(self)
 end
 
 --- Notes that the connection to the broker, or the attempt to get one, has ended. Does nothing if there was none.
-function Brokers:ended()
+-- @tparam[opt] boolean is_wanted whether it was the program that ended it
+function Brokers:ended(is_wanted)
 	if not self._current then -- luacheck: ignore 542
 		-- noted before
 	elseif self._pending then
 		referred(self)
 	elseif self._accepted then
-		lost(self)
+		lost(self, is_wanted)
 	else
 		failed(self)
 	end
@@ -268,10 +290,9 @@ function Brokers:delay(reconnect)
 	elseif type(reconnect) ~= "table" then
 		return reconnect == true and DELAY or reconnect
 	end
-	local min = reconnect.min or math_min(MIN, reconnect.max or MAX)
-	local max = reconnect.max or math_max(MAX, min)
-	local doublings = math_min(math_max(self._failures - 1, 0), DOUBLINGS)
-	return math_min(min * 2 ^ doublings, max) * (1 - (reconnect.jitter or JITTER) * self._chance)
+	local longest = longest_delay(reconnect, self._failures)
+	self._last_delay = longest
+	return longest * (1 - (reconnect.jitter or JITTER) * self._chance)
 end
 
 return brokers

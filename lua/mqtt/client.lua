@@ -613,8 +613,8 @@ end
 -- @tparam[opt=false] boolean|number|table opts.reconnect reconnect after the connection has been lost, not before this
 -- many seconds have passed since the last attempt; true means 30. Or a table with the optional fields `min` (1 second
 -- by default), `max` (60) and `jitter` (0.5): `min` seconds, twice as long after each further attempt that fails, but
--- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again once the broker has
--- accepted. See also `Client:shutdown`.
+-- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again after a connection that held
+-- for longer than the next delay, and 5 seconds at least, or that the program ended. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
 -- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
 -- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
@@ -845,6 +845,9 @@ local function tell_waiting(self, reason)
 	end
 end
 
+-- The coroutines in which `fail` is at work, by client. One that has been collected nobody will resume.
+local closers = setmetatable({}, { __mode = "kv" })
+
 -- Lets each `_serve` that is at work know that the client leaves its connection or its loop.
 local function note_move(self)
 	if self.connection then
@@ -861,12 +864,12 @@ local function close(self, reason, flush)
 			-- It has not failed, it is over: without `reconnect` only a call connects again.
 			self.first_connect = false
 		end
-		self._brokers:ended()
+		self._brokers:ended(reason == CLOSED_BY_CLIENT)
 	end
 	note_move(self)
 	self.connection, self._direct = nil, nil
 	self._opening = nil
-	self._closing, self._closer = nil, nil
+	self._closing, closers[self] = nil, nil
 	-- First: a connector may yield, and then another thread may connect again.
 	self._link:close(flush)
 	local failure
@@ -886,7 +889,7 @@ end
 local function fail(self, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	local conn = self.connection
-	self._closing, self._closer = reason, coroutine_running()
+	self._closing, closers[self] = reason, coroutine_running()
 	self._failure, self._ended_by = message, pck
 	self._brokers:ended()
 	local failure = try(nil, self.handle, self, "error", message, self, pck)
@@ -903,7 +906,7 @@ end
 
 -- Whether `fail` is still at work, in another coroutine.
 local function is_closing(self)
-	local closer = self._closer
+	local closer = closers[self]
 	return closer and closer ~= coroutine_running() and coroutine_status(closer) ~= "dead"
 end
 
@@ -919,7 +922,10 @@ local function sent(self, what)
 		return true
 	end
 	err = "failed to send " .. what .. ": " .. tostring(err)
-	fail(self, err, "error")
+	if not self._closing then
+		-- Else it is being told already, and a handler tries to send more.
+		fail(self, err, "error")
+	end
 	return false, err
 end
 
@@ -1670,6 +1676,8 @@ end
 
 -- The reason codes with which a server refers to others (4.11).
 local USE_ANOTHER_SERVER, SERVER_MOVED = 0x9C, 0x9D
+-- The reason code when another client has connected with the same client identifier (3.14.2.1).
+local SESSION_TAKEN_OVER = 0x8E
 
 -- Follows the server reference of a CONNACK or DISCONNECT of 5.0, if there is one and that is allowed.
 local function follow_reference(self, pck)
@@ -1709,7 +1717,11 @@ local function disconnect_received(self, disconnect)
 	if text then
 		reason = reason .. ": " .. text
 	end
-	fail(self, reason, reason, disconnect)
+	local message = reason
+	if disconnect.rc == SESSION_TAKEN_OVER then
+		message = message .. ": another client uses this client identifier"
+	end
+	fail(self, message, reason, disconnect)
 	return gone(self, reason)
 end
 
@@ -1889,7 +1901,7 @@ function Client:check_keep_alive()
 	local err, soon
 	if self._token then
 		err = check_failed(self)
-	elseif not bridge.hand_over(self, Client.check_keep_alive) then
+	elseif not self._closing and not bridge.hand_over(self, Client.check_keep_alive) then
 		err, soon = bridge.check_keep_alive(self, handle_event)
 		if self._next_timeout then
 			self:_check_waits()
@@ -1960,6 +1972,12 @@ function Client:step()
 		self.first_connect = is_first_pass(self)
 		self:close_connection(reason)
 		return gone(self, reason)
+	elseif reason then
+		-- A handler waits that is told of the failure. The connection has nothing more to tell.
+		if self._next_timeout then
+			self:_check_waits()
+		end
+		return -1
 	elseif not self._token then
 		if self._next_timeout then
 			self:_check_waits()

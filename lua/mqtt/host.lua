@@ -6,6 +6,7 @@ local core = require("mqtt.core")
 local globals, loaded = _G, package.loaded
 local assert, error, ipairs, pairs, rawget, require = assert, error, ipairs, pairs, rawget, require
 local select, setmetatable, type, xpcall = select, setmetatable, type, xpcall
+local math_huge = math.huge
 local coroutine_resume, coroutine_running = coroutine.resume, coroutine.running
 local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
 local table_remove = table.remove
@@ -113,9 +114,9 @@ if not main_thread and _VERSION ~= "Lua 5.1" and debug.getregistry then
 	main_thread = type(registry[1]) == "thread" and registry[1] or registry[3]
 end
 
--- Returns the thread that the caller runs in, or nil in the main one. A function that coxpcall calls runs in a thread
+--- Returns the thread that the caller runs in, or nil in the main one. A function that coxpcall calls runs in a thread
 -- of its own, which yields to where its caller's thread does: the latter is returned.
-local function this_thread()
+function host.this_thread()
 	local thread = this_coroutine()
 	if not thread then
 		main_thread = main_thread or running_thread()
@@ -127,6 +128,8 @@ local function this_thread()
 	end
 	return thread
 end
+
+local this_thread = host.this_thread
 
 -- Where the functions of a Copas come from: the name that the debug library has for that.
 local sources = setmetatable({}, { __mode = "k" })
@@ -224,6 +227,52 @@ local function copas_around()
 			return copas, thread
 		end
 	end
+end
+
+-- The tables in which Copas notes the threads that it has been given, and of these the ones to drop when their turn
+-- comes: by Copas.
+local registers = setmetatable({}, { __mode = "k" })
+local NO_REGISTER = {}
+
+-- Returns these tables, or an empty one twice: Copas has no function that tells, and before 2.x no `removethread`.
+local function register_of(copas)
+	local register = registers[copas]
+	if not register then
+		register = { threads = NO_REGISTER, removed = NO_REGISTER }
+		for i = 1, getupvalue and copas.removethread and math_huge or 0 do
+			local name, value = getupvalue(copas.removethread, i)
+			if not name then
+				break
+			elseif name == "_threads" then
+				register.threads = value
+			elseif name == "_canceled" then
+				register.removed = value
+			end
+		end
+		registers[copas] = register
+	end
+	return register.threads, register.removed
+end
+
+--- Returns the threads that Copas will not resume any more, though they have not ended: a set that it keeps.
+-- @param copas the module
+-- @treturn table
+function host.removed_threads(copas)
+	local _, removed = register_of(copas)
+	return removed
+end
+
+--- Whether Copas has been given a thread, and will resume it.
+-- @tparam ?thread thread the thread, the running one by default
+-- @treturn boolean
+function host.is_thread_of_copas(thread)
+	local copas = loaded.copas
+	thread = thread or this_thread()
+	if type(copas) ~= "table" or not thread then
+		return false
+	end
+	local threads, removed = register_of(copas)
+	return threads[thread] ~= nil and removed[thread] == nil
 end
 
 --- Whether a function is on the stack of a thread, with a certain first argument. What an error has ended leaves no

@@ -25,6 +25,11 @@ if _VERSION == "Lua 5.1" and not loaded.jit then
 	end
 end
 
+--- Calls a function as `pcall` does, where that lets it yield; in Lua 5.1, in a coroutine of anybody but Copas, it just
+-- calls it.
+-- @function protect.call
+protect.call = protected
+
 --- Calls a function.
 -- @tparam ?table failure the first error of earlier calls, as this function returned it
 -- @tparam function func the function

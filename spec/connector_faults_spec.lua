@@ -1,0 +1,284 @@
+-- Connectors that raise errors, and threads that end inside them: the connection ends with that error, and nothing that
+-- was accepted is lost.
+
+local copas_support = require("spec.support.copas")
+local harness = require("spec.support.harness")
+local luasocket = require("mqtt.connector.luasocket")
+local mqtt = require("mqtt")
+local servers = require("spec.support.server")
+
+-- A class derived from a connector. `faults` has a function for a method that is called first, once.
+local function faulty(super, faults)
+	local class = setmetatable({ super = super }, super)
+	class.__index = class
+	for _, method in ipairs({ "connect", "shutdown", "send", "receive", "buffer_clear" }) do
+		class[method] = function(self, ...)
+			local fault = faults[method]
+			if fault then
+				faults[method] = nil
+				fault(self, ...)
+			end
+			return super[method](self, ...)
+		end
+	end
+	return class
+end
+
+local function raise()
+	error("out of order", 0)
+end
+
+for version, name in pairs({ [mqtt.v311] = "MQTT 3.1.1", [mqtt.v50] = "MQTT 5.0" }) do
+	describe("a connector that fails, " .. name .. ",", function()
+		local server, faults, client, events
+
+		before_each(function()
+			server = servers.start(version, function(self, packet)
+				servers.accept(self, packet)
+				if packet.type == 3 and packet.qos == 1 then
+					self:send({ type = 4, packet_id = packet.packet_id, rc = 0 })
+				end
+			end)
+			faults = {}
+		end)
+
+		after_each(function()
+			harness.cleanup()
+			servers.stop_all()
+		end)
+
+		local function new(opts)
+			opts.uri, opts.version = server.uri, version
+			opts.connector = opts.connector or faulty(luasocket, faults)
+			client = harness.client(opts)
+			events = harness.record(client, { "error", "close" })
+			return client
+		end
+
+		local function connect()
+			harness.serve({ client, server.serve }, function()
+				return client.connection and client.connection.connack
+			end)
+		end
+
+		-- Serves the client until a message has been acknowledged.
+		local function deliver(opts)
+			local done
+			opts.callback = function()
+				done = true
+			end
+			local id, err = client:publish(opts)
+			harness.serve({ client, server.serve }, function()
+				return done
+			end)
+			return id, err
+		end
+
+		for _, method in ipairs({ "send", "receive", "buffer_clear" }) do
+			it("in " .. method .. " ends the connection, and what was accepted arrives", function()
+				new({ reconnect = 0.01, keep_alive = 0 })
+				connect()
+				faults[method] = raise
+				assert.is_number((deliver({ topic = "t", qos = 1 })))
+				assert.same({ "error", "close" }, harness.names(events))
+				assert.matches("connector." .. method .. " failed: out of order", events[1][2], 1, true)
+				assert.is_number((deliver({ topic = "t", qos = 1 })))
+				assert.equal(2, server.accepted)
+			end)
+		end
+
+		it("in connect has tried once, without reconnect", function()
+			new({})
+			faults.connect = raise
+			assert.same({ nil, "failed to open network connection: out of order" }, { client:step() })
+			assert.same({ nil, "network connection is not opened" }, { client:step() })
+			assert.same({ "error" }, harness.names(events))
+		end)
+
+		it("in shutdown has closed the connection all the same", function()
+			new({})
+			connect()
+			faults.shutdown = raise
+			assert.is_true(client:disconnect())
+			assert.same({ "close" }, harness.names(events))
+			assert.is_nil(client.connection)
+		end)
+
+		it("and has no buffer_clear is refused", function()
+			local class = {}
+			for _, method in ipairs({ "connect", "shutdown", "send", "receive", "validate" }) do
+				class[method] = function() end
+			end
+			class.signal_idle, class.signal_closed = {}, {}
+			harness.blames_caller("expecting connector.buffer_clear to be a function", mqtt.client,
+				{ uri = server.uri, clean = true, connector = class })
+		end)
+
+		it("is told of once, though the handler publishes", function()
+			new({})
+			connect()
+			local class = client.opts.connector
+			class.send = function()
+				return false, "out of order"
+			end
+			local results = {}
+			client:on("error", function()
+				results[#results + 1] = { client:publish({ topic = "t" }) }
+			end)
+			assert.is_false((client:publish({ topic = "t" })))
+			local err = "failed to send PUBLISH: connector.send failed: out of order"
+			assert.same({ { false, err } }, results)
+			assert.same({ "error", "close" }, harness.names(events))
+		end)
+
+		it("and whose thread is abandoned in send ends the connection at the next publish", function()
+			new({ reconnect = 0.01, keep_alive = 0 })
+			connect()
+			faults.send = coroutine.yield
+			local thread = coroutine.create(function()
+				client:publish({ topic = "first", qos = 1 })
+			end)
+			assert(coroutine.resume(thread))
+			thread = nil -- luacheck: ignore 311
+			collectgarbage()
+			collectgarbage()
+			deliver({ topic = "t", qos = 1 })
+			assert.same({ "error", "close" }, harness.names(events))
+			local topics = {}
+			for _, packet in ipairs(server.received) do
+				topics[#topics + 1] = packet.type == 3 and packet.topic or nil
+			end
+			assert.same({ "first", "t" }, topics)
+		end)
+	end)
+end
+
+for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqtt.connector.luasocket" }) do
+	describe("a handler of error that waits, " .. way .. ",", function()
+		local server, client, errors
+
+		after_each(function()
+			harness.cleanup()
+			servers.stop_all()
+		end)
+
+		-- Has a coroutine of the program's step the client until the connection is lost; its handler yields. Returns it.
+		local function wait_in_handler()
+			server = servers.start(4)
+			client = harness.client({ uri = server.uri, connector = require(connector) })
+			errors = 0
+			client:on("error", function()
+				errors = errors + 1
+				coroutine.yield("waiting")
+			end)
+			harness.serve({ client, server.serve }, function()
+				return client.connection and client.connection.connack
+			end)
+			server:drop()
+			local thread = coroutine.create(function()
+				while true do
+					client:step()
+					coroutine.yield()
+				end
+			end)
+			local deadline = harness.now() + 10
+			local ok, state
+			repeat
+				ok, state = coroutine.resume(thread)
+				assert(ok, state)
+				assert(harness.now() < deadline)
+			until state == "waiting"
+			return thread
+		end
+
+		it("is not called again meanwhile", function()
+			local thread = wait_in_handler()
+			for _ = 1, 10 do
+				assert.equal(-1, client:step())
+				client:check_keep_alive()
+			end
+			assert.equal(1, errors)
+			assert.is_truthy(client.connection)
+			assert(coroutine.resume(thread))
+			assert.is_nil(client.connection)
+			assert.equal(1, errors)
+		end)
+
+		it("and is abandoned does not keep the client from its end", function()
+			wait_in_handler()
+			collectgarbage()
+			collectgarbage()
+			client:step()
+			assert.is_nil(client.connection)
+			assert.equal(1, errors)
+		end)
+	end)
+end
+
+describe("with Copas 4", function()
+	local copas, missing
+
+	before_each(function()
+		copas, missing = copas_support.load_watched(4)
+		package.loaded["mqtt.connector.copas"] = nil
+	end)
+
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+		package.loaded["mqtt.connector.copas"] = nil
+		copas_support.unload()
+	end)
+
+	it("a thread that is removed while it sends ends the connection", function()
+		if not copas then
+			return pending(missing)
+		end
+		local server = servers.start(4, function(self, packet)
+			servers.accept(self, packet)
+			if packet.type == 3 then
+				self:send({ type = 4, packet_id = packet.packet_id })
+			end
+		end)
+		local faults = {}
+		local client = harness.client({ uri = server.uri, reconnect = 0.01, keep_alive = 0,
+			connector = faulty(require("mqtt.connector.copas"), faults) })
+		local events = harness.record(client, { "error", "close" })
+		require("mqtt.loop.copas").add(client)
+		local deadline = harness.now() + 10
+		local function run(done)
+			while not done() do
+				assert(harness.now() < deadline, "nothing came of it in time")
+				server:poll()
+				copas.step(0.002)
+			end
+		end
+		run(function()
+			return client.connection and client.connection.connack
+		end)
+		local is_sending
+		function faults.send()
+			is_sending = true
+			copas.pauseforever()
+		end
+		local answers = 0
+		local function answered()
+			answers = answers + 1
+		end
+		local thread = copas.addthread(function()
+			client:publish({ topic = "t", qos = 1, callback = answered })
+		end)
+		run(function()
+			return is_sending
+		end)
+		copas.removethread(thread)
+		copas.addthread(function()
+			client:publish({ topic = "t", qos = 1, callback = answered })
+		end)
+		run(function()
+			return answers == 2
+		end)
+		assert.same({ "error", "close" }, harness.names(events))
+		assert.equal("failed to send PUBLISH: connector.send failed: the thread that sent has been ended", events[1][2])
+	end)
+end)
