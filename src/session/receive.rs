@@ -79,12 +79,19 @@ impl Session {
             }
         }
         let consumed = before - buffer.len();
+        self.connection.timers.received(consumed, buffer.len(), now);
         self.counters.bytes_received += consumed as u64;
         self.pinned_bytes += consumed;
         if self.state() == State::Disconnected {
             buffer.clear();
         }
         self.connection.held_back |= self.is_slow();
+    }
+
+    /// So many bytes are there of a packet that will be [received](Self::receive) when it is whole: a server that has much to
+    /// send is not blamed for a PINGRESP that comes behind it.
+    pub fn arriving(&mut self, bytes: usize, now: Instant) {
+        self.connection.timers.received(0, bytes, now);
     }
 
     /// How many bytes the packet at the front of a received buffer still lacks, 0 if that is not known.
