@@ -1263,6 +1263,16 @@ describe("in MQTT 5.0", function()
 		assert.same({ c = "d" }, disconnect.user_properties)
 	end)
 
+	it("an empty id needs a clean session in MQTT 3.1.1 [MQTT-3.1.3-7], which creation tells", function()
+		for _, clean in ipairs({ "first", false }) do
+			assert.has_error(function()
+				mqtt.client({ uri = "127.0.0.1", id = "", clean = clean })
+			end, "expecting clean=true with an empty id in MQTT 3.1.1")
+			assert.truthy(mqtt.client({ uri = "127.0.0.1", id = "", clean = clean, version = mqtt.v50 }))
+		end
+		assert.truthy(mqtt.client({ uri = "127.0.0.1", id = "", clean = true }))
+	end)
+
 	it("a broker that never stops asking for the next step is given up after connect_timeout", function()
 		local function ask(this)
 			this:send({ type = packet_type.AUTH, rc = 0x18, properties = { authentication_method = "spec" } })

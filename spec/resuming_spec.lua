@@ -344,6 +344,38 @@ describe("with reconnect", function()
 			assert.equal("failed to renew the subscription to 'b/#': " .. why, events[2][2])
 		end)
 
+		it("a large message that arrives slowly is received, " .. name, function()
+			local subject = start(version, connector, { reconnect = false, keep_alive = 1, ping_timeout = 0.3 })
+			local events = harness.record(subject, { "error" })
+			serve({ subject, server.serve }, function()
+				return is_connected(subject)
+			end)
+			local payload
+			subject:on("message", function(message)
+				payload = message.payload
+			end)
+			local packet = tostring(server.protocol.make_packet({ type = types.PUBLISH, topic = "t", qos = 0, dup = false,
+				retain = false, payload = ("x"):rep(100000) }))
+			local sent, begun, late = 0, core.now(), nil
+			serve({ subject, server.serve, function()
+				-- 50 kB/s: two seconds, most of them after a PINGREQ.
+				local now = math.min(math.floor((core.now() - begun) * 50000), #packet)
+				if now > sent then
+					server:send_bytes(packet:sub(sent + 1, now))
+					sent = now
+				end
+				if sent == #packet and not late then
+					late = server:count(types.PINGREQ)
+					server:send({ type = types.PINGRESP })
+				end
+			end }, function()
+				return payload or events[1]
+			end)
+			assert.same({}, events)
+			assert.equal(100000, #payload)
+			assert.is_true(late > 0)
+		end)
+
 		it("the largest packet and the time for a PINGRESP can be set, " .. name, function()
 			local subject = start(version, connector, { max_packet_size = 100, ping_timeout = 0.05, reconnect = false,
 				keep_alive = 1 })

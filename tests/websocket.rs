@@ -274,6 +274,33 @@ async fn an_announced_length_reserves_nothing() {
     assert_eq!(received, b"hi");
 }
 
+/// RFC 6455, section 7.4.1: 1005, 1006 and 1015 must not be in a close frame, ours included.
+#[tokio::test]
+async fn a_close_code_that_may_not_be_sent_is_not_echoed() {
+    for (received, answered) in [(1000, 1000), (1008, 1008), (1005, 1002), (1006, 1002)] {
+        let (listener, port) = listen().await;
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            let request = String::from_utf8(request).unwrap();
+            let answer = accept(header(&request, "sec-websocket-key").unwrap());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(&[0x88, 2]).await.unwrap();
+            stream.write_u16(received).await.unwrap();
+            let mut frame = [0; 8];
+            stream.read_exact(&mut frame).await.unwrap();
+            assert_eq!(frame[..2], [0x88, 0x82]);
+            u16::from_be_bytes([frame[6] ^ frame[2], frame[7] ^ frame[3]])
+        });
+        let mut stream = open(&target(port, "/", &[]), LONG).await.unwrap();
+        let _ = stream.read(&mut [0; 10]).await;
+        assert_eq!(server.await.unwrap(), answered);
+    }
+}
+
 #[tokio::test]
 async fn wrong_frames_are_errors() {
     const ZERO: &str = "the server sent a WebSocket frame with bits that must be 0";
@@ -297,6 +324,14 @@ async fn wrong_frames_are_errors() {
         (
             &[0x88, 5, 0x03, 0xf1, b'b', b'i', b'g'],
             "the server closed the WebSocket with code 1009: big",
+        ),
+        (
+            &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 1],
+            "the server sent a WebSocket frame that is too long",
+        ),
+        (
+            &[0x88, 2, 0x03, 0xed],
+            "the server closed the WebSocket with code 1005",
         ),
         (
             &[0x83, 0],

@@ -355,6 +355,10 @@ function bridge.check_keep_alive(client, handle_event)
 		client._may_have_more = false
 		return nil, SECOND_LOOK
 	end
+	local conn = client.connection
+	if left == 0 and is_for_broker and conn.arriving then
+		link:arriving(conn:arriving())
+	end
 	link:handle_timeout()
 	local ok, err = bridge.flush(client)
 	if not ok then

@@ -677,6 +677,10 @@ function Client:__init(opts)
 	-- What the module `mqtt.connector` returns.
 	own.connector = own.connector or host.has_cosockets() and require("mqtt.connector.nginx") or native
 	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
+	if own.id == "" and own.version == const.v311 and own.clean ~= true then
+		-- [MQTT-3.1.3-7]: such a CONNECT could never be sent.
+		error("expecting clean=true with an empty id in MQTT 3.1.1", 3)
+	end
 	if own.reconnect == true then
 		own.reconnect = 30
 	end

@@ -288,7 +288,8 @@ local function serve(self, client, most)
 		let_go(self, client, err)
 	else
 		dequeue(self, client)
-		if is_replaced and (wait > 0 or client._link:has_events()) then
+		if is_replaced then
+			-- What it does besides is not known here: it is called as often as one that polls.
 			self._again[client], self._wishes[client] = true, wait > 0 and wait or self.opts.sleep_max
 		end
 	end

@@ -82,6 +82,8 @@ impl Transport {
     /// The task ends.
     pub(super) fn leave(&self) {
         self.set_flushed();
+        // It would keep the task's memory.
+        *lock(&self.waker) = None;
         let mut last_word = lock(&self.last_word);
         last_word.gone = true;
         last_word.ending = None;

@@ -766,6 +766,7 @@ fn methods(table: &Stack) {
     table.set_function("outgoing_bytes", outgoing_bytes);
     table.set_function("getfd", getfd);
     table.set_function("deadline", deadline);
+    table.set_function("arriving", arriving);
     table.set_function("connect", connect);
     table.set_function("publish", publish);
     table.set_function("subscribe", subscribe);
@@ -996,6 +997,18 @@ fn deadline(arguments: &Stack) -> Returned<(Option<f64>, bool)> {
         link.with_session(|session| (session.poll_timeout(), session.awaits_answer()));
     let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
     Ok((left.map(|left| left.as_secs_f64()), awaits_answer))
+}
+
+/// `arriving(bytes)`: so many bytes are there of a packet that is not whole.
+fn arriving(arguments: &Stack) -> Returned<()> {
+    let bytes = match arguments.argument(2) {
+        Scalar::Number(bytes) => bytes as usize,
+        other => return Err(other.unexpected(&"bytes", "a number").into()),
+    };
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.with_session(|session| session.arriving(bytes, Instant::now()));
+    }
+    Ok(())
 }
 
 /// `connect(options)`: sends CONNECT.

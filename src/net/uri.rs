@@ -82,6 +82,8 @@ pub enum UriError {
     PasswordAlone,
     /// The host is neither a name nor an IP address.
     Host,
+    /// The IPv6 address has a zone identifier (RFC 6874).
+    Zone,
     /// The port is not a number from 1 to 65535.
     Port,
     /// There is a path, query or fragment, which begins with this character.
@@ -106,6 +108,9 @@ impl fmt::Display for UriError {
             }
             UriError::Username => f.write_str("username in uri must be UTF-8 when percent-decoded"),
             UriError::PasswordAlone => f.write_str("password in uri must follow a username"),
+            UriError::Zone => f.write_str(
+                "a zone identifier is not supported in an IPv6 address, since URIs of WebSocket and names of TLS have none",
+            ),
             UriError::Host => f.write_str(
                 "host in uri must be a name in ASCII, an IPv4 address or an IPv6 address in brackets",
             ),
@@ -265,6 +270,7 @@ fn parse_host(host: &str) -> Result<String, UriError> {
         Ok(Host::Domain(name)) => Ok(name),
         Ok(Host::Ipv4(address)) => Ok(address.to_string()),
         Ok(Host::Ipv6(address)) => Ok(address.to_string()),
+        Err(_) if host.starts_with('[') && host.contains('%') => Err(UriError::Zone),
         Err(_) => Err(UriError::Host),
     }
 }
@@ -509,6 +515,13 @@ mod tests {
             let error = uri.parse::<Uri>().unwrap_err();
             let text = format!("{error} {error:?}");
             assert!(!text.contains("hunter2"), "{uri}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_zone_identifier_is_told() {
+        for uri in ["mqtt://[fe80::1%25eth0]", "[fe80::1%eth0]:1883"] {
+            assert_eq!(uri.parse::<Uri>().err(), Some(UriError::Zone), "{uri}");
         }
     }
 

@@ -295,6 +295,12 @@ impl Frames {
                 return Ok(Next::Nothing);
             };
             let header_size = cursor.position() as usize;
+            // RFC 6455, section 5.2: "the most significant bit MUST be 0"
+            if size > i64::MAX as u64 {
+                return Err(invalid(
+                    "the server sent a WebSocket frame that is too long",
+                ));
+            }
             if header.rsv1 || header.rsv2 || header.rsv3 || header.mask.is_some() {
                 return Err(invalid(
                     "the server sent a WebSocket frame with bits that must be 0",
@@ -468,7 +474,12 @@ impl WebSocket {
         let Ok(code) = code.try_into().map(u16::from_be_bytes) else {
             return self.put_close(&[]);
         };
-        self.put_close(&code.to_be_bytes())?;
+        // Codes such as 1005 may not be sent (RFC 6455, section 7.4), so that they are not echoed either.
+        let answer = match CloseCode::from(code).is_allowed() {
+            true => code,
+            false => CloseCode::Protocol.into(),
+        };
+        self.put_close(&answer.to_be_bytes())?;
         match CloseCode::from(code) {
             CloseCode::Normal | CloseCode::Away => Ok(()),
             _ => {

@@ -17,7 +17,8 @@ pub struct Settings {
     pub max_outgoing_bytes: usize,
     /// How long the server may take from CONNECT to CONNACK, whatever AUTH packets lie between; `None` waits forever.
     pub connack_timeout: Option<Duration>,
-    /// How long the server may take to answer PINGREQ once that has been written; and how long a transport may take nothing
+    /// How long the server may take to answer PINGREQ once that has been written, and send less than 1 KiB of what comes
+    /// before the answer; ten times that, or the whole of the packet that is arriving then, if it sends more; and how long a transport may take nothing
     /// while PINGREQ waits to be written. `None` is the keep alive interval.
     pub pingresp_timeout: Option<Duration>,
     /// Whether exchanges that the end of a connection interrupted are taken up on the next one even if that starts a

@@ -181,6 +181,8 @@ struct Requested {
     /// QoS 1 and 2 messages that the server may have unacknowledged at a time; only 5.0 has a limit.
     receive_maximum: Option<u16>,
     topic_alias_maximum: u16,
+    /// The server is to send reason strings and user properties where it must only (3.1.2.11.7).
+    no_problem_information: bool,
     authentication_method: Option<Str>,
     /// How many messages had been sent before.
     messages_before: u64,

@@ -79,12 +79,19 @@ impl Session {
             }
         }
         let consumed = before - buffer.len();
+        self.connection.timers.received(consumed, buffer.len(), now);
         self.counters.bytes_received += consumed as u64;
         self.pinned_bytes += consumed;
         if self.state() == State::Disconnected {
             buffer.clear();
         }
         self.connection.held_back |= self.is_slow();
+    }
+
+    /// So many bytes are there of a packet that will be [received](Self::receive) when it is whole: a server that has much to
+    /// send is not blamed for a PINGRESP that comes behind it.
+    pub fn arriving(&mut self, bytes: usize, now: Instant) {
+        self.connection.timers.received(0, bytes, now);
     }
 
     /// How many bytes the packet at the front of a received buffer still lacks, 0 if that is not known.
@@ -110,6 +117,9 @@ impl Session {
 
     #[inline]
     fn handle_packet(&mut self, packet: Packet, now: Instant) -> Handled {
+        if self.connection.requested.no_problem_information {
+            check_no_problem_information(&packet)?;
+        }
         if self.state() != State::Connected {
             return self.handle_before_connack(packet);
         }
@@ -541,6 +551,11 @@ impl Session {
         };
         // [MQTT-4.12.0-5]
         let answered = auth.properties.string(PropertyId::AuthenticationMethod);
+        // It may be omitted together with all else (3.15.2.1), and not otherwise (3.15.2.2.2).
+        if answered.is_none() && (auth.reason != 0 || !auth.properties.is_empty()) {
+            let rule = "authentication method is missing";
+            return Err(Violation::protocol(kind, rule));
+        }
         if answered.is_some_and(|answered| answered != method) {
             let rule = "authentication method is not that of CONNECT";
             return Err(Violation::protocol(kind, rule));
@@ -607,6 +622,28 @@ impl Session {
             _ => Packet::Pubcomp(ack),
         });
     }
+}
+
+/// Without Request Problem Information only PUBLISH, CONNACK and DISCONNECT have these properties (3.1.2.11.7).
+fn check_no_problem_information(packet: &Packet) -> Handled {
+    let properties = match packet {
+        Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubrel(ack) | Packet::Pubcomp(ack) => {
+            &ack.properties
+        }
+        Packet::Suback(ack) | Packet::Unsuback(ack) => &ack.properties,
+        Packet::Auth(auth) => &auth.properties,
+        _ => return Ok(()),
+    };
+    for (id, name) in [
+        (PropertyId::ReasonString, "reason_string"),
+        (PropertyId::UserProperty, "user_property"),
+    ] {
+        if properties.first(id).is_some() {
+            let rule = format_args!("{name}: CONNECT had request_problem_information = 0");
+            return Err(Violation::protocol(packet.packet_type(), rule));
+        }
+    }
+    Ok(())
 }
 
 fn is_only_from_clients(packet: &PacketType) -> bool {

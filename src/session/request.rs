@@ -215,6 +215,8 @@ impl Session {
             topic_alias_maximum: properties
                 .two_byte(PropertyId::TopicAliasMaximum)
                 .unwrap_or(0),
+            no_problem_information: properties.byte(PropertyId::RequestProblemInformation)
+                == Some(0),
             authentication_method: authentication_method.cloned(),
             messages_before: self.counters.messages_sent,
         };

@@ -1,6 +1,7 @@
 //! The deadlines of a connection: when a PINGREQ is due, and how long its answer and that to CONNECT may take.
 //! Nothing here reads a clock or sends.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 /// What a deadline asks for.
@@ -13,6 +14,11 @@ pub(super) enum Due {
     /// Nothing was sent for the keep alive interval.
     Pingreq,
 }
+
+/// So many bytes within the time for PINGRESP show that the server is about to send it: it comes behind what was sent before.
+const PROGRESS: u32 = 1024;
+/// For how many times that time whole packets show it too. After that only the packet that is arriving does.
+const PATIENCE: u32 = 10;
 
 /// A PINGREQ that has not been answered.
 ///
@@ -28,9 +34,11 @@ struct Ping {
     ahead: usize,
     /// When that was.
     sent: Option<Instant>,
-    /// Since when the connection has shown nothing: neither the answer nor, while more waits than it takes, that it takes
-    /// something.
+    /// Since when the connection has shown nothing: neither the answer nor what comes before it nor, while more waits than it
+    /// takes, that it takes something.
     since: Instant,
+    /// Bytes that have arrived since then.
+    arrived: u32,
     timeout: Duration,
 }
 
@@ -39,6 +47,10 @@ struct Ping {
 pub(super) struct Timers {
     /// Keep alive in seconds (3.1.2.10); 0 while it does not run.
     keep_alive: u16,
+    /// Whether what arrives shows no more that PINGRESP will come.
+    is_late: bool,
+    /// Bytes of a packet that has arrived in part.
+    partial: u32,
     /// When something was written last, or a PINGREQ put behind one that has not been answered; before that, when the
     /// transport came up.
     last_transmit: Option<Instant>,
@@ -90,6 +102,32 @@ impl Timers {
         }
     }
 
+    /// Whole packets with so many bytes were received; `partial` are there of the next one.
+    pub(super) fn received(&mut self, whole: usize, partial: usize, now: Instant) {
+        let partial = u32::try_from(partial).unwrap_or(u32::MAX);
+        // A driver that hands over whole packets may let the header be judged before.
+        let least = if whole == 0 { self.partial } else { 0 };
+        let partial = partial.max(least);
+        let before = mem::replace(&mut self.partial, partial);
+        let Some(ping) = &mut self.ping else {
+            return;
+        };
+        let Some(sent) = ping.sent else {
+            return;
+        };
+        self.is_late |= whole > 0 && now >= sent + ping.timeout * PATIENCE;
+        if self.is_late {
+            return;
+        }
+        let whole = u32::try_from(whole).unwrap_or(u32::MAX);
+        let arrived = whole.saturating_add(partial).saturating_sub(before);
+        ping.arrived = ping.arrived.saturating_add(arrived);
+        if ping.arrived >= PROGRESS {
+            ping.arrived = 0;
+            ping.since = now;
+        }
+    }
+
     /// Whether an answer to CONNECT is being waited for.
     pub(super) fn awaits_connack(&self) -> bool {
         self.connack.is_some()
@@ -107,10 +145,12 @@ impl Timers {
             // It may not be written at once: the one after it is due an interval later all the same.
             self.last_transmit = Some(now);
         } else if self.keep_alive > 0 {
+            self.is_late = false;
             self.ping = Some(Ping {
                 ahead,
                 sent: None,
                 since: now,
+                arrived: 0,
                 timeout,
             });
         }

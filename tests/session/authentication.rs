@@ -147,6 +147,18 @@ fn auth_by_another_method_or_reason_is_refused() {
         let message = pair().violation(auth(0x01, "SCRAM"), 0x82);
         assert_eq!(message, "AUTH: unexpected reason code: 0x01");
     }
+    // 3.15.2.2.2; but all may be omitted (3.15.2.1).
+    let bare = |reason| {
+        Packet::Auth(Disconnect {
+            reason,
+            ..Disconnect::default()
+        })
+    };
+    let message = authenticating().violation(bare(0x18), 0x82);
+    assert_eq!(message, "AUTH: authentication method is missing");
+    let mut pair = authenticating();
+    pair.deliver(connack(0));
+    assert_eq!(pair.deliver(bare(0)), [bare(0)]);
     // Before CONNACK, success is not AUTH's to tell.
     let message = authenticating().violation(auth(0, "SCRAM"), 0x82);
     assert_eq!(message, "AUTH: unexpected reason code: 0x00");

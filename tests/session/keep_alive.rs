@@ -304,6 +304,100 @@ fn a_ping_that_is_not_written_is_due_once() {
     assert_eq!(pair.client.state(), State::Disconnected);
 }
 
+/// A PUBLISH for the link to carry in parts.
+fn large(size: usize) -> Packet {
+    let Packet::Publish(template) = publish(QoS::AtMostOnce, 0) else {
+        unreachable!()
+    };
+    Packet::Publish(Publish {
+        payload: vec![0; size].into(),
+        ..template
+    })
+}
+
+/// 3.1.2.10: PINGRESP comes behind what the server was about to send, so that it is not missed while that arrives.
+#[test]
+fn the_answer_is_not_missed_while_a_packet_arrives() {
+    for version in BOTH {
+        let mut pair = with_keep_alive(version, 5);
+        pair.server.send(large(300_000));
+        pair.server.send(Packet::Pingresp);
+        for _ in 0..300 {
+            assert!(pair.carry_to_client(1000));
+            wait(&mut pair, Duration::from_millis(1000));
+            pair.carry_to_server(usize::MAX);
+            assert_eq!(pair.client.state(), State::Connected);
+        }
+        pair.drive();
+        assert_eq!(pair.packets().len(), 1);
+        // Once it is there the answer has to come.
+        pair.server.send(large(300_000));
+        for second in 0..300 {
+            pair.carry_to_client(1000);
+            wait(&mut pair, Duration::from_millis(1000));
+            pair.carry_to_server(usize::MAX);
+            assert_eq!(pair.client.state(), State::Connected, "{second}");
+        }
+        while pair.carry_to_client(usize::MAX) {}
+        assert_eq!(pair.packets().len(), 1);
+        pair.server.send(large(300_000));
+        for _ in 0..6 {
+            pair.carry_to_client(1000);
+            wait(&mut pair, Duration::from_millis(1000));
+            pair.carry_to_server(usize::MAX);
+        }
+        assert_eq!(pair.client.state(), State::Disconnected);
+    }
+}
+
+/// Nothing, a byte now and then, and messages without end: a server that does not answer is given up all the same.
+#[test]
+fn the_answer_is_missed_where_too_little_arrives() {
+    for (first, each) in [(500, 0), (500, 1), (500, 200)] {
+        let mut pair = with_keep_alive(Version::V311, 5);
+        pair.server.send(large(300_000));
+        pair.carry_to_client(first);
+        for _ in 0..10 {
+            pair.carry_to_client(each);
+            wait(&mut pair, Duration::from_millis(1000));
+            pair.carry_to_server(usize::MAX);
+        }
+        assert_eq!(pair.client.state(), State::Disconnected, "{each}");
+    }
+    let mut pair = with_keep_alive(Version::V311, 5);
+    let mut seconds = 0;
+    while pair.client.state() == State::Connected {
+        pair.server.send(large(2000));
+        pair.carry_to_client(1900);
+        wait(&mut pair, Duration::from_millis(1000));
+        pair.carry_to_server(usize::MAX);
+        seconds += 1;
+    }
+    assert!((55..=65).contains(&seconds), "{seconds}");
+}
+
+/// A driver that hands over whole packets tells what it has of the next one.
+#[test]
+fn what_is_arriving_elsewhere_counts() {
+    let mut pair = with_keep_alive(Version::V311, 5);
+    pair.advance_seconds(5);
+    for seconds in 1..20 {
+        pair.now += Duration::from_secs(4);
+        pair.client.arriving(seconds * 1024, pair.now);
+        wait(&mut pair, Duration::ZERO);
+        pair.carry_to_server(usize::MAX);
+        assert_eq!(pair.client.state(), State::Connected);
+    }
+    pair.now += Duration::from_secs(5);
+    // The header is judged again; that is no news.
+    let mut header = bytes::BytesMut::from(&[0x30, 0x80, 0x80, 0x80, 0x01][..]);
+    pair.client.receive(&mut header, pair.now);
+    pair.client.arriving(19 * 1024 + 1, pair.now);
+    wait(&mut pair, Duration::ZERO);
+    wait(&mut pair, Duration::ZERO);
+    assert_eq!(pair.client.state(), State::Disconnected);
+}
+
 #[test]
 fn a_late_answer_in_time_is_enough() {
     let mut pair = with_keep_alive(Version::V311, 5);

@@ -311,6 +311,72 @@ fn a_rejection_between_connections_lets_the_message_come_again() {
     assert_eq!(pair.deliver(publish(QoS::ExactlyOnce, 6)).len(), 1);
 }
 
+/// 3.1.2.11.7: with Request Problem Information 0 the server "MUST NOT send a Reason String or User Properties on any packet
+/// other than PUBLISH, CONNACK, or DISCONNECT"; if it does, the client "uses a DISCONNECT packet with Reason Code 0x82".
+#[test]
+fn problem_information_comes_where_it_is_wanted() {
+    let text = || Str::from_static("x");
+    for (asked, property, name) in [
+        (
+            0,
+            (PropertyId::ReasonString, PropertyValue::String(text())),
+            "reason_string",
+        ),
+        (
+            0,
+            (
+                PropertyId::UserProperty,
+                PropertyValue::Pair(text(), text()),
+            ),
+            "user_property",
+        ),
+        (
+            1,
+            (PropertyId::ReasonString, PropertyValue::String(text())),
+            "",
+        ),
+    ] {
+        let all = || properties([property.clone()]);
+        let ack = || Ack {
+            packet_id: 1,
+            reason: 0,
+            properties: all(),
+        };
+        let suback = |reasons| Suback {
+            packet_id: 1,
+            reasons,
+            properties: all(),
+        };
+        for packet in [
+            Packet::Puback(ack()),
+            Packet::Pubrec(ack()),
+            Packet::Pubrel(ack()),
+            Packet::Pubcomp(ack()),
+            Packet::Suback(suback(vec![0])),
+            Packet::Unsuback(suback(vec![0])),
+        ] {
+            let connect = Connect {
+                properties: properties([(
+                    PropertyId::RequestProblemInformation,
+                    PropertyValue::Byte(asked),
+                )]),
+                ..connect(Version::V50)
+            };
+            let mut pair = Pair::accepted(connect, all());
+            let kind = packet.packet_type();
+            if asked == 1 {
+                pair.deliver(packet);
+                assert_eq!(pair.client.state(), State::Connected);
+                continue;
+            }
+            assert_eq!(
+                pair.violation(packet, 0x82),
+                format!("{kind}: {name}: CONNECT had request_problem_information = 0")
+            );
+        }
+    }
+}
+
 fn receive_maximum(version: Version, maximum: u16) -> Pair {
     let connect = Connect {
         properties: properties([(PropertyId::ReceiveMaximum, PropertyValue::TwoByte(maximum))]),

@@ -282,12 +282,20 @@ function connector:receive(size)
 			end
 			chunks[#chunks + 1] = data
 			lacking = lacking - #data
+			self._arriving = size - lacking
 		end
+		self._arriving = 0
 		self._buffer, position = concat(chunks), 0
 	end
 	self._inside = true
 	self._position = position + size
 	return self._buffer:sub(position + 1, position + size)
+end
+
+--- Tells how much has arrived of the packet that is being received.
+-- @treturn number bytes
+function connector:arriving()
+	return self._arriving or 0
 end
 
 --- Has a function called in the context that the connection belongs to, if the caller runs in another one.

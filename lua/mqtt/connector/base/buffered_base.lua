@@ -71,6 +71,12 @@ function buffered:receive(size)
 	return self._buffer:sub(first, self._position)
 end
 
+--- Tells how much has arrived of the packet that is being received.
+-- @treturn number bytes
+function buffered:arriving()
+	return self._size - self._taken
+end
+
 --- Receives what has arrived, without waiting.
 -- @function plain_receive
 -- @tparam number size how many bytes at most

@@ -74,6 +74,11 @@ function non_buffered:settimeout(seconds)
 	self.longest_wait = seconds
 end
 
+--- A connector that can tell how much has arrived of the packet that is being received should have this method. A
+-- broker whose large packet is still arriving is then not given up for the PINGRESP that comes behind it.
+-- @function arriving
+-- @treturn number bytes
+
 --- A connector whose connections belong to one of several contexts, such as the requests of OpenResty, may have this
 -- method: it has a function called in the connection's context if the caller runs in another one.
 -- @function hand_over
