@@ -562,8 +562,8 @@ end
 -- @tparam[opt=false] boolean|number|table opts.reconnect reconnect after the connection has been lost, not before this
 -- many seconds have passed since the last attempt; true means 30. Or a table with the optional fields `min` (1 second
 -- by default), `max` (60) and `jitter` (0.5): `min` seconds, twice as long after each further attempt that fails, but
--- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again after a connection that held
--- for longer than the next delay, and 5 seconds at least, or that the program ended. See also `Client:shutdown`.
+-- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again after one that held for
+-- longer than the next delay, and 5 seconds at least, or that the program ended. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
 -- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
 -- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
