@@ -215,6 +215,19 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 	end)
 end
 
+it("the native connector may be loaded again", function()
+	local name = "mqtt.connector.native"
+	local before = package.loaded[name]
+	package.loaded[name] = nil
+	local again = require(name)
+	package.loaded[name] = before
+	assert.not_equal(before, again)
+	local client = harness.client({ connector = again })
+	harness.connect(client)
+	assert.is_number((client:getfd()))
+	harness.cleanup()
+end)
+
 describe("with Copas 4", function()
 	local copas, missing
 

@@ -509,7 +509,7 @@ local function check_brokers(self)
 		end
 		conns[i], secure = conn, secure or conn.secure
 	end
-	if opts.connector == native and not (secure and (opts.ssl_module or "ssl") ~= "ssl") then
+	if bridge.is_native(opts.connector) and not (secure and (opts.ssl_module or "ssl") ~= "ssl") then
 		-- Tells the ioloop that this client says by itself when it has something to do.
 		self._token = self._link:token()
 	end
