@@ -215,6 +215,19 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 	end)
 end
 
+it("the native connector may be loaded again", function()
+	local name = "mqtt.connector.native"
+	local before = package.loaded[name]
+	package.loaded[name] = nil
+	local again = require(name)
+	package.loaded[name] = before
+	assert.not_equal(before, again)
+	local client = harness.client({ connector = again })
+	harness.connect(client)
+	assert.is_number((client:getfd()))
+	harness.cleanup()
+end)
+
 describe("with Copas 4", function()
 	local copas, missing
 
@@ -281,4 +294,53 @@ describe("with Copas 4", function()
 		assert.same({ "error", "close" }, harness.names(events))
 		assert.equal("failed to send PUBLISH: connector.send failed: the thread that sent has been ended", events[1][2])
 	end)
+
+	for _, when in ipairs({ "in a handler", "while it waits" }) do
+		for _, way in ipairs({ "native", "copas" }) do
+			it("reading goes on when its thread is removed " .. when .. ", " .. way, function()
+				if not copas then
+					return pending(missing)
+				end
+				local server = servers.start(4)
+				local client = harness.client({ uri = server.uri, reconnect = 0.01,
+					connector = require("mqtt.connector." .. way) })
+				local seen, reader = {}, nil
+				client:on("message", function(message)
+					seen[#seen + 1] = message.payload
+					reader = coroutine.running()
+					if when == "in a handler" then
+						copas.removethread(reader)
+					end
+				end)
+				require("mqtt.loop.copas").add(client)
+				local deadline = harness.now() + 10
+				local function run(done)
+					while not done() do
+						assert(harness.now() < deadline, "nothing came of it in time")
+						server:poll()
+						copas.step(0.002)
+					end
+				end
+				local function is_connected()
+					return client.connection and client.connection.connack
+				end
+				run(is_connected)
+				for i = 1, 3 do
+					server:send({ type = 3, topic = "t", payload = tostring(i), qos = 0 })
+					run(function()
+						return #seen == i
+					end)
+					if when == "while it waits" then
+						copas.removethread(reader)
+						-- What comes while nobody reads must not be lost with the connection: wait for the next reader.
+						local until_then = harness.now() + 1.5
+						run(function()
+							return harness.now() > until_then and is_connected()
+						end)
+					end
+				end
+				assert.same({ "1", "2", "3" }, seen)
+			end)
+		end
+	end
 end)

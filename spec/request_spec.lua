@@ -187,6 +187,108 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			assert.equal("cba", results[1][1].payload)
 		end)
 
+		-- Has the broker, which has lost the session, take its time to grant topics on the next connection.
+		local function lose_session()
+			server.received = {}
+			local held
+			server.on_packet = function(self, packet)
+				if packet.type == packet_type.SUBSCRIBE then
+					held = packet
+				else
+					answer(self, packet)
+				end
+			end
+			serve(function()
+				return held
+			end)
+			return function()
+				server.on_packet = answer
+				answer(server, held)
+			end
+		end
+
+		it("does not leave before its topic is granted in this session", function()
+			connect({ reconnect = 0.01, queue = {} })
+			assert(subject:request({ topic = "reverse", payload = "ab", callback = note }))
+			serve(function()
+				return #results == 1
+			end)
+			silent = true
+			assert(subject:request({ topic = "reverse", payload = "cd", qos = 1, callback = note }))
+			serve(function()
+				return subject:stats().in_flight == 0
+			end)
+			server:drop()
+			serve(function()
+				return not subject.connection
+			end)
+			silent = false
+			assert(subject:request({ topic = "reverse", payload = "ef", qos = 1, callback = note }))
+			local grant = lose_session()
+			assert(subject:request({ topic = "reverse", payload = "gh", callback = note }))
+			local flushed
+			subject:publish({ topic = "t", qos = 1, callback = function()
+				flushed = true
+			end })
+			serve(function()
+				return flushed
+			end)
+			for _, packet in ipairs(received(packet_type.PUBLISH)) do
+				assert.not_equal("reverse", packet.topic)
+			end
+			grant()
+			serve(function()
+				return #results == 4
+			end)
+			local payloads = {}
+			for i, result in ipairs(results) do
+				payloads[i] = result[1].payload
+			end
+			assert.same({ "ba", "dc", "fe", "hg" }, payloads)
+		end)
+
+		it("moves to another topic with the response information", function()
+			server.connack_properties = { response_information = "here" }
+			connect({ reconnect = 0.01, queue = {} })
+			silent = true
+			assert(subject:request({ topic = "reverse", payload = "ab", qos = 1, callback = note }))
+			serve(function()
+				return server:count(packet_type.PUBLISH) == 1
+			end)
+			silent = false
+			server:drop()
+			server.connack_properties = { response_information = "there" }
+			serve(function()
+				return #results == 1
+			end)
+			assert.equal("ba", results[1][1].payload)
+			assert.matches("^there/", results[1][1].topic)
+		end)
+
+		it("fails where the response information is no topic", function()
+			server.connack_properties = { response_information = "a/+/#" }
+			connect()
+			local ok, err = subject:request({ topic = "reverse", callback = note })
+			assert.is_nil(ok)
+			assert.matches("^the broker's response information is of no use: ", err)
+		end)
+
+		it("leaves the program's handlers alone when its topic is refused", function()
+			connect()
+			local seen = {}
+			subject:on_topic("refused", function(message)
+				seen[#seen + 1] = message.payload
+			end)
+			subject:request({ topic = "a", properties = { response_topic = "refused" }, callback = note })
+			serve(function()
+				return #results == 1
+			end)
+			server:send({ type = packet_type.PUBLISH, topic = "refused", payload = "still", qos = 0 })
+			serve(function()
+				return seen[1]
+			end)
+		end)
+
 		it("fails when there will be no other connection, and at disconnect", function()
 			for _, ending in ipairs({ "drop", "disconnect" }) do
 				results = {}

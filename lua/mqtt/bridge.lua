@@ -5,7 +5,6 @@
 local core = require("mqtt.core")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
-local native = require("mqtt.connector.native")
 local protect = require("mqtt.protect")
 local v3 = require("mqtt.connector.v3")
 
@@ -25,6 +24,13 @@ local SMALL = 16383
 
 local bridge = {}
 
+--- Whether a connector is the native one, by its mark: `mqtt.connector.native` may be loaded more than once.
+-- @param connector what the program gave
+-- @treturn boolean
+function bridge.is_native(connector)
+	return type(connector) == "table" and rawget(connector, "is_native") == true
+end
+
 --- Returns the class of a connector.
 -- @tparam table connector what the program gave: a class, or a function table of luamqtt 3.x; or the native one, for
 -- the connector that does the same where the program wants a TLS module of its own
@@ -32,7 +38,7 @@ local bridge = {}
 -- @return[2] nil
 -- @return[2] what is wrong with the connector
 function bridge.class(connector)
-	if connector == native then
+	if bridge.is_native(connector) then
 		return require("mqtt.connector." .. (host.in_copas() and "copas" or "luasocket"))
 	end
 	local is_v3 = v3.is(connector)

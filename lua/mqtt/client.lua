@@ -517,7 +517,7 @@ local function check_brokers(self)
 		end
 		conns[i], secure = conn, secure or conn.secure
 	end
-	if opts.connector == native and not (secure and (opts.ssl_module or "ssl") ~= "ssl") then
+	if bridge.is_native(opts.connector) and not (secure and (opts.ssl_module or "ssl") ~= "ssl") then
 		-- Tells the ioloop that this client says by itself when it has something to do.
 		self._token = self._link:token()
 	end
@@ -613,8 +613,8 @@ end
 -- @tparam[opt=false] boolean|number|table opts.reconnect reconnect after the connection has been lost, not before this
 -- many seconds have passed since the last attempt; true means 30. Or a table with the optional fields `min` (1 second
 -- by default), `max` (60) and `jitter` (0.5): `min` seconds, twice as long after each further attempt that fails, but
--- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again after a connection that held
--- for longer than the next delay, and 5 seconds at least, or that the program ended. See also `Client:shutdown`.
+-- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again after one that held for
+-- longer than the next delay, and 5 seconds at least, or that the program ended. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
 -- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
 -- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
@@ -2053,10 +2053,10 @@ function Client:_serve(most, thread)
 	local handle, session_mt, auto_ack = self._handle, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
 	local next_event = thread and core_step or core_pop
-	local reader, timeouts, error_handler, gettimeouts, geterrorhandler
+	local reader, timeouts, error_handler, gettimeouts, geterrorhandler, removed
 	if thread then
 		reader, timeouts, error_handler = thread.reader, thread.timeouts, thread.error_handler
-		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
+		gettimeouts, geterrorhandler, removed = thread.gettimeouts, thread.geterrorhandler, thread.removed
 	end
 	local answers, moves = 0, self._moves
 	for _ = 1, most do
@@ -2101,7 +2101,7 @@ function Client:_serve(most, thread)
 			session_mt = self._session_mt
 		end
 		-- For a thread of Copas, what `mqtt.loop.copas` asks in may_go_on, without a call.
-		if self._moves ~= moves or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
+		if self._moves ~= moves or thread and (thread.reader ~= reader or removed[reader] or gettimeouts() ~= timeouts
 			or geterrorhandler(reader) ~= error_handler) then
 			break
 		end

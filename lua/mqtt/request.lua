@@ -47,19 +47,27 @@ local function explain(self, opts, also)
 	return self:_explain_request("publish", with(opts, also or {}))
 end
 
+-- The listener of a topic is not needed any more. Handlers that the program has for that topic stay.
+local function drop_listener(self, state, topic)
+	local listener = state.listeners[topic]
+	if listener then
+		state.listeners[topic] = nil
+		self:off_topic(topic, listener.handler)
+	end
+end
+
 -- The topic to which responses are sent unless a request names another: below what the broker says is for this client
--- (3.1.2.11.7), if it does, else one that nobody else has.
+-- (3.1.2.11.7), if it does, else one that nobody else has. Or nil and an error message.
 local function response_topic(self, state)
 	local connack = self.connection and self.connection.connack
 	local base = connack and connack.properties and connack.properties.response_information or state.base or "responses"
 	if base ~= state.base then
-		if state.topic then
-			-- The broker has moved this client to another part of the topics.
-			self:off_topic(state.topic)
-			state.listeners[state.topic] = nil
+		local topic = base:gsub("/$", "") .. "/" .. state.name
+		local broken = core.check_topic_name(topic)
+		if broken then
+			return nil, "the broker's response information is of no use: " .. broken
 		end
-		state.base = base
-		state.topic = base:gsub("/$", "") .. "/" .. state.name
+		state.base, state.topic = base, topic
 	end
 	return state.topic
 end
@@ -83,6 +91,39 @@ local function receive(self, state, message)
 	end
 end
 
+-- Whether requests may be sent whose responses come to a topic: the broker has granted it in this session.
+local function is_granted(self, listener)
+	local connack = self.connection and self.connection.connack
+	return listener.is_ready and connack and connack.rc == 0
+end
+
+-- Sends the requests that have waited for their topic, in the order in which they were made; or, with an error message
+-- and perhaps a packet, ends them. Raises the first error.
+local function release(self, listener, err, pck)
+	local requests, waits, failure = listener.requests, {}, nil
+	listener.requests = {}
+	for wait in pairs(requests) do
+		waits[#waits + 1] = wait
+	end
+	table_sort(waits, function(a, b)
+		return a.number < b.number
+	end)
+	for _, wait in ipairs(waits) do
+		local send = requests[wait]
+		if wait.results then -- luacheck: ignore 542
+			-- Its time is over, or the program has ended it meanwhile.
+		elseif err then
+			failure = try(failure, self._end_wait, self, wait, nil, err, pck)
+		elseif is_granted(self, listener) then
+			failure = try(failure, send)
+		else
+			-- The connection has been lost meanwhile.
+			listener.requests[wait] = send
+		end
+	end
+	raise(failure)
+end
+
 -- Subscribes to a topic for responses, once. Returns what is known of it, or nil and an error message.
 local function listen(self, state, topic)
 	local listener = state.listeners[topic]
@@ -92,39 +133,23 @@ local function listen(self, state, topic)
 	-- Requests are not sent before the broker has the subscription: what sends each, by its wait.
 	listener = { is_ready = false, requests = {} }
 	state.listeners[topic] = listener
+	function listener.handler(message)
+		receive(self, state, message)
+	end
 	local ok, err = self:on_topic {
 		topic = topic,
 		subscribe = true,
 		qos = 1,
-		handler = function(message)
-			receive(self, state, message)
-		end,
+		handler = listener.handler,
 		callback = function(suback)
-			local requests, waits = listener.requests, {}
-			listener.requests = {}
 			listener.is_ready = suback.rc[1] < REFUSED
-			if not listener.is_ready and state.listeners[topic] == listener then
-				state.listeners[topic] = nil
-				self:off_topic(topic)
+			if listener.is_ready then
+				return release(self, listener)
 			end
-			for wait in pairs(requests) do
-				waits[#waits + 1] = wait
+			if state.listeners[topic] == listener then
+				drop_listener(self, state, topic)
 			end
-			table_sort(waits, function(a, b)
-				return a.number < b.number
-			end)
-			local failure
-			for _, wait in ipairs(waits) do
-				local send = requests[wait]
-				if not send then -- luacheck: ignore 542
-					-- Its time is over, or the program has ended it meanwhile.
-				elseif listener.is_ready then
-					failure = try(failure, send)
-				else
-					failure = try(failure, self._end_wait, self, wait, nil, suback:reason_strings()[1], suback)
-				end
-			end
-			raise(failure)
+			release(self, listener, suback:reason_strings()[1], suback)
 		end,
 	}
 	if not ok then
@@ -132,6 +157,60 @@ local function listen(self, state, topic)
 		return nil, err
 	end
 	return listener
+end
+
+-- Requests that wait for one topic wait for another from now on, or end if that cannot be had. Raises the first error.
+local function move_requests(self, state, from, topic, err)
+	local old = state.listeners[from]
+	if not old then
+		return
+	end
+	drop_listener(self, state, from)
+	local new
+	if topic then
+		new, err = listen(self, state, topic)
+	end
+	if not new then
+		return release(self, old, err)
+	end
+	for wait, send in pairs(old.requests) do
+		new.requests[wait] = send
+	end
+	old.requests = {}
+end
+
+-- The broker has accepted the client. A session that it has lost has no topics for responses any more: requests wait
+-- until it has granted them again. That includes those of QoS 1 which were sent: their responses may be lost, so they
+-- are sent once more.
+function Client:_renew_requests(connack)
+	local state = self._responses
+	if not state then
+		return
+	end
+	local is_lost = not (connack.sp or self.opts.resubscribe)
+	for _, listener in pairs(state.listeners) do
+		listener.is_ready = listener.is_ready and not is_lost
+	end
+	if is_lost then
+		for wait, request in pairs(state.sent) do
+			local listener = state.listeners[request.topic or state.topic]
+			if listener then
+				listener.requests[wait] = request.send
+			end
+		end
+	end
+	local before = state.topic
+	local topic, err = response_topic(self, state)
+	local failure = nil
+	if before and topic ~= before then
+		failure = try(failure, move_requests, self, state, before, topic, err)
+	end
+	for _, listener in pairs(with(state.listeners, {})) do
+		if is_granted(self, listener) then
+			failure = try(failure, release, self, listener)
+		end
+	end
+	raise(failure)
 end
 
 --- Publishes a request and takes the response to it, for MQTT 5.0 only.
@@ -142,7 +221,9 @@ end
 --
 -- With a callback this returns at once. Without one it returns the response, and waits as `Client:await` does.
 --
--- Over a lost connection requests wait on; if there will be no other one they fail, and at `Client:disconnect`.
+-- Over a lost connection requests wait on; if there will be no other one they fail, and at `Client:disconnect`. None is
+-- sent before the broker has granted the topic for its response. If the broker has lost the session, unanswered ones of
+-- QoS 1 are sent once more then.
 -- @tparam table opts options of `Client:publish`, but for `callback`; also:
 -- @tparam[opt] table opts.properties may have a `response_topic` of your own
 -- @tparam[opt=10] number opts.timeout how many seconds the response may take
@@ -189,10 +270,20 @@ function Client:request(opts)
 		-- Waits by correlation data, and topics that are listened to.
 		requests = setmetatable({}, { __mode = "v" }),
 		listeners = {},
+		-- What sends the requests of QoS 1 again that have been sent, and their topics, if they name any, by their waits.
+		sent = setmetatable({}, { __mode = "k" }),
 	}
 	local state = self._responses
-	topic = topic or response_topic(self, state)
-	local listener, err = listen(self, state, topic)
+	local own_topic, before, listener, err = topic, state.topic, nil, nil
+	if not topic then
+		topic, err = response_topic(self, state)
+		if before and topic and topic ~= before then
+			move_requests(self, state, before, topic)
+		end
+	end
+	if topic then
+		listener, err = listen(self, state, topic)
+	end
 	if not listener then
 		return nil, err
 	end
@@ -200,14 +291,17 @@ function Client:request(opts)
 	local data = str_format("%s-%d", state.name, state.last)
 	local wait = self:_begin_wait(opts.timeout or TIMEOUT, nil, opts.callback)
 	state.requests[data] = wait
-	local message = with(opts, {
-		properties = with(opts.properties, { response_topic = topic, correlation_data = data }),
-	})
-	message.callback = nil
 	-- Returns nil and an error message if it cannot be sent.
 	local function send()
 		if wait.results then
 			return true
+		end
+		local message = with(opts, {
+			properties = with(opts.properties, { response_topic = own_topic or state.topic, correlation_data = data }),
+		})
+		message.callback = nil
+		if opts.qos == 1 then
+			state.sent[wait] = wait.request
 		end
 		return self:_ask("publish", message, function(answer, lost)
 			if lost then
@@ -217,20 +311,26 @@ function Client:request(opts)
 			end
 		end)
 	end
-	local ok = true
-	if listener.is_ready then
-		ok, err = send()
-	else
-		local requests = listener.requests
-		requests[wait] = function()
+	wait.request = {
+		topic = own_topic,
+		send = function()
 			local sent, reason = send()
 			if not sent then
 				self:_end_wait(wait, nil, reason)
 			end
+		end,
+	}
+	function wait.forget()
+		state.sent[wait] = nil
+		for _, other in pairs(state.listeners) do
+			other.requests[wait] = nil
 		end
-		wait.forget = function()
-			requests[wait] = nil
-		end
+	end
+	local ok = true
+	if is_granted(self, listener) then
+		ok, err = send()
+	else
+		listener.requests[wait] = wait.request.send
 	end
 	if not ok then
 		wait.told = nil

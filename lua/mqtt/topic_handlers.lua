@@ -113,6 +113,9 @@ function Client:_renew_subscriptions(connack)
 			self:unsubscribe { topic = filter }
 		end
 	end
+	if self._responses and self.connection == conn then
+		failure = try(failure, self._renew_requests, self, connack)
+	end
 	raise(failure)
 end
 

@@ -13,6 +13,8 @@ local error, pairs = error, pairs
 local native = {
 	--- What kind of connector this is.
 	type = "native",
+	-- What it is recognised by: this file may be loaded more than once.
+	is_native = true,
 	--- Returned by `receive` when nothing has arrived.
 	signal_idle = {},
 	--- Returned by `receive` when the peer has closed the connection.
