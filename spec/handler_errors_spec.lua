@@ -489,7 +489,7 @@ describe("a handler", function()
 		end)
 		assert(client:publish({ topic = topic, payload = "1" }))
 		harness.serve({ client }, function()
-			return #received == ROUNDS and acknowledged == ROUNDS - 1
+			return #received == ROUNDS and acknowledged == ROUNDS - 1 and client:stats().in_flight == 0
 		end)
 		for i = 1, ROUNDS do
 			assert.equal(i, received[i])
