@@ -7,14 +7,12 @@ local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 
-local ipairs, next, pairs, rawget, setmetatable = ipairs, next, pairs, rawget, setmetatable
+local rawget, setmetatable = rawget, setmetatable
 local math_huge = math.huge
 local coroutine_create, coroutine_running = coroutine.create, coroutine.running
 local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
 local geterrorhandler, gettimeouts, wakeup = copas.geterrorhandler, copas.gettimeouts, copas.wakeup
 local give_way, is_turn_over = host.give_way, host.is_turn_over
--- The threads that Copas will not resume any more: a handler may have had its own removed, which also reads.
-local removed = host.removed_threads(copas)
 
 local loop = {}
 
@@ -35,42 +33,7 @@ local has_stand_ins = copas.pauseforever ~= nil
 -- Copas 1.x starts a thread within the one that adds it, and takes for ended what yields nothing: it can start again.
 local can_start_again = copas.sleep == nil
 
--- How often to look whether the program has removed a thread that reads while it waited, in seconds.
-local WATCH_PAUSE = 1
-
 local serve
-
--- Has another thread read for a client whose reader has been removed while it waited.
-local function replace_removed(record)
-	local reader = record.reader
-	if coroutine_status(reader) == "dead" or host.is_thread_of_copas(reader) then
-		return
-	end
-	record.handling = true
-	local stand_in = record.stand_in
-	if has_stand_ins and host.is_thread_of_copas(stand_in) then
-		wakeup(stand_in)
-	else
-		copas.addthread(serve, record)
-	end
-end
-
--- The thread that looks after the readers of all clients, while there are any.
-local watcher
-
-local function watch()
-	while next(registry) do
-		copas.pause(WATCH_PAUSE)
-		local records = {}
-		for _, record in pairs(registry) do
-			records[#records + 1] = record
-		end
-		for _, record in ipairs(records) do
-			replace_removed(record)
-		end
-	end
-	watcher = nil
-end
 
 local function stand_by(record)
 	while not record.handling do
@@ -92,9 +55,6 @@ local function leave(record)
 	registry[client] = nil
 	if has_stand_ins then
 		wakeup(record.stand_in)
-	end
-	if watcher and not next(registry) then
-		wakeup(watcher)
 	end
 end
 
@@ -125,7 +85,7 @@ end
 -- Whether a thread that has handled a packet may handle another: it still reads, and no handler has left something for
 -- it with Copas.
 local function may_go_on(record, thread)
-	return record.reader == thread and not removed[thread] and record.timeouts == gettimeouts()
+	return record.reader == thread and record.timeouts == gettimeouts()
 		and geterrorhandler(thread) == record.error_handler
 end
 
@@ -244,7 +204,6 @@ function loop.add(client)
 		timeouts = 0,
 		geterrorhandler = geterrorhandler,
 		gettimeouts = gettimeouts,
-		removed = removed,
 	}
 	registry[client] = record
 	-- Whether nobody else has replaced it, so that the way to the handlers may be shorter.
@@ -256,10 +215,6 @@ function loop.add(client)
 	record.reader = copas.addthread(function()
 		serve(record)
 	end)
-	if next(removed) ~= nil or host.is_thread_of_copas(record.reader) then
-		-- Copas tells what becomes of its threads.
-		watcher = watcher or copas.addthread(watch)
-	end
 	return true
 end
 
