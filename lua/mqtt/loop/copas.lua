@@ -21,12 +21,11 @@ local loop = {}
 local FEWEST_PACKETS = 8
 local MOST_PACKETS = 64
 
--- The clients in Copas, each with its record: how it is served. Errors and waits in handlers must stop no client, and a
--- thread for each packet would cost more than all the rest. So the thread that reads calls the handlers too, while
+-- The record of a client in Copas, `client._copas`, says how it is served. Errors and waits in handlers must stop no
+-- client, and a thread for each packet would cost more than all the rest. So the thread that reads calls the handlers too, while
 -- another, the stand-in, sleeps. That is woken once for all packets that are handled until Copas comes to it. If the
 -- reader then has not come back from a handler, which waits or has raised an error, the stand-in goes on reading, with
 -- a new stand-in behind it, and the reader ends with its handler.
-local registry = setmetatable({}, { __mode = "k" })
 
 -- Copas before 4.4 has no such sleep: there a thread handles a packet.
 local has_stand_ins = copas.pauseforever ~= nil
@@ -39,7 +38,7 @@ local function stand_by(record)
 	while not record.handling do
 		record.is_called = false
 		host.pause_forever()
-		if registry[record.client] ~= record then
+		if record.client._copas ~= record then
 			return
 		end
 	end
@@ -52,7 +51,7 @@ local function leave(record)
 		client.handle_received_packet = record.replaced
 	end
 	client._steps = 0
-	registry[client] = nil
+	client._copas = nil
 	if has_stand_ins then
 		wakeup(record.stand_in)
 	end
@@ -181,7 +180,7 @@ end
 -- @return `true`, or `false` and an error message
 function loop.add(client)
 	expect.client(client)
-	local record = registry[client]
+	local record = client._copas
 	if record and not record.handling and coroutine_status(record.reader) == "dead" then
 		leave(record)
 	elseif record then
@@ -205,7 +204,7 @@ function loop.add(client)
 		geterrorhandler = geterrorhandler,
 		gettimeouts = gettimeouts,
 	}
-	registry[client] = record
+	client._copas = record
 	-- Whether nobody else has replaced it, so that the way to the handlers may be shorter.
 	record.is_plain = has_stand_ins and not record.replaced
 	record.handle_packet = packet_handler(record)
