@@ -254,14 +254,6 @@ local function register_of(copas)
 	return register.threads, register.removed
 end
 
---- Returns the threads that Copas will not resume any more, though they have not ended: a set that it keeps.
--- @param copas the module
--- @treturn table
-function host.removed_threads(copas)
-	local _, removed = register_of(copas)
-	return removed
-end
-
 --- Whether Copas has been given a thread, and will resume it.
 -- @tparam ?thread thread the thread, the running one by default
 -- @treturn boolean
