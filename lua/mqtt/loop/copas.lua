@@ -23,9 +23,9 @@ local MOST_PACKETS = 64
 
 -- The record of a client in Copas, `client._copas`, says how it is served. Errors and waits in handlers must stop no
 -- client, and a thread for each packet would cost more than all the rest. So the thread that reads calls the handlers
--- too, while another, the stand-in, sleeps. That is woken once for all packets that are handled until Copas comes to it.
--- If the reader then has not come back from a handler, which waits or has raised an error, the stand-in goes on reading,
--- with a new stand-in behind it, and the reader ends with its handler.
+-- too, while another, the stand-in, sleeps. That is woken once for all packets that are handled until Copas comes to
+-- it. If the reader then has not come back from a handler, which waits or has raised an error, the stand-in goes on
+-- reading, with a new stand-in behind it, and the reader ends with its handler.
 
 -- Copas before 4.4 has no such sleep: there a thread handles a packet.
 local has_stand_ins = copas.pauseforever ~= nil
