@@ -122,53 +122,38 @@ function bridge.hand_over(client, func, ...)
 	return hand_over ~= nil and hand_over(conn, func, client, ...)
 end
 
--- The threads that call `send` and `receive` of a connector, by client, and of these the ones that Copas runs. Nothing
--- here keeps a thread alive: nobody will resume one that has been collected.
-local function threads_by_client()
-	return setmetatable({}, { __mode = "kv" })
-end
-local senders, copas_senders = threads_by_client(), threads_by_client()
-local receivers, copas_receivers = threads_by_client(), threads_by_client()
-
--- Notes that the running thread is at work for a client.
-local function begin_work(client, threads, copas_threads)
-	threads[client] = running_thread()
-	local copas_thread = host.this_thread()
-	copas_threads[client] = host.is_thread_of_copas(copas_thread) and copas_thread or nil
-end
-
--- Whether the thread that began to work for a client is still in the function given, and will be resumed.
-local function is_at_work(client, threads, copas_threads, func)
-	local thread, copas_thread = threads[client], copas_threads[client]
-	return thread ~= nil and host.is_at_work(thread, func, client)
-		and (copas_thread == nil or host.is_thread_of_copas(copas_thread))
-end
+-- The threads that call `send` of a connector, by client. Nothing here keeps a thread alive: nobody will resume one
+-- that has been collected.
+local senders = setmetatable({}, { __mode = "kv" })
 
 -- Connections that cannot be sent to any more, with the error message: what was sent last may have been cut.
 local broken = setmetatable({}, { __mode = "k" })
 
--- Sends what the session has, as long as the connection takes it. Returns true, or false and an error message.
--- `is_at_work` looks for this on the stack, and what it has been given.
-local function send_all(client, conn)
+-- Sends bytes and what else the session has, as long as the connection takes it. Returns true, or false and an error
+-- message. `is_at_work` looks for this on the stack, and what it has been given.
+local function send_all(client, conn, data)
 	local link = client._link
-	while client.connection == conn do
-		local data = link:take()
-		if not data then
-			break
-		end
+	while data and client.connection == conn do
 		local called, ok, err = protected(conn.send, conn, data)
 		if not (called and ok) then
 			return false, tostring(called and err or ok)
 		end
+		data = link:take()
 	end
 	return true
+end
+
+-- Whether the thread that began to send for a client is still at it, and will be resumed.
+local function is_at_work(client)
+	local thread = senders[client]
+	return thread ~= nil and host.is_at_work(thread, send_all, client) and not host.is_removed(thread)
 end
 
 --- Whether a thread is sending, which will send what is added meanwhile too.
 -- @tparam Client client the client
 function bridge.is_sending(client)
 	local conn = client.connection
-	return conn ~= nil and client._sending == conn and is_at_work(client, senders, copas_senders, send_all)
+	return conn ~= nil and client._sending == conn and is_at_work(client)
 end
 
 --- Waits until other threads have sent what they are at.
@@ -195,7 +180,7 @@ function bridge.flush(client)
 	local conn = client.connection
 	if client._sending ~= conn then -- luacheck: ignore 542
 		-- nobody sends
-	elseif is_at_work(client, senders, copas_senders, send_all) then
+	elseif is_at_work(client) then
 		return true
 	elseif conn and not broken[conn] then
 		broken[conn] = "connector.send failed: the thread that sent has been ended"
@@ -203,11 +188,14 @@ function bridge.flush(client)
 	if not conn or broken[conn] then
 		return not conn, conn and broken[conn]
 	end
-	client._sending = conn
-	begin_work(client, senders, copas_senders)
-	local ok, err = send_all(client, conn)
+	local data = client._link:take()
+	if not data then
+		return true
+	end
+	client._sending, senders[client] = conn, running_thread()
+	local ok, err = send_all(client, conn, data)
 	if client._sending == conn then
-		client._sending = nil
+		client._sending = false
 	end
 	if ok or client.connection ~= conn then
 		return true
@@ -267,32 +255,20 @@ local function receive_packet(conn, link)
 	return header, body
 end
 
--- Calls `receive_packet` as `pcall` does. `is_at_work` looks for this on the stack, and what it has been given.
-local function try_receive(_, conn, link)
-	local called, header, body = protected(receive_packet, conn, link)
-	return called, header, body
+-- Reads one packet as `receive_packet` does, and lets go of its bytes.
+local function take_packet(client, conn, link)
+	local header, body = receive_packet(conn, link)
+	if client.connection == conn and (header or body ~= conn.signal_idle) then
+		conn:buffer_clear()
+	end
+	return header, body
 end
 
--- Reads one packet as `receive_packet` does: an error that the connector raises is returned like one that it returns.
+-- The same: an error that the connector raises is returned like one that it returns.
 local function receive(client, conn, link)
-	if client._receiving == conn and not is_at_work(client, receivers, copas_receivers, try_receive) then
-		-- It may have taken some of the bytes along.
-		return nil, "the thread that received has been ended"
-	end
-	client._receiving = conn
-	begin_work(client, receivers, copas_receivers)
-	local called, header, body = try_receive(client, conn, link)
-	if client._receiving == conn then
-		client._receiving = nil
-	end
+	local called, header, body = protected(take_packet, client, conn, link)
 	if not called then
 		return nil, "connector.receive failed: " .. tostring(header)
-	elseif client.connection ~= conn or not header and body == conn.signal_idle then
-		return header, body
-	end
-	local cleared, err = protected(conn.buffer_clear, conn)
-	if not cleared then
-		return nil, "connector.buffer_clear failed: " .. tostring(err)
 	end
 	return header, body
 end

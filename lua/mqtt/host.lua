@@ -229,42 +229,31 @@ local function copas_around()
 	end
 end
 
--- The tables in which Copas notes the threads that it has been given, and of these the ones to drop when their turn
--- comes: by Copas.
-local registers = setmetatable({}, { __mode = "k" })
-local NO_REGISTER = {}
+-- The table in which Copas notes threads to drop when their turn comes, by Copas: it has no function that tells.
+local removed_threads = setmetatable({}, { __mode = "k" })
 
--- Returns these tables, or an empty one twice: Copas has no function that tells, and before 2.x no `removethread`.
-local function register_of(copas)
-	local register = registers[copas]
-	if not register then
-		register = { threads = NO_REGISTER, removed = NO_REGISTER }
-		for i = 1, getupvalue and copas.removethread and math_huge or 0 do
+--- Whether the program has had Copas remove a thread, which will not be resumed any more.
+-- @tparam thread thread the thread
+-- @treturn boolean false too where that is not known
+function host.is_removed(thread)
+	local copas = loaded.copas
+	if type(copas) ~= "table" or not getupvalue or not copas.removethread then
+		return false
+	end
+	local removed = removed_threads[copas]
+	if not removed then
+		removed = {}
+		for i = 1, math_huge do
 			local name, value = getupvalue(copas.removethread, i)
 			if not name then
 				break
-			elseif name == "_threads" then
-				register.threads = value
 			elseif name == "_canceled" then
-				register.removed = value
+				removed = value
 			end
 		end
-		registers[copas] = register
+		removed_threads[copas] = removed
 	end
-	return register.threads, register.removed
-end
-
---- Whether Copas has been given a thread, and will resume it.
--- @tparam ?thread thread the thread, the running one by default
--- @treturn boolean
-function host.is_thread_of_copas(thread)
-	local copas = loaded.copas
-	thread = thread or this_thread()
-	if type(copas) ~= "table" or not thread then
-		return false
-	end
-	local threads, removed = register_of(copas)
-	return threads[thread] ~= nil and removed[thread] == nil
+	return removed[thread] ~= nil
 end
 
 --- Whether a function is on the stack of a thread, with a certain first argument. What an error has ended leaves no
