@@ -195,13 +195,14 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			assert.is_nil((client:step()))
 		end)
 
-		it("does not raise what its handlers do when it is collected", function()
-			local closes = 0
+		it("does not raise what its handlers do when it is collected, nor connects again", function()
+			local closes, again = 0, nil
 			do
 				local client = mqtt.client({ uri = server.uri, clean = true, version = mqtt.v50, connector = require(connector) })
-				client:on("close", function(conn)
+				client:on("close", function(conn, client) -- luacheck: ignore 431
 					assert(conn.close_reason == "garbage")
 					closes = closes + 1
+					again = { client:start_connecting() }
 					error("thrown", 0)
 				end)
 				connect(client)
@@ -215,6 +216,8 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 				collectgarbage()
 			end
 			assert.equal(1, closes)
+			assert.same({ false, "nobody holds this client any more: it has been collected" }, again)
+			assert.equal(1, server.accepted)
 			assert.is_truthy(logged:find("was collected, and a handler of that raised an error: thrown", 1, true))
 		end)
 

@@ -34,6 +34,7 @@ local packet_type = packet.types
 local PUBLISH, PUBACK, PUBREC = packet_type.PUBLISH, packet_type.PUBACK, packet_type.PUBREC
 
 local NOT_OPENED = "network connection is not opened"
+local COLLECTED = "nobody holds this client any more: it has been collected"
 local CLOSED_BY_CLIENT = "connection closed by client"
 local CLOSED_BY_BROKER = "connection closed by broker"
 local STUCK = "the connection takes nothing"
@@ -390,6 +391,9 @@ Client._keeps_exchanges = keeps_exchanges
 -- not matter.
 local function check_options(self)
 	local opts = self.opts
+	if self._is_collected then
+		return COLLECTED
+	end
 	for key, value in pairs(opts) do
 		local err = OPTIONS[key] and check_option(key, value)
 		if err then
@@ -437,6 +441,7 @@ local function collected(client)
 	if client.connection then
 		-- Nobody will come back to it: what is kept for the next connection has to go out on this one.
 		client._link:leave()
+		client._is_collected = true
 		local ok, err = pcall(client.close_connection, client, "garbage")
 		if not ok then
 			pcall(log.error, log, "[LuaMQTT] client '%s' was collected, and a handler of that raised an error: %s",
@@ -1550,6 +1555,9 @@ function Client:open_connection()
 	end
 	if self.connection then
 		return true
+	elseif self._is_collected then
+		-- In its `close` handler, perhaps at the end of the program, which is not to be held up.
+		return false, COLLECTED
 	elseif not self._token then
 		self._brokers.last_attempt = core.now()
 		local ok, err = bridge.open(self, next_connection(self), open_failed)
