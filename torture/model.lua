@@ -148,6 +148,9 @@ function M.record(violation, is_ordered)
 		-- Of the messages of a topic and QoS the last one, and how often each has come, by serial number.
 		last = {},
 		delivered = {},
+		-- The connection by which a message of QoS 2 has come, and whether the program has acknowledged it, by serial number.
+		came_by = {},
+		acknowledged = {},
 		-- Requests, by tag.
 		exchanges = {},
 		-- Calls of handlers under way or over: what has to be called, and what has been.
@@ -233,7 +236,11 @@ function EVENTS:message(client, message)
 		local stream = message.topic .. " " .. message.qos
 		local count = self.delivered[number] or 0
 		self.delivered[number] = count + 1
-		if count > 0 and message.qos ~= 1 then
+		-- One that was not acknowledged comes again by the next connection.
+		local may_come_again = message.qos == 1
+			or message.qos == 2 and not self.acknowledged[number] and self.came_by[number] ~= tostring(connection)
+		self.came_by[number] = tostring(connection)
+		if count > 0 and not may_come_again then
 			self.violation("a message of QoS " .. message.qos .. " came twice")
 		elseif count == 0 and number < (self.last[stream] or 0) then
 			self.violation("messages of one topic and QoS out of order")
