@@ -11,7 +11,6 @@ local log = require("mqtt.log")
 local native = require("mqtt.connector.native")
 local packet = require("mqtt.packet")
 local protect = require("mqtt.protect")
-local protocol = require("mqtt.protocol")
 
 local error, getmetatable, ipairs, pairs, pcall = error, getmetatable, ipairs, pairs, pcall
 local rawset, require, select, setmetatable = rawset, require, select, setmetatable
@@ -227,7 +226,7 @@ local function check_will(will)
 		return "expecting will.payload to be a string"
 	elseif will.qos ~= nil and type(will.qos) ~= "number" then
 		return "expecting will.qos to be a number"
-	elseif will.qos ~= nil and not protocol.check_qos(will.qos) then
+	elseif will.qos ~= nil and not is_whole(will.qos, 0, 2) then
 		return "expecting will.qos to be a valid QoS value"
 	elseif will.retain ~= nil and type(will.retain) ~= "boolean" then
 		return "expecting will.retain to be a boolean"
@@ -1100,7 +1099,7 @@ local function explain_publish(opts)
 		return "expecting opts.payload to be a string"
 	elseif opts.qos ~= nil and type(opts.qos) ~= "number" then
 		return "expecting opts.qos to be a number"
-	elseif opts.qos ~= nil and not protocol.check_qos(opts.qos) then
+	elseif opts.qos ~= nil and not is_whole(opts.qos, 0, 2) then
 		return "expecting qos to be a valid QoS value"
 	elseif opts.retain ~= nil and type(opts.retain) ~= "boolean" then
 		return "expecting opts.retain to be a boolean"
