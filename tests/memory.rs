@@ -115,8 +115,10 @@ fn an_announced_length_allocates_nothing() {
         for first_byte in [0x30, 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0] {
             let mut buffer =
                 BytesMut::from(&[first_byte, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 1][..]);
-            let used = peak(|| session.receive(&mut buffer, Instant::now()));
-            assert_eq!((buffer.len(), used), (8, 0));
+            // The test harness may allocate meanwhile, in another thread: names of other tests.
+            let used = (0..10).map(|_| peak(|| session.receive(&mut buffer, Instant::now())));
+            let least = used.min().unwrap();
+            assert_eq!((buffer.len(), least), (8, 0));
             assert_eq!(session.missing(&buffer), 5 + 0x0FFF_FFFF - 8);
             assert_eq!(session.missing(&buffer[..4]), 0, "not known yet");
         }
