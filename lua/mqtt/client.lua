@@ -1447,6 +1447,9 @@ local function take_rest(self)
 	local function take(kind, ...)
 		if kind == "woken" then
 			self:_woken()
+		elseif kind == "broken" then
+			-- The link belongs to the parent of a fork, and says so each time.
+			return false
 		elseif kind then
 			handle_event(self, kind, ...)
 		end
