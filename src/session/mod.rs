@@ -137,14 +137,14 @@ impl Event {
 /// A received message whose exchange has not ended (4.3.2, 4.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Received {
-    /// QoS 1: given to the user, who has not acknowledged it. Belongs to the connection.
-    DeliveredOnce,
     /// QoS 2: given to the user on this connection, who has not acknowledged it.
     Delivered,
-    /// The same on an earlier connection: given to the user again when the server repeats it.
-    DeliveredBefore,
     /// QoS 2: the user acknowledged it, PUBREL has not come.
     Acknowledged,
+    /// QoS 1: given to the user, who has not acknowledged it. Belongs to the connection.
+    DeliveredOnce,
+    /// QoS 2: given to the user on an earlier connection, and again when the server repeats it.
+    DeliveredBefore,
 }
 
 /// What a session has done and has at hand, see [`Session::stats`].
@@ -396,11 +396,13 @@ impl Session {
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.queued_bytes -= event.size();
-        self.others -= usize::from(!event.is_message());
+        if event.is_message() {
+            return Some(event);
+        }
+        self.others -= 1;
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
-        }
-        if matches!(event, Event::Packet(Packet::Connack(_))) {
+        } else if matches!(event, Event::Packet(Packet::Connack(_))) {
             // Connecting needed more than what follows may need for long.
             self.shrink();
         }

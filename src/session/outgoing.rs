@@ -46,15 +46,15 @@ impl Phase {
 /// Whether an exchange's packet has been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Never.
-    Waiting,
-    /// On an earlier connection, and not yet on this one.
-    Repeat,
     /// On this connection.
     Sent {
         /// Whether it counts against what the server takes at a time.
         counted: bool,
     },
+    /// On an earlier connection, and not yet on this one.
+    Repeat,
+    /// Never.
+    Waiting,
     /// On an earlier connection, and never again: the message was given up without the server's knowledge. As long as that
     /// keeps the session it takes another QoS 2 message of the same identifier for this one [MQTT-4.3.3-10].
     Abandoned,
@@ -192,12 +192,15 @@ impl Outgoing {
             Progress::Waiting => {
                 self.waiting.push_back(Waiting::Exchange(id));
                 self.waiting_bytes += packet.len();
+                self.holds_unlimited |= !phase.sends_message();
             }
-            Progress::Repeat => self.repeat.push_back(id),
+            Progress::Repeat => {
+                self.repeat.push_back(id);
+                self.holds_unlimited |= !phase.sends_message();
+            }
             Progress::Sent { counted } => self.in_flight += u32::from(counted),
             Progress::Abandoned => {}
         }
-        self.holds_unlimited |= !phase.sends_message();
         self.begun += 1;
         let exchange = Exchange {
             phase,
@@ -257,19 +260,24 @@ impl Outgoing {
 
     /// Ends an exchange that was sent on an earlier connection, and cannot be repeated on this one.
     pub(super) fn abandon(&mut self, id: u16) -> Option<Exchange> {
-        let exchange = self.end(id)?;
-        if let Some(abandoned) = exchange.abandoned() {
-            self.exchanges.insert(id, abandoned);
+        let abandoned = self.get(id)?.abandoned();
+        let exchange = self.end(id);
+        if let Some(abandoned) = abandoned {
+            self.exchanges.entry(id).or_insert(abandoned);
         }
-        Some(exchange)
+        exchange
     }
 
-    /// What is left of the exchanges when all of them are given up.
+    /// What is left of the exchanges when all of them are given up. It goes by `entry`: with a second caller of `insert`
+    /// the compiler keeps that out of [`begin`](Self::begin), for 32 instructions a message.
     fn abandoned(&self) -> IdMap<Exchange> {
-        let exchanges = self.exchanges.iter();
-        exchanges
-            .filter_map(|(id, exchange)| Some((*id, exchange.abandoned()?)))
-            .collect()
+        let mut left = IdMap::default();
+        for (&id, exchange) in &self.exchanges {
+            if let Some(abandoned) = exchange.abandoned() {
+                left.entry(id).or_insert(abandoned);
+            }
+        }
+        left
     }
 
     /// Forgets everything that was to be done. The server may never learn of that.

@@ -105,6 +105,7 @@ impl Session {
     }
 
     /// Ends the connection because of what the server sent, in 5.0 with a DISCONNECT that says why (4.13).
+    #[cold]
     fn reject(&mut self, Violation { reason, message }: Violation) {
         if self.version == Version::V50 && self.state() != State::Open {
             self.reply(&Packet::Disconnect(Disconnect {
@@ -115,11 +116,8 @@ impl Session {
         self.fail(message);
     }
 
-    #[inline]
+    #[inline(always)]
     fn handle_packet(&mut self, packet: Packet, now: Instant) -> Handled {
-        if self.connection.requested.no_problem_information {
-            check_no_problem_information(&packet)?;
-        }
         if self.state() != State::Connected {
             return self.handle_before_connack(packet);
         }
@@ -155,6 +153,7 @@ impl Session {
 
     /// The first packet from the server must be CONNACK [MQTT-3.2.0-1], after AUTH packets where CONNECT asked for
     /// them (4.12).
+    #[cold]
     fn handle_before_connack(&mut self, packet: Packet) -> Handled {
         let connecting = self.state() == State::Connecting;
         match packet {
@@ -394,7 +393,7 @@ impl Session {
     }
 
     fn handle_puback(&mut self, ack: Ack) -> Handled {
-        self.check_listed(PacketType::Puback, ack.reason)?;
+        self.check_ack(PacketType::Puback, &ack)?;
         self.end_exchange(PacketType::Puback, ack.packet_id)?;
         // One that nobody waits for too, unless it names an exchange to come, or the user has still to take another.
         if !self.outgoing.in_use(ack.packet_id) {
@@ -405,7 +404,7 @@ impl Session {
 
     /// Every PUBREC without an error is answered with PUBREL; only the first of an exchange is an event.
     fn handle_pubrec(&mut self, ack: Ack) -> Handled {
-        self.check_listed(PacketType::Pubrec, ack.reason)?;
+        self.check_ack(PacketType::Pubrec, &ack)?;
         let id = ack.packet_id;
         let phase = self.outgoing.awaited(id);
         match phase {
@@ -431,7 +430,7 @@ impl Session {
 
     /// Every PUBREL is answered with PUBCOMP.
     fn handle_pubrel(&mut self, ack: Ack) -> Handled {
-        self.check_listed(PacketType::Pubrel, ack.reason)?;
+        self.check_ack(PacketType::Pubrel, &ack)?;
         let known = match self.incoming.get(&ack.packet_id) {
             None | Some(Received::DeliveredOnce) => false,
             Some(Received::Delivered | Received::DeliveredBefore | Received::Acknowledged) => {
@@ -443,10 +442,11 @@ impl Session {
     }
 
     fn handle_pubcomp(&mut self, ack: Ack) -> Handled {
-        self.check_listed(PacketType::Pubcomp, ack.reason)?;
+        self.check_ack(PacketType::Pubcomp, &ack)?;
         self.end_exchange(PacketType::Pubcomp, ack.packet_id)
     }
 
+    #[cold]
     fn handle_suback(
         &mut self,
         kind: PacketType,
@@ -456,6 +456,7 @@ impl Session {
         for reason in &suback.reasons {
             self.check_listed(kind, *reason)?;
         }
+        self.check_problem_information(kind, &suback.properties)?;
         let id = suback.packet_id;
         let filters = match self.outgoing.awaited(id) {
             Some(phase) if phase.awaits() != kind => return Err(awaits_another(kind, id, phase)),
@@ -522,6 +523,7 @@ impl Session {
         }
     }
 
+    #[cold]
     fn handle_disconnect(&mut self, disconnect: Disconnect) -> Handled {
         if self.version == Version::V311 {
             return Err(only_from_clients(PacketType::Disconnect));
@@ -541,6 +543,7 @@ impl Session {
         Ok(())
     }
 
+    #[cold]
     fn handle_auth(&mut self, auth: Disconnect) -> Handled {
         const CONTINUE: u8 = 0x18;
         const REAUTHENTICATE: u8 = 0x19;
@@ -561,6 +564,7 @@ impl Session {
             return Err(Violation::protocol(kind, rule));
         }
         self.check_listed(kind, auth.reason)?;
+        self.check_problem_information(kind, &auth.properties)?;
         let unexpected = match self.state() {
             // Success before CONNACK is said by CONNACK itself.
             State::Connecting => auth.reason != CONTINUE,
@@ -571,6 +575,23 @@ impl Session {
         }
         self.deliver(Event::Packet(Packet::Auth(auth)));
         Ok(())
+    }
+
+    /// What holds for the four acknowledgements of a message.
+    #[inline]
+    fn check_ack(&self, packet: PacketType, ack: &Ack) -> Handled {
+        self.check_listed(packet, ack.reason)?;
+        self.check_problem_information(packet, &ack.properties)
+    }
+
+    /// Without Request Problem Information only PUBLISH, CONNACK and DISCONNECT have a reason string or user properties
+    /// (3.1.2.11.7).
+    #[inline]
+    fn check_problem_information(&self, packet: PacketType, properties: &Properties) -> Handled {
+        match self.connection.requested.no_problem_information {
+            true => refuse_problem_information(packet, properties),
+            false => Ok(()),
+        }
     }
 
     /// A receiver does not take a reason code that the standard does not list for the packet.
@@ -624,23 +645,15 @@ impl Session {
     }
 }
 
-/// Without Request Problem Information only PUBLISH, CONNACK and DISCONNECT have these properties (3.1.2.11.7).
-fn check_no_problem_information(packet: &Packet) -> Handled {
-    let properties = match packet {
-        Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubrel(ack) | Packet::Pubcomp(ack) => {
-            &ack.properties
-        }
-        Packet::Suback(ack) | Packet::Unsuback(ack) => &ack.properties,
-        Packet::Auth(auth) => &auth.properties,
-        _ => return Ok(()),
-    };
+#[cold]
+fn refuse_problem_information(packet: PacketType, properties: &Properties) -> Handled {
     for (id, name) in [
         (PropertyId::ReasonString, "reason_string"),
         (PropertyId::UserProperty, "user_property"),
     ] {
         if properties.first(id).is_some() {
             let rule = format_args!("{name}: CONNECT had request_problem_information = 0");
-            return Err(Violation::protocol(packet.packet_type(), rule));
+            return Err(Violation::protocol(packet, rule));
         }
     }
     Ok(())
