@@ -2,6 +2,7 @@
 
 local mqtt = require("mqtt")
 local packet = require("mqtt.packet")
+local schema = require("mqtt.client.options").schema
 
 local function read(path)
 	local file = assert(io.open(path))
@@ -12,7 +13,7 @@ end
 
 local types = read("types/mqtt.lua")
 local sources = {}
-for _, name in ipairs({ "client", "ioloop", "request", "topic_handlers", "waiting" }) do
+for _, name in ipairs({ "client", "client/options", "ioloop", "request", "topic_handlers", "waiting" }) do
 	sources[#sources + 1] = read("lua/mqtt/" .. name .. ".lua")
 end
 local source = table.concat(sources, "\n")
@@ -77,15 +78,43 @@ describe("types/mqtt.lua", function()
 	end)
 
 	it("has the client's options, and which of them must be there", function()
-		local accepted = {}
-		for name in source:match("\nlocal OPTIONS = {(.-)\n}"):gmatch("\n\t([%w_]+) =") do
-			accepted[name] = true
-		end
 		local fields, optional = class("mqtt.ClientOptions")
-		assert.same(sorted(accepted), sorted(fields))
-		assert.same(sorted(accepted), sorted(documented("Client:__init")))
+		assert.same(sorted(schema), sorted(fields))
+		assert.same(sorted(schema), sorted(documented("Client:__init")))
 		fields.uri, fields.clean = nil, nil
 		assert.same(sorted(fields), sorted(optional))
+	end)
+
+	it("has the types of Lua that each option may be, as the documentation does", function()
+		-- What LuaCATS and LDoc call the types of Lua.
+		local documentation = source:match("%-%-%- Create and initialize MQTT client instance.-function Client:__init")
+		local names = { integer = "number", int = "number" }
+		local function types_of(text)
+			local found = {}
+			for name in text:gmatch("[^|]+") do
+				name = name:gsub("^mqtt%..*", "table"):gsub("^.*%[%]$", "table"):gsub("^table<.*", "table")
+				name = name:gsub('^".*"$', "string"):gsub("^%d+$", "number")
+				found[names[name] or name] = true
+			end
+			return sorted(found)
+		end
+		for option, allowed in pairs(schema) do
+			local expected = {}
+			for _, name in ipairs({ "boolean", "number", "string", "table" }) do
+				expected[name] = allowed[name] and true
+			end
+			expected = sorted(expected)
+			local annotated = types:match("@class mqtt%.ClientOptions\n.-%-%-%-@field " .. option .. "%?? ([^\n]*)")
+			annotated = annotated:gsub(", ", ","):match("^%S+")
+			assert.same(expected, types_of(annotated), option)
+			local written = documentation:match("@tparam%S* (%S+) opts%." .. option .. " ")
+			assert.same(expected, types_of(written), option)
+			-- The default of a number.
+			local default = documentation:match("@tparam%[opt=(%d+)%] %S+ opts%." .. option .. " ")
+			if allowed.default then
+				assert.equal(tostring(allowed.default), default, option)
+			end
+		end
 	end)
 
 	it("has the client's methods", function()

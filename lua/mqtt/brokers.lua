@@ -9,8 +9,7 @@ local math_huge, math_max, math_min = math.huge, math.max, math.min
 local ipairs, pairs, setmetatable, tonumber, tostring, type = ipairs, pairs, setmetatable, tonumber, tostring, type
 local table_insert, table_remove = table.insert, table.remove
 
--- What `reconnect = true` means, and the defaults of its table, in seconds and as a part of them.
-local DELAY = 30
+-- The defaults of the table `reconnect`, in seconds and as a part of them.
 local MIN, MAX, JITTER = 1, 60, 0.5
 -- The delay is doubled so many times at most.
 local DOUBLINGS = 64
@@ -47,7 +46,10 @@ local Brokers = {
 }
 Brokers.__index = Brokers
 
-local brokers = {}
+local brokers = {
+	--- What `reconnect = true` means, in seconds.
+	DELAY = 30,
+}
 
 --- Makes the state of a client that has tried nothing.
 -- @tparam[opt] function random returns a number of at least 0 and less than 1
@@ -288,7 +290,7 @@ function Brokers:delay(reconnect)
 	if self._at_once then
 		return 0
 	elseif type(reconnect) ~= "table" then
-		return reconnect == true and DELAY or reconnect
+		return reconnect == true and brokers.DELAY or reconnect
 	end
 	local longest = longest_delay(reconnect, self._failures)
 	self._last_delay = longest

@@ -1,6 +1,7 @@
 --- This class contains the MQTT client implementation.
 -- @classmod Client
 
+local arguments = require("mqtt.client.arguments")
 local bridge = require("mqtt.bridge")
 local brokers = require("mqtt.brokers")
 local calls = require("mqtt.calls")
@@ -9,14 +10,16 @@ local core = require("mqtt.core")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 local native = require("mqtt.connector.native")
+local options = require("mqtt.client.options")
 local packet = require("mqtt.packet")
 local protect = require("mqtt.protect")
+local target = require("mqtt.client.target")
 
 local error, getmetatable, ipairs, pairs, pcall = error, getmetatable, ipairs, pairs, pcall
 local rawset, require, select, setmetatable = rawset, require, select, setmetatable
 local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
-local math_ceil, math_huge, math_max, math_min = math.ceil, math.huge, math.max, math.min
+local math_ceil, math_max, math_min = math.ceil, math.max, math.min
 local os_time = os.time
 local str_format = string.format
 
@@ -24,10 +27,10 @@ local LARGE_PAYLOAD = core.large_payload
 -- What is done for each message does not go through the link's methods.
 local core_step, core_publish, publish_plain = core.step, core.publish, calls.publish
 local core_pop = core.pop
-local codec = core.codec
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local BUILDS_MESSAGES = core.builds_messages
 local shape, shape_publish, shape_ack = packet.shape, packet.shape_publish, packet.shape_ack
+local connect_timeout, keeps_exchanges = options.connect_timeout, options.keeps_exchanges
 local call_all, raise, try = protect.call_all, protect.raise, protect.try
 local packet_type = packet.types
 local PUBLISH, PUBACK, PUBREC = packet_type.PUBLISH, packet_type.PUBACK, packet_type.PUBREC
@@ -41,9 +44,7 @@ local STUCK = "the connection takes nothing"
 -- What `check_keep_alive` returns where there is no keep alive, and how long one wait for anything takes, in seconds.
 local KEEP_ALIVE_OFF = 60
 local IDLE_WAIT = 1
--- How long connecting may take unless the option `connect_timeout` says otherwise, in seconds; and the part of that
--- which the broker has for its CONNACK in any case.
-local CONNECT_TIMEOUT = 30
+-- The part of the time for connecting that the broker has for its CONNACK in any case.
 local CONNACK_PART = 0.1
 -- How long publishing waits for a connection that takes nothing, and how often a Copas thread looks, in seconds.
 local SEND_TIMEOUT = 30
@@ -104,253 +105,14 @@ function Client:__tostring()
 	return str_format("mqtt.client{id=%q}", tostring(self.opts.id))
 end
 
--- What each option must be: a type, or the types and the words for them.
-local OPTIONS = {
-	uri = { string = true, table = true, "a string" },
-	protocol = "string",
-	host = "string",
-	port = "number",
-	id = "string",
-	username = "string",
-	password = "string",
-	ssl_module = "string",
-	keep_alive = "number",
-	connect_timeout = "number",
-	version = "number",
-	properties = "table",
-	user_properties = "table",
-	will = "table",
-	connector = "table",
-	follow_server_reference = "boolean",
-	auto_ack = "boolean",
-	max_packet_size = "number",
-	ping_timeout = "number",
-	queue = "table",
-	resubscribe = "boolean",
-	server_receive_maximum = "number",
-	topic_aliases = "boolean",
-	proxy = "string",
-	ws_headers = "table",
-	on = { table = true, "a table with events and callbacks" },
-	reconnect = { boolean = true, number = true, table = true, "a boolean or number" },
-	secure = { boolean = true, table = true, "a boolean or table" },
-	clean = { boolean = true, string = true, "a boolean, or 'first'" },
-}
-
--- The protocols: whether by TLS, the port unless one is given, and the path of WebSocket likewise. A Unix socket has no
--- port, its path is in the uri.
-local PROTOCOLS = {
-	mqtt = { secure = false, port = 1883 },
-	mqtts = { secure = true, port = 8883 },
-	ws = { secure = false, port = 80, path = "/mqtt" },
-	wss = { secure = true, port = 443, path = "/mqtt" },
-	unix = { secure = false },
-}
-
--- The fields of the option queue: the default of each number, or the strings it may be.
-local QUEUE = {
-	max_messages = 1000,
-	max_bytes = 2 ^ 20,
-	when_full = { reject = true, drop_oldest = true },
-}
-
-local function is_whole(value, min, max)
-	return type(value) == "number" and value >= min and value <= max and value % 1 == 0
-end
-
--- Returns what is wrong with the option queue, or nil.
-local function check_queue(queue)
-	for key, value in pairs(queue) do
-		local expected = QUEUE[key]
-		if not expected then
-			return "unexpected key in queue: " .. tostring(key)
-		elseif type(expected) == "number" then
-			if not is_whole(value, 1, 0xFFFFFFFF) then
-				return str_format("expecting queue.%s to be a whole number from 1 to 4294967295", key)
-			end
-		elseif not expected[value] then
-			return "expecting queue.when_full to be 'reject' or 'drop_oldest'"
-		end
-	end
-end
-
--- Returns what is wrong with one option, or nil.
-local function check_option(key, value)
-	if type(key) ~= "string" then
-		return "expecting string key in opts, got: " .. type(key)
-	end
-	local expected = OPTIONS[key]
-	if not expected then
-		return "unexpected key in client opts: " .. key .. " = " .. tostring(value)
-	end
-	local value_type = type(value)
-	if type(expected) == "string" then
-		if value_type ~= expected then
-			return "expecting " .. key .. " to be a " .. expected
-		end
-	elseif not expected[value_type] or (key == "clean" and value_type == "string" and value ~= "first") then
-		return "expecting " .. (key == "on" and "'on'" or key) .. " to be " .. expected[1]
-	end
-	if key == "version" and value ~= const.v311 and value ~= const.v50 then
-		return "expecting version to be a value either 4 or 5"
-	elseif key == "keep_alive" and not is_whole(value, 0, 0xFFFF) then
-		return "expecting keep_alive to be a whole number of seconds from 0 to 65535, got: " .. tostring(value)
-	elseif key == "connect_timeout" and not (value > 0 and value < math_huge) then
-		return "expecting connect_timeout to be a number of seconds above 0, got: " .. tostring(value)
-	elseif key == "uri" and value_type == "table" then
-		return brokers.check_uris(value)
-	elseif key == "reconnect" and value_type == "table" then
-		return brokers.check_reconnect(value)
-	elseif key == "reconnect" and value_type == "number" and not (value >= 0 and value < math_huge) then
-		return "expecting reconnect to be a number of seconds, not below 0, got: " .. tostring(value)
-	elseif key == "max_packet_size" and not is_whole(value, 16, 268435460) then
-		return "expecting max_packet_size to be a whole number of bytes from 16 to 268435460, got: " .. tostring(value)
-	elseif key == "server_receive_maximum" and not is_whole(value, 1, 0xFFFF) then
-		return "expecting server_receive_maximum to be a whole number from 1 to 65535, got: " .. tostring(value)
-	elseif key == "ping_timeout" and (value <= 0 or value ~= value) then
-		return "expecting ping_timeout to be a positive number of seconds, got: " .. tostring(value)
-	elseif key == "queue" then
-		return check_queue(value)
-	end
-end
-
--- Returns what is wrong with a will, or nil. Other fields are looked at when it is sent.
-local function check_will(will)
-	if type(will.topic) ~= "string" then
-		return "expecting will.topic to be a string"
-	end
-	local broken = core.check_topic_name(will.topic)
-	if broken then
-		return "will.topic: " .. broken
-	elseif type(will.payload) ~= "string" then
-		return "expecting will.payload to be a string"
-	elseif will.qos ~= nil and type(will.qos) ~= "number" then
-		return "expecting will.qos to be a number"
-	elseif will.qos ~= nil and not is_whole(will.qos, 0, 2) then
-		return "expecting will.qos to be a valid QoS value"
-	elseif will.retain ~= nil and type(will.retain) ~= "boolean" then
-		return "expecting will.retain to be a boolean"
-	end
-end
-
--- Fills the connection table (host, port, path, protocol, secure, ssl_module) from its uri and the options, and the
--- options username, password and secure from the uri. Explicit options win. Raises on contradictions.
-local function parse_connection_opts(opts, conn)
-	local ok, uri_scheme, username, password, uri_host, uri_port, path = core.parse_uri(conn.uri)
-	if not ok then
-		-- An error in place of the scheme.
-		error(uri_scheme, 0)
-	end
-	local scheme = opts.protocol or uri_scheme
-	local means = PROTOCOLS[scheme]
-	if scheme and not means then
-		error("only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as protocol, got '" .. scheme .. "'", 0)
-	end
-	if uri_scheme and scheme ~= uri_scheme and scheme ~= uri_scheme .. "s" then
-		-- TLS may be added to what the uri says; it may not be dropped.
-		error(str_format("cannot use protocol '%s' with a uri that begins with '%s://'", scheme, uri_scheme), 0)
-	elseif scheme and opts.secure == nil then
-		opts.secure = means.secure
-	elseif scheme and means.secure and not opts.secure then
-		error("cannot use protocol '" .. scheme .. "' with 'secure=false'", 0)
-	elseif scheme and not means.secure and opts.secure then
-		error("cannot use protocol '" .. scheme .. "' with 'secure=true|table'", 0)
-	end
-
-	conn.secure = not not opts.secure
-	conn.protocol = scheme or (conn.secure and "mqtts" or "mqtt")
-	means = PROTOCOLS[conn.protocol]
-	conn.path = path or means.path
-	if conn.protocol == "unix" then
-		if uri_scheme ~= "unix" then
-			error("expecting a uri as in 'unix:///run/mosquitto.sock' with protocol 'unix'", 0)
-		end
-	else
-		conn.host = opts.host or uri_host
-		conn.port = opts.port or uri_port or means.port
-		if not conn.host or conn.host == "" then
-			-- The uri is not quoted: it may hold a password.
-			error("expecting a host in uri", 0)
-		elseif conn.port < 1 or conn.port > 65535 or conn.port % 1 ~= 0 then
-			error("expecting port to be a whole number from 1 to 65535, got " .. tostring(conn.port), 0)
-		end
-	end
-	opts.username = opts.username or username
-	opts.password = opts.password or password
-	if opts.password and not opts.username and opts.version ~= const.v50 then
-		error("password is not accepted in absence of username", 0)
-	end
-	conn.secure_params = type(opts.secure) == "table" and opts.secure or nil
-	conn.ssl_module = conn.secure and (opts.ssl_module or "ssl") or nil
-end
-
--- The options that a uri may give. Most uris give `secure` alone: clients share these two tables.
-local URI_OPTIONS = { "username", "password", "secure" }
-local SECURE_ALONE = { [false] = { secure = false }, [true] = { secure = true } }
-
--- Of options with what a uri adds, while that is looked at.
-local parsed_mt = {}
-
--- Fills the connection table as `parse_connection_opts` does. What the last uri gave to the options is taken back
--- first, since it is not for another broker. In a list a table of TLS settings is only for the brokers reached by TLS.
-local function parse_uri(self, conn)
-	local opts, last = self.opts, self._from_uri or NOTHING
-	local now
-	for _, key in ipairs(URI_OPTIONS) do
-		if last[key] ~= nil and opts[key] == last[key] then
-			opts[key] = nil
-		end
-	end
-	parsed_mt.__index = opts
-	local parsed = setmetatable({}, parsed_mt)
-	if type(opts.uri) == "table" and type(opts.secure) == "table" then
-		local is_uri, scheme = core.parse_uri(conn.uri)
-		if is_uri and scheme and not PROTOCOLS[scheme].secure then
-			parsed.secure = false
-		end
-	end
-	local ok, err = pcall(parse_connection_opts, parsed, conn)
-	for _, key in ipairs(ok and URI_OPTIONS or NOTHING) do
-		if opts[key] == nil and parsed[key] ~= nil then
-			now = now or {}
-			now[key] = parsed[key]
-			opts[key] = parsed[key]
-		end
-	end
-	-- The client is to be collected when nobody else has it.
-	parsed_mt.__index = nil
-	if not ok then
-		error(err, 0)
-	end
-	if now and now.username == nil and now.password == nil then
-		now = SECURE_ALONE[now.secure]
-	end
-	self._from_uri = now
-end
-
--- Returns the TLS settings for a connection, made once for each value of the `secure` option. Raises on bad ones.
+-- The TLS settings for a connection, made once for each value of the option `secure`. Raises on bad ones.
 local function tls_settings(self, conn)
 	if not conn.secure then
 		return nil
 	end
 	local params = conn.secure_params or false
 	if self._tls_params ~= params then
-		if not core.tls then
-			-- `core.check_target` says so.
-			return nil
-		end
-		local settings = {}
-		for key, value in pairs(params or {}) do
-			settings[key] = value
-		end
-		if type(settings.password) == "function" then
-			settings.password = settings.password()
-		end
-		local tls, err = core.tls(settings)
-		if not tls then
-			error(err, 0)
-		end
-		self._tls, self._tls_params = tls, params
+		self._tls, self._tls_params = target.tls(conn), params
 	end
 	return self._tls
 end
@@ -361,77 +123,21 @@ local function native_target(self, conn)
 		self.opts.proxy
 end
 
--- Raises if a connection goes a way that connectors do not know.
-local function check_connector(self, conn)
-	local what = self.opts.proxy and "the option proxy"
-	if conn.protocol ~= "mqtt" and conn.protocol ~= "mqtts" then
-		what = "protocol '" .. conn.protocol .. "'"
-	end
-	if what then
-		error(what .. " takes a native connection: mqtt.connector.native, without the option ssl_module", 0)
-	end
-end
-
--- The broker that a connection goes to, in three parts: nothing is put together that perhaps nobody reads.
-local function place(conn)
-	if conn.port then
-		return conn.host, ":", conn.port
-	end
-	return conn.path, "", ""
-end
-
--- Whether what was interrupted by the end of a connection is taken up on the next one.
-local function keeps_exchanges(opts)
-	return not not (opts.reconnect or opts.queue or not opts.clean)
-end
-Client._keeps_exchanges = keeps_exchanges
-
--- Returns what is wrong with the options, which the program may have changed, or nil. What else it has put there does
--- not matter.
+-- Returns what is wrong with the options, which the program may have changed, or nil.
 local function check_options(self)
-	local opts = self.opts
 	if self._is_collected then
 		return COLLECTED
 	end
-	for key, value in pairs(opts) do
-		local err = OPTIONS[key] and check_option(key, value)
-		if err then
-			return err
-		end
-	end
-	for _, key in ipairs({ "uri", "connector", "keep_alive", "id" }) do
-		if opts[key] == nil then
-			return "expecting the option " .. key
-		end
-	end
-	if opts.version ~= self._version then
-		return "expecting version to stay what it was when the client was created"
-	end
-	return opts.will and check_will(opts.will)
+	return options.check_changed(self.opts, self._version)
 end
-
--- What `configure` tells a session, used again and again: each client would leave one behind.
-local settings = {}
 
 -- Tells the session which options count from now on. Returns true, or nil and an error message.
 local function configure(self)
-	local opts = self.opts
 	local err = check_options(self)
 	if err then
 		return nil, err
 	end
-	local queue = opts.queue
-	settings.max_packet_size = opts.max_packet_size
-	settings.connack_timeout = self.connection and self.connection.connack_timeout
-	settings.pingresp_timeout = opts.ping_timeout
-	settings.keep_exchanges = keeps_exchanges(opts)
-	settings.max_messages = queue and (queue.max_messages or QUEUE.max_messages)
-	settings.max_bytes = queue and (queue.max_bytes or QUEUE.max_bytes)
-	settings.drop_oldest = queue and queue.when_full == "drop_oldest"
-	settings.resubscribe = opts.resubscribe
-	settings.server_receive_maximum = opts.server_receive_maximum
-	settings.topic_aliases = opts.topic_aliases
-	return self._link:configure(settings)
+	return self._link:configure(options.session(self.opts, self.connection and self.connection.connack_timeout))
 end
 
 -- Lua has collected a client that may still be connected. Whoever collects garbage is not to be blamed for the error of
@@ -482,7 +188,7 @@ local function set_connector(self, conn)
 	if self._token then
 		return setmetatable(conn, self.opts.connector)
 	end
-	check_connector(self, conn)
+	target.check_connector(self.opts, conn)
 	local class, err = bridge.class(self.opts.connector)
 	if not class then
 		error(err, 0)
@@ -490,21 +196,11 @@ local function set_connector(self, conn)
 	return setmetatable(conn, class)
 end
 
--- A new connection table for a broker and the options as they are now. Raises on bad options.
--- The broker is given as `Brokers:next` returns it.
-local function new_connection(self, uri, referred_host, port)
-	local conn = { uri = uri }
-	parse_uri(self, conn)
-	if referred_host then
-		if conn.protocol == "unix" then
-			conn.protocol, conn.path = "mqtt", nil
-		end
-		conn.host, conn.port = referred_host, port or PROTOCOLS[conn.protocol].port
-		local is_ipv6 = referred_host:find(":", 1, true)
-		conn.uri = str_format(is_ipv6 and "%s://[%s]:%d" or "%s://%s:%d", conn.protocol, referred_host, conn.port)
-			.. (conn.path or "")
-	end
-	return set_connector(self, conn)
+-- A new connection table for a broker, which is given as `Brokers:next` returns it. Raises on bad options.
+local function new_connection(self, ...)
+	local conn
+	conn, self._from_uri = target.new(self.opts, self._from_uri, ...)
+	return conn
 end
 
 -- Checks what the options say of each broker. Raises if that is of no use.
@@ -514,10 +210,9 @@ local function check_brokers(self)
 	local conns, secure = {}, false
 	-- The first one last: what its uri says is what the options show.
 	for i = #uris, 1, -1 do
-		local conn = { uri = uris[i] }
-		local ok, err = pcall(parse_uri, self, conn)
+		local ok, conn = pcall(new_connection, self, uris[i])
 		if not ok then
-			error(uris == opts.uri and str_format("uri[%d]: %s", i, err) or err, 0)
+			error(uris == opts.uri and str_format("uri[%d]: %s", i, conn) or conn, 0)
 		end
 		conns[i], secure = conn, secure or conn.secure
 	end
@@ -534,49 +229,6 @@ local function check_brokers(self)
 			end
 		else
 			conn:validate()
-		end
-	end
-end
-
--- The properties of CONNECT: the program's, and the largest packet it accepts.
-local function connect_properties(opts)
-	local size, properties = opts.max_packet_size, opts.properties
-	if not size or opts.version ~= const.v50 or properties and properties.maximum_packet_size then
-		return properties
-	end
-	local all = { maximum_packet_size = size }
-	for name, value in pairs(properties or {}) do
-		all[name] = value
-	end
-	return all
-end
-
--- The fields of CONNECT.
-local function connect_fields(opts)
-	return {
-		id = opts.id,
-		-- "first" is true for now
-		clean = not not opts.clean,
-		username = opts.username,
-		password = opts.password,
-		will = calls.plain(opts.will),
-		keep_alive = opts.keep_alive,
-		properties = connect_properties(opts),
-		user_properties = opts.user_properties,
-	}
-end
-
--- The options that CONNECT has fields for and that may be of no use there.
-local CONNECT_OPTIONS = { "id", "username", "password", "will", "properties", "user_properties" }
-
--- Returns what is wrong with the CONNECT that the options make, or nil: the program is to know before it connects.
-local function check_connect(self, given)
-	for _, key in ipairs(CONNECT_OPTIONS) do
-		if given[key] ~= nil then
-			local fields = connect_fields(self.opts)
-			fields.type = packet_type.CONNECT
-			local ok, err = codec[self._version].encode(fields)
-			return not ok and err or nil
 		end
 	end
 end
@@ -656,38 +308,13 @@ end
 -- 	version = mqtt.v50,
 -- }
 function Client:__init(opts)
-	if type(opts) ~= "table" then
-		error("expecting a table of options to create MQTT client, got: " .. type(opts), 3)
-	end
-	local own = {}
-	for key, value in pairs(opts) do
-		local err = check_option(key, value)
-		if err then
-			error(err, 3)
-		end
-		own[key] = value
-	end
-	if own.uri == nil then
-		error('expecting uri="..." to create MQTT client', 3)
-	elseif own.clean == nil then
-		error("expecting clean=true, clean=false, or clean='first' to create MQTT client", 3)
-	end
-	local err = own.will and check_will(own.will)
-	if err then
+	local own, err = options.copy(opts)
+	if not own then
 		error(err, 3)
 	end
-	own.version = own.version or const.v311
-	own.keep_alive = own.keep_alive or 60
 	-- What the module `mqtt.connector` returns.
 	own.connector = own.connector or host.has_cosockets() and require("mqtt.connector.nginx") or native
 	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
-	if own.id == "" and own.version == const.v311 and own.clean ~= true then
-		-- [MQTT-3.1.3-7]: such a CONNECT could never be sent.
-		error("expecting clean=true with an empty id in MQTT 3.1.1", 3)
-	end
-	if own.reconnect == true then
-		own.reconnect = 30
-	end
 
 	self.opts = own
 	if own.version ~= Client._version then
@@ -719,7 +346,7 @@ function Client:__init(opts)
 	if not ok then
 		error(err, 3)
 	end
-	err = check_connect(self, opts)
+	err = options.check_connect(own, opts)
 	if err then
 		error(err, 3)
 	end
@@ -857,7 +484,7 @@ end
 local closers = setmetatable({}, { __mode = "kv" })
 
 -- Lets each `_serve` that is at work know that the client leaves its connection or its loop.
-local function note_move(self)
+function Client:_note_move()
 	if self.connection then
 		self._moves = self._moves + 1
 	end
@@ -874,7 +501,7 @@ local function close(self, reason, flush)
 		end
 		self._brokers:ended(reason == CLOSED_BY_CLIENT)
 	end
-	note_move(self)
+	self:_note_move()
 	self.connection, self._direct = nil, nil
 	self._opening = nil
 	self._closing, closers[self] = nil, nil
@@ -986,42 +613,6 @@ local function request(self, callback, what, method, ...)
 	return result
 end
 
--- Returns what is wrong with one field of a table of options, or nil.
-local function explain_field(opts, field, expected)
-	local value = opts[field]
-	if value ~= nil and type(value) ~= expected then
-		return str_format("expecting opts.%s to be a %s", field, expected)
-	end
-end
-
--- Returns what is wrong with the options of a request with a topic, or nil.
-local function explain_request(opts)
-	if type(opts) ~= "table" then
-		return "expecting opts to be a table"
-	elseif type(opts.topic) ~= "string" then
-		return "expecting opts.topic to be a string"
-	end
-	return explain_field(opts, "properties", "table")
-		or explain_field(opts, "user_properties", "table")
-		or explain_field(opts, "callback", "function")
-end
-
--- Returns what is wrong with the options of a subscription, or nil.
-local function explain_subscribe(opts)
-	local problem = explain_request(opts)
-	if problem then
-		return problem
-	end
-	local qos, retain_handling = opts.qos, opts.retain_handling
-	if qos ~= nil and not (qos == 0 or qos == 1 or qos == 2) then
-		return "expecting valid opts.qos value"
-	elseif not (retain_handling == nil or type(retain_handling) == "boolean"
-		or retain_handling == 0 or retain_handling == 1 or retain_handling == 2) then
-		return "expecting opts.retain_handling to be 0, 1, 2 or a boolean"
-	end
-	return explain_field(opts, "no_local", "boolean") or explain_field(opts, "retain_as_published", "boolean")
-end
-
 --- Subscribe to specified topic. Returns the SUBSCRIBE packet id and calls optional callback when subscription will be
 -- created on broker
 -- @tparam table opts subscription options
@@ -1036,7 +627,7 @@ end
 -- @tparam[opt] function opts.callback `function(suback_packet, client)` called when the broker has answered
 -- @return packet id on success or false and error message on failure
 function Client:subscribe(opts)
-	local problem = explain_subscribe(opts)
+	local problem = arguments.subscribe(opts)
 	if problem then
 		error(problem, 2)
 	end
@@ -1063,7 +654,7 @@ end
 -- @tparam[opt] function opts.callback `function(unsuback_packet, client)` called when the broker has answered
 -- @return packet id on success or false and error message on failure
 function Client:unsubscribe(opts)
-	local problem = explain_request(opts)
+	local problem = arguments.unsubscribe(opts)
 	if problem then
 		error(problem, 2)
 	end
@@ -1077,45 +668,6 @@ function Client:unsubscribe(opts)
 	end
 	return false, err
 end
-
--- Returns what is wrong with a reason code and properties, or nil.
-local function explain_reason(rc, properties, user_properties)
-	if rc ~= nil and type(rc) ~= "number" then
-		return "expecting rc to be a number"
-	elseif properties ~= nil and type(properties) ~= "table" then
-		return "expecting properties to be a table"
-	elseif user_properties ~= nil and type(user_properties) ~= "table" then
-		return "expecting user_properties to be a table"
-	end
-end
-
--- Returns what is wrong with the options of a publish, in the order in which they are documented, or nil.
-local function explain_publish(opts)
-	if type(opts) ~= "table" then
-		return "expecting opts to be a table"
-	elseif type(opts.topic) ~= "string" then
-		return "expecting opts.topic to be a string"
-	elseif opts.payload ~= nil and type(opts.payload) ~= "string" then
-		return "expecting opts.payload to be a string"
-	elseif opts.qos ~= nil and type(opts.qos) ~= "number" then
-		return "expecting opts.qos to be a number"
-	elseif opts.qos ~= nil and not is_whole(opts.qos, 0, 2) then
-		return "expecting qos to be a valid QoS value"
-	elseif opts.retain ~= nil and type(opts.retain) ~= "boolean" then
-		return "expecting opts.retain to be a boolean"
-	elseif opts.dup ~= nil and type(opts.dup) ~= "boolean" then
-		return "expecting opts.dup to be a boolean"
-	elseif opts.properties ~= nil and type(opts.properties) ~= "table" then
-		return "expecting opts.properties to be a table"
-	elseif opts.user_properties ~= nil and type(opts.user_properties) ~= "table" then
-		return "expecting opts.user_properties to be a table"
-	elseif opts.callback ~= nil and type(opts.callback) ~= "function" then
-		return "expecting opts.callback to be a function"
-	end
-end
-
--- What is wrong with the options of the methods that take such, for mqtt.waiting and its siblings.
-Client._explain = { publish = explain_publish, subscribe = explain_subscribe, unsubscribe = explain_request }
 
 -- Whether waiting for the connection would hold up no other client.
 local function may_block(self)
@@ -1207,14 +759,14 @@ function Client:publish(opts)
 	end
 
 	if type(opts) ~= "table" then
-		error(explain_publish(opts), 2)
+		error(arguments.publish(opts), 2)
 	end
 	local topic, payload, qos, retain, dup = opts.topic, opts.payload, opts.qos, opts.retain, opts.dup
 	local properties, user_properties, callback = opts.properties, opts.user_properties, opts.callback
 	-- The session looks at the fields of a plain message itself.
 	if properties ~= nil or user_properties ~= nil or not self.connection
 		or callback ~= nil and type(callback) ~= "function" then
-		local problem = explain_publish(opts)
+		local problem = arguments.publish(opts)
 		if problem then
 			error(problem, 2)
 		end
@@ -1234,7 +786,7 @@ function Client:publish(opts)
 	if not packet_id then
 		local err, is_misuse = time, full
 		if is_misuse then
-			error(explain_publish(opts) or err, 2)
+			error(arguments.publish(opts) or err, 2)
 		end
 		return false, "failed to send PUBLISH: " .. err
 	end
@@ -1273,7 +825,7 @@ function Client:acknowledge(msg, rc, properties, user_properties)
 	if type(msg) ~= "table" or msg.type ~= packet_type.PUBLISH then
 		error("expecting msg to be a publish packet", 2)
 	end
-	local err = explain_reason(rc, properties, user_properties)
+	local err = arguments.reason(rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
@@ -1341,7 +893,7 @@ end
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for the DISCONNECT packet
 -- @return true on success or false and error message on failure
 function Client:disconnect(rc, properties, user_properties)
-	local err = explain_reason(rc, properties, user_properties)
+	local err = arguments.reason(rc, properties, user_properties)
 	if err then
 		error(err, 2)
 	end
@@ -1377,7 +929,7 @@ end
 -- @param ... see `Client:disconnect`
 -- @return `true`
 function Client:shutdown(...)
-	local err = explain_reason(...)
+	local err = arguments.reason(...)
 	if err then
 		error(err, 2)
 	end
@@ -1401,7 +953,7 @@ end
 -- @tparam[opt] table user_properties user properties for the AUTH packet
 -- @return true on success or false and error message on failure
 function Client:auth(rc, properties, user_properties)
-	local err = explain_reason(rc, properties, user_properties)
+	local err = arguments.reason(rc, properties, user_properties)
 	if not err and self._version ~= const.v50 then
 		err = "allowed only in MQTT v5.0 protocol"
 	end
@@ -1436,7 +988,7 @@ local function next_connection(self)
 	if err then
 		error(err, 0)
 	end
-	return new_connection(self, self._brokers:next(self.opts.uri))
+	return set_connector(self, new_connection(self, self._brokers:next(self.opts.uri)))
 end
 
 -- Deals with what the link has, defined below.
@@ -1463,18 +1015,18 @@ end
 -- Starts to open a native connection. Raises if the options have become bad.
 local function begin_open(self)
 	local conn = next_connection(self)
-	local ok, err = self._link:open(self.opts.connect_timeout or CONNECT_TIMEOUT, native_target(self, conn))
+	local ok, err = self._link:open(connect_timeout(self.opts), native_target(self, conn))
 	if not ok then
 		error(err, 0)
 	end
-	log:info("[LuaMQTT] client '%s' connecting to %s%s%s", self.opts.id, place(conn))
+	log:info("[LuaMQTT] client '%s' connecting to %s%s%s", self.opts.id, target.place(conn))
 	self._brokers.last_attempt = core.now()
 	self._opening = conn
 end
 
 -- The connection is open: what is left of the time for connecting is for the CONNACK.
 local function leave_rest_to_connack(self)
-	local whole = self.opts.connect_timeout or CONNECT_TIMEOUT
+	local whole = connect_timeout(self.opts)
 	local rest = math_max(self._brokers.last_attempt + whole - core.now(), whole * CONNACK_PART)
 	-- In milliseconds: an error message will show it.
 	self.connection.connack_timeout = math_ceil(rest * 1000) / 1000
@@ -1612,7 +1164,7 @@ function Client:send_connect()
 		note_ignored(self, "CONNECT", opts, V50_FIELDS)
 	end
 	if ok then
-		ok, err = self._link:connect(connect_fields(opts))
+		ok, err = self._link:connect(options.connect_fields(opts))
 	end
 	if not ok then
 		err = "failed to send CONNECT: " .. err
@@ -1648,7 +1200,7 @@ local function connack_received(self, connack)
 		fail(self, err, "connection failed", connack)
 		return false, err
 	end
-	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, place(conn))
+	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, target.place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
 	end
@@ -1846,7 +1398,7 @@ local function implicit_connect(self)
 	if not self.first_connect and not reconnect then
 		return nil, NOT_OPENED
 	end
-	local bad = check_option("reconnect", reconnect or false)
+	local bad = options.check("reconnect", reconnect or false)
 	if bad then
 		error(bad, 0)
 	end
@@ -2174,54 +1726,11 @@ function Client:take()
 	return conn and conn:take()
 end
 
--- Internal, but called by programs written for luamqtt 3.x
+-- Called by other files
 -- @section internal
-
--- Remembers the loop that the client was added to (luamqtt 3.x).
-function Client:set_ioloop(loop)
-	self.ioloop = loop
-	note_move(self)
-end
-
--- One step of a loop (luamqtt 3.x); without a loop it waits for something to do. Returns true, or false and an error
--- message when the client has ended.
-function Client:_ioloop_iteration()
-	if not self.ioloop then
-		return self:_sync_iteration()
-	end
-	local wait, err = self:step()
-	return outcome(wait ~= nil, err)
-end
 
 -- Whether a broker of the list has failed in the first connect, and the next one has not been tried.
 Client._is_first_pass = is_first_pass
-
--- Waits for something to do and does it (luamqtt 3.x). Returns true, or false and an error message when the client has
--- ended.
-function Client:_sync_iteration()
-	local conn = self.connection
-	-- What the program has given to the connector's `settimeout`.
-	local longest = conn and conn.longest_wait
-	self:_wait(longest or IDLE_WAIT)
-	conn = not self._token and self.connection
-	if conn then
-		-- For connectors that can wait: until keep alive wants something, or the program has waited long enough.
-		local deadline = self._link:deadline()
-		conn.receive_timeout = self:_at_most(longest and math_min(longest, deadline or longest) or deadline) or false
-	end
-	local wait, err = self:step()
-	if conn then
-		conn.receive_timeout = nil
-	end
-	if wait == -1 and not self._token then
-		self:_pause()
-		err = select(2, self:check_keep_alive())
-		if err then
-			return false, err
-		end
-	end
-	return outcome(wait ~= nil, err)
-end
 
 -- Waits a little before the next step of a client whose connector does not wait by itself.
 function Client:_pause()
@@ -2297,7 +1806,7 @@ function Client:_receive_packet()
 end
 
 -- The methods that are in files of their own.
-for _, name in ipairs({ "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers", "mqtt.request" }) do
+for _, name in ipairs({ "mqtt.client.v3", "mqtt.pending", "mqtt.waiting", "mqtt.topic_handlers", "mqtt.request" }) do
 	for key, method in pairs(require(name)) do
 		Client[key] = method
 	end
@@ -2321,7 +1830,7 @@ function _M.create(opts)
 end
 
 if _G._TEST then
-	_M.__parse_connection_opts = parse_connection_opts
+	_M.__parse_connection_opts = target.parse
 end
 
 return _M

@@ -1,6 +1,7 @@
 --- Requests and responses of MQTT 5.0 (4.10): methods of the client.
 -- @submodule Client
 
+local arguments = require("mqtt.client.arguments")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 local host = require("mqtt.host")
@@ -44,7 +45,7 @@ local function explain(self, opts, also)
 	if properties.correlation_data ~= nil then
 		return "expecting no opts.properties.correlation_data, which is given by the library"
 	end
-	return self:_explain_request("publish", with(opts, also or {}))
+	return arguments.request("publish", with(opts, also or {}), self._version)
 end
 
 -- The listener of a topic is not needed any more. Handlers that the program has for that topic stay.
@@ -244,7 +245,7 @@ end
 -- -- in a coroutine
 -- local response, err = client:request { topic = "clock/now" }
 function Client:request(opts)
-	local problem = explain(self, opts) or self._explain_timeout(opts.timeout)
+	local problem = explain(self, opts) or arguments.timeout(opts.timeout)
 	local topic = not problem and opts.properties and opts.properties.response_topic
 	if topic then
 		problem = core.check_topic_name(topic)

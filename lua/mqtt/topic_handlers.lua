@@ -2,8 +2,10 @@
 -- Which filters a topic matches is found by `mqtt.core`; here is what is done about it.
 -- @submodule Client
 
+local arguments = require("mqtt.client.arguments")
 local core = require("mqtt.core")
 local log = require("mqtt.log")
+local options = require("mqtt.client.options")
 local protect = require("mqtt.protect")
 local topics = require("mqtt.topics")
 
@@ -51,7 +53,7 @@ local function explain(self, opts)
 		return nil
 	end
 	-- Some of that is looked at only when there is a connection: now is the time to blame the caller.
-	return self:_explain_request("subscribe", opts)
+	return arguments.request("subscribe", opts, self._version)
 end
 
 -- Reports that the broker will not send what a handler waits for.
@@ -87,7 +89,7 @@ function Client:_renew_subscriptions(connack)
 	for filter, subscription in pairs(self._subscriptions) do
 		local state = subscription and subscription.state
 		local has = state == "granted" and (connack.sp or opts.resubscribe)
-			or state == "asked" and self._keeps_exchanges(opts)
+			or state == "asked" and options.keeps_exchanges(opts)
 		if not has then
 			filters[#filters + 1] = filter
 		end

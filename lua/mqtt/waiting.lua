@@ -1,52 +1,18 @@
 --- Waiting for the answers to requests: methods of the client.
 -- @submodule Client
 
+local arguments = require("mqtt.client.arguments")
 local v50 = require("mqtt.const").v50
 local host = require("mqtt.host")
-local packet = require("mqtt.packet")
 
 local codec = require("mqtt.core").codec
-local types = packet.types
 
-local error, math_huge, tostring, type = error, math.huge, tostring, type
+local error, tostring, type = error, tostring, type
 
 -- The least reason code that refuses.
 local REFUSED = 0x80
 
 local Client = {}
-
--- Returns what is wrong with a timeout, or nil.
-function Client._explain_timeout(timeout)
-	if timeout ~= nil and not (type(timeout) == "number" and timeout > 0 and timeout < math_huge) then
-		return "expecting opts.timeout to be a number of seconds above 0, got: " .. tostring(timeout)
-	end
-end
-
--- The packets that the requests send, as `codec` takes them, to see whether their fields keep the rules.
-local PACKETS = {
-	publish = function(opts)
-		return { type = types.PUBLISH, topic = opts.topic }
-	end,
-	subscribe = function(opts)
-		return { type = types.SUBSCRIBE, packet_id = 1, subscriptions = { { topic = opts.topic, qos = 0 } } }
-	end,
-	unsubscribe = function(opts)
-		return { type = types.UNSUBSCRIBE, packet_id = 1, subscriptions = { opts.topic } }
-	end,
-}
-
--- Returns what is wrong with the options of a request, or nil: all that the request itself would raise in the name of
--- the function that calls it.
-function Client:_explain_request(method, opts)
-	local problem = self._explain[method](opts)
-	if problem then
-		return problem
-	end
-	local pck = PACKETS[method](opts)
-	pck.properties, pck.user_properties = opts.properties, opts.user_properties
-	local ok, err = codec[self._version].encode(pck)
-	return not ok and err or nil
-end
 
 -- Returns the packet that answers a request, or nil, an error message and the packet if the request was refused.
 function Client._judge(answer)
@@ -90,13 +56,13 @@ end
 function Client:await(what, opts)
 	opts = opts or what == "connect" and {} or opts
 	local problem
-	if what ~= "connect" and not PACKETS[what] then
+	if what ~= "connect" and not arguments.is_request(what) then
 		problem = "expecting 'connect', 'subscribe', 'unsubscribe' or 'publish', got: " .. tostring(what)
 	elseif type(opts) ~= "table" then
 		problem = "expecting opts to be a table"
 	else
-		problem = self._explain_timeout(opts.timeout)
-			or what ~= "connect" and self:_explain_request(what, opts)
+		problem = arguments.timeout(opts.timeout)
+			or what ~= "connect" and arguments.request(what, opts, self._version)
 	end
 	if problem then
 		error(problem, 2)
