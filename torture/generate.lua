@@ -71,6 +71,22 @@ function G:plan()
 	end
 	plan.session = self:chance(25) and "forget" or nil
 	plan.limits = self:chance(20) and self:limits() or nil
+	if plan.limits and plan.limits.receive_maximum and self:chance(60) then
+		plan.answers = { "withhold" }
+	end
+	return plan
+end
+
+-- A connection that is lost when something is under way in both directions.
+function G:lost_plan()
+	local plan = self:plan()
+	plan.connack, plan.accept = "ok", nil
+	plan.answers = { "answer", self:one({ "withhold", "late", "answer" }) }
+	plan.pushes = {
+		{ after = 1, what = self:pick({ 4, "messages", 1, "trickle" }), count = self.random(3), qos = self.random(2),
+			topic = "m/" .. self.random(2) },
+		{ after = self.random(4), what = self:one(BAD_ENDS) },
+	}
 	return plan
 end
 
@@ -97,7 +113,7 @@ function G:client()
 	opts.resubscribe = self:chance(15) or nil
 	opts.auto_ack = self:chance(25) or nil
 	opts.keep_alive = self:chance(10) and 1 or nil
-	opts.server_receive_maximum = opts.version == 4 and self:chance(15) and self.random(2) or nil
+	opts.server_receive_maximum = opts.version == 4 and self:chance(20) and self.random(2) or nil
 	if opts.version == 5 and self:chance(40) then
 		opts.properties = { authentication_method = "torture" }
 	end
@@ -108,6 +124,10 @@ function G:client()
 	if opts.properties and self:chance(50) then
 		plans[1] = plans[1] or self:plan()
 		plans[1].connack = "auth"
+	end
+	if self:chance(25) then
+		opts.reconnect, opts.clean, opts.queue = 0.02, self:chance(30), nil
+		plans = { self:lost_plan(), self:chance(30) and self:lost_plan() or nil }
 	end
 	local spec = { opts = opts, plans = plans, is_absent = self:chance(6) or nil }
 	if self:chance(15) then
@@ -328,22 +348,38 @@ function PHRASES:killed(where, depth)
 		STEPS.publish(self, where, depth) }
 end
 
--- Requests by a connection that is lost, and then more of them.
+-- Requests, perhaps by a connection that is left, and then by another.
 function PHRASES:requests(where, depth)
-	local steps = {}
-	for i = 1, 2 + self.random(2) do
-		steps[i] = STEPS.request(self, where, depth)
-		steps[i].client = self:which(where)
+	local client = self:which(where)
+	local function request()
+		local step = STEPS.request(self, where, depth)
+		step.client, step.qos, step.callback, step.timeout = client, self:pick({ 3, 1, 1, 0 }), step.callback or {}, LONG
+		return step
 	end
-	table.insert(steps, 2, { "serve", count = self.random(3) })
-	table.insert(steps, 3, self:chance(50) and { "nap" } or nil)
+	local steps = { request(), { "nap" }, { "serve", count = self.random(4) }, request() }
+	if self:chance(60) then
+		steps[#steps + 1] = { "close_connection", client = client }
+		steps[#steps + 1] = self:chance(50) and request() or nil
+		steps[#steps + 1] = { "start_connecting", client = client }
+	end
+	steps[#steps + 1] = request()
+	return steps
+end
+
+-- Messages of which the broker may not take all at once, and requests that are none.
+function PHRASES:burst(where)
+	local client, qos, steps = self:which(where), self.random(2), {}
+	for i = 1, 1 + self.random(2) do
+		steps[i] = { "publish", client = client, qos = qos, callback = {} }
+	end
+	steps[#steps + 1] = { self:one({ "subscribe", "unsubscribe" }), client = client, qos = 1, callback = {} }
 	return steps
 end
 
 -- How often which step stands where.
 local WEIGHTS = {
 	main = {
-		3, "killed", 4, "requests", 2, "kill",
+		3, "killed", 5, "requests", 5, "burst", 2, "kill",
 		6, "come_back", 30, "serve", 14, "publish", 6, "subscribe", 3, "unsubscribe", 5, "request", 6, "await", 8, "on",
 		2, "off",
 		2, "insert_handler", 3, "on_topic", 1, "off_topic", 1, "acknowledge", 2, "shutdown", 1, "send_pingreq",
