@@ -102,7 +102,7 @@ local LONG = 10
 -- What may be left to the programs alone.
 local UNSEEN = { "acknowledge", "subscribe", "unsubscribe", "error", "shutdown", "auth" }
 
-function G:client()
+function G:client(number)
 	-- One id for all: it does not matter to this broker.
 	local opts = { id = "torture", version = self:one({ 4, 5 }), connect_timeout = 0.4 }
 	opts.clean = self:pick({ 6, true, 3, false, 1, "first" })
@@ -128,6 +128,8 @@ function G:client()
 	if self:chance(25) then
 		opts.reconnect, opts.clean, opts.queue = 0.02, self:chance(30), nil
 		plans = { self:lost_plan(), self:chance(30) and self:lost_plan() or nil }
+		-- Of 5.0 there are requests too.
+		self.lost = opts.version == 5 and number or self.lost
 	end
 	local spec = { opts = opts, plans = plans, is_absent = self:chance(6) or nil }
 	if self:chance(15) then
@@ -349,12 +351,9 @@ function PHRASES:killed(where, depth)
 end
 
 -- Requests, perhaps by a connection that is left, and then by another.
-function PHRASES:requests(where, depth)
-	local client = self:which(where)
+function G:requests(client)
 	local function request()
-		local step = STEPS.request(self, where, depth)
-		step.client, step.qos, step.callback, step.timeout = client, self:pick({ 3, 1, 1, 0 }), step.callback or {}, LONG
-		return step
+		return { "request", client = client, qos = self:pick({ 3, 1, 1, 0 }), callback = {}, timeout = LONG }
 	end
 	local steps = { request(), { "nap" }, { "serve", count = self.random(4) }, request() }
 	if self:chance(60) then
@@ -364,6 +363,10 @@ function PHRASES:requests(where, depth)
 	end
 	steps[#steps + 1] = request()
 	return steps
+end
+
+function PHRASES:requests(where)
+	return self:requests(self:which(where))
 end
 
 -- Messages of which the broker may not take all at once, and requests that are none.
@@ -457,7 +460,7 @@ function M.program(seed, number, hosts, has_copas)
 		end
 	end
 	for i = 1, self.count do
-		program.clients[i] = self:client()
+		program.clients[i] = self:client(i)
 		main[#main + 1] = { "create", client = i }
 		for _ = 1, self.random(3) - 1 do
 			local on = STEPS.on(self, "main", 0)
@@ -469,6 +472,10 @@ function M.program(seed, number, hosts, has_copas)
 			-- Before the CONNACK little can be called from.
 			main[#main + 1] = { "on", client = i, event = "auth", body = self:body("handler", 1) }
 		end
+		if program.host:find("^copas") and self:chance(15) then
+			main[#main + 1] = { "on", client = i, event = self:one({ "connect", "message", "acknowledge", "subscribe" }),
+				body = { { "kill_self" } } }
+		end
 		if self:chance(20) then
 			add(self:body("main", 0))
 		end
@@ -476,6 +483,9 @@ function M.program(seed, number, hosts, has_copas)
 	end
 	if self:chance(80) then
 		main[#main + 1] = { "serve", count = 2 + self.random(6) }
+	end
+	if self.lost and self:chance(60) then
+		add(self:requests(self.lost))
 	end
 	for _ = 1, self.random(4) do
 		add(self:body("main", 0))
