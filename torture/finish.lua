@@ -142,7 +142,7 @@ function Run:check_garbage()
 	self:collect()
 	self:collect()
 	local _, kind = next(self.finished)
-	if kind and not self:is_waiting() and not self:has_coroutines() then
+	if kind and not (self:is_waiting() or self:has_coroutines() or next(self.killed)) then
 		self:violation("the callback of a request that is over is kept: " .. kind)
 	end
 end

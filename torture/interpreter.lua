@@ -434,6 +434,12 @@ function M.run(program, control, limit, patience)
 			run:check_end()
 		end
 	end
+	if next(run.killed) then
+		-- Copas holds on to a thread that has been ended until its timeout.
+		for client in pairs(M.alive) do
+			M.alive[client] = nil
+		end
+	end
 	control:stop()
 	return run.violations
 end
