@@ -258,7 +258,8 @@ function M.start(run, main)
 	local finished_at
 	current = run
 	loaded.seterrorhandler(caught, true)
-	loaded.addthread(function()
+	run.main_thread = loaded.addthread(function()
+		run.main_thread = coroutine.running()
 		main()
 		finished_at = core.now()
 	end)

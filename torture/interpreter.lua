@@ -30,16 +30,20 @@ local function in_coroutine()
 	return thread and not is_main and thread or nil
 end
 
+-- Threads that others wait for, as a set.
+local waited_for = setmetatable({}, { __mode = "k" })
+
 -- Calls a function in a thread of Copas of its own, whose errors Copas catches. Returns what pcall would.
 local function in_thread(f, ...)
 	local copas = package.loaded.copas
 	local arguments, results = pack(...), nil
-	copas.addthread(function()
+	local thread = copas.addthread(function()
 		copas.seterrorhandler(function(err)
 			results = pack(false, err)
 		end)
 		results = pack(true, f(unpack(arguments, 1, arguments.n)))
 	end)
+	waited_for[thread] = true
 	while not results do
 		copas.pause(0.001)
 	end
@@ -195,6 +199,21 @@ function Run:has_coroutines()
 	return false
 end
 
+--- Ends a thread of Copas. One that is running ends as soon as it waits.
+-- @tparam thread thread the thread
+-- @treturn boolean whether it has been ended
+function Run:kill(thread)
+	if self.host.is_ordered or thread == self.main_thread or waited_for[thread] or self:is_own_coroutine() then
+		return false
+	end
+	package.loaded.copas.removethread(thread)
+	self.killed[thread] = true
+	for _, rec in pairs(self.records) do
+		rec.record:killed(thread)
+	end
+	return true
+end
+
 -- Resumes those that wait for nothing else.
 function Run:resume_all()
 	local waiting = {}
@@ -253,6 +272,7 @@ function Run:handler(rec, event, body)
 			-- Finalizers of the program and of the library cannot wait.
 			no_wait = self.finalizing > 0 or type(first) == "table" and first.close_reason == "garbage",
 			message = event == "message" and first or nil,
+			packet = type(first) == "table" and first or nil,
 			leave = function()
 				if not is_out then
 					is_out = true
@@ -315,6 +335,7 @@ function Run:request(step, ctx, client, rec, method, kind, opts)
 		opts.topic = "s/" .. tag
 	end
 	local exchange = rec.record:ask(tag, kind, step.callback ~= nil)
+	exchange.is_unsure = method == "request" and (opts.qos == 0 or opts.timeout < 1)
 	if step.callback then
 		opts.callback = self:callback(rec, exchange, step.callback)
 	end
@@ -359,6 +380,11 @@ function M.run(program, control, limit, patience)
 		alive = M.alive,
 		stepped = setmetatable({}, { __mode = "k" }),
 		coroutines = {},
+		-- Threads of Copas that the program has begun, as a list; and the one that runs its main chunk.
+		threads = {},
+		main_thread = nil,
+		-- Threads that the program has ended, as a set.
+		killed = setmetatable({}, { __mode = "k" }),
 		-- Callbacks that have been called, with the kind of their requests.
 		finished = setmetatable({}, { __mode = "k" }),
 		last_id = 0,
@@ -378,6 +404,7 @@ function M.run(program, control, limit, patience)
 	for i, spec in ipairs(program.clients) do
 		plans[i] = { unpack(spec.plans) }
 		plans[i].version, plans[i].is_absent = spec.opts.version, spec.is_absent
+		plans[i].receive_maximum = spec.opts.server_receive_maximum
 	end
 	run.ports = control:begin(plans, limit)
 	collectgarbage()
@@ -401,8 +428,17 @@ function M.run(program, control, limit, patience)
 	collectgarbage("setstepmul", 200)
 	if not ok then
 		run:caught(err)
-	elseif not run.has_failed then
-		run:check_end()
+	else
+		run:check_faults()
+		if not run.has_failed then
+			run:check_end()
+		end
+	end
+	if next(run.killed) then
+		-- Copas holds on to a thread that has been ended until its timeout.
+		for client in pairs(M.alive) do
+			M.alive[client] = nil
+		end
 	end
 	control:stop()
 	return run.violations
