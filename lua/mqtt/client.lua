@@ -431,6 +431,7 @@ local function configure(self)
 	settings.resubscribe = opts.resubscribe
 	settings.server_receive_maximum = opts.server_receive_maximum
 	settings.topic_aliases = opts.topic_aliases
+	settings.requests = self._responses and self._responses.name
 	return self._link:configure(settings)
 end
 
@@ -1648,6 +1649,9 @@ local function connack_received(self, connack)
 		fail(self, err, "connection failed", connack)
 		return false, err
 	end
+	if self._responses then
+		self:_revise_requests(connack)
+	end
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
@@ -1659,6 +1663,13 @@ local function connack_received(self, connack)
 	local failure
 	if self._subscriptions then
 		failure = try(nil, self._renew_subscriptions, self, connack)
+		if self.connection ~= conn then
+			raise(failure)
+			return false, NOT_OPENED
+		end
+	end
+	if self._responses then
+		failure = try(failure, self._renew_requests, self)
 		if self.connection ~= conn then
 			raise(failure)
 			return false, NOT_OPENED
@@ -1821,6 +1832,9 @@ function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		return gone(self, a)
 	elseif kind == "dropped" then
 		dropped(self, a, b)
+		return 0
+	elseif kind == "withdrawn" then
+		self:_request_withdrawn(a, b)
 		return 0
 	elseif kind == "unrenewed" then
 		log:error("[LuaMQTT] client '%s' %s", self.opts.id, a)
