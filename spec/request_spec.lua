@@ -658,6 +658,82 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 	end)
 end
 
+-- In threads that wait, natively and by the connector of Copas.
+for _, version in ipairs({ 1, 4 }) do
+	for _, class in ipairs({ "native", "copas" }) do
+		it("requests in threads of Copas " .. version .. ", " .. class .. ", wait for their topic in each session", function()
+			local copas, missing, errors = copas_support.load_watched(version)
+			local server = responding()
+			finally(function()
+				harness.cleanup()
+				servers.stop_all()
+				package.loaded["mqtt.connector.copas"] = nil
+				copas_support.unload()
+			end)
+			if not copas then
+				return pending(missing)
+			end
+			package.loaded["mqtt.connector.copas"] = nil
+			local subject = harness.client({ uri = server.uri, version = mqtt.v50, reconnect = 0.01,
+				connector = require("mqtt.connector." .. class) })
+			require("mqtt.loop").add(subject)
+			local results = {}
+			local function request(payload, qos)
+				copas.addthread(function()
+					assert(subject:await("connect"))
+					local response, err = subject:request({ topic = "reverse", payload = payload, qos = qos })
+					results[payload] = response and response.payload or err
+				end)
+			end
+			local function run(done)
+				local deadline = harness.now() + 10
+				while not done() do
+					assert.same({}, errors)
+					assert(harness.now() < deadline, "nothing came of it in time")
+					server:poll()
+					copas.step(0.002)
+				end
+			end
+			request("00")
+			run(function()
+				return results["00"]
+			end)
+			server.is_mute = true
+			request("ab", 1)
+			request("cd", 2)
+			run(function()
+				return server:count(packet_type.PUBLISH) == 3
+			end)
+			local grant, has_asked = grant_later(server)
+			server:drop()
+			server.received, server.is_mute = {}, false
+			subject:on("connect", function()
+				request("ef", 1)
+			end)
+			run(function()
+				return has_asked(1) and subject.connection and subject.connection.connack
+			end)
+			request("gh")
+			local flushed
+			copas.addthread(function()
+				subject:await("publish", { topic = "t", qos = 1 })
+				flushed = true
+			end)
+			run(function()
+				return flushed
+			end)
+			assert.equal(1, server:count(packet_type.PUBLISH))
+			grant()
+			run(function()
+				return results.ab and results.cd and results.ef and results.gh
+			end)
+			assert.same({ ["00"] = "00", ab = "ba", cd = "dc", ef = "fe", gh = "hg" }, results)
+			assert.equal(5, server:count(packet_type.PUBLISH))
+			assert.same({}, server.early)
+		end)
+	end
+end
+
 -- A client that answers requests by its payload, turned round.
 local function responder(topic)
 	local client = harness.client({ version = mqtt.v50 })
