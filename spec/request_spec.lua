@@ -363,6 +363,31 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 					assert.same({ "ba", "dc", "fe", "hg" }, answered)
 				end)
 
+				it("is not sent once more when it is done and of QoS 0 or 2", function()
+					interrupt({ { payload = "ab", qos = 1 } }, 1)
+					serve(function()
+						return results[1]
+					end)
+					results, server.received, server.is_silent = {}, {}, true
+					for qos = 0, 2 do
+						assert(subject:request({ topic = "reverse", payload = "q" .. qos, qos = qos, callback = note }))
+					end
+					flush()
+					serve(function()
+						return subject:stats().in_flight == 0
+					end)
+					server:drop()
+					server.is_silent = false
+					lose_session()()
+					serve(function()
+						return #results == 1
+					end)
+					flush()
+					local sent, answered = exchanged()
+					assert.same({ "q1" }, sent)
+					assert.same({ "1q" }, answered)
+				end)
+
 				it("is not sent any more when it has timed out meanwhile", function()
 					interrupt({ { payload = "ab", qos = 1, timeout = 0.05 } }, 1)
 					local grant = lose_session()

@@ -50,7 +50,7 @@ function Client:_ask(method, opts, done)
 	return packet_id, err
 end
 
--- A request that was accepted will not be carried out: its callback is not called. Who asked is told, if there is a reason.
+-- A request that was accepted will not be carried out: its callback is not called. Who asked is told the reason if any.
 function Client:_forget_request(packet_id, reason)
 	self._callbacks[packet_id] = nil
 	local lost = self._lost_requests and self._lost_requests[packet_id]

@@ -164,8 +164,7 @@ local function listen(self, state, topic)
 	return listener
 end
 
--- Subscribes to the topic for the response to a request, or to the given one. Returns what is known of it, or nil and an
--- error message.
+-- Subscribes to the topic for responses, or to the given one. Returns what is known of it, or nil and an error message.
 local function inbox(self, state, topic)
 	local err
 	if not topic then
@@ -177,8 +176,9 @@ local function inbox(self, state, topic)
 	return listen(self, state, topic)
 end
 
--- The broker does not have the session of before, which had the topics for responses: requests wait until it has granted
--- them again. That includes those of QoS 1 which were sent: their responses may be lost, so they are sent once more.
+-- The broker does not have the session of before, which had the topics for responses: requests wait until it has
+-- granted them again. That includes those of QoS 1 which were sent: their responses may be lost, so they are sent once
+-- more.
 local function session_lost(self, state)
 	for topic, listener in pairs(with(state.listeners, {})) do
 		listener.is_ready = false
@@ -214,8 +214,8 @@ function Client:_revise_requests(connack)
 	end
 end
 
--- Sends the requests that may be sent on a new connection. Those that wait for a topic which is not used any more wait for
--- another, or end if that cannot be had. Raises the first error.
+-- Sends the requests that may be sent on a new connection. Those that wait for a topic which is not used any more wait
+-- for another, or end if that cannot be had. Raises the first error.
 function Client:_renew_requests()
 	local state, failure = self._responses, nil
 	local moved = state.moved
@@ -238,8 +238,8 @@ function Client:_renew_requests()
 	raise(failure)
 end
 
--- The session has given back a request that was to be sent, perhaps again: the broker does not have the subscription for
--- its response. The request waits for that subscription.
+-- The session has given back a request that was to be sent, perhaps again: the broker does not have the subscription
+-- for its response. The request waits for that subscription.
 function Client:_request_withdrawn(packet_id, data)
 	self:_forget_request(packet_id)
 	local state = self._responses
@@ -266,8 +266,8 @@ end
 -- With a callback this returns at once. Without one it returns the response, and waits as `Client:await` does.
 --
 -- Over a lost connection requests wait on; if there will be no other one they fail, and at `Client:disconnect`. None is
--- sent, or repeated, before the broker has granted the topic for its response in the session that it has then. If it has
--- lost the session, unanswered ones of QoS 1 are sent once more.
+-- sent, or repeated, before the broker has granted the topic for its response in the session that it has then. If the
+-- broker has lost the session, unanswered ones of QoS 1 are sent once more.
 -- @tparam table opts options of `Client:publish`, but for `callback`; also:
 -- @tparam[opt] table opts.properties may have a `response_topic` of your own
 -- @tparam[opt=10] number opts.timeout how many seconds the response may take
