@@ -137,7 +137,8 @@ local function configure(self)
 	if err then
 		return nil, err
 	end
-	return self._link:configure(options.session(self.opts, self.connection and self.connection.connack_timeout))
+	local timeout, responses = self.connection and self.connection.connack_timeout, self._responses
+	return self._link:configure(options.session(self.opts, timeout, responses and responses.name))
 end
 
 -- Lua has collected a client that may still be connected. Whoever collects garbage is not to be blamed for the error of
@@ -1200,6 +1201,9 @@ local function connack_received(self, connack)
 		fail(self, err, "connection failed", connack)
 		return false, err
 	end
+	if self._responses then
+		self:_revise_requests(connack)
+	end
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, target.place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
@@ -1211,6 +1215,13 @@ local function connack_received(self, connack)
 	local failure
 	if self._subscriptions then
 		failure = try(nil, self._renew_subscriptions, self, connack)
+		if self.connection ~= conn then
+			raise(failure)
+			return false, NOT_OPENED
+		end
+	end
+	if self._responses then
+		failure = try(failure, self._renew_requests, self)
 		if self.connection ~= conn then
 			raise(failure)
 			return false, NOT_OPENED
@@ -1373,6 +1384,9 @@ function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		return gone(self, a)
 	elseif kind == "dropped" then
 		dropped(self, a, b)
+		return 0
+	elseif kind == "withdrawn" then
+		self:_request_withdrawn(a, b)
 		return 0
 	elseif kind == "unrenewed" then
 		log:error("[LuaMQTT] client '%s' %s", self.opts.id, a)

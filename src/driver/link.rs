@@ -73,6 +73,13 @@ pub enum LinkEvent {
         /// Why the server does not take it.
         message: String,
     },
+    /// A request that was accepted will not be sent, see [`Event::Withdrawn`].
+    Withdrawn {
+        /// Its packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// Its correlation data.
+        correlation_data: Bytes,
+    },
     /// A subscription was lost with the server's session, see [`Event::Unrenewed`].
     Unrenewed(String),
     /// The session ended the connection, with the reason.
@@ -90,6 +97,13 @@ impl From<Event> for LinkEvent {
         match event {
             Event::Packet(packet) => Self::Packet(packet),
             Event::Dropped { packet_id, message } => Self::Dropped { packet_id, message },
+            Event::Withdrawn {
+                packet_id,
+                correlation_data,
+            } => Self::Withdrawn {
+                packet_id,
+                correlation_data,
+            },
             Event::Unrenewed { message } => Self::Unrenewed(message),
             Event::Failed { message } => Self::Failed(message),
         }

@@ -420,6 +420,15 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
                 results.push_bytes(message.as_bytes());
                 return;
             }
+            Some(LinkEvent::Withdrawn {
+                packet_id,
+                correlation_data,
+            }) => {
+                results.push_bytes(b"withdrawn");
+                results.push_integer(*packet_id);
+                results.push_bytes(correlation_data);
+                return;
+            }
             Some(LinkEvent::Opened) => ("opened", None),
             Some(LinkEvent::OpenFailed(message)) => ("open_failed", Some(message)),
             Some(LinkEvent::Unrenewed(message)) => ("unrenewed", Some(message)),
@@ -1199,7 +1208,8 @@ impl LuaLink {
 }
 
 /// The settings of a session: `max_packet_size` in bytes, `server_receive_maximum`, `connack_timeout` and
-/// `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `max_messages`,
+/// `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `requests`, how their
+/// correlation data begins; `max_messages`,
 /// `max_bytes` and `drop_oldest` of the queue, if there is to be one. What is left out has its default.
 fn settings_from_lua(table: &Table) -> Checked<Settings> {
     let args = Args::new(table);
@@ -1216,6 +1226,9 @@ fn settings_from_lua(table: &Table) -> Checked<Settings> {
             scalar => scalar.integer(0, most, name),
         })
     };
+    let requests = args.optional("requests", |scalar, name| {
+        scalar.bytes(name).map(Into::into)
+    })?;
     // A setting that Lua has no value for may be nil or false; everything else is true.
     let flag = |key| !matches!(table.get(key), Value::Nil | Value::Boolean(false));
     let queue = match args.optional("max_messages", whole_number)? {
@@ -1240,6 +1253,7 @@ fn settings_from_lua(table: &Table) -> Checked<Settings> {
         resubscribe: flag("resubscribe"),
         server_receive_maximum: count("server_receive_maximum", u16::MAX.into())?
             .map_or(defaults.server_receive_maximum, |most| most as u16),
+        requests,
         topic_aliases: flag("topic_aliases"),
         ..defaults
     })

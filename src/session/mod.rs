@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::codec::{Decoder, Packet, Property, PropertyValue, Str, Version, encode};
 
@@ -72,6 +72,14 @@ pub enum Event {
         /// Why.
         message: String,
     },
+    /// A request that was accepted (see [`Settings::requests`]) will not be sent, unless the user sends it again: the server
+    /// has no subscription for its response.
+    Withdrawn {
+        /// Its packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// Its correlation data.
+        correlation_data: Bytes,
+    },
     /// A subscription that was to be renewed, since the server has lost its session, is not in force any more.
     Unrenewed {
         /// Which, and why.
@@ -91,7 +99,7 @@ impl Event {
         match self {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
-            Self::Dropped { packet_id, .. } => Some(*packet_id),
+            Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
             Self::Packet(_) | Self::Unrenewed { .. } | Self::Failed { .. } => None,
         }
     }
@@ -116,6 +124,7 @@ impl Event {
             // No other packet becomes an event.
             Self::Packet(_)
             | Self::Dropped { .. }
+            | Self::Withdrawn { .. }
             | Self::Unrenewed { .. }
             | Self::Failed { .. } => {
                 return mem::size_of::<Self>();

@@ -191,7 +191,7 @@ impl Session {
             return Err(Violation::protocol(PacketType::Connack, rule));
         }
         self.check_session_present(connack.session_present, refused)?;
-        let mut failures = Vec::new();
+        let mut news = Vec::new();
         if refused {
             self.connection.state = State::Disconnected;
         } else {
@@ -206,12 +206,12 @@ impl Session {
             connection.state = State::Connected;
             self.counters.connections += 1;
             if !connack.session_present {
-                failures = self.begin_anew();
+                news = self.begin_anew();
             }
         }
         self.deliver(Event::Packet(Packet::Connack(connack)));
-        for failure in failures {
-            self.deliver(failure);
+        for event in news {
+            self.deliver(event);
         }
         Ok(())
     }
@@ -234,14 +234,15 @@ impl Session {
     }
 
     /// The server has no session: what it sent on earlier connections means nothing any more, and it knows of no
-    /// subscription and of no message of ours. Returns what the user has to be told of subscriptions that are not renewed.
+    /// subscription and of no message of ours. Returns what the user has to be told: of requests that wait for
+    /// subscriptions now, and of subscriptions that are not renewed.
     fn begin_anew(&mut self) -> Vec<Event> {
-        let mut failures = Vec::new();
         self.incoming.clear();
         self.outgoing.session_lost();
+        let mut news = self.withdraw_requests();
         if !self.settings.resubscribe {
             self.subscriptions.clear();
-            return failures;
+            return news;
         }
         let mut renewals = 0;
         for Subscribe {
@@ -259,13 +260,13 @@ impl Session {
                 };
                 match self.check_subscribe(&alone) {
                     Ok(()) => allowed.push(subscription),
-                    Err(error) => failures.push(unrenewed(&subscription.filter, error)),
+                    Err(error) => news.push(unrenewed(&subscription.filter, error)),
                 }
             }
-            renewals += self.renew(&allowed, &properties, &mut failures);
+            renewals += self.renew(&allowed, &properties, &mut news);
         }
         self.outgoing.repeat_first(renewals);
-        failures
+        news
     }
 
     /// Begins to subscribe again, with one packet if that is small enough for the server. Returns how many it took.

@@ -520,7 +520,8 @@ impl Session {
     }
 
     /// What was accepted goes out before DISCONNECT as far as the server takes it. It need not have answered CONNECT yet
-    /// (3.1.4), unless there is something to repeat, or the client has to authenticate itself.
+    /// (3.1.4), unless there is something to repeat, or the client has to authenticate itself; but whether it has the session
+    /// is not known then.
     fn send_before_disconnect(&mut self) {
         let may_send = match self.state() {
             State::Connected => true,
@@ -531,6 +532,11 @@ impl Session {
             State::Disconnected | State::Open => false,
         };
         if may_send {
+            if self.state() == State::Connecting {
+                for event in self.withdraw_requests() {
+                    self.deliver(event);
+                }
+            }
             self.send_held_up_to(usize::MAX);
         }
     }

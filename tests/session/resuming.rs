@@ -1250,3 +1250,105 @@ fn a_session_that_only_the_server_knows_is_taken_over() {
         assert_eq!(pair.publish(QoS::AtLeastOnce), 1);
     }
 }
+
+/// A server without a session would send the responses to nobody: the user hears of each request that is not sent again.
+#[test]
+fn requests_are_given_back_when_the_server_has_no_session() {
+    let settings = || Settings {
+        requests: Some(b"mine-".as_slice().into()),
+        ..queueing(10, 1000, false)
+    };
+    let with_data = |data: &'static str| {
+        properties([(
+            PropertyId::CorrelationData,
+            PropertyValue::Binary(data.into()),
+        )])
+    };
+    let send = |pair: &mut Pair, qos, data: &'static str| {
+        let properties = &with_data(data);
+        let request = PublishRef {
+            properties,
+            ..message(qos)
+        };
+        pair.client.publish(&request).unwrap()
+    };
+    let withdrawn = |pair: &mut Pair| {
+        let mut list: Vec<_> = std::iter::from_fn(|| pair.client.poll_event())
+            .map(|event| match event {
+                Event::Withdrawn {
+                    packet_id,
+                    correlation_data,
+                } => (packet_id, correlation_data),
+                event => panic!("{event:?}"),
+            })
+            .collect();
+        list.sort();
+        list
+    };
+    let mut pair = Pair::with_settings(Version::V50, settings());
+    pair.connect(connect(Version::V50));
+    accept(&mut pair, false, limit(PropertyId::ReceiveMaximum, 3));
+    assert_eq!(send(&mut pair, QOS_1, "mine-1"), 1);
+    assert_eq!(send(&mut pair, QOS_2, "mine-2"), 2);
+    assert_eq!(send(&mut pair, QOS_2, "mine-3"), 3);
+    pair.drive();
+    pair.deliver(pubrec(3, 0));
+    // These wait.
+    assert_eq!(send(&mut pair, QOS_1, "yours"), 4);
+    pair.publish(QOS_1);
+    assert_eq!(send(&mut pair, QOS_1, "mine-6"), 6);
+    send(&mut pair, QoS::AtMostOnce, "mine-7");
+    pair.drive();
+
+    // With its session all of them are repeated.
+    let again = resume(&mut pair, true, Properties::new());
+    assert_eq!(again.len(), 7);
+    assert_eq!(withdrawn(&mut pair), []);
+    send(&mut pair, QoS::AtMostOnce, "mine-8");
+    pair.drive();
+    pair.server.received();
+
+    // Without it only the user's other messages are.
+    pair.client.close();
+    send(&mut pair, QoS::AtMostOnce, "mine-9");
+    pair.reconnect();
+    pair.connect(connect(Version::V50));
+    let sent = accept(&mut pair, false, Properties::new());
+    let sent: Vec<u16> = sent
+        .iter()
+        .map(|packet| match packet {
+            Packet::Publish(publish) => publish.packet_id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sent, [4, 5]);
+    // Their identifiers are free when the user knows.
+    assert_eq!(pair.publish(QOS_1), 7);
+    assert_eq!(
+        withdrawn(&mut pair),
+        [
+            (0, "mine-9".into()),
+            (1, "mine-1".into()),
+            (2, "mine-2".into()),
+            (6, "mine-6".into())
+        ]
+    );
+    for id in [4, 5, 7] {
+        pair.deliver(puback(id, 0));
+    }
+    assert_eq!(pair.client.stored_bytes(), 0);
+    assert_eq!(pair.client.stats().queued_bytes, 0);
+
+    // Nor is one sent before it is known which session there is.
+    pair.server.received();
+    pair.client.close();
+    send(&mut pair, QOS_1, "mine-10");
+    pair.client.open(pair.now);
+    pair.connect(connect(Version::V50));
+    pair.client.disconnect(0, Properties::new()).unwrap();
+    pair.drive();
+    let [Packet::Disconnect(_)] = pair.server.received()[..] else {
+        panic!("a request was sent");
+    };
+    assert_eq!(withdrawn(&mut pair).len(), 1);
+}
