@@ -164,17 +164,10 @@ impl<const VERSION: u8> RawFunction for EncodePublish<VERSION> {
     type Output = Checked<BytesMut>;
 
     fn run(&self, arguments: &Stack) -> Checked<BytesMut> {
-        let argument = |index| arguments.argument(index);
-        let publish = PublishArgs::new(
-            argument(1),
-            argument(2),
-            argument(3),
-            argument(4),
-            argument(5),
-        )?;
+        let publish = PublishArgs::read(arguments, 1)?;
         let packet_id = match publish.qos {
             QoS::AtMostOnce => 0,
-            _ => argument(6).packet_id()?,
+            _ => arguments.argument(6).packet_id()?,
         };
         let mut out = BytesMut::new();
         let properties = Properties::new();
