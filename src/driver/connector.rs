@@ -1,4 +1,4 @@
-//! A link without a connection of its own: a connector in Lua moves the bytes, and tells the session here what it has done.
+//! A link without a task: a connector in Lua moves the bytes, and tells the session of them here.
 
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ impl Link {
         })
     }
 
-    /// Does what keep alive wants now.
+    /// Does the work of keep alive that is due.
     pub fn handle_timeout(&self) {
         self.with_session(|session| session.handle_timeout(Instant::now()));
     }

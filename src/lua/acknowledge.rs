@@ -3,8 +3,8 @@
 use super::environment::unix_time;
 use super::link::{Live, LuaLink};
 use super::refusal::Refusal;
+use super::results::Results;
 use super::stack::{RawFunction, Stack};
-use super::values::Results;
 use crate::codec::{Properties, QoS};
 use crate::driver::Request;
 

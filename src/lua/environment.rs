@@ -1,4 +1,4 @@
-//! What Lua's own library lacks: a clock that never goes back, the running thread, random digits.
+//! Functions that Lua's own library lacks: a clock that never goes back, the running thread, random digits.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ pub(super) fn register(core: &Stack) {
     });
 }
 
-/// `running()`: the running thread, also the main one, which `coroutine.running` of Lua 5.1 does not tell.
+/// `running()`: the running thread. `coroutine.running` of Lua 5.1 returns nil in the main thread; this does not.
 struct Running;
 
 impl RawFunction for Running {
@@ -55,7 +55,8 @@ fn random_hex(digits: usize) -> Checked<String> {
 
 /// Seconds as of `os.time`.
 pub(super) fn unix_time() -> u32 {
-    // SAFETY: with a null pointer it only returns the time. It need not read the processor's counter, as other clocks do.
+    // Other clocks read the processor's counter, which takes longer.
+    // SAFETY: with a null pointer it only returns the time.
     #[cfg(unix)]
     return unsafe { libc::time(std::ptr::null_mut()) } as u32;
     #[cfg(not(unix))]

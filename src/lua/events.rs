@@ -1,8 +1,8 @@
 //! How Lua takes the events of a link: `core.step` and `core.pop`.
 
 use super::link::{Live, LuaLink, STALE};
+use super::results::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet, set};
 use super::stack::{RawFunction, Stack};
-use super::values::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet, set};
 use crate::codec::{Packet, Version};
 use crate::driver::LinkEvent;
 

@@ -1,5 +1,5 @@
-//! What `mqtt.calls` publishes with through LuaJIT's FFI: LuaJIT compiles such a call, but none of a function for Lua.
-//! LuaJIT checks no pointer, so a link is called by a number here.
+//! How `mqtt.calls` publishes through LuaJIT's FFI: LuaJIT compiles such a call, but no call of a function for Lua.
+//! The FFI does not check pointers. So a number stands for a link here.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,8 +13,8 @@ use super::args::PublishArgs;
 use super::environment::unix_time;
 use super::link::LuaLink;
 use super::publish::{Published, publish};
+use super::results::set;
 use super::stack::Stack;
-use super::values::set;
 use crate::codec::Properties;
 use crate::driver::{Link, Request};
 
@@ -51,8 +51,8 @@ pub(super) fn forget(number: u32) {
 
 /// Publishes a message without properties whose packet identifier is to be chosen. `flags` are those of the first byte of
 /// a PUBLISH (3.3.1). Returns the packet identifier, 0 for QoS 0; plus 65,536 if the program should wait before it sends
-/// more; plus the time as of `os.time` times 131,072. Or -1, and nothing has been done: `core.publish` does what else is
-/// to be done, or says what is wrong.
+/// more; plus the time as of `os.time` times 131,072. Or -1, and nothing has been done: `core.publish` then does more,
+/// or says what is wrong.
 ///
 /// The copy of `core.publish` for LuaJIT: a publish of QoS 0 takes FIGURE with it, FIGURE without.
 ///
@@ -66,14 +66,14 @@ unsafe extern "C" fn publish_plain(
     payload_size: u32,
     flags: u32,
 ) -> f64 {
-    // SAFETY: see above. They are not kept, nor does anything here call Lua.
+    // SAFETY: see above. The slices are not kept, and nothing here calls Lua.
     let (topic, payload) = unsafe {
         (
             std::slice::from_raw_parts(topic, topic_size as usize),
             std::slice::from_raw_parts(payload, payload_size as usize),
         )
     };
-    // After a panic `core.publish` is likely to panic too, and says so.
+    // After a panic `core.publish` is likely to panic too, and raises an error.
     let published = catch_unwind(AssertUnwindSafe(|| {
         let message = PublishArgs::from_flags(topic, payload, flags).ok()?;
         publish_by_number(number, &message)

@@ -6,7 +6,7 @@ mod stack;
 // Between Lua's values and Rust's data.
 mod args;
 mod refusal;
-mod values;
+mod results;
 
 // The functions of `mqtt.core`.
 mod acknowledge;

@@ -1,5 +1,5 @@
-//! The one door of a publish. `core.publish` and `core.publish_table` are here, the method `publish` of a link and the
-//! function of `ffi.rs` end here as well.
+//! The one door of a publish, [`publish`], and its callers for Lua's stack: `core.publish`, `core.publish_table` and a
+//! link's method `publish`. The caller for LuaJIT's FFI is in `ffi.rs`.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use super::args::{Checked, PublishArgs, Scalar};
 use super::environment::unix_time;
 use super::link::{Answer, Live, LuaLink};
 use super::refusal::Refusal;
+use super::results::{Results, set};
 use super::stack::{RawFunction, Stack};
-use super::values::{Results, set};
 use crate::codec::{Properties, PublishRef, QoS};
 use crate::driver::{Accepted, Driver, Lent, Link, Request};
 
-/// From how many bytes on a payload is worth a turn of the runtime to spare a copy of it.
+/// For a payload of so many bytes or more, a turn of the runtime costs less than a copy.
 const LARGE_PAYLOAD: usize = 128 << 10;
-/// How long a connection may take to write a large payload, where waiting holds up nobody else.
+/// How long the connection may take to write a large payload, where waiting holds up nobody else.
 const LARGE_PATIENCE: Duration = Duration::from_millis(2);
 
 /// Adds the functions of this file to `mqtt.core`.
@@ -111,7 +111,7 @@ impl RawFunction for PublishValues {
 fn lent<'a>(arguments: &Stack, driver: &'a Driver) -> Lent<'a> {
     let may_wait = matches!(arguments.argument(8), Scalar::Boolean(true));
     Lent {
-        // SAFETY: nothing refers to it when `Link::ask` returns.
+        // SAFETY: nothing refers to the bytes any more when `Link::ask` returns.
         payload: unsafe { arguments.argument_bytes(3) }.unwrap_or_default(),
         driver,
         patience: match may_wait {

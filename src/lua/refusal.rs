@@ -1,7 +1,7 @@
-//! Why a request was refused, as Lua gets it.
+//! Why a request was refused: the typed errors of `driver` become words for Lua here.
 
+use super::results::{Results, push_failure};
 use super::stack::Stack;
-use super::values::{Results, push_failure};
 use crate::driver::Refused;
 use crate::session::RequestError;
 
@@ -9,7 +9,7 @@ use crate::session::RequestError;
 pub(super) enum Refusal {
     /// The program's arguments are to blame: Lua should raise the error.
     Misuse(String),
-    /// The session or the connection cannot do it now.
+    /// The session cannot do it now.
     Failure(String),
     /// So much waits to be sent or acknowledged that the program must wait.
     TooMuch(String),

@@ -1,12 +1,12 @@
-//! The driver of a Lua state, and what `mqtt.ioloop` asks it: which link is ready, and to wait for one.
+//! The driver of a Lua state, and how `mqtt.ioloop` waits for a link that has an event.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::args::{Scalar, duration};
 use super::process;
+use super::results::{Results, push_failure};
 use super::stack::{RawFunction, Stack};
-use super::values::{Results, push_failure};
 use crate::driver::Driver;
 
 /// The driver, made when it is first needed, and anew in the child of a fork.
@@ -50,8 +50,8 @@ impl RawFunction for NextReady {
     }
 }
 
-/// `wait(seconds)`: drives the runtime until a link has an event, for so long at most; 0 for a single turn. Returns true,
-/// or nil and an error. Comes back earlier when a signal handler wants to be heard.
+/// `wait(seconds)`: drives the runtime until a link has an event or the time is over; for a single turn with 0. A signal
+/// handler that has set a debug hook ends the wait. Returns true, or nil and an error.
 struct Wait(SharedDriver);
 
 impl RawFunction for Wait {

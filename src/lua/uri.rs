@@ -1,7 +1,7 @@
 //! What `mqtt.client` and `mqtt.brokers` read the `uri` option with.
 
+use super::results::{Results, push_failure};
 use super::stack::{RawFunction, Stack};
-use super::values::{Results, push_failure};
 use crate::net::Uri;
 
 /// Adds the function of this file to `mqtt.core`.

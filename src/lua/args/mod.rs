@@ -1,5 +1,5 @@
 //! What programs give, as plain data: single values, tables of arguments, packets, settings and requests. Errors name the
-//! argument and what was expected of it; Lua raises them with a position of its own. `values.rs` is the other direction.
+//! argument and what was expected of it; Lua raises them with a position of its own. `results` is the other direction.
 
 mod packets;
 mod properties;
@@ -16,5 +16,5 @@ pub(super) use settings::settings_from_lua;
 pub(super) use table::Args;
 pub(super) use value::{Scalar, Table, Value, duration};
 
-/// Something from Lua, or what is wrong with it.
+/// A value from Lua after its check, or the error.
 pub(super) type Checked<T> = Result<T, String>;

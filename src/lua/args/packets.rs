@@ -9,7 +9,7 @@ use crate::codec::{
     Subscription, Unsubscribe, Version, Will,
 };
 
-/// The packet that `make_packet` was asked for.
+/// The packet for `make_packet`: `type` says which.
 pub(crate) fn packet_from_lua(args: &Args, version: Version) -> Checked<Packet> {
     let code = args.byte("type")?;
     let packet_type = PacketType::from_code(code)
@@ -150,7 +150,7 @@ fn subscription_from_lua(
         retain_as_published: false,
         retain_handling: 0,
     };
-    // As with properties, 3.1.1 leaves alone what it does not have.
+    // 3.1.1 has none of these options: programs may give them all the same, as with properties.
     if version == Version::V50 {
         subscription.no_local = args.flag("no_local")?;
         subscription.retain_as_published = args.flag("retain_as_published")?;

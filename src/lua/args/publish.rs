@@ -29,7 +29,7 @@ impl<'a> PublishArgs<'a> {
         })
     }
 
-    /// The same from LuaJIT's FFI. `flags` are those of the first byte of a PUBLISH (3.3.1).
+    /// The message from LuaJIT's FFI. `flags` are those of the first byte of a PUBLISH (3.3.1).
     #[cfg(feature = "luajit")]
     pub(crate) fn from_flags(topic: &'a [u8], payload: &'a [u8], flags: u32) -> Checked<Self> {
         Ok(Self {

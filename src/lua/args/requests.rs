@@ -76,7 +76,7 @@ pub(crate) fn auth(arguments: &Stack, version: Version) -> Checked<Request<'stat
 }
 
 /// The properties and user properties, which are the arguments from `index` on. 3.1.1 has none: programs may give them
-/// all the same, and speak both versions with one piece of code.
+/// all the same, so that one piece of code speaks both versions.
 pub(crate) fn properties(arguments: &Stack, index: i32, version: Version) -> Checked<Properties> {
     match version {
         Version::V311 => Ok(Properties::new()),

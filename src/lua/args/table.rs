@@ -8,7 +8,7 @@ use super::value::{byte_from_lua, bytes_from_lua, list_from_lua, str_from_lua};
 use super::{Checked, Scalar, Table, Value, properties_from_lua};
 use crate::codec::{Properties, QoS, Str, Version};
 
-/// A table of arguments that knows how errors call its fields, e.g. `.will.topic`.
+/// A table of arguments. It knows how errors call its fields, e.g. `.will.topic`.
 pub(crate) struct Args<'a> {
     table: &'a Table,
     path: &'a dyn Display,
@@ -27,7 +27,7 @@ impl Display for Name<'_> {
 }
 
 impl<'a> Args<'a> {
-    /// The table that a function was given.
+    /// The table that is an argument itself.
     pub(crate) fn new(table: &'a Table) -> Self {
         Self::at(table, &"")
     }
@@ -47,7 +47,7 @@ impl<'a> Args<'a> {
         self.table.get(key)
     }
 
-    /// What `read` makes of a field.
+    /// A field, read by `read`.
     pub(super) fn field<T>(
         &self,
         key: &'a str,
@@ -56,7 +56,7 @@ impl<'a> Args<'a> {
         read(self.table.get(key).scalar(), &self.name(key))
     }
 
-    /// What `read` makes of a field, unless it is nil.
+    /// A field, read by `read` unless it is nil.
     pub(crate) fn optional<T>(
         &self,
         key: &'a str,
@@ -92,7 +92,7 @@ impl<'a> Args<'a> {
         self.field("packet_id", |scalar, _| scalar.packet_id())
     }
 
-    /// A list with something in it.
+    /// A list with at least one item, each read by `item`.
     pub(super) fn list<T>(
         &self,
         key: &'a str,
@@ -108,8 +108,8 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The fields `properties` and `user_properties`. 3.1.1 has none: they are left alone there, for programs that serve
-    /// both versions with one table.
+    /// The fields `properties` and `user_properties`. 3.1.1 has none: there they are ignored, so that one table serves both
+    /// versions.
     pub(crate) fn properties(&self, version: Version) -> Checked<Properties> {
         if version == Version::V311 {
             return Ok(Properties::new());

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Checked;
 use crate::codec::{QoS, Str};
 
-/// The longest time that is taken from Lua as seconds. A longer one means "for ever".
+/// The longest time that is taken from Lua. A longer one means "for ever".
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A value from Lua, looked at where it lies. The methods take the name that errors call it by.
@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 pub(crate) enum Scalar<'a> {
     Nil,
     Boolean(bool),
-    /// Of either kind that newer Luas have: every integer that MQTT knows is exact here.
+    /// An integer or a float: every integer of MQTT is exact here.
     Number(f64),
     String(&'a [u8]),
     Function,
@@ -25,9 +25,9 @@ pub(crate) enum Scalar<'a> {
 }
 
 impl<'a> Scalar<'a> {
-    /// What is wrong with it.
+    /// The error for a value that is not as expected.
     pub(crate) fn unexpected(self, name: &dyn Display, expected: impl Display) -> String {
-        // Only the type of what was got is shown: it may be a secret.
+        // Only the value's type is shown: the value may be a secret.
         let got = match self {
             Self::Nil => "nil",
             Self::Boolean(_) => "boolean",
@@ -99,7 +99,7 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// A value from Lua as plain data: what keeps it need not keep anything of Lua's.
+/// A value from Lua as plain data. It refers to nothing in Lua.
 pub(crate) enum Value {
     Nil,
     Boolean(bool),

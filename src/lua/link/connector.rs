@@ -30,7 +30,7 @@ pub(super) fn feed(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `arriving(bytes)`: so many bytes are there of a packet that is not whole.
+/// `arriving(bytes)`: the connector has so many bytes of a packet that is not whole.
 pub(super) fn arriving(arguments: &Stack) -> Returned<()> {
     let bytes = match arguments.argument(2) {
         Scalar::Number(bytes) => bytes as usize,
@@ -51,7 +51,7 @@ pub(super) fn take(arguments: &Stack) -> Returned<Option<BytesMut>> {
     Ok((!bytes.is_empty()).then_some(bytes))
 }
 
-/// `handle_timeout()`: does what keep alive wants now.
+/// `handle_timeout()`: does the work of keep alive that is due.
 pub(super) fn handle_timeout(arguments: &Stack) -> Returned<()> {
     if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
         link.handle_timeout();

@@ -13,27 +13,27 @@ use super::args::{Checked, Scalar};
 use super::ffi;
 use super::publish::publish_with_properties;
 use super::refusal::Refusal;
+use super::results::push_failure;
 use super::shared_driver::SharedDriver;
 use super::stack::{Misuse, RawFunction, Stack};
-use super::values::push_failure;
 use crate::codec::Version;
 use crate::driver::Link;
 use crate::session::{Session, Settings};
 use own::Own;
 pub(super) use own::{Live, STALE};
 
-/// What a method returns; the error is raised.
+/// The results of a method, or an error that is raised.
 type Returned<T> = Result<T, Misuse>;
 
-/// What a request returns.
+/// The results of a method that asks the session for something.
 pub(super) type Answer<T> = Returned<Result<T, Refusal>>;
 
-/// A link, as Lua holds it. When Lua collects it, the link leaves without a DISCONNECT, so that the server publishes the
+/// A link, as Lua holds it. When Lua collects it, the link leaves without DISCONNECT, so that the server publishes the
 /// will.
 pub(super) struct LuaLink {
     own: Own,
     pub(super) version: Version,
-    /// What LuaJIT's FFI calls it, 0 before that asks.
+    /// The link's number in `ffi.rs`, 0 before it has one.
     #[cfg(feature = "luajit")]
     number: Cell<u32>,
 }
@@ -66,8 +66,8 @@ pub(super) fn register(core: &Stack, shared: &SharedDriver) {
     core.set_raw("link", NewLink(shared.clone()));
 }
 
-/// `link(version)`: a link without a connection, with its methods; and the same as the handle that the functions take
-/// which are no methods. Or nil and an error.
+/// `link(version)`: a link without a connection, for its methods; and once more as the handle, for functions that are no
+/// methods. Or nil and an error.
 struct NewLink(SharedDriver);
 
 impl RawFunction for NewLink {

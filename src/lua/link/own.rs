@@ -1,4 +1,4 @@
-//! What keeps a link of the parent process out of reach in the child of a fork. Only this file sees the fields of [`Own`].
+//! Keeps a link of the parent process out of reach in the child of a fork. Only this file sees the fields of [`Own`].
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::driver::{Driver, Link};
 use crate::lua::refusal::Refusal;
 use crate::lua::stack::Stack;
 
-/// What a call on a link of the parent process says.
+/// The error of a call on a link of the parent process.
 pub(in crate::lua) const STALE: &str =
     "this client belongs to the parent process: create a new one after fork()";
 

@@ -1,4 +1,4 @@
-//! The methods of a link that ask the session for something: `lua/args` reads the request, [`Link::ask`] takes it.
+//! The methods of a link that ask the session to send a packet: `lua/args` reads the request, [`Link::ask`] takes it.
 //!
 //! [`Link::ask`]: crate::driver::Link::ask
 
@@ -15,7 +15,7 @@ impl LuaLink {
     }
 }
 
-/// Asks for what `read` makes of the arguments.
+/// Asks for the request that `read` makes of the arguments.
 fn ask(
     arguments: &Stack,
     read: fn(&Stack, Version) -> Checked<Request<'static>>,

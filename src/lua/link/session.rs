@@ -2,11 +2,11 @@
 
 use super::{Answer, Live, LuaLink, Returned};
 use crate::lua::args::{Args, settings_from_lua};
+use crate::lua::results::{Results, set};
 use crate::lua::stack::Stack;
-use crate::lua::values::{Results, set};
 use crate::session::Stats;
 
-/// `configure(settings)`: what counts from now on, see [`settings_from_lua`].
+/// `configure(settings)`: the settings from now on, see [`settings_from_lua`]. Returns true.
 pub(super) fn configure(arguments: &Stack) -> Answer<bool> {
     let this = LuaLink::of(arguments)?;
     let settings = arguments.value(2)?;
@@ -18,7 +18,7 @@ pub(super) fn configure(arguments: &Stack) -> Answer<bool> {
     Ok(configure())
 }
 
-/// `stats()`: a table of what was counted so far. The child of a fork has done nothing.
+/// `stats()`: a table of the session's counters. In the child of a fork they are 0.
 pub(super) fn stats(arguments: &Stack) -> Returned<LinkStats> {
     let live = LuaLink::of(arguments)?.live();
     Ok(live.map_or_else(
@@ -30,7 +30,7 @@ pub(super) fn stats(arguments: &Stack) -> Returned<LinkStats> {
     ))
 }
 
-/// What `stats` returns.
+/// The results of `stats`.
 #[derive(Default)]
 pub(super) struct LinkStats {
     counted: Stats,
