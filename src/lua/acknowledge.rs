@@ -36,8 +36,8 @@ impl RawFunction for AcknowledgeValues {
 /// `acknowledge_message(handle, message, metatable)`: the time as of `os.time`. Or nothing, and nothing has been done,
 /// unless the message is a table with that metatable, of QoS 1 or 2, and can be acknowledged.
 ///
-/// The copy of `acknowledge` for messages as they were received: one of QoS 1 takes FIGURE instructions with it, FIGURE
-/// without.
+/// The hot copy of `acknowledge`, which reads the message itself: a received message of QoS 1 takes 10,000 instructions
+/// with it, 13,000 without.
 struct AcknowledgeMessage;
 
 impl RawFunction for AcknowledgeMessage {

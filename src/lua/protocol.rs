@@ -161,7 +161,7 @@ impl RawFunction for DecodeConnect {
 /// `encode_publish(topic, payload, qos, retain, dup, packet_id)`: the bytes of a PUBLISH without properties, or nil and
 /// an error.
 ///
-/// The second copy of `encode`: a PUBLISH takes @MAKE instructions with it, @MAKE_OLD without.
+/// The hot copy of `encode`: a PUBLISH takes 9,500 instructions with it, 17,400 without.
 struct EncodePublish<const VERSION: u8>;
 
 impl<const VERSION: u8> RawFunction for EncodePublish<VERSION> {
