@@ -264,9 +264,9 @@ impl Link {
         state.session.is_slow() || !state.is_full()
     }
 
-    /// Whether the program itself has to take something before more can be sent.
+    /// Whether the program must take events before more can be sent.
     pub fn is_slow(&self) -> bool {
-        self.lock().session.is_slow()
+        self.with_session(|session| session.is_slow())
     }
 
     /// Takes [`Request::Publish`](super::Request::Publish).
@@ -480,12 +480,12 @@ impl Link {
         event
     }
 
-    /// Settles what counts from now on.
+    /// Gives the session other settings, from now on.
     pub fn configure(&self, settings: Settings) {
         self.with_session(|session| session.configure(settings));
     }
 
-    /// What was counted so far.
+    /// The session's counters.
     pub fn stats(&self) -> Stats {
         self.with_session(|session| session.stats())
     }

@@ -12,35 +12,35 @@ use crate::session::{RequestError, Session};
 pub enum Request<'a> {
     /// Sends CONNECT.
     Connect(Box<Connect>),
-    /// Publishes.
+    /// Publishes a message.
     Publish(PublishRef<'a>),
-    /// Publishes, but refuses the message while there is no connection: then no other has to make room for it.
+    /// Publishes, unless there is no connection. So no other message has to make room in the queue.
     PublishConnected(PublishRef<'a>),
     /// Publishes a large message without copying its payload.
     PublishLarge(PublishRef<'a>, Lent<'a>),
     /// Sends SUBSCRIBE.
     Subscribe {
-        /// At least one.
+        /// At least one subscription.
         subscriptions: Vec<Subscription>,
-        /// Those of the packet.
+        /// The packet's properties.
         properties: Properties,
     },
     /// Sends UNSUBSCRIBE.
     Unsubscribe {
         /// At least one topic filter.
         filters: Vec<Str>,
-        /// Those of the packet.
+        /// The packet's properties.
         properties: Properties,
     },
     /// Acknowledges a received message.
     Acknowledge {
-        /// That of the message.
+        /// The message's packet identifier.
         packet_id: u16,
-        /// That of the message.
+        /// The message's QoS. QoS 0 needs no acknowledgement.
         qos: QoS,
         /// The reason code.
         reason: u8,
-        /// Those of the acknowledgement.
+        /// The acknowledgement's properties.
         properties: Properties,
     },
     /// Sends PINGREQ, due or not.
@@ -49,14 +49,14 @@ pub enum Request<'a> {
     Disconnect {
         /// The reason code.
         reason: u8,
-        /// Those of the packet.
+        /// The packet's properties.
         properties: Properties,
     },
     /// Sends AUTH.
     Auth {
         /// The reason code.
         reason: u8,
-        /// Those of the packet.
+        /// The packet's properties.
         properties: Properties,
     },
 }
@@ -65,7 +65,7 @@ pub enum Request<'a> {
 pub struct Lent<'a> {
     /// The payload. Nothing refers to it any more when [`Link::ask`] returns.
     pub payload: Bytes,
-    /// Drives the runtime meanwhile, for a turn at least.
+    /// Drives the runtime meanwhile, for one turn at least.
     pub driver: &'a Driver,
     /// How long the connection may take. The payload's rest is then copied.
     pub patience: Duration,
@@ -74,11 +74,11 @@ pub struct Lent<'a> {
 /// A request that was accepted.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The packet identifier of the exchange that begins, 0 if none does.
+    /// The packet identifier of the exchange that begins. A request without an exchange, such as a message of QoS 0, has 0.
     pub packet_id: u16,
-    /// Whether the program should wait before it publishes more, see [`Link::is_full`].
+    /// Of a message: whether the program should wait before it publishes more, see [`Link::is_full`].
     pub full: bool,
-    /// Packet identifiers of the messages that had to make room in the queue.
+    /// Of a message: the packet identifiers of the messages that had to make room in the queue.
     pub dropped: Vec<u16>,
 }
 
@@ -101,10 +101,10 @@ impl From<RequestError> for Refused {
 }
 
 impl Link {
-    /// Takes a request. This is the only way in: what is refused has changed nothing.
+    /// Takes a request. There is no other way in. A refused request changes nothing.
     ///
     /// # Errors
-    /// Those of the session, and for a message that too much waits already.
+    /// The session's, and for a message [`Refused::TooMuch`].
     pub fn ask(&self, request: Request<'_>) -> Result<Accepted, Refused> {
         match request {
             Request::Publish(message) => self.publish(&message),

@@ -17,7 +17,7 @@ pub(super) fn register(core: &Stack) {
 
 /// `step(handle, metatable)`, `pop(handle, metatable)`: the link's next event. A packet is its type and its values for
 /// `shape` of `mqtt.packet`; a PUBLISH where `core.builds_messages` is true is its type and its table, with the metatable.
-/// Any other event is a name and perhaps a message. Without an event there is no result; before, `step` makes a turn of
+/// Any other event is a name and perhaps a message. Without an event there is no result, but `step` first makes a turn of
 /// the runtime, without blocking.
 struct NextEvent<const TURN: bool>;
 

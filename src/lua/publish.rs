@@ -31,7 +31,7 @@ pub(super) fn register(core: &Stack) {
 pub(super) struct Published(Accepted);
 
 impl Published {
-    /// The low bits of what `publish_plain` of `ffi.rs` returns.
+    /// The low bits of the result of `publish_plain` in `ffi.rs`.
     #[cfg(feature = "luajit")]
     pub(super) fn bits(&self) -> u32 {
         u32::from(self.0.full) << 16 | u32::from(self.0.packet_id)
@@ -96,7 +96,8 @@ impl RawFunction for PublishValues {
             packet_id,
             &Properties::new(),
             |packet| match is_lent {
-                true => Request::PublishLarge(packet, lent(arguments, driver)),
+                // SAFETY: `publish` gives the request to `Link::ask` at once.
+                true => Request::PublishLarge(packet, unsafe { lent(arguments, driver) }),
                 false => Request::Publish(packet),
             },
         )
@@ -107,11 +108,14 @@ impl RawFunction for PublishValues {
     }
 }
 
-/// The payload that is the third argument, for as long as the request takes.
-fn lent<'a>(arguments: &Stack, driver: &'a Driver) -> Lent<'a> {
+/// The third argument of `publish` as a lent payload.
+///
+/// # Safety
+/// It must go to `Link::ask`: nothing refers to its bytes any more when that returns.
+unsafe fn lent<'a>(arguments: &Stack, driver: &'a Driver) -> Lent<'a> {
     let may_wait = matches!(arguments.argument(8), Scalar::Boolean(true));
     Lent {
-        // SAFETY: nothing refers to the bytes any more when `Link::ask` returns.
+        // SAFETY: see above.
         payload: unsafe { arguments.argument_bytes(3) }.unwrap_or_default(),
         driver,
         patience: match may_wait {
@@ -128,7 +132,7 @@ fn lent<'a>(arguments: &Stack, driver: &'a Driver) -> Lent<'a> {
 /// The hot copy of `publish` for the interpreters: a message of QoS 0 takes 6,100 instructions with it, 9,700 without.
 struct PublishTable;
 
-/// The fields that `publish_table` looks at: the arguments of `publish` in their order, the callback, and two fields that
+/// The fields that `publish_table` reads: the arguments of `publish` in their order, the callback, and two fields that
 /// must be nil.
 const PUBLISH_FIELDS: &[&str] = &[
     "topic",
