@@ -15,47 +15,19 @@ use tokio::time::timeout;
 use super::connection::{self, Way};
 use super::hub::Hub;
 use super::readiness::{News, Readiness};
+use super::request::{Accepted, Lent, Refused};
 #[cfg(unix)]
 use super::signal::Signal;
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
 use crate::codec::{Packet, PublishRef};
 use crate::net::{OpenError, Stream, Target};
-use crate::session::{Event, Parted, RequestError, Session, State};
+use crate::session::{Event, Parted, RequestError, Session, Settings, State, Stats};
 
 /// Bytes waiting to be written above which [`Link::is_full`] says so.
 const FULL: usize = 1 << 20;
 /// Bytes waiting to be written below which a full link has room again.
 const ROOM: usize = FULL / 4;
-
-/// A message that was accepted.
-#[derive(Debug)]
-pub struct Published {
-    /// Its packet identifier, 0 for QoS 0.
-    pub packet_id: u16,
-    /// Whether the program should wait before it sends more, see [`Link::is_full`].
-    pub full: bool,
-    /// Packet identifiers of the messages that had to make room for it.
-    pub dropped: Vec<u16>,
-}
-
-/// Why a message was not accepted.
-#[derive(Debug)]
-pub enum PublishError {
-    /// The session refuses it.
-    Refused(RequestError),
-    /// The link holds so much already that it takes no more.
-    TooMuch {
-        /// Bytes that wait to be written or acknowledged.
-        waiting: usize,
-    },
-}
-
-impl From<RequestError> for PublishError {
-    fn from(error: RequestError) -> Self {
-        Self::Refused(error)
-    }
-}
 
 /// What a link has for Lua.
 #[derive(Debug)]
@@ -239,7 +211,7 @@ impl Link {
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a lock:
     /// nothing that cannot be sent to another thread, such as a value of Lua's, can be used there.
-    pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T + Send) -> T {
+    pub(super) fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T + Send) -> T {
         let mut state = self.lock();
         let result = request(&mut state.session);
         self.see_to_transmit(&mut state);
@@ -306,56 +278,58 @@ impl Link {
         state.session.is_slow() || !state.is_full()
     }
 
-    /// Publishes.
-    ///
-    /// # Errors
-    /// Those of [`Session::publish`], and that too much waits already.
-    pub fn publish(&self, message: &PublishRef<'_>) -> Result<Published, PublishError> {
+    /// Whether the program must take events before more can be sent.
+    pub fn is_slow(&self) -> bool {
+        self.with_session(|session| session.is_slow())
+    }
+
+    /// Takes [`Request::Publish`](super::Request::Publish).
+    pub(super) fn publish(&self, message: &PublishRef<'_>) -> Result<Accepted, Refused> {
         self.publish_in(&mut self.lock(), message)
     }
 
-    /// Publishes, if there is a connection and the message is accepted; then no other has to make room for it.
-    pub fn publish_connected(&self, message: &PublishRef<'_>) -> Option<Published> {
+    /// Takes [`Request::PublishConnected`](super::Request::PublishConnected).
+    pub(super) fn publish_connected(&self, message: &PublishRef<'_>) -> Result<Accepted, Refused> {
         let mut state = self.lock();
-        (state.session.state() == State::Connected)
-            .then(|| self.publish_in(&mut state, message).ok())
-            .flatten()
+        match state.session.state() {
+            State::Connected => self.publish_in(&mut state, message),
+            _ => Err(RequestError::NotConnected.into()),
+        }
     }
 
     fn publish_in(
         &self,
         state: &mut LinkState,
         message: &PublishRef<'_>,
-    ) -> Result<Published, PublishError> {
+    ) -> Result<Accepted, Refused> {
         // What the queue for no connection takes is the session's to say.
         if state.session.state() != State::Disconnected {
             let waiting = state.outgoing_bytes();
             if waiting >= state.session.settings().max_outgoing_bytes {
-                return Err(PublishError::TooMuch { waiting });
+                return Err(Refused::TooMuch { waiting });
             }
         }
         let packet_id = state.session.publish(message)?;
         self.see_to_transmit(state);
-        Ok(Published {
+        Ok(Accepted {
             packet_id,
             full: state.is_full(),
             dropped: state.session.take_dropped(),
         })
     }
 
-    /// As [`publish`](Self::publish), for a large message: its payload is written from where it lies, as much as the
-    /// connection takes within `patience`; the rest is copied. Drives the runtime, for a turn at least. Nothing refers to
-    /// `payload` any more when this returns.
-    ///
-    /// # Errors
-    /// Those of [`publish`](Self::publish).
-    pub fn publish_large(
+    /// Takes [`Request::PublishLarge`](super::Request::PublishLarge): the payload is written from where it lies, as much as
+    /// the connection takes in time; the rest is copied.
+    pub(super) fn publish_large(
         &self,
-        driver: &Driver,
         message: &PublishRef<'_>,
-        payload: Bytes,
-        patience: Duration,
-    ) -> Result<Published, PublishError> {
+        lent: Lent<'_>,
+    ) -> Result<Accepted, Refused> {
+        let Lent {
+            payload,
+            driver,
+            patience,
+        } = lent;
         let begun = {
             // Also if a task panics.
             let _end = EndOfLarge(self);
@@ -383,7 +357,7 @@ impl Link {
         if !begun {
             return self.publish(message);
         }
-        Ok(Published {
+        Ok(Accepted {
             packet_id: 0,
             full: self.is_full(),
             dropped: Vec::new(),
@@ -518,6 +492,25 @@ impl Link {
             }
         }
         event
+    }
+
+    /// Gives the session other settings, from now on.
+    pub fn configure(&self, settings: Settings) {
+        self.with_session(|session| session.configure(settings));
+    }
+
+    /// The session's counters.
+    pub fn stats(&self) -> Stats {
+        self.with_session(|session| session.stats())
+    }
+
+    /// The time until keep alive has something to do, and whether the server is given up then.
+    pub fn deadline(&self) -> (Option<Duration>, bool) {
+        self.with_session(|session| {
+            let deadline = session.poll_timeout();
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            (left, session.awaits_answer())
+        })
     }
 
     /// Version of TLS that the connection uses, if any.

@@ -8,10 +8,12 @@
 mod alarms;
 mod caretaker;
 mod connection;
+mod connector;
 mod dirty;
 mod hub;
 mod link;
 mod readiness;
+mod request;
 #[cfg(unix)]
 mod signal;
 mod sync;
@@ -30,7 +32,8 @@ use tokio::runtime::{Builder, Runtime};
 pub use crate::forks::forked;
 use crate::forks::{GENERATIONS, PerProcess};
 use hub::{Hub, TaskCount};
-pub use link::{Link, LinkEvent, PublishError, Published};
+pub use link::{Link, LinkEvent};
+pub use request::{Accepted, Lent, Refused, Request};
 
 /// The longest single [`Driver::wait_until`].
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
