@@ -102,8 +102,13 @@ function Run:check_garbage()
 	if jit then
 		jit.flush()
 	end
-	self:collect()
-	self:collect()
+	-- Again if finalizers have done anything.
+	local before
+	repeat
+		before = self.finalized
+		self:collect()
+		self:collect()
+	until self.finalized == before
 	local _, kind = next(self.finished)
 	if kind and not self:is_waiting() and not self:has_coroutines() then
 		self:violation("the callback of a request that is over is kept: " .. kind)

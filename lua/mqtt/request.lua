@@ -321,7 +321,8 @@ function Client:request(opts)
 		end,
 	}
 	function wait.forget()
-		state.sent[wait] = nil
+		-- The exchange may go on without an end, and has the wait.
+		state.sent[wait], wait.request = nil, nil
 		for _, other in pairs(state.listeners) do
 			other.requests[wait] = nil
 		end

@@ -39,6 +39,7 @@ const LARGE_PAYLOAD: usize = 128 << 10;
 const LARGE_PATIENCE: Duration = Duration::from_millis(2);
 
 const STALE: &str = "this client belongs to the parent process: create a new one after fork()";
+const COLLECTED: &str = "nobody holds this client any more: it has been collected";
 
 /// The driver of a Lua state, made when it is first needed, and anew in the child of a fork.
 type SharedDriver = Rc<RefCell<Option<Rc<Driver>>>>;
@@ -235,22 +236,19 @@ impl Drop for LuaLink {
     }
 }
 
-use own::{Live, Own};
+use own::{Live, Own, Stale};
 
 mod own {
     use std::rc::Rc;
     use std::sync::Arc;
 
     use super::super::stack::Stack;
-    use super::{LuaLink, Refusal, STALE};
+    use super::{COLLECTED, LuaLink, Refusal, STALE, Version};
     use crate::driver::{Driver, Link};
 
     /// A link and its driver, which nobody gets at in the child of a fork: the parent's threads may have left any lock
-    /// locked.
-    pub(super) struct Own {
-        link: Arc<Link>,
-        driver: Rc<Driver>,
-    }
+    /// locked. Nothing, once Lua has collected the link: what was collected with it may still ask for something.
+    pub(super) struct Own(Option<(Arc<Link>, Rc<Driver>)>);
 
     /// What an [`Own`] gives in the process that made it.
     pub(super) struct Live<'a> {
@@ -258,13 +256,13 @@ mod own {
         pub(super) driver: &'a Driver,
     }
 
-    /// The link belongs to the parent of this process.
-    pub(super) struct Stale;
+    /// The link belongs to the parent of this process, or Lua has collected it: the text says so.
+    pub(super) struct Stale(pub(super) &'static str);
 
     impl From<Stale> for Refusal {
-        fn from(_: Stale) -> Self {
+        fn from(Stale(message): Stale) -> Self {
             Self {
-                message: STALE.into(),
+                message: message.into(),
                 misuse: false,
             }
         }
@@ -272,26 +270,38 @@ mod own {
 
     impl Own {
         pub(super) fn new(link: Arc<Link>, driver: Rc<Driver>) -> Self {
-            Self { link, driver }
+            Self(Some((link, driver)))
         }
+    }
+
+    thread_local! {
+        /// What is found in place of a link that Lua has collected.
+        static COLLECTED_LINK: &'static LuaLink = Box::leak(Box::new(LuaLink {
+            own: Own(None),
+            version: Version::V311,
+            #[cfg(feature = "luajit")]
+            number: Default::default(),
+        }));
     }
 
     impl LuaLink {
         #[inline]
         pub(super) fn live(&self) -> Result<Live<'_>, Stale> {
-            let Own { link, driver } = &self.own;
-            match link.is_stale() {
-                true => Err(Stale),
-                false => Ok(Live { link, driver }),
+            match &self.own {
+                Own(Some((link, driver))) if !link.is_stale() => Ok(Live { link, driver }),
+                Own(Some(_)) => Err(Stale(STALE)),
+                Own(None) => Err(Stale(COLLECTED)),
             }
         }
 
         /// The link that is the first argument.
         #[inline]
         pub(super) fn of(arguments: &Stack) -> Result<&LuaLink, String> {
-            arguments
-                .object(1)
-                .ok_or_else(|| "expecting a link as the first argument".to_owned())
+            match arguments.object(1) {
+                Some(link) => Ok(link),
+                None if arguments.is_ended::<Self>(1) => Ok(COLLECTED_LINK.with(|link| *link)),
+                None => Err("expecting a link as the first argument".to_owned()),
+            }
         }
 
         /// The same, in the process that made it.
@@ -400,7 +410,7 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
             Err(message) => return (Some(LinkEvent::Broken(message)), Version::V311),
         };
         let event = match this.live() {
-            Err(_) => Some(LinkEvent::Broken(STALE.into())),
+            Err(Stale(message)) => Some(LinkEvent::Broken(message.into())),
             Ok(Live { link, driver }) if TURN => link.step(driver),
             Ok(Live { link, .. }) => link.next_event(),
         };
@@ -931,7 +941,7 @@ fn stats(arguments: &Stack) -> Returned<LinkStats> {
             counted: link.with_session(|session| session.stats()),
             tls_version: link.tls_version(),
         },
-        // The child of a fork has done nothing.
+        // The child of a fork has done nothing, and of one that was collected nothing is known.
         Err(_) => LinkStats {
             counted: Stats::default(),
             tls_version: None,
@@ -978,7 +988,7 @@ fn getfd(arguments: &Stack) -> Returned<Checked<u32>> {
             Ok(fd) => Ok(fd as u32),
             Err(error) => Err(error.to_string()),
         },
-        Err(_) => Err(STALE.into()),
+        Err(Stale(message)) => Err(message.into()),
     })
 }
 

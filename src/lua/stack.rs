@@ -228,6 +228,13 @@ impl Stack {
             .and_then(|object| unsafe { object.as_ref() }.value.as_ref())
     }
 
+    /// Whether an argument is an object with such a value that Lua has ended.
+    pub(crate) fn is_ended<T: 'static>(&self, index: c_int) -> bool {
+        self.object_at::<T>(index)
+            // SAFETY: as in `object`.
+            .is_some_and(|object| unsafe { object.as_ref() }.value.is_none())
+    }
+
     /// An argument as plain data; of tables that is what is in them, whatever their metatables say.
     pub(crate) fn value(&self, index: c_int) -> Checked<Value> {
         self.read(index, MOST_NESTED, &mut { MOST_VALUES })
