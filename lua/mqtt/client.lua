@@ -1661,6 +1661,8 @@ local function connack_received(self, connack)
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
+		-- What this connection leaves is taken up on the next one.
+		configure(self)
 	end
 	if not self._token then
 		-- The broker may want another keep alive.
