@@ -179,7 +179,7 @@ function STEPS:acknowledge(step, ctx)
 	local message = ctx.message or rec and rec.message
 	if client and message then
 		local ok = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
-		local number = tonumber(message.payload)
+		local number = message.topic:find("^m/") and tonumber(message.payload)
 		if ok == true and number then
 			rec.record.acknowledged[number] = true
 		end
