@@ -281,11 +281,12 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 		it("with clean = 'first' takes up what its first connection has left", function()
 			local client, answers = connect(new({ clean = "first" })), 0
 			server.is_mute = true
+			assert.is_number((client:publish({ topic = "t", qos = 2 })))
 			assert.is_number((client:publish({ topic = "t", qos = 1, callback = function()
 				answers = answers + 1
 			end })))
 			serve(client, function()
-				return server.received[2]
+				return server.received[3]
 			end)
 			client:close_connection()
 			server.is_mute = false
