@@ -9,6 +9,9 @@ local Run = {}
 
 local function nothing() end
 
+-- How many collections it takes: a finalizer may hold what has one.
+local COLLECTIONS = 4
+
 local MAIN = { where = "main", leave = nothing }
 local NO_STEP = {}
 -- Adding a client may be in vain: Copas has it already.
@@ -106,8 +109,9 @@ function Run:check_garbage()
 	local before
 	repeat
 		before = self.finalized
-		self:collect()
-		self:collect()
+		for _ = 1, COLLECTIONS do
+			self:collect()
+		end
 	until self.finalized == before
 	local _, kind = next(self.finished)
 	if kind and not self:is_waiting() and not self:has_coroutines() then
