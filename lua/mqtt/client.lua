@@ -1394,7 +1394,7 @@ function Client:shutdown(...)
 		return true
 	end
 	local failure, ok = try(nil, self.disconnect, self, ...)
-	if not (failure or ok) and self.connection then
+	if not (failure or ok) and self.connection and not self._closing then
 		-- It has failed, and nobody may be left to find out.
 		failure = try(nil, self.close_connection, self, CLOSED_BY_CLIENT)
 	end
