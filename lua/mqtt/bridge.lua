@@ -304,7 +304,7 @@ function bridge.step(client, connect, handle_event)
 			-- Once DISCONNECT has been sent it does not matter how the connection ends.
 			kind = "closed"
 		else
-			kind, a = "broken", tostring(body)
+			kind, a = "failed", tostring(body)
 		end
 	end
 	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.
@@ -314,7 +314,7 @@ function bridge.step(client, connect, handle_event)
 	elseif ok then
 		return 0
 	end
-	return handle_event(client, "broken", err)
+	return handle_event(client, "failed", err)
 end
 
 -- Handles an event outside of `step`, if there is one. Returns the error message.
@@ -344,7 +344,7 @@ function bridge.check_keep_alive(client, handle_event)
 	link:handle_timeout()
 	local ok, err = bridge.flush(client)
 	if not ok then
-		return handle_aside(client, handle_event, "broken", err)
+		return handle_aside(client, handle_event, "failed", err)
 	elseif link:is_failed() then
 		return handle_aside(client, handle_event, next_event(client))
 	end

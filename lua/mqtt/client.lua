@@ -15,7 +15,7 @@ local packet = require("mqtt.packet")
 local protect = require("mqtt.protect")
 local target = require("mqtt.client.target")
 
-local error, getmetatable, ipairs, pairs, pcall = error, getmetatable, ipairs, pairs, pcall
+local error, getmetatable, ipairs, next, pairs, pcall = error, getmetatable, ipairs, next, pairs, pcall
 local rawset, require, select, setmetatable = rawset, require, select, setmetatable
 local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
@@ -141,14 +141,20 @@ local function configure(self)
 	return self._link:configure(options.session(self.opts, timeout, responses and responses.name))
 end
 
--- Lua has collected a client that may still be connected. Whoever collects garbage is not to be blamed for the error of
--- a handler.
+-- Lua has collected a client that may still be connected, or have requests under way: those who wait for them are told.
+-- Whoever collects garbage is not to be blamed for the error of a handler.
 local function collected(client)
-	if client.connection then
+	if client.connection or client._waits and next(client._waits) then
 		-- Nobody will come back to it: what is kept for the next connection has to go out on this one.
 		client._link:leave()
 		client._is_collected = true
-		local ok, err = pcall(client.close_connection, client, "garbage")
+		client.first_connect, client.opts.reconnect = false, false
+		local ok, err
+		if client.connection then
+			ok, err = pcall(client.close_connection, client, "garbage")
+		else
+			ok, err = pcall(client._end_waits, client, nil, nil, COLLECTED)
+		end
 		if not ok then
 			pcall(log.error, log, "[LuaMQTT] client '%s' was collected, and a handler of that raised an error: %s",
 				client.opts.id, tostring(err))
@@ -940,7 +946,11 @@ function Client:shutdown(...)
 	if bridge.hand_over(self, Client.shutdown, ...) then
 		return true
 	end
-	local failure = try(nil, self.disconnect, self, ...)
+	local failure, ok = try(nil, self.disconnect, self, ...)
+	if not (failure or ok) and self.connection and not self._closing then
+		-- It has failed, and nobody may be left to find out.
+		failure = try(nil, self.close_connection, self, CLOSED_BY_CLIENT)
+	end
 	-- A loop that waits until it is time to reconnect is to see that there is no such time any more.
 	self._link:wake()
 	failure = try(failure, self.handle, self, "shutdown", self)
@@ -1207,6 +1217,8 @@ local function connack_received(self, connack)
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, target.place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
+		-- What this connection leaves is taken up on the next one.
+		configure(self)
 	end
 	if not self._token then
 		-- The broker may want another keep alive.
@@ -1380,6 +1392,10 @@ function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		fail(self, conn and conn.connack and CLOSED_BY_BROKER or CLOSED_BY_BROKER .. " before its CONNACK", CLOSED_BY_BROKER)
 		return gone(self, CLOSED_BY_BROKER)
 	elseif kind == "failed" or kind == "broken" then
+		if kind == "broken" then
+			-- For good.
+			self.opts.reconnect = false
+		end
 		fail(self, a, "error")
 		return gone(self, a)
 	elseif kind == "dropped" then
@@ -1409,7 +1425,9 @@ end
 -- Connects when this is the first time, or when it is time to reconnect. Returns what `step` returns.
 local function implicit_connect(self)
 	local reconnect = self.opts.reconnect
-	if not self.first_connect and not reconnect then
+	if self._is_collected then
+		return nil, COLLECTED
+	elseif not self.first_connect and not reconnect then
 		return nil, NOT_OPENED
 	end
 	local bad = options.check("reconnect", reconnect or false)

@@ -106,13 +106,32 @@ function connector:connect()
 	return ok, err
 end
 
+-- Has a thread counted as one that uses the socket while it receives or sends.
+for _, name in ipairs({ "plain_receive", "send" }) do
+	local operate = super[name]
+	connector[name] = function(self, argument)
+		self.operations = (self.operations or 0) + 1
+		local result, err = operate(self, argument)
+		self.operations = self.operations - 1
+		return result, err
+	end
+end
+
 --- Closes the network connection. A thread that waits for it finds it closed.
 function connector:shutdown()
 	local sock = self.sock.socket
 	if is_old then
 		sock:shutdown("both")
-	else
-		copas.close(sock)
+		return
+	end
+	copas.close(sock)
+	if (self.operations or 0) > 0 then
+		-- Copas wakes the threads that wait. It lets others run now and then before one begins to wait, too: that one is
+		-- woken when it does.
+		copas.addthread(function()
+			copas.pause(0)
+			copas.close(sock)
+		end)
 	end
 end
 

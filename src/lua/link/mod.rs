@@ -20,7 +20,7 @@ use crate::codec::Version;
 use crate::driver::Link;
 use crate::session::{Session, Settings};
 use own::Own;
-pub(super) use own::{Live, STALE};
+pub(super) use own::{Live, Stale};
 
 /// The results of a method, or an error that is raised.
 type Returned<T> = Result<T, Misuse>;
