@@ -16,6 +16,8 @@ local str_byte = string.byte
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
 local DRAIN_PAUSE = 0.005
+-- How long the next connection waits until the broker has ended the last one, in seconds.
+local PARTING_TIME = 0.5
 -- How soon keep alive looks again when the answer that it misses may not have been received yet, in seconds.
 local SECOND_LOOK = 0.01
 
@@ -69,6 +71,26 @@ local function shut_down(client, conn)
 	end
 end
 
+-- Waits until the broker has ended the client's last connection: once the client is back, a broker reads no more of it.
+local function await_parting(client, conn)
+	local link, last = client._link, client._connected
+	local deadline = core.now() + PARTING_TIME
+	while client._opening == conn and (link:is_parting() or last and last.is_parting and last:is_parting()) do
+		local rest = deadline - core.now()
+		if rest <= 0 then
+			return
+		elseif not host.pause(DRAIN_PAUSE) then
+			link:wait_until_parted(rest)
+		end
+	end
+end
+
+-- The descriptor of an open connection, if the connector tells it.
+local function descriptor_of(conn)
+	local fd = conn.getfd and conn:getfd()
+	return type(fd) == "number" and fd >= 0 and fd or nil
+end
+
 --- Opens a connection. Where threads can be had, one of them takes care of keep alive from then on.
 -- @tparam Client client the client, which has none
 -- @tparam table conn its new connection table
@@ -79,6 +101,7 @@ function bridge.open(client, conn, failed)
 	host.shut_down_at_exit(client)
 	local own, timeout = rawget(conn, "timeout"), client.opts.connect_timeout
 	conn.timeout = timeout or own
+	await_parting(client, conn)
 	local called, ok, err = protected(conn.connect, conn)
 	if not called then
 		ok, err = false, ok
@@ -100,7 +123,7 @@ function bridge.open(client, conn, failed)
 		-- Which has other clients to ask: for connectors that could wait.
 		conn.receive_timeout = 0
 	end
-	client._link:attach()
+	client._link:attach(descriptor_of(conn))
 	client.connection, client._opening, client._connected = conn, nil, conn
 	client._check_soon = host.repeatedly(function()
 		local seconds = client.connection == conn and client:check_keep_alive()
@@ -164,12 +187,17 @@ function bridge.drain(client)
 	end
 end
 
---- Closes a connection.
+--- Closes a connection. What was sent on it reaches the broker all the same: what that still sends is read in the
+-- background until it closes, too, or for two seconds. Closing a socket while received data is unread would reset the
+-- connection, and could destroy what the broker has not read yet.
 -- @tparam Client client the client, which has let go of it
 -- @tparam table conn its connection table
 function bridge.close(client, conn)
 	client._check_soon()
 	shut_down(client, conn)
+	if client._connected == conn then
+		client._link:detach()
+	end
 end
 
 --- Writes what the session has to send. While one thread is at it, what others add is written by that one.

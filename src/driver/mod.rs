@@ -9,6 +9,8 @@ mod alarms;
 mod caretaker;
 mod connection;
 mod dirty;
+#[cfg(unix)]
+mod held;
 mod hub;
 mod link;
 mod readiness;

@@ -779,6 +779,9 @@ fn methods(table: &Stack) {
     table.set_function("auth", |arguments| with_reason(arguments, Session::auth));
     // For connectors, which move the bytes themselves.
     table.set_function("attach", attach);
+    table.set_function("detach", detach);
+    table.set_function("is_parting", is_parting);
+    table.set_function("wait_until_parted", wait_until_parted);
     table.set_function("feed", feed);
     table.set_function("take", take);
     table.set_function("handle_timeout", handle_timeout);
@@ -1129,10 +1132,45 @@ fn with_reason(
     Ok(send())
 }
 
-/// `attach()`: the connector has opened its connection.
+/// `attach([fd])`: the connector has opened its connection. With its descriptor the connection ends in order even when
+/// the connector closes that, or nobody does.
 fn attach(arguments: &Stack) -> Returned<()> {
-    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+    let fd = match arguments.argument(2) {
+        Scalar::Nil => None,
+        fd => Some(fd.integer(0, i32::MAX as u32, &"fd")?),
+    };
+    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
         link.with_session(|session| session.open(Instant::now()));
+        #[cfg(unix)]
+        if let Some(socket) = fd.and_then(process::own_descriptor) {
+            link.hold(driver, socket);
+        }
+        // Elsewhere the connection ends as the connector closes it.
+        #[cfg(not(unix))]
+        let _ = (fd, driver);
+    }
+    Ok(())
+}
+
+/// `detach()`: the connector has closed its connection.
+fn detach(arguments: &Stack) -> Returned<()> {
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.let_go();
+    }
+    Ok(())
+}
+
+/// `is_parting()`: whether the server may still be reading the connector's last connection.
+fn is_parting(arguments: &Stack) -> Returned<bool> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.is_ok_and(|live| live.link.is_parting()))
+}
+
+/// `wait_until_parted(seconds)`: blocks until that is over, for a second at most.
+fn wait_until_parted(arguments: &Stack) -> Returned<()> {
+    let deadline = Instant::now() + seconds(arguments, 2)?;
+    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
+        driver.wait_until(deadline, || !link.is_parting());
     }
     Ok(())
 }

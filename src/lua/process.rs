@@ -1,4 +1,4 @@
-//! What concerns the whole process: forks, its end, and signals.
+//! What concerns the whole process: forks, its end, signals and descriptors.
 
 /// Has the driver told of forks and of the end of the process, once in a process.
 pub(crate) fn watch() {
@@ -37,4 +37,13 @@ pub(crate) fn block_signals() {
             libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
         }
     }
+}
+
+/// A descriptor of our own for the file that one of the program's is for. None if that is not open, or there are no more.
+#[cfg(unix)]
+pub(crate) fn own_descriptor(fd: u32) -> Option<std::os::fd::OwnedFd> {
+    let fd = i32::try_from(fd).ok()?;
+    // SAFETY: it is used during this call only, and the system returns an error for one that is not open.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    fd.try_clone_to_owned().ok()
 }

@@ -79,6 +79,12 @@ end
 -- @function arriving
 -- @treturn number bytes
 
+--- A connector whose connections are sockets should have this method. When a connection is closed, or the program ends,
+-- the library then ends it in order: what was sent reaches the broker, though something that the broker has sent has not
+-- been received. It holds a descriptor of its own for that, so `shutdown` may close the socket as it likes.
+-- @function getfd
+-- @treturn number the descriptor of the open connection; or nil: the connection ends as `shutdown` ends it
+
 --- A connector whose connections belong to one of several contexts, such as the requests of OpenResty, may have this
 -- method: it has a function called in the connection's context if the caller runs in another one.
 -- @function hand_over
