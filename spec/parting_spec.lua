@@ -30,6 +30,22 @@ local function under_copas(client)
 	end
 end
 
+-- The same for a client that a thread of the program steps.
+local function in_thread(client)
+	local copas, ended = package.loaded.copas, false
+	copas.addthread(function()
+		repeat
+			local wait = client:step()
+		until not wait
+		ended = true
+	end)
+	local deadline = harness.now() + 10
+	while not ended do
+		assert(harness.now() < deadline, "the client does not end")
+		copas.step(0.02)
+	end
+end
+
 local function step(client)
 	local deadline = harness.now() + 10
 	repeat
@@ -54,6 +70,7 @@ local hosts = {
 	["LuaSec, stepped"] = { "mqtt.connector.luasocket", step, tls = true },
 	["functions of luamqtt 3.x"] = { "mqtt.luasocket", mqtt.run_sync, functions = true },
 	["Copas 4"] = { "mqtt.connector.copas", under_copas, copas = 4 },
+	["a thread of Copas 4"] = { "mqtt.connector.copas", in_thread, copas = 4 },
 	["Copas 4 with TLS"] = { "mqtt.connector.copas", under_copas, copas = 4, tls = true },
 	["Copas 1"] = { "mqtt.connector.copas", under_copas, copas = 1 },
 	["no connector"] = { "mqtt.connector.native", function(client)

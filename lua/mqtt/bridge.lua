@@ -292,13 +292,40 @@ local function take_packet(client, conn, link)
 	return header, body
 end
 
+-- The connections that a thread is receiving from.
+local receiving = setmetatable({}, { __mode = "k" })
+
 -- The same: an error that the connector raises is returned like one that it returns.
 local function receive(client, conn, link)
+	receiving[conn] = true
 	local called, header, body = protected(take_packet, client, conn, link)
+	receiving[conn] = nil
 	if not called then
 		return nil, "connector.receive failed: " .. tostring(header)
 	end
 	return header, body
+end
+
+--- Waits for something that lets the session send more: receives a packet, unless another thread does or will. What it is for
+-- the program stays in the link until the next step. Keeps everything else waiting where nobody can yield.
+-- @tparam Client client the client
+-- @treturn boolean false if nothing will come
+function bridge.receive_aside(client)
+	local link, conn = client._link, client.connection
+	if not conn then
+		return false
+	elseif client._copas or receiving[conn] then
+		return host.pause(DRAIN_PAUSE)
+	end
+	local header, body = receive(client, conn, link)
+	if header and client.connection == conn then
+		link:feed(header, body)
+		return bridge.flush(client)
+	elseif body ~= conn.signal_idle then
+		return false
+	end
+	client:_pause()
+	return true
 end
 
 --- One step of a client with a connector.

@@ -1117,14 +1117,19 @@ end
 -- What is wrong with the options of the methods that take such, for mqtt.waiting and its siblings.
 Client._explain = { publish = explain_publish, subscribe = explain_subscribe, unsubscribe = explain_request }
 
--- Whether waiting for the connection would hold up no other client.
-local function may_block(self)
+-- Whether there are other clients in the loop.
+local function has_company(self)
 	for _, item in ipairs(self.ioloop and self.ioloop.clients or {}) do
 		if item ~= self and type(item) == "table" then
-			return false
+			return true
 		end
 	end
-	return self._token and not host.in_copas()
+	return false
+end
+
+-- Whether waiting for the native connection would hold up no other client.
+local function may_block(self)
+	return self._token and not has_company(self) and not host.in_copas()
 end
 
 -- Publishes. Returns what the link's function returns.
@@ -1325,8 +1330,13 @@ end
 local function drain(self)
 	local link, deadline = self._link, core.now() + DRAIN_TIMEOUT
 	while link:holds_back() do
-		local rest = deadline - core.now()
-		if rest <= 0 or not wait_in(self, "wait_until_sent", rest) then
+		local rest, goes_on = deadline - core.now(), false
+		if rest > 0 and self._token then
+			goes_on = wait_in(self, "wait_until_sent", rest)
+		elseif rest > 0 and not has_company(self) then
+			goes_on = bridge.receive_aside(self)
+		end
+		if not goes_on then
 			return
 		end
 	end
