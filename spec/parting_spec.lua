@@ -173,3 +173,46 @@ for name, what in pairs(hosts) do
 		end
 	end)
 end
+
+describe("a client that connects again at once", function()
+	after_each(harness.cleanup)
+
+	for name, connector in pairs({
+		LuaSocket = "mqtt.connector.luasocket",
+		["no connector"] = "mqtt.connector.native",
+	}) do
+		for _, method in ipairs({ "disconnect", "close_connection" }) do
+			it(("does not keep the broker from what was accepted before: %s, %s"):format(method, name), function()
+				local topic, rounds = harness.topic(), 4
+				local witness, arrived = harness.connect(harness.client()), {}
+				harness.subscribe(witness, { topic = topic, qos = 0 })
+				witness:on("message", function(message)
+					arrived[#arrived + 1] = message.payload
+				end)
+				local client = harness.client({
+					id = "parting-" .. core.random_hex(12),
+					connector = require(connector),
+				})
+				for round = 1, rounds do
+					assert(client:start_connecting())
+					while not client.connection.connack do
+						assert(client:_sync_iteration())
+					end
+					for i = 1, MESSAGES do
+						assert(client:publish({ topic = topic, payload = round .. " " .. i, qos = 1 }))
+					end
+					client[method](client)
+				end
+				local ok = pcall(harness.serve, { witness }, function()
+					return #arrived == rounds * MESSAGES
+				end, 2)
+				assert(ok, ("%d of %d arrived"):format(#arrived, rounds * MESSAGES))
+				for round = 1, rounds do
+					for i = 1, MESSAGES do
+						assert.equal(round .. " " .. i, arrived[(round - 1) * MESSAGES + i])
+					end
+				end
+			end)
+		end
+	end
+end)

@@ -343,6 +343,43 @@ function host.give_way(link)
 	end
 end
 
+-- Links that threads of Copas 1.x sleep at, each with the function that takes its events.
+local bells = {}
+
+-- Takes a link that has no connection.
+local function take_bell()
+	local bell = table_remove(bells)
+	if not bell then
+		local link, handle = core.link(4)
+		bell = { link = link, handle = handle }
+	end
+	return bell
+end
+
+-- Waits for it, and gives it back.
+local function wait_for_bell(copas, bell)
+	receive(copas, bell.link)
+	while core.pop(bell.handle) do -- luacheck: ignore 542
+		-- until there is none
+	end
+	bells[#bells + 1] = bell
+end
+
+-- What `host.sleeper` does under a Copas that knows no pause.
+local function sleeper_at_bell(copas)
+	local bell
+	local function sleep()
+		bell = take_bell()
+		wait_for_bell(copas, bell)
+		bell = nil
+	end
+	return sleep, function()
+		if bell then
+			bell.link:wake()
+		end
+	end
+end
+
 --- Waits for some time by yielding, if that can be done.
 -- @tparam number seconds how long
 -- @treturn boolean whether it has waited
@@ -353,37 +390,16 @@ function host.pause(seconds)
 		return true
 	end
 	local copas = copas_around()
-	if not (copas and copas.pause) then
+	if not copas then
 		return false
+	elseif copas.pause then
+		pause(copas, seconds)
+	else
+		local bell = take_bell()
+		bell.link:wake_after(seconds)
+		wait_for_bell(copas, bell)
 	end
-	pause(copas, seconds)
 	return true
-end
-
--- Links that threads of Copas 1.x sleep at, each with the function that takes its events.
-local bells = {}
-
--- What `host.sleeper` does under a Copas that knows no pause: waits for a link that has no connection.
-local function sleeper_at_bell(copas)
-	local bell
-	local function sleep()
-		bell = table_remove(bells)
-		if not bell then
-			local link, handle = core.link(4)
-			bell = { link = link, handle = handle }
-		end
-		receive(copas, bell.link)
-		while core.pop(bell.handle) do -- luacheck: ignore 542
-			-- until there is none
-		end
-		bells[#bells + 1] = bell
-		bell = nil
-	end
-	return sleep, function()
-		if bell then
-			bell.link:wake()
-		end
-	end
 end
 
 --- Returns how the caller sleeps until it is woken.

@@ -114,6 +114,9 @@ function connector:shutdown()
 		sock:shutdown("send")
 	else
 		copas.close(sock)
+		-- A thread that has just found nothing to receive may give way before it waits for the socket. Copas wakes only
+		-- those who wait when it is closed: hence once more, when that thread has had its turn.
+		copas.addthread(copas.close, sock)
 	end
 end
 
