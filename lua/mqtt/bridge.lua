@@ -9,7 +9,7 @@ local protect = require("mqtt.protect")
 local v3 = require("mqtt.connector.v3")
 
 local pop, running_thread = core.pop, core.running
-local protected = protect.call
+local outside, protected = host.outside, protect.call
 local ipairs, rawget, require, select, setmetatable = ipairs, rawget, require, select, setmetatable
 local tostring, type = tostring, type
 local str_byte = string.byte
@@ -85,6 +85,12 @@ local function await_parting(client, conn)
 	end
 end
 
+-- Returns what `pcall` does.
+local function connect(client, conn)
+	await_parting(client, conn)
+	return protected(conn.connect, conn)
+end
+
 -- The descriptor of an open connection, if the connector tells it.
 local function descriptor_of(conn)
 	local fd = conn.getfd and conn:getfd()
@@ -101,8 +107,7 @@ function bridge.open(client, conn, failed)
 	host.shut_down_at_exit(client)
 	local own, timeout = rawget(conn, "timeout"), client.opts.connect_timeout
 	conn.timeout = timeout or own
-	await_parting(client, conn)
-	local called, ok, err = protected(conn.connect, conn)
+	local called, ok, err = outside(client._link, connect, client, conn)
 	if not called then
 		ok, err = false, ok
 	end
@@ -306,8 +311,8 @@ local function receive(client, conn, link)
 	return header, body
 end
 
---- Waits for something that lets the session send more: receives a packet, unless another thread does or will. What it is for
--- the program stays in the link until the next step. Keeps everything else waiting where nobody can yield.
+--- Waits for something that lets the session send more: receives a packet, unless another thread does or will. What the
+-- program is to get of it stays in the link until the next step. Keeps everything else waiting where nobody can yield.
 -- @tparam Client client the client
 -- @treturn boolean false if nothing will come
 function bridge.receive_aside(client)
@@ -330,10 +335,10 @@ end
 
 --- One step of a client with a connector.
 -- @tparam Client client the client
--- @tparam function connect what to do without a connection, returns what `step` returns
+-- @tparam function begin what to do without a connection, returns what `step` returns
 -- @tparam function handle_event what to do with an event of the link, returns what `step` returns
 -- @return what `Client:step` returns
-function bridge.step(client, connect, handle_event)
+function bridge.step(client, begin, handle_event)
 	local link, conn = client._link, client.connection
 	local kind, a, b, c, d, e, f, g, h, i = next_event(client)
 	if not conn then
@@ -341,9 +346,9 @@ function bridge.step(client, connect, handle_event)
 			-- an answer that came by the last connection
 			return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
 		end
-		return connect(client)
+		return begin(client)
 	elseif not kind then
-		local header, body = receive(client, conn, link)
+		local header, body = outside(link, receive, client, conn, link)
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
 			return 0
@@ -363,7 +368,7 @@ function bridge.step(client, connect, handle_event)
 		end
 	end
 	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.
-	local ok, err = bridge.flush(client)
+	local ok, err = outside(link, bridge.flush, client)
 	if kind then
 		return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
 	elseif ok then

@@ -2073,9 +2073,9 @@ function Client:_serve(most, thread)
 	local handle, session_mt, auto_ack = self._handle, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
 	local next_event = thread and core_step or core_pop
-	local reader, timeouts, error_handler, gettimeouts, geterrorhandler
+	local worker, timeouts, error_handler, gettimeouts, geterrorhandler, removed
 	if thread then
-		reader, timeouts, error_handler = thread.reader, thread.timeouts, thread.error_handler
+		worker, timeouts, error_handler, removed = thread.worker, thread.timeouts, thread.error_handler, thread.removed
 		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
 	end
 	local answers, moves = 0, self._moves
@@ -2121,8 +2121,8 @@ function Client:_serve(most, thread)
 			session_mt = self._session_mt
 		end
 		-- For a thread of Copas, what `mqtt.loop.copas` asks in may_go_on, without a call.
-		if self._moves ~= moves or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
-			or geterrorhandler(reader) ~= error_handler) then
+		if self._moves ~= moves or thread and (thread.worker ~= worker or gettimeouts() ~= timeouts
+			or geterrorhandler(worker) ~= error_handler or removed[worker] ~= nil) then
 			break
 		end
 	end

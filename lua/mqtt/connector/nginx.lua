@@ -228,8 +228,8 @@ function connector:connect()
 	return true
 end
 
---- Closes the network connection. A thread that receives from it finds it closed. May be called in any context. What the
--- broker still sends is read in the background, until it closes too, or for two seconds.
+--- Closes the network connection. A thread that receives from it finds it closed. May be called in any context. What
+-- the broker still sends is read in the background, until it closes too, or for two seconds.
 function connector:shutdown()
 	if not self._closed then
 		self._closed = true

@@ -80,8 +80,8 @@ end
 -- @treturn number bytes
 
 --- A connector whose connections are sockets should have this method. When a connection is closed, or the program ends,
--- the library then ends it in order: what was sent reaches the broker, though something that the broker has sent has not
--- been received. It holds a descriptor of its own for that, so `shutdown` may close the socket as it likes.
+-- the library then ends it in order: what was sent reaches the broker, also where the broker has sent something that
+-- was not received. The library holds a descriptor of its own for that, so `shutdown` may close the socket as it likes.
 -- @function getfd
 -- @treturn number the descriptor of the open connection; or nil: the connection ends as `shutdown` ends it
 
