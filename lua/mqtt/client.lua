@@ -676,14 +676,19 @@ function Client:unsubscribe(opts)
 	return false, err
 end
 
--- Whether waiting for the connection would hold up no other client.
-local function may_block(self)
+-- Whether there are other clients in the loop.
+local function has_company(self)
 	for _, item in ipairs(self.ioloop and self.ioloop.clients or {}) do
 		if item ~= self and type(item) == "table" then
-			return false
+			return true
 		end
 	end
-	return self._token and not host.in_copas()
+	return false
+end
+
+-- Whether waiting for the native connection would hold up no other client.
+local function may_block(self)
+	return self._token and not has_company(self) and not host.in_copas()
 end
 
 -- Publishes. Returns what the link's function returns.
@@ -884,8 +889,13 @@ end
 local function drain(self)
 	local link, deadline = self._link, core.now() + DRAIN_TIMEOUT
 	while link:holds_back() do
-		local rest = deadline - core.now()
-		if rest <= 0 or not wait_in(self, "wait_until_sent", rest) then
+		local rest, goes_on = deadline - core.now(), false
+		if rest > 0 and self._token then
+			goes_on = wait_in(self, "wait_until_sent", rest)
+		elseif rest > 0 and not has_company(self) then
+			goes_on = bridge.receive_aside(self)
+		end
+		if not goes_on then
 			return
 		end
 	end
@@ -1647,9 +1657,9 @@ function Client:_serve(most, thread)
 	local handle, session_mt, auto_ack = self._handle, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
 	local next_event = thread and core_step or core_pop
-	local reader, timeouts, error_handler, gettimeouts, geterrorhandler
+	local worker, timeouts, error_handler, gettimeouts, geterrorhandler, removed
 	if thread then
-		reader, timeouts, error_handler = thread.reader, thread.timeouts, thread.error_handler
+		worker, timeouts, error_handler, removed = thread.worker, thread.timeouts, thread.error_handler, thread.removed
 		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
 	end
 	local answers, moves = 0, self._moves
@@ -1695,8 +1705,8 @@ function Client:_serve(most, thread)
 			session_mt = self._session_mt
 		end
 		-- For a thread of Copas, what `mqtt.loop.copas` asks in may_go_on, without a call.
-		if self._moves ~= moves or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
-			or geterrorhandler(reader) ~= error_handler) then
+		if self._moves ~= moves or thread and (thread.worker ~= worker or gettimeouts() ~= timeouts
+			or geterrorhandler(worker) ~= error_handler or removed[worker] ~= nil) then
 			break
 		end
 	end

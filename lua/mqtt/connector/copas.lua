@@ -106,33 +106,24 @@ function connector:connect()
 	return ok, err
 end
 
--- Has a thread counted as one that uses the socket while it receives or sends.
-for _, name in ipairs({ "plain_receive", "send" }) do
-	local operate = super[name]
-	connector[name] = function(self, argument)
-		self.operations = (self.operations or 0) + 1
-		local result, err = operate(self, argument)
-		self.operations = self.operations - 1
-		return result, err
-	end
-end
-
 --- Closes the network connection. A thread that waits for it finds it closed.
 function connector:shutdown()
 	local sock = self.sock.socket
 	if is_old then
-		sock:shutdown("both")
-		return
+		-- The thread finds it closed when the broker has closed it, or the library has waited long enough for that.
+		sock:shutdown("send")
+	else
+		copas.close(sock)
+		-- A thread that has just found nothing to receive may give way before it waits for the socket. Copas wakes only
+		-- those who wait when it is closed: hence once more, when that thread has had its turn.
+		copas.addthread(copas.close, sock)
 	end
-	copas.close(sock)
-	if (self.operations or 0) > 0 then
-		-- Copas wakes the threads that wait. It lets others run now and then before one begins to wait, too: that one is
-		-- woken when it does.
-		copas.addthread(function()
-			copas.pause(0)
-			copas.close(sock)
-		end)
-	end
+end
+
+--- Tells the descriptor of the connection.
+-- @treturn number the descriptor
+function connector:getfd()
+	return self.sock.socket:getfd()
 end
 
 return connector

@@ -132,6 +132,9 @@ fn add_methods(table: &Stack) {
     table.set_function("auth", requests::auth);
 
     table.set_function("attach", connector::attach);
+    table.set_function("detach", connector::detach);
+    table.set_function("is_parting", connector::is_parting);
+    table.set_function("wait_until_parted", connector::wait_until_parted);
     table.set_function("feed", connector::feed);
     table.set_function("arriving", connector::arriving);
     table.set_function("take", connector::take);
