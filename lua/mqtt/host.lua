@@ -599,22 +599,24 @@ function host.repeatedly(func)
 		return function() end
 	end
 	-- Another thread makes the calls: an error in one of them ends only that, and so does its removal by the program.
-	local thread, seconds
+	local thread, seconds, is_wanted
 	local function call()
 		seconds = func() or false
 		copas.wakeup(thread)
 	end
 	thread = copas.addthread(function()
 		repeat
-			seconds = nil
+			seconds, is_wanted = nil, false
 			copas.addthread(call)
 			copas.pause(RETRY_PAUSE)
-			if seconds then
+			if seconds and not is_wanted then
 				copas.pause(seconds)
 			end
 		until seconds == false
 	end)
 	return function()
+		-- Copas forgets it of a thread that has been woken and has not had its turn.
+		is_wanted = true
 		copas.wakeup(thread)
 	end
 end
