@@ -26,6 +26,8 @@ local PIECES, DRIP = 4, 0.002
 local PAUSE = 0.25
 -- Identifiers of messages to clients: more are never unacknowledged.
 local LAST_ID = 1000
+-- How much of a packet that is none is told, in bytes.
+local NONSENSE = 40
 
 local AUTHENTICATION = { authentication_method = "torture" }
 -- What takes effect when a plan is over, and when all is to end well.
@@ -464,8 +466,12 @@ local function take_packet(self)
 	end)
 	self.buffer = buffer:sub(at + length)
 	if not packet then
-		table.insert(self.broker.nonsense, tostring(err))
+		local bytes = buffer:sub(1, math.min(at - 1 + length, NONSENSE)):gsub(".", function(byte)
+			return ("%02X "):format(byte:byte())
+		end)
+		table.insert(self.broker.nonsense, ("%s: %s"):format(err, bytes))
 		self:close("broker")
+		return nil
 	end
 	return packet, at - 1 + length
 end
@@ -540,7 +546,9 @@ local function start(pid, limit, plans_of_all)
 	local scenario = { pid = pid, limit = limit, brokers = {}, withheld = {}, is_settled = false }
 	local ports = {}
 	for index, plans in ipairs(plans_of_all) do
-		local listener = assert(socket.bind("127.0.0.1", 0))
+		-- A broker that is absent keeps its port: another process must not answer there.
+		local listener = assert(socket.tcp4())
+		assert(listener:bind("127.0.0.1", 0))
 		listener:settimeout(0)
 		local broker = {
 			listener = listener,
@@ -562,9 +570,8 @@ local function start(pid, limit, plans_of_all)
 		}
 		scenario.brokers[index] = broker
 		ports[index] = select(2, listener:getsockname())
-		if plans.is_absent then
-			listener:close()
-		else
+		if not plans.is_absent then
+			assert(listener:listen(32))
 			readable[listener] = function()
 				accepted(scenario, broker, index)
 			end

@@ -9,6 +9,9 @@ local Run = {}
 
 local function nothing() end
 
+-- How many collections it takes, at least and at most: see torture/run.lua.
+local FEWEST, MOST = 2, 20
+
 local MAIN = { where = "main", leave = nothing }
 local NO_STEP = {}
 -- How soon what nothing keeps back is with the broker, in seconds: before the broker gives in.
@@ -139,8 +142,14 @@ function Run:check_garbage()
 	if jit then
 		jit.flush()
 	end
-	self:collect()
-	self:collect()
+	for i = 1, MOST do
+		-- Again if finalizers have done anything.
+		local before = self.finalized
+		self:collect()
+		if i >= FEWEST and self.finalized == before and next(self.finished) == nil then
+			break
+		end
+	end
 	local _, kind = next(self.finished)
 	if kind and not (self:is_waiting() or self:has_coroutines() or next(self.killed)) then
 		self:violation("the callback of a request that is over is kept: " .. kind)

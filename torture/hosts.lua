@@ -196,6 +196,8 @@ function M.stepped.finish(run, ctx)
 			return
 		end
 	end
+	-- Those of handlers.
+	remove_functions()
 end
 
 -- Copas ---------------------------------------------------------------------------------------------------------------

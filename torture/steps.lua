@@ -78,7 +78,12 @@ end
 function STEPS:on(step, ctx)
 	local client, rec = self:who(step, ctx)
 	if client then
-		self:call(step, ctx, "on", nil, client.on, client, step.event, self:handler(rec, step.event, step.body))
+		local handler, note = self:handler(rec, step.event, step.body)
+		self:call(step, ctx, "on", nil, function()
+			-- Both at once: the call may be in a thread of its own.
+			client:on(step.event, handler)
+			note()
+		end)
 	end
 end
 
@@ -103,7 +108,9 @@ function STEPS:insert_handler(step, ctx)
 	if count ~= EVENTS then
 		self:violation("client.handlers has not all nine events")
 	end
-	table.insert(client.handlers[step.event], self:handler(rec, step.event, step.body))
+	local handler, note = self:handler(rec, step.event, step.body)
+	table.insert(client.handlers[step.event], handler)
+	note()
 end
 
 function STEPS:on_topic(step, ctx)
@@ -190,7 +197,7 @@ function STEPS:acknowledge(step, ctx)
 	local message = ctx.message or rec and rec.message
 	if client and message then
 		local ok = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
-		local number = tonumber(message.payload)
+		local number = message.topic:find("^m/") and tonumber(message.payload)
 		if ok == true and number then
 			rec.record.acknowledged[number] = true
 		end
@@ -410,7 +417,7 @@ function STEPS:object(step, ctx)
 		return
 	end
 	local function finalize()
-		self.finalizing = self.finalizing + 1
+		self.finalizing, self.finalized = self.finalizing + 1, self.finalized + 1
 		local ok, err = pcall(self.exec, self, step.body, { where = "finalizer", rec = rec, no_wait = true, leave = nothing })
 		self.finalizing = self.finalizing - 1
 		if not ok then

@@ -359,7 +359,8 @@ function Client:request(opts)
 		end,
 	}
 	function wait.forget()
-		state.sent[wait], state.moved[wait] = nil, nil
+		-- The exchange may go on without an end, and has the wait.
+		state.sent[wait], state.moved[wait], wait.request = nil, nil, nil
 		for _, other in pairs(state.listeners) do
 			other.requests[wait] = nil
 		end

@@ -264,6 +264,30 @@ function actions.ioloop()
 	return "started"
 end
 
+-- Clients that publish to themselves and then leave at once: `count` of them, one after the other.
+function actions.leave()
+	local args = ngx.req.get_uri_args()
+	for i = 1, tonumber(args.count) do
+		local name = args.name .. i
+		local topic = "openresty/" .. name
+		local client = start(name, {
+			uri = os.getenv("MQTT_URI"),
+			version = tonumber(args.version),
+			will = { topic = "openresty/leave/will", payload = name },
+		})
+		client:on("connect", function()
+			-- What it publishes comes back, and is not read either.
+			client:subscribe { topic = topic, callback = function()
+				for n = 1, tonumber(args.messages) do
+					assert(client:publish { topic = topic, payload = tostring(n), qos = 1 })
+				end
+				client[args.method](client)
+			end }
+		end)
+	end
+	return "started"
+end
+
 -- A client in run_sync.
 function actions.sync()
 	events.sync = {}

@@ -13,6 +13,8 @@ use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
 use super::connection::{self, Way};
+#[cfg(unix)]
+use super::held;
 use super::hub::Hub;
 use super::readiness::{News, Readiness};
 use super::request::{Accepted, Lent, Refused};
@@ -98,6 +100,8 @@ struct LinkState {
     /// That of the connection before, if it had something to send when it was closed: the next one waits for its end. A
     /// server ends a connection when its client comes by another one, and reads what is left of it no more.
     previous: Option<Arc<Transport>>,
+    /// Mailbox of the task that holds the socket of a connector, from `hold` to `let_go`.
+    held: Option<Arc<Transport>>,
     /// How opening ended, not yet told.
     opened: Option<Result<(), String>>,
     /// How the connection ended, not yet told. Comes after every packet.
@@ -164,6 +168,7 @@ impl Link {
                 session,
                 transport: None,
                 previous: None,
+                held: None,
                 opened: None,
                 ended: None,
                 timer: 0,
@@ -218,6 +223,27 @@ impl Link {
         result
     }
 
+    /// Holds a socket that a connector in Lua has connected, until `let_go`.
+    #[cfg(unix)]
+    pub fn hold(&self, driver: &Driver, socket: std::os::fd::OwnedFd) {
+        self.let_go();
+        let transport = Arc::<Transport>::default();
+        self.lock().held = Some(Arc::clone(&transport));
+        let hub = Arc::clone(&self.hub);
+        driver.spawn(|alive| held::run(hub, transport, socket, alive));
+    }
+
+    /// Has the connection of a connector end in order, in the background: the connector has closed its own descriptor.
+    pub fn let_go(&self) {
+        self.lock().let_go(&self.hub);
+    }
+
+    /// Whether the peer may not have read all of the connector's last connection.
+    pub fn is_parting(&self) -> bool {
+        let state = self.lock();
+        state.previous.as_ref().is_some_and(|last| !last.is_gone())
+    }
+
     /// Closes the connection, if there is one: what was accepted on it is sent in the background, as far as the session
     /// does not keep it for the next one; then the peer sees the end of the stream. What the connection had for Lua is
     /// dropped, but for answers to requests.
@@ -237,6 +263,7 @@ impl Link {
     pub(super) fn leave_until(&self, deadline: Instant) {
         if let Some(mut state) = lock_until(&self.state, deadline) {
             state.detach(&self.hub, |session| session.part(true));
+            state.let_go(&self.hub);
         }
     }
 
@@ -246,7 +273,8 @@ impl Link {
         let transport = {
             let mut state = self.lock_with_messages();
             let transport = state.detach(&self.hub, |session| Parted::Rest(session.take()));
-            state.previous.clone_from(&transport);
+            let last = transport.as_ref().or(state.held.as_ref()).cloned();
+            state.previous = last;
             self.tell_rest(&mut state);
             transport
         };
@@ -727,6 +755,9 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        if !self.hub.is_stale() {
+            self.let_go();
+        }
         self.hub.forget(self.token);
     }
 }
@@ -879,6 +910,10 @@ impl LinkState {
         part: impl FnOnce(&mut Session) -> Parted,
     ) -> Option<Arc<Transport>> {
         let transport = self.transport.take();
+        let state = self.session.state();
+        if self.held.is_some() && matches!(state, State::Connecting | State::Connected) {
+            self.previous.clone_from(&self.held);
+        }
         // Without a transport, a connector has all there was; and to one that is gone there is nothing to be given.
         if let Some(transport) = transport.as_ref().filter(|transport| !transport.is_gone()) {
             self.copy_large();
@@ -915,5 +950,12 @@ impl LinkState {
             self.waited_on.watches = false;
         }
         transport
+    }
+
+    fn let_go(&mut self, hub: &Hub) {
+        if let Some(held) = self.held.take() {
+            held.end(Ending::Flush(BytesMut::new(), hub.count_parting()));
+            hub.mark_dirty(&held);
+        }
     }
 }

@@ -10,6 +10,8 @@ mod caretaker;
 mod connection;
 mod connector;
 mod dirty;
+#[cfg(unix)]
+mod held;
 mod hub;
 mod link;
 mod readiness;

@@ -1,6 +1,6 @@
 //! How Lua takes the events of a link: `core.step` and `core.pop`.
 
-use super::link::{Live, LuaLink, STALE};
+use super::link::{Live, LuaLink, Stale};
 use super::results::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet, set};
 use super::stack::{RawFunction, Stack};
 use crate::codec::{Packet, Version};
@@ -32,7 +32,7 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
             Err(message) => return (Some(LinkEvent::Broken(message)), Version::V311),
         };
         let event = match this.live() {
-            Err(_) => Some(LinkEvent::Broken(STALE.into())),
+            Err(Stale(message)) => Some(LinkEvent::Broken(message.into())),
             Ok(Live { link, driver }) if TURN => link.step(driver),
             Ok(Live { link, .. }) => link.next_event(),
         };

@@ -1,4 +1,4 @@
-//! The whole process: forks, its end, and signals.
+//! The whole process: forks, its end, signals and descriptors.
 
 /// Has the process tell the driver of forks and of its end.
 pub(crate) fn watch() {
@@ -37,4 +37,13 @@ pub(crate) fn block_signals() {
             libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
         }
     }
+}
+
+/// Duplicates a descriptor of the program. Returns `None` if it is not open, or the process may open no more.
+#[cfg(unix)]
+pub(crate) fn own_descriptor(fd: u32) -> Option<std::os::fd::OwnedFd> {
+    let fd = i32::try_from(fd).ok()?;
+    // SAFETY: the descriptor is used during this call only, and the system returns an error if it is not open.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    fd.try_clone_to_owned().ok()
 }

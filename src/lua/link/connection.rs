@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Answer, Live, LuaLink, Returned, STALE};
+use super::{Answer, Live, LuaLink, Returned, Stale};
 use crate::lua::args::{Checked, Scalar};
 use crate::lua::refusal::Refusal;
 use crate::lua::stack::Stack;
@@ -135,7 +135,7 @@ pub(super) fn getfd(arguments: &Stack) -> Returned<Checked<u32>> {
             Ok(fd) => Ok(fd as u32),
             Err(error) => Err(error.to_string()),
         },
-        Err(_) => Err(STALE.into()),
+        Err(Stale(message)) => Err(message.into()),
     })
 }
 

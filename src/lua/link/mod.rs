@@ -20,7 +20,7 @@ use crate::codec::Version;
 use crate::driver::Link;
 use crate::session::{Session, Settings};
 use own::Own;
-pub(super) use own::{Live, STALE};
+pub(super) use own::{Live, Stale};
 
 /// The results of a method, or an error that is raised.
 type Returned<T> = Result<T, Misuse>;
@@ -132,6 +132,9 @@ fn add_methods(table: &Stack) {
     table.set_function("auth", requests::auth);
 
     table.set_function("attach", connector::attach);
+    table.set_function("detach", connector::detach);
+    table.set_function("is_parting", connector::is_parting);
+    table.set_function("wait_until_parted", connector::wait_until_parted);
     table.set_function("feed", connector::feed);
     table.set_function("arriving", connector::arriving);
     table.set_function("take", connector::take);

@@ -50,6 +50,13 @@ impl Stack {
             .and_then(|object| unsafe { object.as_ref() }.value.as_ref())
     }
 
+    /// Whether an argument is an object with a `T` that Lua has ended.
+    pub(crate) fn is_ended<T: 'static>(&self, index: c_int) -> bool {
+        self.object_at::<T>(index)
+            // SAFETY: as in `object`.
+            .is_some_and(|object| unsafe { object.as_ref() }.value.is_none())
+    }
+
     /// Pushes an object with a value, which functions find among their arguments by [`object`](Self::object). `methods`
     /// sets the methods as fields of the table on top of the stack.
     pub(crate) fn push_object<T: 'static>(&self, value: T, methods: impl FnOnce(&Stack)) {
