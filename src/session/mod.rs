@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::codec::{Decoder, Packet, Property, PropertyValue, Str, Version, encode};
+use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
 mod aliases;
 mod filters;
@@ -154,6 +154,8 @@ enum Received {
     DeliveredOnce,
     /// QoS 2: given to the user on an earlier connection, and again when the server repeats it.
     DeliveredBefore,
+    /// QoS 2: given to the user on an earlier connection, and queued or given again on this one.
+    DeliveredAgain,
 }
 
 /// What a session has done and has at hand, see [`Session::stats`].
@@ -264,6 +266,8 @@ pub struct Session {
     dropped: Vec<u16>,
     /// Bytes received since there was no event.
     pinned_bytes: usize,
+    /// Whether events may hold a message that the user has from an earlier connection.
+    holds_repeats: bool,
 }
 
 impl Session {
@@ -282,6 +286,7 @@ impl Session {
             queued_bytes: 0,
             dropped: Vec::new(),
             pinned_bytes: 0,
+            holds_repeats: false,
         }
     }
 
@@ -357,7 +362,7 @@ impl Session {
         self.outgoing.connection_lost();
         self.outgoing.shrink();
         self.incoming.retain(|_, received| {
-            if *received == Received::Delivered {
+            if matches!(received, Received::Delivered | Received::DeliveredAgain) {
                 *received = Received::DeliveredBefore;
             }
             *received != Received::DeliveredOnce
@@ -374,7 +379,7 @@ impl Session {
                 answer if answer.answers().is_some() => self.deliver(answer),
                 Event::Packet(Packet::Publish(publish)) => {
                     // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
-                    if let Some(received @ Received::Delivered) =
+                    if let Some(received @ (Received::Delivered | Received::DeliveredAgain)) =
                         self.incoming.get_mut(&publish.packet_id)
                     {
                         *received = Received::DeliveredBefore;
@@ -420,10 +425,11 @@ impl Session {
 
     /// Takes all events at once, if they are many and all of them messages, for one who goes through them while others
     /// arrive. They count as taken, so that as much again may be queued. Those that he does not come to are to be
-    /// [given back](Self::give_back). `into` must be empty.
+    /// [given back](Self::give_back). `into` must be empty. A repeated message that the user may acknowledge meanwhile
+    /// stays, so that it can still be dropped.
     pub fn take_messages(&mut self, into: &mut VecDeque<Event>) -> bool {
         debug_assert!(into.is_empty());
-        let take = self.others == 0 && self.events.len() >= MANY;
+        let take = self.others == 0 && self.events.len() >= MANY && !self.holds_repeats;
         if take {
             mem::swap(&mut self.events, into);
             self.queued_bytes = 0;
@@ -595,6 +601,24 @@ impl Session {
             *count = count.saturating_sub(1);
         }
         known
+    }
+
+    /// Drops the repeats of a QoS 2 message that the user has acknowledged: the message must not come again.
+    #[cold]
+    fn drop_repeats(&mut self, packet_id: u16) {
+        let Self {
+            events,
+            queued_bytes,
+            ..
+        } = self;
+        events.retain(|event| {
+            let dropped = matches!(event, Event::Packet(Packet::Publish(publish))
+                if publish.qos == QoS::ExactlyOnce && publish.packet_id == packet_id);
+            if dropped {
+                *queued_bytes -= event.size();
+            }
+            !dropped
+        });
     }
 
     /// Queues the answer to a request: its packet identifier is not used again before the user has taken it.
