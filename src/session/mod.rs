@@ -64,6 +64,9 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A packet from the server: CONNACK, PUBLISH, PUBACK, PUBREC, SUBACK, UNSUBACK, DISCONNECT or AUTH.
+    ///
+    /// A CONNACK has "session present" only if the user has taken the CONNACK by which that session began. A session that
+    /// began on a connection the user gave up before is new to the user, and lacks the user's subscriptions.
     Packet(Packet),
     /// A message that was accepted will not be sent, or a request to subscribe: the server does not take it.
     Dropped {
@@ -255,6 +258,8 @@ pub struct Session {
     incoming: IdMap<Received>,
     /// What the server has granted, if subscriptions are to be renewed.
     subscriptions: Subscriptions,
+    /// Whether the server has said that it has no session, and the user has not taken that CONNACK.
+    loss_untold: bool,
     /// What has been counted so far.
     counters: Stats,
     events: VecDeque<Event>,
@@ -280,6 +285,7 @@ impl Session {
             outgoing: Outgoing::default(),
             incoming: IdMap::default(),
             subscriptions: Subscriptions::default(),
+            loss_untold: false,
             counters: Stats::default(),
             events: VecDeque::new(),
             others: 0,
@@ -370,13 +376,14 @@ impl Session {
     }
 
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
-    /// to requests stay: those exchanges are over.
+    /// to requests stay, since those exchanges are over, and so does the news of a subscription that has ended.
     pub fn discard_events(&mut self) {
         self.queued_bytes = 0;
         self.others = 0;
         for event in mem::take(&mut self.events) {
             match event {
                 answer if answer.answers().is_some() => self.deliver(answer),
+                ended @ Event::Unrenewed { .. } => self.deliver(ended),
                 Event::Packet(Packet::Publish(publish)) => {
                     // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
                     if let Some(received @ (Received::Delivered | Received::DeliveredAgain)) =
@@ -416,7 +423,10 @@ impl Session {
         self.others -= 1;
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
-        } else if matches!(event, Event::Packet(Packet::Connack(_))) {
+        } else if let Event::Packet(Packet::Connack(connack)) = &event {
+            if connack.reason == 0 && !connack.session_present {
+                self.loss_untold = false;
+            }
             // Connecting needed more than what follows may need for long.
             self.shrink();
         }

@@ -178,7 +178,7 @@ impl Session {
         }
     }
 
-    fn handle_connack(&mut self, connack: Connack) -> Handled {
+    fn handle_connack(&mut self, mut connack: Connack) -> Handled {
         let refused = connack.reason != 0;
         self.check_listed(PacketType::Connack, connack.reason)?;
         let method = PropertyId::AuthenticationMethod;
@@ -207,8 +207,13 @@ impl Session {
             connection.state = State::Connected;
             self.counters.connections += 1;
             if !connack.session_present {
+                self.loss_untold = true;
                 news = self.begin_anew();
+            } else if self.loss_untold {
+                // The user may have made requests since, in good faith in subscriptions that are lost.
+                news = self.withdraw_requests();
             }
+            connack.session_present &= !self.loss_untold;
         }
         self.deliver(Event::Packet(Packet::Connack(connack)));
         for event in news {

@@ -574,6 +574,7 @@ impl Session {
         self.outgoing = parted.outgoing.split_untold();
         self.incoming = parted.incoming.clone();
         mem::swap(&mut self.subscriptions, &mut parted.subscriptions);
+        self.loss_untold = parted.loss_untold;
         mem::swap(&mut self.events, &mut parted.events);
         mem::swap(&mut self.others, &mut parted.others);
         mem::swap(&mut self.queued_bytes, &mut parted.queued_bytes);
