@@ -19,7 +19,6 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
 mod aliases;
-mod filters;
 mod id_map;
 mod limits;
 mod outgoing;
@@ -29,7 +28,6 @@ mod send;
 mod subscriptions;
 mod timers;
 
-pub use filters::{Filters, Matches};
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::{Parted, RequestError};
 
