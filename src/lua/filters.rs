@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::args::{Checked, Scalar};
 use super::results::push_failure;
 use super::stack::{RawFunction, Stack};
-use crate::session::{Filters, Matches};
+use crate::topics::{Filters, Matches};
 
 /// The largest key: Lua's numbers are exact up to here.
 const MAX_KEY: f64 = 9_007_199_254_740_992.0;

@@ -64,6 +64,7 @@ impl Session {
         let before = buffer.len();
         if self.events.is_empty() {
             self.pinned_bytes = 0;
+            self.holds_repeats = false;
         }
         if self.state() == State::Connecting && buffer.starts_with(TLS_ALERT) {
             self.fail("the server expects TLS on this port".into());
@@ -177,7 +178,7 @@ impl Session {
         }
     }
 
-    fn handle_connack(&mut self, connack: Connack) -> Handled {
+    fn handle_connack(&mut self, mut connack: Connack) -> Handled {
         let refused = connack.reason != 0;
         self.check_listed(PacketType::Connack, connack.reason)?;
         let method = PropertyId::AuthenticationMethod;
@@ -206,8 +207,13 @@ impl Session {
             connection.state = State::Connected;
             self.counters.connections += 1;
             if !connack.session_present {
+                self.loss_untold = true;
                 news = self.begin_anew();
+            } else if self.loss_untold {
+                // The user may have made requests since, in good faith in subscriptions that are lost.
+                news = self.withdraw_requests();
             }
+            connack.session_present &= !self.loss_untold;
         }
         self.deliver(Event::Packet(Packet::Connack(connack)));
         for event in news {
@@ -326,15 +332,20 @@ impl Session {
                     self.begin_incoming()?;
                 }
             }
-            QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id) {
+            QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id).copied() {
                 // What the user has not acknowledged on an earlier connection comes again, as with QoS 1.
                 before @ (None | Some(Received::DeliveredOnce | Received::DeliveredBefore)) => {
-                    if before != Some(&Received::DeliveredOnce) {
+                    if before != Some(Received::DeliveredOnce) {
                         self.begin_incoming()?;
                     }
-                    self.incoming.insert(publish.packet_id, Received::Delivered);
+                    let delivered = match before {
+                        Some(Received::DeliveredBefore) => Received::DeliveredAgain,
+                        _ => Received::Delivered,
+                    };
+                    self.holds_repeats |= delivered == Received::DeliveredAgain;
+                    self.incoming.insert(publish.packet_id, delivered);
                 }
-                Some(Received::Delivered) => return Ok(()),
+                Some(Received::Delivered | Received::DeliveredAgain) => return Ok(()),
                 Some(Received::Acknowledged) => {
                     self.answer(PacketType::Pubrec, publish.packet_id, true);
                     return Ok(());
@@ -434,9 +445,7 @@ impl Session {
         self.check_ack(PacketType::Pubrel, &ack)?;
         let known = match self.incoming.get(&ack.packet_id) {
             None | Some(Received::DeliveredOnce) => false,
-            Some(Received::Delivered | Received::DeliveredBefore | Received::Acknowledged) => {
-                self.end_incoming(ack.packet_id)
-            }
+            Some(_) => self.end_incoming(ack.packet_id),
         };
         self.answer(PacketType::Pubcomp, ack.packet_id, known);
         Ok(())

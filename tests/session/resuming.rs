@@ -1148,6 +1148,126 @@ fn subscriptions_are_renewed_once_however_often_the_session_is_lost() {
     }
 }
 
+/// The server has lost the session, and the connection ends before the user takes the CONNACK that says so.
+#[test]
+fn a_lost_session_counts_although_its_connack_was_not_taken() {
+    for version in BOTH {
+        for resubscribe in [false, true] {
+            let mut pair = connected(
+                version,
+                Settings {
+                    resubscribe,
+                    ..keeping()
+                },
+            );
+            subscribe(&mut pair, "a");
+            pair.drive();
+            pair.deliver(suback(1, vec![1]));
+            let mut renewal = 0;
+            for session_present in [false, true, true] {
+                pair.reconnect();
+                pair.client.discard_events();
+                pair.server.received();
+                pair.connect(Connect {
+                    clean: false,
+                    ..connect(version)
+                });
+                pair.server.send(Packet::Connack(Connack {
+                    session_present,
+                    reason: 0,
+                    properties: Properties::new(),
+                }));
+                pair.drive();
+                assert_eq!(pair.client.session_present(), session_present);
+                // The renewal is repeated until it is answered.
+                if resubscribe {
+                    let [Packet::Subscribe(subscribe)] = &pair.server.received()[..] else {
+                        panic!("nothing was renewed");
+                    };
+                    renewal = subscribe.packet_id;
+                    let filter = &subscribe.subscriptions[0].filter;
+                    assert_eq!(filter.as_str(), "a");
+                }
+            }
+            // The user hears of a session that has nothing of what the user did before.
+            assert_eq!(pair.packets(), [connack(0)]);
+            if resubscribe {
+                pair.deliver(suback(renewal, vec![1]));
+            }
+            // From then on the session is the user's.
+            pair.reconnect();
+            pair.server.received();
+            pair.connect(Connect {
+                clean: false,
+                ..connect(version)
+            });
+            assert_eq!(pair.deliver(session_present(0)), [session_present(0)]);
+            assert_eq!(pair.server.received(), []);
+        }
+    }
+}
+
+#[test]
+fn a_connack_that_refuses_tells_of_no_lost_session() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        for (answer, told) in [
+            (connack(0), None),
+            (
+                connack(5 | if version == Version::V50 { 0x80 } else { 0 }),
+                Some(()),
+            ),
+            (session_present(0), None),
+        ] {
+            pair.reconnect();
+            pair.client.discard_events();
+            pair.server.received();
+            pair.connect(Connect {
+                clean: false,
+                ..connect(version)
+            });
+            pair.server.send(answer.clone());
+            pair.drive();
+            if told.is_some() {
+                assert_eq!(pair.packets(), [answer]);
+            }
+        }
+        assert_eq!(pair.packets(), [connack(0)]);
+    }
+}
+
+#[test]
+fn that_a_subscription_has_ended_is_told_after_the_connection_too() {
+    let settings = Settings {
+        resubscribe: true,
+        ..keeping()
+    };
+    let mut pair = connected(Version::V50, settings);
+    subscribe(&mut pair, "a/#");
+    pair.drive();
+    pair.deliver(suback(1, vec![1]));
+    pair.reconnect();
+    pair.server.received();
+    pair.connect(connect(Version::V50));
+    pair.server.send(Packet::Connack(Connack {
+        session_present: false,
+        reason: 0,
+        properties: properties([(
+            PropertyId::WildcardSubscriptionAvailable,
+            PropertyValue::Byte(0),
+        )]),
+    }));
+    pair.drive();
+    pair.client.close();
+    pair.client.discard_events();
+    assert_eq!(
+        unrenewed(&mut pair),
+        [
+            "failed to renew the subscription to 'a/#': the server does not support wildcards in topic filters"
+        ]
+    );
+}
+
 #[test]
 fn subscriptions_are_renewed_after_a_clean_start_too() {
     for version in BOTH {
@@ -1338,6 +1458,32 @@ fn requests_are_given_back_when_the_server_has_no_session() {
     }
     assert_eq!(pair.client.stored_bytes(), 0);
     assert_eq!(pair.client.stats().queued_bytes, 0);
+
+    // The user has not taken the CONNACK of a session without subscriptions: requests are given back in that session too.
+    for session_present in [false, true] {
+        pair.client.close();
+        pair.client.discard_events();
+        send(&mut pair, QOS_1, "mine-10");
+        pair.reconnect();
+        pair.server.received();
+        pair.connect(Connect {
+            clean: false,
+            ..connect(Version::V50)
+        });
+        pair.server.send(Packet::Connack(Connack {
+            session_present,
+            reason: 0,
+            properties: Properties::new(),
+        }));
+        pair.drive();
+        assert_eq!(pair.server.received(), []);
+    }
+    // The first one, before the CONNACK that the user takes.
+    let given_back = pair.client.poll_event();
+    assert!(matches!(given_back, Some(Event::Withdrawn { .. })));
+    let accepted = pair.client.poll_event();
+    assert_eq!(accepted, Some(Event::Packet(connack(0))));
+    assert_eq!(withdrawn(&mut pair).len(), 1);
 
     // Nor is one sent before it is known which session there is.
     pair.server.received();
