@@ -4,6 +4,8 @@ local harness = require("spec.support.harness")
 local ioloop = require("mqtt.ioloop")
 local servers = require("spec.support.server")
 
+local packet_type = require("mqtt.protocol").packet_type
+
 local client, connect = harness.client, harness.connect
 
 -- Each way to have a client served from inside.
@@ -328,6 +330,40 @@ describe("a client whose connection is lost connects again,", function()
 		collectgarbage()
 		collectgarbage()
 		go_round(loop, has_connected(2))
+	end)
+end)
+
+describe("inside of start_connecting,", function()
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+	end)
+
+	it("shutdown in the callback of an answer keeps it from connecting", function()
+		local server = servers.start(4, function(server, packet)
+			servers.accept(server, packet)
+			if packet.type == packet_type.PUBLISH then
+				server:send({ type = packet_type.PUBACK, packet_id = packet.packet_id })
+			end
+		end)
+		local subject, is_called = client({ uri = server.uri }), false
+		local loop = loop_of(server.serve, subject)
+		assert(subject:start_connecting())
+		go_round(loop, function()
+			return subject.connection.connack
+		end)
+		assert(subject:publish({ topic = "t", qos = 1, callback = function()
+			is_called = true
+			subject:shutdown()
+		end }))
+		loop:remove(subject)
+		go_round(loop, function()
+			return subject._link:has_events()
+		end)
+		subject:close_connection("enough")
+		assert.same({ false, "connection attempt was given up" }, { subject:start_connecting() })
+		assert.is_true(is_called)
+		assert.is_nil(subject.connection)
 	end)
 end)
 

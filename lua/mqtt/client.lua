@@ -38,6 +38,7 @@ local PUBLISH, PUBACK, PUBREC = packet_type.PUBLISH, packet_type.PUBACK, packet_
 local NOT_OPENED = "network connection is not opened"
 local COLLECTED = "nobody holds this client any more: it has been collected"
 local CLOSED_BY_CLIENT = "connection closed by client"
+local GIVEN_UP = "connection attempt was given up"
 local CLOSED_BY_BROKER = "connection closed by broker"
 local STUCK = "the connection takes nothing"
 
@@ -88,6 +89,8 @@ local Client = {
 	_topics = false,
 	-- How often the client has left a connection or a loop: `_serve` goes on only where it was, and a handler may call it.
 	_moves = 0,
+	-- How often the program has ended a connection or an attempt to open one, or has shut the client down.
+	_endings = 0,
 	-- Callbacks of the requests under way, by packet identifier: the client has a table of its own once there is one.
 	_callbacks = NOTHING,
 }
@@ -505,6 +508,7 @@ local function close(self, reason, flush)
 		if not self._closing then
 			-- It has not failed, it is over: without `reconnect` only a call connects again.
 			self.first_connect = false
+			self._endings = self._endings + 1
 		end
 		self._brokers:ended(reason == CLOSED_BY_CLIENT)
 	end
@@ -953,6 +957,7 @@ function Client:shutdown(...)
 	log:debug("[LuaMQTT] client '%s' shutting down", self.opts.id)
 	self.first_connect = false
 	self.opts.reconnect = false
+	self._endings = self._endings + 1
 	if bridge.hand_over(self, Client.shutdown, ...) then
 		return true
 	end
@@ -1126,7 +1131,12 @@ end
 -- @return true on success or false and error message on failure
 function Client:open_connection()
 	if not (self.connection or self._opening) then
+		local endings = self._endings
 		take_rest(self)
+		if self._endings ~= endings and not (self.connection or self._opening) then
+			-- By a handler of an answer, or by another thread while that handler waited.
+			return false, GIVEN_UP
+		end
 	end
 	if self.connection then
 		return true
@@ -1165,7 +1175,7 @@ function Client:open_connection()
 	if self.connection then
 		return true
 	end
-	return false, "connection attempt was given up"
+	return false, GIVEN_UP
 end
 
 --- Send CONNECT packet into opened network connection
