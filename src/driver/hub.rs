@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::alarms::Alarms;
-use super::caretaker::Caretaker;
+use super::helm::Helm;
 use super::link::Link;
 use super::transport::Transport;
 use super::turns::Turns;
@@ -16,9 +16,7 @@ use super::{lock, lock_until};
 use crate::forks::forks;
 
 pub(super) struct Hub {
-    /// Held by whoever drives the runtime.
-    pub(super) wheel: Mutex<()>,
-    pub(super) caretaker: Caretaker,
+    pub(super) helm: Helm,
     pub(super) alarms: Alarms,
     pub(super) turns: Turns,
     /// Wakes the Lua thread: a link became ready, a closing connection has written everything, or the thread has slept.
@@ -46,8 +44,7 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new() -> Hub {
         Hub {
-            wheel: Mutex::default(),
-            caretaker: Caretaker::default(),
+            helm: Helm::default(),
             alarms: Alarms::default(),
             turns: Turns::default(),
             news: Notify::new(),
@@ -125,7 +122,7 @@ impl Hub {
     pub(super) fn mark_dirty(&self, transport: &Arc<Transport>) {
         if transport.mark_dirty() {
             lock(&self.dirty).push(Arc::clone(transport));
-            self.caretaker.call_for_dirty();
+            self.helm.call_for_dirty();
         }
     }
 
@@ -224,7 +221,7 @@ mod tests {
             lock(&hub.links),
             lock(&hub.ready),
             lock(&hub.dirty),
-            lock(&hub.wheel),
+            hub.helm.hold(),
         );
         hub.forks.store(usize::MAX, Ordering::Relaxed);
         assert!(driver.is_stale() && link.is_stale());

@@ -500,7 +500,7 @@ impl Link {
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
                 // Sooner than in a burst of requests: Lua is not to wait for it.
-                self.hub.caretaker.call_if_driving();
+                self.hub.helm.call_if_driving();
             }
         }
         event
@@ -576,7 +576,7 @@ impl Link {
         };
         if !nothing {
             self.hub.mark_dirty(transport);
-            if state.readiness.is_left() && !self.hub.caretaker.is_driving() {
+            if state.readiness.is_left() && !self.hub.helm.is_caretaker_driving() {
                 // Whoever waits on the descriptor comes sooner than the caretaker.
                 state.raise();
             }

@@ -676,7 +676,7 @@ fn a_descriptor_is_readable_when_bytes_have_arrived_that_nobody_has_read() {
     assert!(link.step(&driver).is_none());
     assert!(!is_readable(fd, Duration::ZERO));
     {
-        let _nobody_drives = super::lock(&driver.hub.wheel);
+        let _nobody_drives = driver.hub.helm.hold();
         go.send(()).unwrap();
         assert!(is_readable(fd, PATIENCE));
     }
@@ -690,7 +690,7 @@ fn a_descriptor_is_readable_when_bytes_have_arrived_that_nobody_has_read() {
     // What comes for a connection that has been let go of is of no interest.
     has_sent.recv().unwrap();
     link.close_flushed(&driver, Instant::now() + PATIENCE);
-    let _nobody_drives = super::lock(&driver.hub.wheel);
+    let _nobody_drives = driver.hub.helm.hold();
     go.send(()).unwrap();
     has_sent.recv().unwrap();
     assert!(!is_readable(fd, Duration::ZERO));
@@ -712,11 +712,11 @@ fn a_descriptor_is_readable_when_something_is_to_be_written_and_nobody_drives() 
     loop {
         assert!(link.step(&driver).is_none());
         assert!(!is_readable(fd, Duration::ZERO));
-        let _nobody_drives = super::lock(&driver.hub.wheel);
+        let _nobody_drives = driver.hub.helm.hold();
         publish(&link, b"hello");
         published += 1;
         // If the caretaker is about to drive, that will do.
-        if !driver.hub.caretaker.is_driving() {
+        if !driver.hub.helm.is_caretaker_driving() {
             assert!(is_readable(fd, Duration::ZERO));
             break;
         }
