@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
-use super::connection::{self, Way};
+use super::exchange::{Ended, Exchange, Instruction};
 use super::hub::Hub;
 use super::readiness::{News, Readiness};
 #[cfg(unix)]
@@ -20,7 +20,7 @@ use super::signal::Signal;
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
 use crate::codec::{Packet, PublishRef};
-use crate::net::{OpenError, Stream, Target};
+use crate::net::{OpenError, Stream};
 use crate::session::{Event, Parted, RequestError, Session, State};
 
 /// Bytes waiting to be written above which [`Link::is_full`] says so.
@@ -207,20 +207,14 @@ impl Link {
         self.hub.is_stale()
     }
 
-    /// Starts to open a connection and returns at once; [`LinkEvent::Opened`] or [`LinkEvent::OpenFailed`] follows
-    /// within `timeout`, which counts from when it is this one's turn among hundreds. A connection still open is
-    /// [closed](Self::close); the new one begins when the server has taken what was accepted on that.
-    pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
+    /// Lets go of the connection, if there is one, for the next one. Returns the mailbox of the next one's task, and the
+    /// connection whose end it is to wait for.
+    pub(super) fn renew(&self) -> (Arc<Transport>, Option<Arc<Transport>>) {
         self.close();
         let transport = Arc::<Transport>::default();
-        let previous = {
-            let mut state = self.lock();
-            state.transport = Some(Arc::clone(&transport));
-            state.previous.clone()
-        };
-        let way = Box::new(Way { target, previous });
-        let link = Arc::clone(self);
-        driver.spawn(|alive| connection::run(link, transport, way, timeout, alive));
+        let mut state = self.lock();
+        state.transport = Some(Arc::clone(&transport));
+        (transport, state.previous.clone())
     }
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a lock:
@@ -722,42 +716,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.hub.forget(self.token);
     }
-}
-
-/// What a connection's task brings to an exchange, and takes from it.
-#[derive(Default)]
-pub(super) struct Exchange {
-    pub(super) input: BytesMut,
-    pub(super) output: BytesMut,
-    /// A large message follows the output, unless it is over.
-    pub(super) large: bool,
-    /// Bytes written since the last exchange.
-    pub(super) written: usize,
-    /// How the connection ended.
-    pub(super) ended: Option<Ended>,
-}
-
-/// How a connection ended by itself.
-pub(super) enum Ended {
-    /// The peer closed it.
-    Closed,
-    /// It broke, with what the operating system or TLS said.
-    Broken(String),
-}
-
-/// What a connection's task is to do after an exchange.
-pub(super) struct Instruction {
-    /// When the next exchange is due even if nothing else happens.
-    pub(super) deadline: Option<Instant>,
-    /// Whether to read on.
-    pub(super) read: bool,
-    /// How many bytes the packet that is being received lacks, as far as that is known.
-    pub(super) missing: usize,
-    /// Write what is left, and end.
-    pub(super) finish: bool,
-    /// See to it that the connection is watched.
-    #[cfg(unix)]
-    pub(super) watch: bool,
 }
 
 impl LinkState {

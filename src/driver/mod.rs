@@ -9,6 +9,7 @@ mod alarms;
 mod caretaker;
 mod connection;
 mod dirty;
+mod exchange;
 mod helm;
 mod hub;
 mod link;
