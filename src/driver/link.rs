@@ -13,6 +13,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
 use super::exchange::{Ended, Exchange, Instruction};
+use super::flow::{Flow, Load};
 use super::hub::Hub;
 use super::readiness::{News, Readiness};
 #[cfg(unix)]
@@ -22,11 +23,6 @@ use super::{Driver, lock, lock_until};
 use crate::codec::{Packet, PublishRef};
 use crate::net::{OpenError, Stream};
 use crate::session::{Event, Parted, RequestError, Session, State};
-
-/// Bytes waiting to be written above which [`Link::is_full`] says so.
-const FULL: usize = 1 << 20;
-/// Bytes waiting to be written below which a full link has room again.
-const ROOM: usize = FULL / 4;
 
 /// A message that was accepted.
 #[derive(Debug)]
@@ -119,16 +115,10 @@ struct LinkState {
     /// Which timer is the current one, and whether it has fired.
     timer: u64,
     woken: bool,
-    /// Bytes that the task has taken from the session and not yet written.
-    unwritten: usize,
+    flow: Flow,
     /// What comes before all else that the session has to transmit.
     large: Option<Box<Large>>,
     tls_version: Option<&'static str>,
-    reading_paused: bool,
-    /// More than `FULL` was waiting to be written, and there is not yet `ROOM` again.
-    full: bool,
-    /// Somebody waits until nothing that was accepted has still to be sent.
-    draining: bool,
     readiness: Readiness,
     #[cfg(unix)]
     waited_on: WaitedOn,
@@ -182,12 +172,9 @@ impl Link {
                 ended: None,
                 timer: 0,
                 woken: false,
-                unwritten: 0,
+                flow: Flow::default(),
                 large: None,
                 tls_version: None,
-                reading_paused: false,
-                full: false,
-                draining: false,
                 readiness: Readiness::new(),
                 #[cfg(unix)]
                 waited_on: WaitedOn::default(),
@@ -276,8 +263,8 @@ impl Link {
     /// Whether the server's receive maximum still keeps back something that was accepted.
     pub fn holds_back(&self) -> bool {
         let mut state = self.lock();
-        state.draining = state.holds_back();
-        state.draining
+        let holds_back = state.holds_back();
+        state.flow.drain(holds_back)
     }
 
     /// Whether what is full has room again, or waiting is in vain since the program itself has to take something first.
@@ -489,8 +476,8 @@ impl Link {
         } else if state.is_waited_on() && (state.has_events() || !taken.is_empty()) {
             state.raise();
         }
-        if state.reading_paused && state.session.wants_receive() {
-            state.reading_paused = false;
+        let LinkState { flow, session, .. } = &mut *state;
+        if flow.resumes_reading(|| session.wants_receive()) {
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
                 // Sooner than in a burst of requests: Lua is not to wait for it.
@@ -686,24 +673,16 @@ impl Link {
         if let Some(ended) = io.ended.take() {
             state.ended = Some(ended);
         }
-        state.unwritten = io.output.len();
-        state.reading_paused = !state.session.wants_receive();
-        if state.full && state.has_room() {
-            state.full = false;
-            self.hub.news.notify_one();
-        } else if state.full && state.session.is_slow() {
-            self.hub.news.notify_one();
-        }
-        if state.draining && !state.holds_back() {
-            state.draining = false;
+        if state.exchanged(io.output.len()) {
             self.hub.news.notify_one();
         }
         if state.has_events() {
             self.has_news(&mut state);
         }
+        let wants = state.session.wants_receive();
         Some(Instruction {
             deadline: state.session.poll_timeout(),
-            read: !state.reading_paused,
+            read: state.flow.read(wants),
             missing: state.session.missing(&io.input),
             finish: state.session.state() == State::Disconnected,
             #[cfg(unix)]
@@ -729,14 +708,17 @@ impl LinkState {
         self.woken || self.opened.is_some() || self.ended.is_some() || self.session.has_events()
     }
 
-    /// Bytes that wait to be written. Without a transport that is up to a connector.
-    fn backlog(&self) -> usize {
-        self.unwritten + self.session.transmit().len()
+    fn load(&self) -> Load {
+        Load {
+            transmit: self.session.transmit().len(),
+            stored: self.session.stored_bytes(),
+            most_stored: self.session.settings().max_outgoing_bytes,
+        }
     }
 
     /// Bytes that wait to be written or acknowledged.
     fn outgoing_bytes(&self) -> usize {
-        self.backlog() + self.session.stored_bytes()
+        self.flow.outgoing(self.load())
     }
 
     fn holds_back(&self) -> bool {
@@ -744,20 +726,16 @@ impl LinkState {
         connected && self.session.holds_back()
     }
 
-    fn has_room(&self) -> bool {
-        self.backlog() <= ROOM && !self.stores_much()
-    }
-
-    fn stores_much(&self) -> bool {
-        self.session.stored_bytes() > self.session.settings().max_outgoing_bytes / 2
-    }
-
-    /// A connection that has ended is never full: there is nothing to wait for.
     fn is_full(&mut self) -> bool {
         let over = self.ended.is_some() || self.session.state() == State::Disconnected;
-        let much = self.backlog() > FULL || self.stores_much();
-        self.full = !over && (much || self.full && !self.has_room());
-        self.full
+        self.flow.is_full(self.load(), over)
+    }
+
+    /// The task has so many bytes left to write. Returns whether to wake whoever waits for that.
+    fn exchanged(&mut self, unwritten: usize) -> bool {
+        let (slow, holds_back) = (self.session.is_slow(), self.holds_back());
+        self.flow
+            .exchanged(unwritten, self.load(), slow, holds_back)
     }
 
     /// Lua has seen that there is nothing.
@@ -835,7 +813,7 @@ impl LinkState {
             self.copy_large();
             // A server that was given up is not waited for.
             let is_up = matches!(self.session.state(), State::Connecting | State::Connected);
-            let is_unsure = self.unwritten > 0 || self.session.forgets_unanswered();
+            let is_unsure = self.flow.has_unwritten() || self.session.forgets_unanswered();
             let ending = match part(&mut self.session) {
                 Parted::Nothing => Ending::Drop,
                 Parted::Rest(rest) => Ending::Flush(rest, hub.count_parting()),
@@ -857,10 +835,8 @@ impl LinkState {
         self.session.discard_events();
         self.opened = None;
         self.ended = None;
-        self.unwritten = 0;
+        self.flow = Flow::default();
         self.tls_version = None;
-        self.reading_paused = false;
-        self.full = false;
         #[cfg(unix)]
         {
             self.waited_on.watches = false;

@@ -10,6 +10,7 @@ mod caretaker;
 mod connection;
 mod dirty;
 mod exchange;
+mod flow;
 mod helm;
 mod hub;
 mod link;
