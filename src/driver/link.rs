@@ -2,19 +2,18 @@
 //! what is `pub(super)` is for the connection's task.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::AsyncWrite;
+use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
 use super::exchange::{Ended, Exchange, Instruction};
 use super::flow::{Flow, Load};
 use super::hub::Hub;
+use super::large::Large;
 use super::readiness::{News, Readiness};
 #[cfg(unix)]
 use super::signal::Signal;
@@ -116,26 +115,11 @@ struct LinkState {
     timer: u64,
     woken: bool,
     flow: Flow,
-    /// What comes before all else that the session has to transmit.
-    large: Option<Box<Large>>,
+    large: Large,
     tls_version: Option<&'static str>,
     readiness: Readiness,
     #[cfg(unix)]
     waited_on: WaitedOn,
-}
-
-/// A message that [`Link::publish_large`] is about: what goes before its payload, until the task has taken that, and what
-/// has not been written of the payload.
-struct Large {
-    head: BytesMut,
-    payload: Bytes,
-}
-
-impl Large {
-    /// Whether the task has taken what goes before the payload.
-    fn is_next(&self) -> bool {
-        self.head.is_empty()
-    }
 }
 
 /// Ends [`Link::publish_large`].
@@ -173,7 +157,7 @@ impl Link {
                 timer: 0,
                 woken: false,
                 flow: Flow::default(),
-                large: None,
+                large: Large::default(),
                 tls_version: None,
                 readiness: Readiness::new(),
                 #[cfg(unix)]
@@ -366,7 +350,7 @@ impl Link {
             && state.session.publish_head(message);
         if begun {
             let head = state.session.take();
-            state.large = Some(Box::new(Large { head, payload }));
+            state.large.lend(head, payload);
             if let Some(transport) = &state.transport {
                 self.hub.mark_dirty(transport);
             }
@@ -382,7 +366,7 @@ impl Link {
         }
     }
 
-    /// Writes bytes, and then what there is of a large message.
+    /// Writes bytes, and then the payload of a large message if it comes next.
     pub(super) fn poll_write_large(
         &self,
         stream: &mut Stream,
@@ -390,14 +374,9 @@ impl Link {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let mut state = self.lock();
-        let Some(large) = state.large.as_mut().filter(|large| large.is_next()) else {
-            return Pin::new(stream).poll_write(cx, before);
-        };
-        let parts = [IoSlice::new(before), IoSlice::new(&large.payload)];
-        let written = ready!(Pin::new(stream).poll_write_vectored(cx, &parts))?;
-        large.payload.advance(written.saturating_sub(before.len()));
-        if large.payload.is_empty() {
-            state.large = None;
+        let was_lent = state.large.is_lent();
+        let written = ready!(state.large.poll_write(stream, before, cx))?;
+        if was_lent && !state.large.is_lent() {
             self.hub.news.notify_one();
         }
         Poll::Ready(Ok(written))
@@ -405,16 +384,13 @@ impl Link {
 
     /// Whether a large message is being written.
     pub(super) fn has_large(&self) -> bool {
-        self.lock()
-            .large
-            .as_ref()
-            .is_some_and(|large| large.is_next())
+        self.lock().large.is_next()
     }
 
-    /// Whether that will be written, as far as one can know.
+    /// Whether there is a large message that will be written, as far as one can know.
     fn waits_for_large(&self) -> bool {
         let state = self.lock();
-        state.large.is_some() && state.ended.is_none() && !state.session.is_slow()
+        state.large.is_lent() && state.ended.is_none() && !state.session.is_slow()
     }
 
     /// Makes [`LinkEvent::Woken`] come at once.
@@ -663,8 +639,8 @@ impl Link {
         if io.output.is_empty() {
             // Nothing is kept of what has been written.
             io.output = BytesMut::new();
-            if let Some(large) = &mut state.large {
-                io.output = std::mem::take(&mut large.head);
+            if let Some(head) = state.large.take_head() {
+                io.output = head;
                 io.large = true;
             } else if !state.session.fill().is_empty() {
                 io.output = state.session.take();
@@ -794,7 +770,7 @@ impl LinkState {
 
     /// Copies what has not been written of a large message. Returns whether there is one.
     fn copy_large(&mut self) -> bool {
-        let Some(Large { head, payload }) = self.large.take().map(|large| *large) else {
+        let Some((head, payload)) = self.large.end() else {
             return false;
         };
         self.session.put_back(&head, &payload);

@@ -13,6 +13,7 @@ mod exchange;
 mod flow;
 mod helm;
 mod hub;
+mod large;
 mod link;
 mod readiness;
 #[cfg(unix)]
