@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
+use super::descriptor::Descriptor;
 use super::exchange::{Ended, Exchange, Instruction};
 use super::flow::{Flow, Load};
 use super::hub::Hub;
 use super::large::Large;
 use super::readiness::{News, Readiness};
-#[cfg(unix)]
-use super::signal::Signal;
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
 use crate::codec::{Packet, PublishRef};
@@ -118,8 +117,7 @@ struct LinkState {
     large: Large,
     tls_version: Option<&'static str>,
     readiness: Readiness,
-    #[cfg(unix)]
-    waited_on: WaitedOn,
+    descriptor: Descriptor,
 }
 
 /// Ends [`Link::publish_large`].
@@ -129,16 +127,6 @@ impl Drop for EndOfLarge<'_> {
     fn drop(&mut self) {
         self.0.end_large();
     }
-}
-
-/// What there is for event loops that wait on a descriptor.
-#[cfg(unix)]
-#[derive(Default)]
-struct WaitedOn {
-    /// Made when it is first asked for.
-    signal: Option<Signal>,
-    /// It watches the connection.
-    watches: bool,
 }
 
 impl Link {
@@ -160,8 +148,7 @@ impl Link {
                 large: Large::default(),
                 tls_version: None,
                 readiness: Readiness::new(),
-                #[cfg(unix)]
-                waited_on: WaitedOn::default(),
+                descriptor: Descriptor::default(),
             }),
         });
         driver.hub.add_link(&link);
@@ -425,13 +412,8 @@ impl Link {
     /// The next thing for Lua. If there is none yet, drives the runtime for a turn, without blocking.
     pub fn step(&self, driver: &Driver) -> Option<LinkEvent> {
         self.next_event().or_else(|| {
-            let is_waited_on = {
-                let mut state = self.lock();
-                state.readiness.step();
-                state.is_waited_on()
-            };
-            // Who waits on descriptors comes when something has arrived, and is faster than the caretaker and then Lua.
-            driver.turn(is_waited_on);
+            let relieve = self.lock().readiness.step();
+            driver.turn(relieve);
             self.next_event()
         })
     }
@@ -447,18 +429,18 @@ impl Link {
         let event = state.take_messages(&mut taken);
         let event = event.or_else(|| state.next_event());
         if event.is_none() {
-            state.set_emptied();
+            state.emptied();
             *taken = VecDeque::new();
-        } else if state.is_waited_on() && (state.has_events() || !taken.is_empty()) {
+        } else if !taken.is_empty() || state.has_events() {
             state.raise();
         }
         let LinkState { flow, session, .. } = &mut *state;
-        if flow.resumes_reading(|| session.wants_receive()) {
-            if let Some(transport) = &state.transport {
-                self.hub.mark_dirty(transport);
-                // Sooner than in a burst of requests: Lua is not to wait for it.
-                self.hub.helm.call_if_driving();
-            }
+        if flow.resumes_reading(|| session.wants_receive())
+            && let Some(transport) = &state.transport
+        {
+            self.hub.mark_dirty(transport);
+            // Sooner than in a burst of requests: Lua is not to wait for it.
+            self.hub.helm.call_if_driving();
         }
         event
     }
@@ -476,7 +458,7 @@ impl Link {
         if any {
             state.raise();
         } else {
-            state.set_emptied();
+            state.emptied();
         }
         any
     }
@@ -489,12 +471,11 @@ impl Link {
     #[cfg(unix)]
     pub fn fd(&self) -> std::io::Result<std::os::fd::RawFd> {
         let mut state = self.lock_with_messages();
-        if let Some(signal) = &state.waited_on.signal {
-            return Ok(signal.fd());
+        if let Some(fd) = state.descriptor.fd() {
+            return Ok(fd);
         }
-        let signal = Signal::new()?;
-        let fd = signal.fd();
-        state.waited_on.signal = Some(signal);
+        let fd = state.descriptor.make()?;
+        state.readiness.wait_on();
         if state.has_events() {
             state.raise();
         }
@@ -533,9 +514,9 @@ impl Link {
         };
         if !nothing {
             self.hub.mark_dirty(transport);
-            if state.readiness.is_left() && !self.hub.helm.is_caretaker_driving() {
-                // Whoever waits on the descriptor comes sooner than the caretaker.
-                state.raise();
+            let is_driving = self.hub.helm.is_caretaker_driving();
+            if state.readiness.transmit(is_driving) {
+                state.descriptor.raise();
             }
         }
         // Something that waited may have turned out to be more than the server takes.
@@ -548,7 +529,7 @@ impl Link {
             self.hub.add_ready(self.token);
         }
         if raise {
-            state.raise();
+            state.descriptor.raise();
         }
     }
 
@@ -556,21 +537,15 @@ impl Link {
     #[cfg(unix)]
     pub(super) fn watch(&self, transport: &Arc<Transport>, stream: &Stream) {
         let mut state = self.lock();
-        if state.is_attached(transport)
-            && let Some(signal) = &state.waited_on.signal
-        {
-            // If that fails the caretaker is first to see what arrives, as for every other link.
-            let _ = signal.watch(stream);
-            state.waited_on.watches = true;
+        if state.is_attached(transport) {
+            state.descriptor.watch(stream);
         }
     }
 
     /// Undoes [`Link::watch`], for a connection that has been let go of.
     #[cfg(unix)]
     pub(super) fn unwatch(&self, stream: &Stream) {
-        if let Some(signal) = &self.lock().waited_on.signal {
-            signal.unwatch(stream);
-        }
+        self.lock().descriptor.unwatch(stream);
     }
 
     pub(super) fn hub(&self) -> &Hub {
@@ -662,7 +637,7 @@ impl Link {
             missing: state.session.missing(&io.input),
             finish: state.session.state() == State::Disconnected,
             #[cfg(unix)]
-            watch: state.is_waited_on() && !state.waited_on.watches,
+            watch: state.descriptor.is_to_watch(),
         })
     }
 }
@@ -715,30 +690,17 @@ impl LinkState {
     }
 
     /// Lua has seen that there is nothing.
-    fn set_emptied(&mut self) {
-        let _clear = self.readiness.set_emptied();
-        #[cfg(unix)]
-        if _clear && let Some(signal) = &self.waited_on.signal {
-            signal.clear();
+    fn emptied(&mut self) {
+        if self.readiness.emptied() {
+            self.descriptor.clear();
         }
     }
 
     /// Makes the descriptor readable, if there is one.
     fn raise(&mut self) {
-        #[cfg(unix)]
-        if let Some(signal) = &self.waited_on.signal
-            && self.readiness.raise()
-        {
-            signal.raise();
+        if self.readiness.raise() {
+            self.descriptor.raise();
         }
-    }
-
-    /// Whether somebody has asked for the descriptor.
-    fn is_waited_on(&self) -> bool {
-        #[cfg(unix)]
-        return self.waited_on.signal.is_some();
-        #[cfg(not(unix))]
-        return false;
     }
 
     fn next_event(&mut self) -> Option<LinkEvent> {
@@ -813,10 +775,7 @@ impl LinkState {
         self.ended = None;
         self.flow = Flow::default();
         self.tls_version = None;
-        #[cfg(unix)]
-        {
-            self.waited_on.watches = false;
-        }
+        self.descriptor.detach();
         transport
     }
 }

@@ -8,6 +8,7 @@
 mod alarms;
 mod caretaker;
 mod connection;
+mod descriptor;
 mod dirty;
 mod exchange;
 mod flow;
