@@ -105,11 +105,23 @@ impl Hub {
         self.news.notify_one();
     }
 
-    /// The link is gone.
-    pub(super) fn forget(&self, token: u32) {
+    /// Wakes tasks and links when it is time, for ever.
+    pub(super) async fn ring(&self) {
+        let ring_link = |token, now| {
+            let link = lock(&self.links).get(&token).and_then(Weak::upgrade);
+            if let Some(link) = link {
+                link.ring(now);
+            }
+        };
+        self.alarms.ring(ring_link).await;
+    }
+
+    /// The link is gone, and with it its alarm.
+    pub(super) fn forget(&self, token: u32, alarm: Option<Instant>) {
         if self.is_stale() {
             return;
         }
+        self.alarms.move_link(token, alarm, None);
         lock(&self.links).remove(&token);
         let mut ready = lock(&self.ready);
         if ready.listed.remove(&token) {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::descriptor::Descriptor;
 use super::exchange::{Ended, Exchange, Instruction};
 use super::flow::{Flow, Load};
-use super::hub::Hub;
+use super::hub::{Hub, TaskCount};
 use super::large::Large;
 use super::readiness::{News, Readiness};
 use super::transport::{Ending, Transport};
@@ -110,14 +110,22 @@ struct LinkState {
     opened: Option<Result<(), String>>,
     /// How the connection ended, not yet told. Comes after every packet.
     ended: Option<Ended>,
-    /// Which timer is the current one, and whether it has fired.
-    timer: u64,
+    /// When to wake Lua. Boxed: few links have one.
+    alarm: Option<Box<Alarm>>,
+    /// Lua is to be woken, and has not been told.
     woken: bool,
     flow: Flow,
     large: Large,
     tls_version: Option<&'static str>,
     readiness: Readiness,
     descriptor: Descriptor,
+}
+
+/// See [`Link::wake_after`].
+struct Alarm {
+    at: Instant,
+    /// Somebody has to drive until it rings.
+    _alive: TaskCount,
 }
 
 /// Ends [`Link::publish_large`].
@@ -142,7 +150,7 @@ impl Link {
                 previous: None,
                 opened: None,
                 ended: None,
-                timer: 0,
+                alarm: None,
                 woken: false,
                 flow: Flow::default(),
                 large: Large::default(),
@@ -388,25 +396,27 @@ impl Link {
     }
 
     /// Makes [`LinkEvent::Woken`] come after `delay`, unless this is called again before.
-    pub fn wake_after(self: &Arc<Self>, driver: &Driver, delay: Duration) {
-        let timer = {
-            let mut state = self.lock();
-            state.timer += 1;
-            state.woken = false;
-            state.timer
-        };
-        let link = Arc::downgrade(self);
-        driver.spawn(|alive| async move {
-            let _alive = alive;
-            tokio::time::sleep(delay).await;
-            if let Some(link) = link.upgrade() {
-                let mut state = link.lock();
-                if state.timer == timer {
-                    state.woken = true;
-                    link.has_news(&mut state);
-                }
-            }
+    pub fn wake_after(&self, driver: &Driver, delay: Duration) {
+        let alarm = Instant::now().checked_add(delay).map(|at| {
+            let _alive = driver.hub.count_task();
+            Box::new(Alarm { at, _alive })
         });
+        let mut state = self.lock();
+        state.woken = false;
+        let (old, new) = (state.alarm_time(), alarm.as_ref().map(|alarm| alarm.at));
+        state.alarm = alarm;
+        self.hub.alarms.move_link(self.token, old, new);
+        drop(state);
+        driver.hub.helm.wake_if_parked();
+    }
+
+    /// The alarm rings, unless it has been moved to later than `now`.
+    pub(super) fn ring(&self, now: Instant) {
+        let mut state = self.lock();
+        if state.alarm.take_if(|alarm| alarm.at <= now).is_some() {
+            state.woken = true;
+            self.has_news(&mut state);
+        }
     }
 
     /// The next thing for Lua. If there is none yet, drives the runtime for a turn, without blocking.
@@ -644,7 +654,8 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.hub.forget(self.token);
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.hub.forget(self.token, state.alarm_time());
     }
 }
 
@@ -653,6 +664,10 @@ impl LinkState {
         self.transport
             .as_ref()
             .is_some_and(|mine| Arc::ptr_eq(mine, transport))
+    }
+
+    fn alarm_time(&self) -> Option<Instant> {
+        self.alarm.as_ref().map(|alarm| alarm.at)
     }
 
     fn has_events(&self) -> bool {

@@ -132,7 +132,7 @@ impl Driver {
             .build()?;
         let runtime = Arc::new(runtime);
         let of_clock = Arc::clone(&hub);
-        runtime.spawn(async move { of_clock.alarms.ring().await });
+        runtime.spawn(async move { of_clock.ring().await });
         let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub), prepare_thread)?;
         Ok(Driver {
             runtime: Some(runtime),

@@ -626,6 +626,37 @@ fn a_timer_wakes_the_link_and_the_last_one_counts() {
 }
 
 #[test]
+fn a_timer_that_is_replaced_or_whose_link_is_gone_leaves_nothing_behind() {
+    let driver = driver();
+    let tasks = || driver.runtime().metrics().num_alive_tasks();
+    let before = tasks();
+    let link = link(&driver);
+    for _ in 0..100 {
+        link.wake_after(&driver, PATIENCE * 10);
+    }
+    assert_eq!(tasks(), before);
+    assert_eq!(driver.hub.alarms.pending(), 1);
+    drop(link);
+    assert_eq!(driver.hub.alarms.pending(), 0);
+    assert!(!driver.hub.has_tasks());
+}
+
+#[test]
+fn a_timer_wakes_the_link_while_lua_is_away() {
+    let driver = driver();
+    let link = link(&driver);
+    // It is not the first that is pending.
+    let other = self::link(&driver);
+    other.wake_after(&driver, Duration::from_millis(1));
+    link.wake_after(&driver, Duration::from_millis(2));
+    let deadline = Instant::now() + PATIENCE;
+    while !(link.has_events() && other.has_events()) {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+}
+
+#[test]
 fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
     let driver = driver();
     let link = link(&driver);
