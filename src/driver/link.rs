@@ -101,24 +101,29 @@ pub struct Link {
 
 struct LinkState {
     session: Session,
-    /// Mailbox of the task that owns the connection, from `open` to `close`.
-    transport: Option<Arc<Transport>>,
-    /// That of the connection before, if it had something to send when it was closed: the next one waits for its end. A
-    /// server ends a connection when its client comes by another one, and reads what is left of it no more.
+    attached: Option<Attached>,
+    /// The connection before, if it had something to send when it was closed: the next one waits for its end. A server ends
+    /// a connection when its client comes by another one, and reads what is left of it no more.
     previous: Option<Arc<Transport>>,
-    /// How opening ended, not yet told.
-    opened: Option<Result<(), String>>,
-    /// How the connection ended, not yet told. Comes after every packet.
-    ended: Option<Ended>,
     /// When to wake Lua. Boxed: few links have one.
     alarm: Option<Box<Alarm>>,
     /// Lua is to be woken, and has not been told.
     woken: bool,
     flow: Flow,
     large: Large,
-    tls_version: Option<&'static str>,
     readiness: Readiness,
     descriptor: Descriptor,
+}
+
+/// A connection, from `open` to `close`.
+struct Attached {
+    /// Mailbox of the task that owns the connection.
+    transport: Arc<Transport>,
+    /// How opening ended, not yet told.
+    opened: Option<Result<(), String>>,
+    /// How the connection ended, not yet told. Comes after every packet.
+    ended: Option<Ended>,
+    tls_version: Option<&'static str>,
 }
 
 /// See [`Link::wake_after`].
@@ -146,15 +151,12 @@ impl Link {
             taken: Mutex::default(),
             state: Mutex::new(LinkState {
                 session,
-                transport: None,
+                attached: None,
                 previous: None,
-                opened: None,
-                ended: None,
                 alarm: None,
                 woken: false,
                 flow: Flow::default(),
                 large: Large::default(),
-                tls_version: None,
                 readiness: Readiness::new(),
                 descriptor: Descriptor::default(),
             }),
@@ -179,7 +181,12 @@ impl Link {
         self.close();
         let transport = Arc::<Transport>::default();
         let mut state = self.lock();
-        state.transport = Some(Arc::clone(&transport));
+        state.attached = Some(Attached {
+            transport: Arc::clone(&transport),
+            opened: None,
+            ended: None,
+            tls_version: None,
+        });
         (transport, state.previous.clone())
     }
 
@@ -339,16 +346,12 @@ impl Link {
     fn begin_large(&self, message: &PublishRef<'_>, payload: Bytes) -> bool {
         let mut state = self.lock();
         let much = state.session.settings().max_outgoing_bytes;
-        let begun = state.transport.is_some()
-            && state.ended.is_none()
-            && state.outgoing_bytes() < much
-            && state.session.publish_head(message);
+        let begun =
+            state.is_up() && state.outgoing_bytes() < much && state.session.publish_head(message);
         if begun {
             let head = state.session.take();
             state.large.lend(head, payload);
-            if let Some(transport) = &state.transport {
-                self.hub.mark_dirty(transport);
-            }
+            self.mark_dirty(&state);
         }
         begun
     }
@@ -385,7 +388,7 @@ impl Link {
     /// Whether there is a large message that will be written, as far as one can know.
     fn waits_for_large(&self) -> bool {
         let state = self.lock();
-        state.large.is_lent() && state.ended.is_none() && !state.session.is_slow()
+        state.large.is_lent() && !state.has_ended() && !state.session.is_slow()
     }
 
     /// Makes [`LinkEvent::Woken`] come at once.
@@ -445,10 +448,7 @@ impl Link {
             state.raise();
         }
         let LinkState { flow, session, .. } = &mut *state;
-        if flow.resumes_reading(|| session.wants_receive())
-            && let Some(transport) = &state.transport
-        {
-            self.hub.mark_dirty(transport);
+        if flow.resumes_reading(|| session.wants_receive()) && self.mark_dirty(&state) {
             // Sooner than in a burst of requests: Lua is not to wait for it.
             self.hub.helm.call_if_driving();
         }
@@ -457,7 +457,7 @@ impl Link {
 
     /// Version of TLS that the connection uses, if any.
     pub fn tls_version(&self) -> Option<&'static str> {
-        self.lock().tls_version
+        self.lock().attached.as_ref()?.tls_version
     }
 
     /// Whether `next_event` has something.
@@ -489,10 +489,8 @@ impl Link {
         if state.has_events() {
             state.raise();
         }
-        if let Some(transport) = &state.transport {
-            // Its task knows the socket to be watched.
-            self.hub.mark_dirty(transport);
-        }
+        // The task knows the socket to be watched.
+        self.mark_dirty(&state);
         Ok(fd)
     }
 
@@ -519,11 +517,11 @@ impl Link {
 
     fn see_to_transmit(&self, state: &mut LinkState) {
         let nothing = state.session.fill().is_empty();
-        let Some(transport) = &state.transport else {
+        if state.attached.is_none() {
             return;
-        };
+        }
         if !nothing {
-            self.hub.mark_dirty(transport);
+            self.mark_dirty(state);
             let is_driving = self.hub.helm.is_caretaker_driving();
             if state.readiness.transmit(is_driving) {
                 state.descriptor.raise();
@@ -531,6 +529,14 @@ impl Link {
         }
         // Something that waited may have turned out to be more than the server takes.
         self.tell_rest(state);
+    }
+
+    /// Lets the task of the connection, if there is one, know that it has something to do. Returns whether there is one.
+    fn mark_dirty(&self, state: &LinkState) -> bool {
+        if let Some(attached) = &state.attached {
+            self.hub.mark_dirty(&attached.transport);
+        }
+        state.attached.is_some()
     }
 
     fn has_news(&self, state: &mut LinkState) {
@@ -569,28 +575,32 @@ impl Link {
         opened: Result<Stream, OpenError>,
         now: Instant,
     ) -> Option<Stream> {
-        let mut state = self.lock();
-        if !state.is_attached(transport) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let attached = state.attached.as_mut()?;
+        if !attached.is_of(transport) {
             return None;
         }
         let (result, stream) = match opened {
             Ok(stream) => {
                 state.session.open(now);
-                state.tls_version = stream.tls_version();
+                attached.tls_version = stream.tls_version();
                 (Ok(()), Some(stream))
             }
             Err(error) => (Err(error.to_string()), None),
         };
-        state.opened = Some(result);
-        self.has_news(&mut state);
+        attached.opened = Some(result);
+        self.has_news(state);
         stream
     }
 
     /// The task has panicked: the user must not wait for it in vain.
     pub(super) fn task_failed(&self, transport: &Arc<Transport>) {
         let mut state = self.lock();
-        if state.is_attached(transport) {
-            state.ended = Some(Ended::Broken("internal error".into()));
+        if let Some(attached) = &mut state.attached
+            && attached.is_of(transport)
+        {
+            attached.ended = Some(Ended::Broken("internal error".into()));
             self.has_news(&mut state);
         }
     }
@@ -631,8 +641,10 @@ impl Link {
                 io.output = state.session.take();
             }
         }
-        if let Some(ended) = io.ended.take() {
-            state.ended = Some(ended);
+        if let Some(attached) = &mut state.attached
+            && io.ended.is_some()
+        {
+            attached.ended = io.ended.take();
         }
         if state.exchanged(io.output.len()) {
             self.hub.news.notify_one();
@@ -659,11 +671,35 @@ impl Drop for Link {
     }
 }
 
+impl Attached {
+    fn is_of(&self, transport: &Arc<Transport>) -> bool {
+        Arc::ptr_eq(&self.transport, transport)
+    }
+
+    fn has_events(&self) -> bool {
+        self.opened.is_some() || self.ended.is_some()
+    }
+}
+
 impl LinkState {
     fn is_attached(&self, transport: &Arc<Transport>) -> bool {
-        self.transport
+        self.attached
             .as_ref()
-            .is_some_and(|mine| Arc::ptr_eq(mine, transport))
+            .is_some_and(|attached| attached.is_of(transport))
+    }
+
+    /// Whether there is a connection, or one is being opened.
+    fn is_up(&self) -> bool {
+        self.attached
+            .as_ref()
+            .is_some_and(|attached| attached.ended.is_none())
+    }
+
+    /// Whether the connection has ended by itself, and Lua does not know.
+    fn has_ended(&self) -> bool {
+        self.attached
+            .as_ref()
+            .is_some_and(|attached| attached.ended.is_some())
     }
 
     fn alarm_time(&self) -> Option<Instant> {
@@ -671,7 +707,9 @@ impl LinkState {
     }
 
     fn has_events(&self) -> bool {
-        self.woken || self.opened.is_some() || self.ended.is_some() || self.session.has_events()
+        self.woken
+            || self.attached.as_ref().is_some_and(Attached::has_events)
+            || self.session.has_events()
     }
 
     fn load(&self) -> Load {
@@ -688,12 +726,12 @@ impl LinkState {
     }
 
     fn holds_back(&self) -> bool {
-        let connected = self.session.state() == State::Connected && self.ended.is_none();
+        let connected = self.session.state() == State::Connected && !self.has_ended();
         connected && self.session.holds_back()
     }
 
     fn is_full(&mut self) -> bool {
-        let over = self.ended.is_some() || self.session.state() == State::Disconnected;
+        let over = self.has_ended() || self.session.state() == State::Disconnected;
         self.flow.is_full(self.load(), over)
     }
 
@@ -722,23 +760,24 @@ impl LinkState {
         if std::mem::take(&mut self.woken) {
             return Some(LinkEvent::Woken);
         }
-        match self.opened.take() {
+        match self.attached.as_mut().and_then(|it| it.opened.take()) {
             Some(Ok(())) => return Some(LinkEvent::Opened),
             Some(Err(message)) => return Some(LinkEvent::OpenFailed(message)),
             None => {}
         }
-        match self.session.poll_event() {
-            Some(event) => Some(event.into()),
-            None => self.ended.take().map(|ended| match ended {
-                Ended::Closed => LinkEvent::Closed,
-                Ended::Broken(message) => LinkEvent::Broken(message),
-            }),
+        if let Some(event) = self.session.poll_event() {
+            return Some(event.into());
+        }
+        match self.attached.as_mut()?.ended.take()? {
+            Ended::Closed => Some(LinkEvent::Closed),
+            Ended::Broken(message) => Some(LinkEvent::Broken(message)),
         }
     }
 
     /// Takes all messages, and returns the first, if they are many and come next.
     fn take_messages(&mut self, into: &mut VecDeque<Event>) -> Option<LinkEvent> {
-        let next = !self.woken && self.opened.is_none();
+        let opened = self.attached.as_ref().is_some_and(|it| it.opened.is_some());
+        let next = !self.woken && !opened;
         (next && self.session.take_messages(into))
             .then(|| into.pop_front())
             .flatten()
@@ -760,7 +799,7 @@ impl LinkState {
         hub: &Hub,
         part: impl FnOnce(&mut Session) -> Parted,
     ) -> Option<Arc<Transport>> {
-        let transport = self.transport.take();
+        let transport = self.attached.take().map(|attached| attached.transport);
         // Without a transport, a connector has all there was; and to one that is gone there is nothing to be given.
         if let Some(transport) = transport.as_ref().filter(|transport| !transport.is_gone()) {
             self.copy_large();
@@ -786,10 +825,7 @@ impl LinkState {
         }
         self.session.close();
         self.session.discard_events();
-        self.opened = None;
-        self.ended = None;
         self.flow = Flow::default();
-        self.tls_version = None;
         self.descriptor.detach();
         transport
     }
