@@ -1,55 +1,24 @@
-//! A link: one client's session and the connection that carries it now, if any. The Lua thread calls everything here;
-//! what is `pub(super)` is for the connection's task.
+//! A link: one client's session and the connection that carries it now, if any. Here is what Lua's thread asks of it;
+//! `link/publish.rs` takes messages, and `link/task.rs` is for the connection's task.
+
+mod publish;
+mod task;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use tokio::time::timeout;
-
 use super::descriptor::Descriptor;
-use super::exchange::{Ended, Exchange, Instruction};
+use super::exchange::Ended;
 use super::flow::{Flow, Load};
 use super::hub::{Hub, TaskCount};
 use super::large::Large;
 use super::readiness::{News, Readiness};
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
-use crate::codec::{Packet, PublishRef};
-use crate::net::{OpenError, Stream};
-use crate::session::{Event, Parted, RequestError, Session, State};
-
-/// A message that was accepted.
-#[derive(Debug)]
-pub struct Published {
-    /// Its packet identifier, 0 for QoS 0.
-    pub packet_id: u16,
-    /// Whether the program should wait before it sends more, see [`Link::is_full`].
-    pub full: bool,
-    /// Packet identifiers of the messages that had to make room for it.
-    pub dropped: Vec<u16>,
-}
-
-/// Why a message was not accepted.
-#[derive(Debug)]
-pub enum PublishError {
-    /// The session refuses it.
-    Refused(RequestError),
-    /// The link holds so much already that it takes no more.
-    TooMuch {
-        /// Bytes that wait to be written or acknowledged.
-        waiting: usize,
-    },
-}
-
-impl From<RequestError> for PublishError {
-    fn from(error: RequestError) -> Self {
-        Self::Refused(error)
-    }
-}
+use crate::codec::Packet;
+use crate::session::{Event, Parted, Session, State};
+pub use publish::{PublishError, Published};
 
 /// What a link has for Lua.
 #[derive(Debug)]
@@ -131,15 +100,6 @@ struct Alarm {
     at: Instant,
     /// Somebody has to drive until it rings.
     _alive: TaskCount,
-}
-
-/// Ends [`Link::publish_large`].
-struct EndOfLarge<'a>(&'a Link);
-
-impl Drop for EndOfLarge<'_> {
-    fn drop(&mut self) {
-        self.0.end_large();
-    }
 }
 
 impl Link {
@@ -257,138 +217,6 @@ impl Link {
     pub fn has_room_or_news(&self) -> bool {
         let mut state = self.lock();
         state.session.is_slow() || !state.is_full()
-    }
-
-    /// Publishes.
-    ///
-    /// # Errors
-    /// Those of [`Session::publish`], and that too much waits already.
-    pub fn publish(&self, message: &PublishRef<'_>) -> Result<Published, PublishError> {
-        self.publish_in(&mut self.lock(), message)
-    }
-
-    /// Publishes, if there is a connection and the message is accepted; then no other has to make room for it.
-    pub fn publish_connected(&self, message: &PublishRef<'_>) -> Option<Published> {
-        let mut state = self.lock();
-        (state.session.state() == State::Connected)
-            .then(|| self.publish_in(&mut state, message).ok())
-            .flatten()
-    }
-
-    fn publish_in(
-        &self,
-        state: &mut LinkState,
-        message: &PublishRef<'_>,
-    ) -> Result<Published, PublishError> {
-        // What the queue for no connection takes is the session's to say.
-        if state.session.state() != State::Disconnected {
-            let waiting = state.outgoing_bytes();
-            if waiting >= state.session.settings().max_outgoing_bytes {
-                return Err(PublishError::TooMuch { waiting });
-            }
-        }
-        let packet_id = state.session.publish(message)?;
-        self.see_to_transmit(state);
-        Ok(Published {
-            packet_id,
-            full: state.is_full(),
-            dropped: state.session.take_dropped(),
-        })
-    }
-
-    /// As [`publish`](Self::publish), for a large message: its payload is written from where it lies, as much as the
-    /// connection takes within `patience`; the rest is copied. Drives the runtime, for a turn at least. Nothing refers to
-    /// `payload` any more when this returns.
-    ///
-    /// # Errors
-    /// Those of [`publish`](Self::publish).
-    pub fn publish_large(
-        &self,
-        driver: &Driver,
-        message: &PublishRef<'_>,
-        payload: Bytes,
-        patience: Duration,
-    ) -> Result<Published, PublishError> {
-        let begun = {
-            // Also if a task panics.
-            let _end = EndOfLarge(self);
-            driver.drive(async {
-                // Nobody else drives: what is begun here is what comes next.
-                let begun = self.begin_large(message, payload);
-                if begun {
-                    self.hub.wake_dirty();
-                    tokio::task::yield_now().await;
-                }
-                if self.waits_for_large() {
-                    // The first turn has shown whether the socket takes more, this one writes.
-                    tokio::task::yield_now().await;
-                }
-                // An error says that the time is over.
-                let _ = timeout(patience, async {
-                    while self.waits_for_large() {
-                        self.hub.news.notified().await;
-                    }
-                })
-                .await;
-                begun
-            })
-        };
-        if !begun {
-            return self.publish(message);
-        }
-        Ok(Published {
-            packet_id: 0,
-            full: self.is_full(),
-            dropped: Vec::new(),
-        })
-    }
-
-    fn begin_large(&self, message: &PublishRef<'_>, payload: Bytes) -> bool {
-        let mut state = self.lock();
-        let much = state.session.settings().max_outgoing_bytes;
-        let begun =
-            state.is_up() && state.outgoing_bytes() < much && state.session.publish_head(message);
-        if begun {
-            let head = state.session.take();
-            state.large.lend(head, payload);
-            self.mark_dirty(&state);
-        }
-        begun
-    }
-
-    /// What has not been written of a large message is copied.
-    fn end_large(&self) {
-        let mut state = self.lock();
-        if state.copy_large() {
-            self.see_to_transmit(&mut state);
-        }
-    }
-
-    /// Writes bytes, and then the payload of a large message if it comes next.
-    pub(super) fn poll_write_large(
-        &self,
-        stream: &mut Stream,
-        before: &[u8],
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let mut state = self.lock();
-        let was_lent = state.large.is_lent();
-        let written = ready!(state.large.poll_write(stream, before, cx))?;
-        if was_lent && !state.large.is_lent() {
-            self.hub.news.notify_one();
-        }
-        Poll::Ready(Ok(written))
-    }
-
-    /// Whether a large message is being written.
-    pub(super) fn has_large(&self) -> bool {
-        self.lock().large.is_next()
-    }
-
-    /// Whether there is a large message that will be written, as far as one can know.
-    fn waits_for_large(&self) -> bool {
-        let state = self.lock();
-        state.large.is_lent() && !state.has_ended() && !state.session.is_slow()
     }
 
     /// Makes [`LinkEvent::Woken`] come at once.
@@ -547,120 +375,6 @@ impl Link {
         if raise {
             state.descriptor.raise();
         }
-    }
-
-    /// Lets the descriptor of [`Link::fd`] be readable when the connection is.
-    #[cfg(unix)]
-    pub(super) fn watch(&self, transport: &Arc<Transport>, stream: &Stream) {
-        let mut state = self.lock();
-        if state.is_attached(transport) {
-            state.descriptor.watch(stream);
-        }
-    }
-
-    /// Undoes [`Link::watch`], for a connection that has been let go of.
-    #[cfg(unix)]
-    pub(super) fn unwatch(&self, stream: &Stream) {
-        self.lock().descriptor.unwatch(stream);
-    }
-
-    pub(super) fn hub(&self) -> &Hub {
-        &self.hub
-    }
-
-    /// Tells how opening ended. `None`: there is no stream, or nobody waits for it any more.
-    pub(super) fn set_opened(
-        &self,
-        transport: &Arc<Transport>,
-        opened: Result<Stream, OpenError>,
-        now: Instant,
-    ) -> Option<Stream> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let attached = state.attached.as_mut()?;
-        if !attached.is_of(transport) {
-            return None;
-        }
-        let (result, stream) = match opened {
-            Ok(stream) => {
-                state.session.open(now);
-                attached.tls_version = stream.tls_version();
-                (Ok(()), Some(stream))
-            }
-            Err(error) => (Err(error.to_string()), None),
-        };
-        attached.opened = Some(result);
-        self.has_news(state);
-        stream
-    }
-
-    /// The task has panicked: the user must not wait for it in vain.
-    pub(super) fn task_failed(&self, transport: &Arc<Transport>) {
-        let mut state = self.lock();
-        if let Some(attached) = &mut state.attached
-            && attached.is_of(transport)
-        {
-            attached.ended = Some(Ended::Broken("internal error".into()));
-            self.has_news(&mut state);
-        }
-    }
-
-    /// One exchange between a connection's task and the session: `input` is consumed as far as it holds whole
-    /// packets, `output`, if empty, is filled. `None`: the link has let go of this transport.
-    pub(super) fn exchange(
-        &self,
-        transport: &Arc<Transport>,
-        io: &mut Exchange,
-        now: Instant,
-    ) -> Option<Instruction> {
-        let mut state = self.lock();
-        if !state.is_attached(transport) {
-            return None;
-        }
-        let written = std::mem::take(&mut io.written);
-        if written > 0 {
-            state.session.transmitted(written, now);
-        }
-        if !io.input.is_empty() {
-            state.session.receive(&mut io.input, now);
-        }
-        if state
-            .session
-            .poll_timeout()
-            .is_some_and(|deadline| deadline <= now)
-        {
-            state.session.handle_timeout(now);
-        }
-        if io.output.is_empty() {
-            // Nothing is kept of what has been written.
-            io.output = BytesMut::new();
-            if let Some(head) = state.large.take_head() {
-                io.output = head;
-                io.large = true;
-            } else if !state.session.fill().is_empty() {
-                io.output = state.session.take();
-            }
-        }
-        if let Some(attached) = &mut state.attached
-            && io.ended.is_some()
-        {
-            attached.ended = io.ended.take();
-        }
-        if state.exchanged(io.output.len()) {
-            self.hub.news.notify_one();
-        }
-        if state.has_events() {
-            self.has_news(&mut state);
-        }
-        let wants = state.session.wants_receive();
-        Some(Instruction {
-            deadline: state.session.poll_timeout(),
-            read: state.flow.read(wants),
-            missing: state.session.missing(&io.input),
-            finish: state.session.state() == State::Disconnected,
-            #[cfg(unix)]
-            watch: state.descriptor.is_to_watch(),
-        })
     }
 }
 
