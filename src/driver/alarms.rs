@@ -151,3 +151,25 @@ impl Drop for Alarm<'_> {
         self.alarms.move_task(self.transport, self.at, None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_rings_once_when_it_is_due_and_not_where_it_was_moved_from() {
+        let alarms = Alarms::default();
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        for (token, seconds) in [(1, 3), (2, 1), (3, 2), (4, 1)] {
+            alarms.move_link(token, None, Some(at(seconds)));
+        }
+        alarms.move_link(3, Some(at(2)), Some(at(4)));
+        alarms.move_link(4, Some(at(1)), None);
+        assert_eq!(alarms.ring_due(at(0)), []);
+        assert_eq!(alarms.ring_due(at(2)), [2]);
+        assert_eq!(lock(&alarms.pending).next(), Some(at(3)));
+        assert_eq!(alarms.ring_due(at(4)), [1, 3]);
+        assert_eq!(alarms.pending(), 0);
+    }
+}

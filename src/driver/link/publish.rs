@@ -43,7 +43,7 @@ impl Link {
     /// Publishes.
     ///
     /// # Errors
-    /// Those of [`Session::publish`], and that too much waits already.
+    /// Those of [`Session::publish`](crate::session::Session::publish), and that too much waits already.
     pub fn publish(&self, message: &PublishRef<'_>) -> Result<Published, PublishError> {
         self.publish_in(&mut self.lock(), message)
     }
