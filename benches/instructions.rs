@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use mqtt_core::codec::*;
-use mqtt_core::session::{Event, Filters, Session, Settings};
+use mqtt_core::session::{Event, Session, Settings};
+use mqtt_core::topics::Filters;
 
 /// How many messages there are in a round: fewer than a 3.1.1 session has unacknowledged with QoS 2.
 const MESSAGES: u16 = 16;

@@ -174,6 +174,57 @@ for _, version in ipairs({ 1, 4 }) do
 			]], version):gsub("\t", " ")))
 		end)
 
+		if version == 4 then
+			with_copas("what is called repeatedly goes on after an error, and when its thread is removed", function()
+				local calls, call_soon = 0, nil
+				in_thread(function()
+					call_soon = host.repeatedly(function()
+						calls = calls + 1
+						if calls == 1 then
+							error("thrown", 0)
+						elseif calls == 2 then
+							copas.removethread(coroutine.running())
+							copas.pause(0)
+						end
+						return calls < 4 and 100
+					end)
+				end)
+				local deadline = harness.now() + 10
+				while calls < 4 do
+					assert(harness.now() < deadline, "it is not called any more")
+					call_soon()
+					copas.step(0.001)
+				end
+				while not copas.finished() do
+					assert(harness.now() < deadline, "it does not end")
+					copas.step(0.001)
+				end
+				assert.equal("thrown", table.remove(errors))
+			end)
+
+			with_copas("what is called repeatedly is called at once though it is about to sleep", function()
+				local calls, call_soon = 0, nil
+				in_thread(function()
+					call_soon = host.repeatedly(function()
+						calls = calls + 1
+						if calls == 1 then
+							-- Has its turn between the end of this call and the sleep.
+							copas.addthread(function()
+								call_soon()
+							end)
+						end
+						return calls < 2 and 100
+					end)
+				end)
+				local deadline = harness.now() + 10
+				while not copas.finished() do
+					assert(harness.now() < deadline, "it sleeps")
+					copas.step(0.001)
+				end
+				assert.equal(2, calls)
+			end)
+		end
+
 		with_copas("await returns in a coroutine of a program with an ioloop", function()
 			local subject, silent = harness.client(), require("spec.support.server").start(4, function() end)
 			local deaf = harness.client({ uri = silent.uri })

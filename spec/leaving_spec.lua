@@ -434,32 +434,60 @@ describe("a program that leaves", function()
 	end)
 end)
 
--- A connector in Lua writes before the call returns. What it has not read may reset its connection: here nothing.
+-- A connector in Lua writes before the call returns. The broker's answers lie unread when the program ends.
 describe("what was accepted by LuaSocket arrives", function()
 	after_each(harness.cleanup)
 
+	local MESSAGES = 500
+
 	for name, way in pairs({
 		["os.exit(0)"] = "os.exit(0)",
+		["os.exit(0, true)"] = "os.exit(0, true)",
 		["the end of the script"] = "",
 		["an uncaught error"] = 'error("left", 0)',
 		["close_connection"] = "client:close_connection()",
+		["close_connection and os.exit"] = "client:close_connection() os.exit(0)",
+		["disconnect and os.exit"] = "client:disconnect() os.exit(0)",
 		["collection"] = "client = nil collectgarbage() collectgarbage()",
+		["collection and os.exit"] = "client = nil collectgarbage() collectgarbage() os.exit(0)",
 	}) do
-		it("if the program leaves by " .. name, function()
-			local topic = harness.topic()
-			local observer, payloads = observe(topic)
-			local output, status = run([[
-				client = connected({ uri = %q, connector = require("mqtt.connector.luasocket") })
-				for i = 1, 100 do
-					assert(client:publish({ topic = %q, payload = tostring(i), }))
-				end
-				%s
-			]], broker.uri, topic .. "/l", way)
-			check_end(output, status, way:find("error") and "left")
-			harness.serve({ observer }, function()
-				return #(payloads[topic .. "/l"] or {}) == 100
+		for security, target in pairs({ plain = TRANSPORTS.tcp, TLS = TRANSPORTS.tls }) do
+			it(("if the program leaves by %s, %s"):format(name, security), function()
+				local topic = harness.topic()
+				local observer, payloads = observe(topic)
+				local cafile = target[2] or ""
+				local output, status = run([[
+					local topic, cafile = %q, %q
+					local subscribed
+					client = connected({
+						uri = %q,
+						secure = cafile ~= "" and { cafile = cafile } or nil,
+						connector = require("mqtt.connector.luasocket"),
+						will = { topic = topic .. "/will", payload = "will" },
+					})
+					-- What it publishes comes back, and is not read either.
+					client:subscribe({ topic = topic .. "/l", callback = function()
+						subscribed = true
+					end })
+					while not subscribed do
+						assert(client:_sync_iteration())
+					end
+					for i = 1, %d do
+						assert(client:publish({ topic = topic .. "/l", payload = tostring(i), qos = 1 }))
+					end
+					%s
+				]], topic, cafile, target[1], MESSAGES, way)
+				check_end(output, status, way:find("error") and "left")
+				local is_will_due = not way:find("disconnect", 1, true)
+				local ok = pcall(harness.serve, { observer }, function()
+					return #(payloads[topic .. "/l"] or {}) == MESSAGES and (not is_will_due or payloads[topic .. "/will"])
+				end, 4)
+				assert(ok, ("%d of %d arrived, %s will"):format(#(payloads[topic .. "/l"] or {}), MESSAGES,
+					payloads[topic .. "/will"] and "and the" or "and no"))
+				harness.flush(observer)
+				assert.equal(is_will_due, payloads[topic .. "/will"] ~= nil)
 			end)
-		end)
+		end
 	end
 end)
 

@@ -2,6 +2,7 @@
 
 local harness = require("spec.support.harness")
 local ioloop = require("mqtt.ioloop")
+local servers = require("spec.support.server")
 
 local client, connect = harness.client, harness.connect
 
@@ -251,6 +252,82 @@ describe("inside of a handler,", function()
 		end)
 		assert.equal(1, closed)
 		harness.flush(other)
+	end)
+end)
+
+describe("a client whose connection is lost connects again,", function()
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+	end)
+
+	-- Returns a loop with a server and a client of it, and two functions: the first tells whether the client has connected
+	-- so many times, the second has the server end the connection.
+	local function lost(on_error)
+		local server = servers.start(4)
+		local subject = client({ uri = server.uri, reconnect = 0.01 })
+		local loop, connects, failures = loop_of(server.serve, subject), 0, 0
+		subject:on("connect", function()
+			connects = connects + 1
+		end)
+		subject:on("error", function()
+			failures = failures + 1
+			if failures == 1 then
+				on_error(loop)
+			end
+		end)
+		local function has_connected(times)
+			return function()
+				return connects == times
+			end
+		end
+		go_round(loop, has_connected(1))
+		return loop, has_connected, server
+	end
+
+	for name, round in pairs({
+		["goes round the loop"] = function(loop)
+			loop:iteration()
+		end,
+		["goes round the loop in a coroutine"] = function(loop)
+			assert(coroutine.resume(coroutine.create(loop.iteration), loop))
+		end,
+		["goes round the loop in a coroutine more than once"] = function(loop)
+			assert(coroutine.resume(coroutine.create(function()
+				for _ = 1, 3 do
+					loop:iteration()
+				end
+			end)))
+		end,
+	}) do
+		it("also if its handler of error " .. name .. " and throws then", function()
+			local loop, has_connected, server = lost(function(loop)
+				round(loop)
+				error("thrown")
+			end)
+			server:drop()
+			assert.matches("thrown", harness.failure(go_round, loop, has_connected(2)))
+			go_round(loop, has_connected(2))
+		end)
+	end
+
+	it("also if its handler of error waits in a coroutine that nobody resumes", function()
+		local waits = false
+		local loop, has_connected, server = lost(function()
+			waits = true
+			coroutine.yield()
+		end)
+		server:drop()
+		local thread = coroutine.create(go_round)
+		coroutine.resume(thread, loop, has_connected(2))
+		assert.is_true(waits)
+		for _ = 1, 3 do
+			loop:iteration()
+		end
+		thread = nil -- luacheck: ignore 311
+		collectgarbage()
+		collectgarbage()
+		go_round(loop, has_connected(2))
 	end)
 end)
 

@@ -6,6 +6,69 @@ local mqtt = require("mqtt")
 local packet_type = require("mqtt.protocol").packet_type
 local servers = require("spec.support.server")
 
+-- Answers each request by its payload, turned round, unless it is silent; acknowledges, unless it is mute; refuses to
+-- subscribe to "refused", or to anything. Notes the requests that come before the topic of their response is granted.
+local function answer(self, packet)
+	local ptype = packet.type
+	if ptype == packet_type.CONNECT then
+		if not self.has_session then
+			self.granted = {}
+		end
+		self:send({ type = packet_type.CONNACK, sp = self.has_session, rc = 0, properties = self.connack_properties })
+	elseif ptype == packet_type.SUBSCRIBE then
+		local rc = {}
+		for i, subscription in ipairs(packet.subscriptions) do
+			local refused = self.refuses or subscription.topic == "refused"
+			rc[i] = refused and 0x87 or 1
+			self.granted[subscription.topic] = not refused
+		end
+		self:send({ type = packet_type.SUBACK, packet_id = packet.packet_id, rc = rc })
+	elseif ptype == packet_type.PUBREL then
+		self:send({ type = packet_type.PUBCOMP, packet_id = packet.packet_id, rc = 0 })
+	elseif ptype == packet_type.PUBLISH and packet.qos > 0 and not self.is_mute then
+		local refused = packet.topic == "refused"
+		self:send({ type = packet.qos == 1 and packet_type.PUBACK or packet_type.PUBREC, packet_id = packet.packet_id,
+			rc = refused and 0x87 or 0 })
+	end
+	local topic = ptype == packet_type.PUBLISH and packet.properties.response_topic
+	if topic and not self.granted[topic] then
+		table.insert(self.early, packet.payload)
+	end
+	if topic and packet.topic == "reverse" and not (self.is_silent or self.is_mute) then
+		self:send({ type = packet_type.PUBLISH, topic = topic, qos = 1, packet_id = #self.received,
+			payload = packet.payload:reverse(), retain = false, dup = false,
+			properties = { correlation_data = packet.properties.correlation_data } })
+	end
+end
+
+-- A server that does so.
+local function responding()
+	local server = servers.start(mqtt.v50, answer)
+	server.has_session, server.granted, server.early = false, {}, {}
+	return server
+end
+
+-- Has a server take its time to grant topics. Returns two functions: one grants those that were asked for, one says
+-- whether there are so many.
+local function grant_later(server)
+	local held = {}
+	function server:on_packet(packet)
+		if packet.type == packet_type.SUBSCRIBE then
+			held[#held + 1] = packet
+		else
+			answer(self, packet)
+		end
+	end
+	return function()
+		server.on_packet = answer
+		for _, packet in ipairs(held) do
+			answer(server, packet)
+		end
+	end, function(count)
+		return #held >= count
+	end
+end
+
 for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" }) do
 	describe("a request, " .. way, function()
 		local found, connector = pcall(require, "mqtt.connector." .. class)
@@ -14,27 +77,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			return
 		end
 
-		local server, subject, results, silent
-
-		-- Answers each request by its payload, turned round; refuses to subscribe to "refused".
-		local function answer(self, packet)
-			local ptype = packet.type
-			if ptype == packet_type.CONNECT then
-				self:send({ type = packet_type.CONNACK, sp = false, rc = 0, properties = self.connack_properties })
-			elseif ptype == packet_type.SUBSCRIBE then
-				local refused = packet.subscriptions[1].topic == "refused"
-				self:send({ type = packet_type.SUBACK, packet_id = packet.packet_id, rc = { refused and 0x87 or 1 } })
-			elseif ptype == packet_type.PUBLISH and packet.qos == 1 then
-				local refused = packet.topic == "refused"
-				self:send({ type = packet_type.PUBACK, packet_id = packet.packet_id, rc = refused and 0x87 or 0 })
-			end
-			if ptype == packet_type.PUBLISH and packet.topic == "reverse" and not silent then
-				self:send({ type = packet_type.PUBLISH, topic = packet.properties.response_topic, qos = 1,
-					packet_id = #self.received,
-					payload = packet.payload:reverse(), retain = false, dup = false,
-					properties = { correlation_data = packet.properties.correlation_data } })
-			end
-		end
+		local server, subject, results
 
 		local function serve(done)
 			harness.serve({ subject, server.serve }, done)
@@ -65,13 +108,15 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 		end
 
 		before_each(function()
-			silent, results = nil, {}
-			server = servers.start(mqtt.v50, answer)
+			results = {}
+			server = responding()
 		end)
 
 		after_each(function()
+			local early = server.early
 			harness.cleanup()
 			server:stop()
+			assert.same({}, early)
 		end)
 
 		it("gets its response", function()
@@ -169,7 +214,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 
 		it("waits on over a lost connection", function()
 			connect({ reconnect = 0.01 })
-			silent = true
+			server.is_silent = true
 			subject:request({ topic = "reverse", payload = "abc", qos = 1, callback = note })
 			serve(function()
 				return server:count(packet_type.PUBLISH) == 1
@@ -179,7 +224,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			serve(function()
 				return server:count(packet_type.SUBSCRIBE) == 2
 			end)
-			silent = false
+			server.is_silent = false
 			answer(server, publish)
 			serve(function()
 				return results[1]
@@ -187,24 +232,38 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			assert.equal("cba", results[1][1].payload)
 		end)
 
-		-- Has the broker, which has lost the session, take its time to grant topics on the next connection.
-		local function lose_session()
+		-- The server, which has lost the session, takes its time to grant topics on the next connection. Returns how it
+		-- grants the given number of them.
+		local function lose_session(count)
 			server.received = {}
-			local held
-			server.on_packet = function(self, packet)
-				if packet.type == packet_type.SUBSCRIBE then
-					held = packet
-				else
-					answer(self, packet)
-				end
-			end
+			local grant, has_asked = grant_later(server)
 			serve(function()
-				return held
+				return has_asked(count or 1)
 			end)
-			return function()
-				server.on_packet = answer
-				answer(server, held)
+			return grant
+		end
+
+		-- Returns when the server has received all that may be sent now.
+		local function flush()
+			local flushed
+			assert(subject:publish({ topic = "t", qos = 1, callback = function()
+				flushed = true
+			end }))
+			serve(function()
+				return flushed
+			end)
+		end
+
+		-- The payloads of the requests that the server has received, in their order, and those of the responses.
+		local function exchanged()
+			local sent, answered = {}, {}
+			for _, packet in ipairs(received(packet_type.PUBLISH)) do
+				sent[#sent + 1] = packet.topic == "reverse" and packet.payload or nil
 			end
+			for i, result in ipairs(results) do
+				answered[i] = result[1] and result[1].payload or result[2]
+			end
+			return sent, answered
 		end
 
 		it("does not leave before its topic is granted in this session", function()
@@ -213,7 +272,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			serve(function()
 				return #results == 1
 			end)
-			silent = true
+			server.is_silent = true
 			assert(subject:request({ topic = "reverse", payload = "cd", qos = 1, callback = note }))
 			serve(function()
 				return subject:stats().in_flight == 0
@@ -222,40 +281,224 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			serve(function()
 				return not subject.connection
 			end)
-			silent = false
+			server.is_silent = false
 			assert(subject:request({ topic = "reverse", payload = "ef", qos = 1, callback = note }))
 			local grant = lose_session()
 			assert(subject:request({ topic = "reverse", payload = "gh", callback = note }))
-			local flushed
-			subject:publish({ topic = "t", qos = 1, callback = function()
-				flushed = true
-			end })
-			serve(function()
-				return flushed
-			end)
-			for _, packet in ipairs(received(packet_type.PUBLISH)) do
-				assert.not_equal("reverse", packet.topic)
-			end
+			flush()
+			assert.same({}, (exchanged()))
 			grant()
 			serve(function()
 				return #results == 4
 			end)
-			local payloads = {}
-			for i, result in ipairs(results) do
-				payloads[i] = result[1].payload
+			local sent, answered = exchanged()
+			assert.same({ "cd", "ef", "gh" }, sent)
+			assert.same({ "ba", "dc", "fe", "hg" }, answered)
+		end)
+
+		for name, resubscribe in pairs({ ["with resubscribe"] = true, ["without resubscribe"] = false }) do
+			describe(name, function()
+				-- Has a request answered, so that the topic is granted, and makes others of which the server takes no notice, so
+				-- many of them that are sent. Then the connection is lost.
+				local function interrupt(requests, sent)
+					connect({ reconnect = 0.01, resubscribe = resubscribe })
+					assert(subject:request({ topic = "reverse", payload = "00", callback = note }))
+					serve(function()
+						return #results == 1
+					end)
+					results, server.is_mute = {}, true
+					for _, request in ipairs(requests) do
+						request.topic, request.callback = "reverse", note
+						assert(subject:request(request))
+					end
+					local before = 1
+					serve(function()
+						return server:count(packet_type.PUBLISH) == before + sent
+					end)
+					server:drop()
+					server.is_mute = false
+				end
+
+				it("is not repeated before its topic is granted in this session", function()
+					interrupt({
+						{ payload = "ab", qos = 1 },
+						{ payload = "cd", qos = 2 },
+					}, 2)
+					local grant = lose_session()
+					flush()
+					assert.same({}, (exchanged()))
+					grant()
+					serve(function()
+						return #results == 2
+					end)
+					flush()
+					local sent, answered = exchanged()
+					assert.same({ "ab", "cd" }, sent)
+					assert.same({ "ba", "dc" }, answered)
+					for _, packet in ipairs(received(packet_type.PUBLISH)) do
+						assert.is_false(packet.dup)
+					end
+					assert.same({}, subject._waits)
+					assert.same({}, subject._callbacks)
+				end)
+
+				it("is not sent before that when it has waited for the receive maximum", function()
+					server.connack_properties = { receive_maximum = 1 }
+					interrupt({
+						{ payload = "ab", qos = 1 },
+						{ payload = "cd", qos = 2 },
+						{ payload = "ef" },
+						{ payload = "gh", qos = 1 },
+					}, 1)
+					local grant = lose_session()
+					flush()
+					assert.same({}, (exchanged()))
+					assert.equal(0, subject:stats().queued_bytes)
+					grant()
+					serve(function()
+						return #results == 4
+					end)
+					local sent, answered = exchanged()
+					assert.same({ "ab", "cd", "ef", "gh" }, sent)
+					assert.same({ "ba", "dc", "fe", "hg" }, answered)
+				end)
+
+				it("is not sent once more when it is done and of QoS 0 or 2", function()
+					interrupt({ { payload = "ab", qos = 1 } }, 1)
+					serve(function()
+						return results[1]
+					end)
+					results, server.received, server.is_silent = {}, {}, true
+					for qos = 0, 2 do
+						assert(subject:request({ topic = "reverse", payload = "q" .. qos, qos = qos, callback = note }))
+					end
+					flush()
+					serve(function()
+						return subject:stats().in_flight == 0
+					end)
+					server:drop()
+					server.is_silent = false
+					lose_session()()
+					serve(function()
+						return #results == 1
+					end)
+					flush()
+					local sent, answered = exchanged()
+					assert.same({ "q1" }, sent)
+					assert.same({ "1q" }, answered)
+				end)
+
+				it("is not sent any more when it has timed out meanwhile", function()
+					interrupt({ { payload = "ab", qos = 1, timeout = 0.05 } }, 1)
+					local grant = lose_session()
+					serve(function()
+						return results[1]
+					end)
+					grant()
+					flush()
+					assert.same({}, (exchanged()))
+					assert.same({ { nil, "timeout" } }, results)
+				end)
+
+				it("fails when its topic is refused in the next session", function()
+					interrupt({ { payload = "ab", qos = 1 } }, 1)
+					server.refuses = true
+					server.received = {}
+					serve(function()
+						return results[1]
+					end)
+					assert.equal("Not authorized", results[1][2])
+					flush()
+					assert.same({}, (exchanged()))
+					-- The next one tries again.
+					server.refuses = false
+					assert(subject:request({ topic = "reverse", payload = "cd", callback = note }))
+					serve(function()
+						return results[2]
+					end)
+					assert.equal("dc", results[2][1].payload)
+				end)
+			end)
+		end
+
+		it("of another topic than others is not repeated before that is granted", function()
+			connect({ reconnect = 0.01 })
+			server.is_mute = true
+			for topic, payload in pairs({ mine = "ab", yours = "cd" }) do
+				assert(subject:request({ topic = "reverse", payload = payload, qos = 1, callback = note,
+					properties = { response_topic = topic } }))
 			end
-			assert.same({ "ba", "dc", "fe", "hg" }, payloads)
+			serve(function()
+				return server:count(packet_type.PUBLISH) == 2
+			end)
+			server:drop()
+			server.is_mute = false
+			local grant = lose_session(2)
+			flush()
+			assert.same({}, (exchanged()))
+			grant()
+			serve(function()
+				return #results == 2
+			end)
+			local sent = exchanged()
+			table.sort(sent)
+			assert.same({ "ab", "cd" }, sent)
+		end)
+
+		it("is repeated at once in a session that goes on", function()
+			connect({ reconnect = 0.01, clean = "first", properties = { session_expiry_interval = 60 } })
+			server.is_mute = true
+			assert(subject:request({ topic = "reverse", payload = "ab", qos = 1, callback = note }))
+			serve(function()
+				return server:count(packet_type.PUBLISH) == 1
+			end)
+			server.is_mute, server.has_session = false, true
+			server:drop()
+			serve(function()
+				return results[1]
+			end)
+			local publishes = received(packet_type.PUBLISH)
+			assert.is_true(publishes[2].dup)
+			assert.equal(2, #publishes)
+			assert.equal(1, server:count(packet_type.SUBSCRIBE))
+		end)
+
+		it("waits on when the connection is lost as its topic is granted", function()
+			connect({ reconnect = 0.01 })
+			local grant, has_asked = grant_later(server)
+			assert(subject:request({ topic = "reverse", payload = "ab", qos = 1, callback = note }))
+			serve(function()
+				return has_asked(1)
+			end)
+			-- Both are there before the client looks.
+			grant()
+			server:drop()
+			serve(function()
+				return results[1]
+			end)
+			assert.same({ "ba" }, select(2, exchanged()))
+		end)
+
+		it("made before there is a connection has a topic below the response information", function()
+			server.connack_properties = { response_information = "here" }
+			subject = harness.client({ uri = server.uri, version = mqtt.v50, connector = connector, queue = {} })
+			assert(subject:request({ topic = "reverse", payload = "ab", callback = note }))
+			serve(function()
+				return results[1]
+			end)
+			assert.matches("^here/", results[1][1].topic)
+			assert.equal(1, server:count(packet_type.SUBSCRIBE))
 		end)
 
 		it("moves to another topic with the response information", function()
 			server.connack_properties = { response_information = "here" }
 			connect({ reconnect = 0.01, queue = {} })
-			silent = true
+			server.is_silent = true
 			assert(subject:request({ topic = "reverse", payload = "ab", qos = 1, callback = note }))
 			serve(function()
 				return server:count(packet_type.PUBLISH) == 1
 			end)
-			silent = false
+			server.is_silent = false
 			server:drop()
 			server.connack_properties = { response_information = "there" }
 			serve(function()
@@ -263,6 +506,60 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			end)
 			assert.equal("ba", results[1][1].payload)
 			assert.matches("^there/", results[1][1].topic)
+		end)
+
+		it("that was sent gets its response at the topic of then, in a session that goes on", function()
+			server.connack_properties = { response_information = "here" }
+			connect({ reconnect = 0.01, clean = "first", properties = { session_expiry_interval = 60 } })
+			server.is_silent = true
+			assert(subject:request({ topic = "reverse", payload = "ab", qos = 1, callback = note }))
+			serve(function()
+				return subject:stats().messages_sent == 1 and subject:stats().in_flight == 0
+			end)
+			local request = received(packet_type.PUBLISH)[1]
+			server.is_silent, server.has_session = false, true
+			server.connack_properties = { response_information = "there" }
+			server:drop()
+			serve(function()
+				return server.accepted == 2 and subject.connection and subject.connection.connack
+			end)
+			assert(subject:request({ topic = "reverse", payload = "cd", callback = note }))
+			serve(function()
+				return results[1]
+			end)
+			assert.matches("^there/", results[1][1].topic)
+			answer(server, request)
+			serve(function()
+				return results[2]
+			end)
+			assert.equal("ba", results[2][1].payload)
+			assert.equal(0, server:count(packet_type.UNSUBSCRIBE))
+			-- What is not used any more is not subscribed to again.
+			server.has_session, server.received = false, {}
+			server:drop()
+			serve(function()
+				return server:count(packet_type.SUBSCRIBE) > 0
+			end)
+			flush()
+			local subscribes = received(packet_type.SUBSCRIBE)
+			assert.equal(1, #subscribes)
+			assert.matches("^there/", subscribes[1].subscriptions[1].topic)
+		end)
+
+		it("that waits fails when the response information becomes no topic", function()
+			connect({ reconnect = 0.01 })
+			server.is_mute = true
+			assert(subject:request({ topic = "reverse", payload = "ab", qos = 2, callback = note }))
+			serve(function()
+				return server:count(packet_type.PUBLISH) == 1
+			end)
+			server.connack_properties = { response_information = "a/+" }
+			server:drop()
+			serve(function()
+				return results[1]
+			end)
+			assert.matches("^the broker's response information is of no use: ", results[1][2])
+			assert.equal(1, server:count(packet_type.PUBLISH))
 		end)
 
 		it("fails where the response information is no topic", function()
@@ -293,7 +590,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			for _, ending in ipairs({ "drop", "disconnect" }) do
 				results = {}
 				connect({ reconnect = ending == "disconnect" and 10 or false })
-				silent = true
+				server.is_silent = true
 				subject:request({ topic = "reverse", payload = "abc", callback = note })
 				local count = server:count(packet_type.PUBLISH)
 				serve(function()
@@ -384,6 +681,82 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			assert.matches("^the message has a response topic of no use: ", err)
 		end)
 	end)
+end
+
+-- In threads that wait, natively and by the connector of Copas.
+for _, version in ipairs({ 1, 4 }) do
+	for _, class in ipairs({ "native", "copas" }) do
+		it("requests in threads of Copas " .. version .. ", " .. class .. ", wait for their topic in each session", function()
+			local copas, missing, errors = copas_support.load_watched(version)
+			local server = responding()
+			finally(function()
+				harness.cleanup()
+				servers.stop_all()
+				package.loaded["mqtt.connector.copas"] = nil
+				copas_support.unload()
+			end)
+			if not copas then
+				return pending(missing)
+			end
+			package.loaded["mqtt.connector.copas"] = nil
+			local subject = harness.client({ uri = server.uri, version = mqtt.v50, reconnect = 0.01,
+				connector = require("mqtt.connector." .. class) })
+			require("mqtt.loop").add(subject)
+			local results = {}
+			local function request(payload, qos)
+				copas.addthread(function()
+					assert(subject:await("connect"))
+					local response, err = subject:request({ topic = "reverse", payload = payload, qos = qos })
+					results[payload] = response and response.payload or err
+				end)
+			end
+			local function run(done)
+				local deadline = harness.now() + 10
+				while not done() do
+					assert.same({}, errors)
+					assert(harness.now() < deadline, "nothing came of it in time")
+					server:poll()
+					copas.step(0.002)
+				end
+			end
+			request("00")
+			run(function()
+				return results["00"]
+			end)
+			server.is_mute = true
+			request("ab", 1)
+			request("cd", 2)
+			run(function()
+				return server:count(packet_type.PUBLISH) == 3
+			end)
+			local grant, has_asked = grant_later(server)
+			server:drop()
+			server.received, server.is_mute = {}, false
+			subject:on("connect", function()
+				request("ef", 1)
+			end)
+			run(function()
+				return has_asked(1) and subject.connection and subject.connection.connack
+			end)
+			request("gh")
+			local flushed
+			copas.addthread(function()
+				subject:await("publish", { topic = "t", qos = 1 })
+				flushed = true
+			end)
+			run(function()
+				return flushed
+			end)
+			assert.equal(1, server:count(packet_type.PUBLISH))
+			grant()
+			run(function()
+				return results.ab and results.cd and results.ef and results.gh
+			end)
+			assert.same({ ["00"] = "00", ab = "ba", cd = "dc", ef = "fe", gh = "hg" }, results)
+			assert.equal(5, server:count(packet_type.PUBLISH))
+			assert.same({}, server.early)
+		end)
+	end
 end
 
 -- A client that answers requests by its payload, turned round.

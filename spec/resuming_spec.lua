@@ -273,6 +273,58 @@ describe("with reconnect", function()
 			assert.same({ "CONNECT", "PUBLISH m1 2" }, received())
 		end)
 
+		-- Through a connector Lua reads the CONNACK itself.
+		for resubscribe_name, resubscribe in pairs(connector == CONNECTORS.native
+			and { ["with resubscribe"] = true, ["without resubscribe"] = false } or {})
+		do
+			it("a lost session counts although Lua has not seen its CONNACK, " .. resubscribe_name .. ", " .. name, function()
+				local subject = start(version, connector, { resubscribe = resubscribe })
+				local granted, present = 0, {}
+				subject:on("connect", function(connack)
+					present[#present + 1] = connack.sp
+				end)
+				subject:on_topic { topic = "a", handler = print, subscribe = true, callback = function()
+					granted = granted + 1
+				end }
+				await(subject, types.SUBSCRIBE, 1)
+				server:send({ type = types.SUBACK, packet_id = 1, rc = { 0 } })
+				serve({ subject, server.serve }, function()
+					return granted == 1
+				end)
+
+				-- The second CONNACK comes as far as the session, and the program gives that connection up.
+				local accept = server.on_packet
+				server.on_packet = function() end
+				server:drop()
+				await(subject, types.CONNECT, 2)
+				server:send({ type = types.CONNACK, sp = false, rc = 0 })
+				serve({ server.serve }, function()
+					return subject:stats().reconnects == 1
+				end)
+				subject:close_connection()
+
+				server.on_packet = function(self, packet)
+					if packet.type == types.CONNECT then
+						self:send({ type = types.CONNACK, sp = true, rc = 0 })
+					elseif packet.type == types.SUBSCRIBE then
+						self:send({ type = types.SUBACK, packet_id = packet.packet_id, rc = { 0 } })
+					end
+				end
+				local before = server:count(types.SUBSCRIBE)
+				serve({ subject, server.serve }, function()
+					return #present == 2
+				end)
+				await(subject, types.SUBSCRIBE, before + 1)
+				-- Each later one tells what the server says.
+				server:drop()
+				serve({ subject, server.serve }, function()
+					return #present == 3
+				end)
+				assert.same({ false, false, true }, present)
+				server.on_packet = accept
+			end)
+		end
+
 		it("subscriptions are renewed, " .. name, function()
 			local subject = start(version, connector, { resubscribe = true, clean = true }, false)
 			local granted = 0

@@ -15,10 +15,12 @@ local AUTHENTICATION = { authentication_method = "spec" }
 -- Longer than any test runs, in seconds.
 local LONG = 60
 
--- A broker that answers requests, and CONNECT only if `is_open`.
+-- A broker that answers requests unless `is_mute`, and CONNECT only if `is_open`.
 local function answer(server, packet)
 	local reply
-	if packet.type == packet_type.CONNECT then
+	if server.is_mute and packet.type ~= packet_type.CONNECT then
+		return
+	elseif packet.type == packet_type.CONNECT then
 		reply = server.is_open and { type = packet_type.CONNACK, sp = false, rc = 0 }
 			or { type = packet_type.AUTH, rc = 0x18, properties = AUTHENTICATION }
 	elseif packet.type == packet_type.PUBLISH and packet.qos == 1 then
@@ -221,6 +223,80 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			assert.is_truthy(logged:find("was collected, and a handler of that raised an error: thrown", 1, true))
 		end)
 
+		it("says that it has been collected if somebody has kept it all the same", function()
+			local kept, text = nil, "nobody holds this client any more: it has been collected"
+			do
+				local client = mqtt.client({ uri = server.uri, clean = true, version = mqtt.v50, reconnect = 0.001,
+					queue = {}, connector = require(connector) })
+				client:on("close", function(_, client) -- luacheck: ignore 431
+					kept = client
+				end)
+				connect(client)
+			end
+			for _ = 1, 3 do
+				collectgarbage()
+			end
+			assert.same({ nil, text }, { kept:await("connect") })
+			assert.same({ nil, text }, { kept:step() })
+			assert.same({ false, text }, { kept:start_connecting() })
+			assert.same({ false, "failed to send PUBLISH: " .. text }, { kept:publish({ topic = "t", qos = 1 }) })
+			assert.same({ false, "network connection is not opened" }, { kept:subscribe({ topic = "t" }) })
+			assert.equal(0, kept:stats().in_flight)
+			assert.is_true(kept:close_connection())
+			assert.is_true(kept:shutdown())
+			assert.equal(1, server.accepted)
+		end)
+
+		it("that is collected tells those who wait for an answer", function()
+			local results
+			do
+				local client = mqtt.client({ uri = server.uri, clean = true, version = mqtt.v50, reconnect = 1, queue = {},
+					connector = require(connector) })
+				assert.is_true(client:request({ topic = "t", callback = function(...)
+					results = { ... }
+				end }))
+			end
+			for _ = 1, 3 do
+				collectgarbage()
+			end
+			assert.same({ nil, "nobody holds this client any more: it has been collected" }, results)
+		end)
+
+		it("has no connection after shutdown though that has failed before", function()
+			local client, closes = connect(new()), 0
+			client:on("close", function()
+				closes = closes + 1
+			end)
+			server:send({ type = packet_type.CONNACK, sp = false, rc = 0 })
+			local deadline = core.now() + 5
+			while way == "native" and not client._link:is_failed() do
+				assert.is_true(core.now() < deadline)
+				client._link:wait(0.01)
+			end
+			assert.is_true(client:shutdown())
+			assert.is_nil(client.connection)
+			assert.equal(1, closes)
+		end)
+
+		it("with clean = 'first' takes up what its first connection has left", function()
+			local client, answers = connect(new({ clean = "first" })), 0
+			server.is_mute = true
+			assert.is_number((client:publish({ topic = "t", qos = 2 })))
+			assert.is_number((client:publish({ topic = "t", qos = 1, callback = function()
+				answers = answers + 1
+			end })))
+			serve(client, function()
+				return server.received[3]
+			end)
+			client:close_connection()
+			server.is_mute = false
+			client.first_connect = true
+			serve(client, function()
+				return answers > 0
+			end)
+			assert.equal(1, answers)
+		end)
+
 		it("has lists of handlers of its own, which the program may change", function()
 			local one, other, names, seen = new(), new(), {}, {}
 			for name, list in pairs(one.handlers) do
@@ -386,6 +462,33 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			for _, listener in pairs(client._responses.listeners) do
 				assert.same({}, listener.requests)
 			end
+		end)
+
+		it("forgets the callbacks of requests whose time is over, though the broker has not acknowledged them", function()
+			local client, callbacks, timeouts = connect(new()), setmetatable({}, { __mode = "k" }), 0
+			serve(client, function()
+				-- Its topic is granted by the first one.
+				return client._responses or not client:request({ topic = "t", callback = function() end })
+			end)
+			serve(client, function()
+				return server.received[2]
+			end)
+			server.is_mute = true
+			local function request()
+				local function callback()
+					timeouts = timeouts + 1
+				end
+				callbacks[callback] = true
+				assert.is_true(client:request({ topic = "t", qos = 1, timeout = 0.05, callback = callback }))
+			end
+			request()
+			request()
+			serve(client, function()
+				return timeouts == 2
+			end)
+			collectgarbage()
+			collectgarbage()
+			assert.is_nil((next(callbacks)))
 		end)
 	end)
 end

@@ -14,6 +14,7 @@ mod lua;
 #[allow(clippy::disallowed_methods)]
 pub mod net;
 pub mod session;
+pub mod topics;
 
 /// Entry of the Lua module `mqtt.core`.
 #[cfg(feature = "lua")]

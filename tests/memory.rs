@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use mqtt_core::codec::*;
-use mqtt_core::driver::{Driver, Link, LinkEvent};
+use mqtt_core::driver::{Driver, Link, LinkEvent, Request};
 use mqtt_core::net::Target;
 use mqtt_core::session::{Event, Session, Settings, State};
 use peak_alloc::PeakAlloc;
@@ -242,9 +242,10 @@ fn an_idle_connection_takes_little() {
             let link = links.iter().find(|link| link.token() == token).unwrap();
             while let Some(event) = link.next_event() {
                 match event {
-                    LinkEvent::Opened => link
-                        .with_session(|session| session.connect(&connect(Version::V311)))
-                        .unwrap(),
+                    LinkEvent::Opened => {
+                        let connect = connect(Version::V311);
+                        link.ask(Request::Connect(connect.into())).unwrap();
+                    }
                     LinkEvent::Packet(Packet::Connack(_)) => connected += 1,
                     other => panic!("{other:?}"),
                 }

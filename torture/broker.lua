@@ -17,10 +17,17 @@ local protocols = { [4] = require("mqtt.protocol4"), [5] = require("mqtt.protoco
 -- How late a late answer is, and how long a killed process may take to say where it was, in seconds.
 local LATE = 0.004
 local LAST_WORDS = 1
+-- How long a broker with limits withholds what a client waits for before it leaves, and how long one reads nothing, in
+-- seconds.
+local HOLD = 0.6
+-- In how many pieces a message trickles, and how long after another, in seconds.
+local PIECES, DRIP = 4, 0.002
 -- How long one wait for anything takes at most, in seconds.
 local PAUSE = 0.25
 -- Identifiers of messages to clients: more are never unacknowledged.
 local LAST_ID = 1000
+-- How much of a packet that is none is told, in bytes.
+local NONSENSE = 40
 
 local AUTHENTICATION = { authentication_method = "torture" }
 -- What takes effect when a plan is over, and when all is to end well.
@@ -46,10 +53,51 @@ function Connection:plan_now()
 	return self.scenario.is_settled and WELL or self.plan
 end
 
+-- Notes what no client may do.
+function Connection:fault(kind, text)
+	table.insert(self.broker.faults, { kind = kind, text = text })
+end
+
 function Connection:write(bytes)
 	if self.sock and not self.has_ended then
 		self.sent = self.sent + #bytes
-		self.sock:send(bytes)
+		if self.trickling then
+			self.trickling = self.trickling .. bytes
+		else
+			self.sock:send(bytes)
+		end
+	end
+end
+
+-- Writes in small pieces; what is written meanwhile comes behind.
+function Connection:trickle(bytes)
+	if not self.sock or self.has_ended or self.trickling then
+		return self:write(bytes)
+	end
+	local size = math.ceil(#bytes / PIECES)
+	local left = #bytes
+	self.sent, self.trickling = self.sent + #bytes, bytes
+	local function drip()
+		if not self.sock then
+			return
+		end
+		local count = left > size and size or #self.trickling
+		self.sock:send(self.trickling:sub(1, count))
+		self.trickling, left = self.trickling:sub(count + 1), left - count
+		if left > 0 then
+			later(DRIP, drip)
+		else
+			self.trickling = nil
+		end
+	end
+	drip()
+end
+
+-- Reads again, if nothing has been read for some time.
+function Connection:hear()
+	if self.sock and self.is_deaf then
+		self.is_deaf, readable[self.sock] = false, self.listen
+		self.listen()
 	end
 end
 
@@ -91,17 +139,26 @@ local SPOIL = {
 	end,
 }
 
+-- Sends a message; one without a serial number is the response to a request.
 function Connection:send_message(message, dup)
-	table.insert(self.broker.messages, {
-		serial = message.serial, connection = self.serial, topic = message.topic, qos = message.qos,
-	})
-	self:send({
-		type = packet_type.PUBLISH, topic = message.topic, payload = tostring(message.serial), qos = message.qos,
-		packet_id = message.id, dup = dup or false, retain = false,
-	})
+	if message.serial then
+		table.insert(self.broker.messages, {
+			serial = message.serial, connection = self.serial, topic = message.topic, qos = message.qos,
+		})
+	end
+	local bytes = tostring(self.protocol.make_packet({
+		type = packet_type.PUBLISH, topic = message.topic, payload = tostring(message.serial or message.payload),
+		qos = message.qos, packet_id = message.id, dup = dup or false, retain = false, properties = message.properties,
+	}))
+	if message.is_slow then
+		self:trickle(bytes)
+	else
+		self:write(bytes)
+	end
 end
 
 function Connection:send_marker()
+	self.is_marked = true
 	self:send({ type = packet_type.PUBLISH, topic = "end", payload = tostring(self.serial), qos = 0 })
 end
 
@@ -117,18 +174,34 @@ local function next_id(broker)
 	return broker.last_id
 end
 
+-- Sends a new message, and keeps it in the session.
+function Connection:send_new(message)
+	if message.qos > 0 then
+		message.id, message.connection = next_id(self.broker), self
+		table.insert(self.broker.session, message)
+	end
+	self:send_message(message)
+end
+
+local function push_messages(self, push)
+	for _ = 1, push.count or 1 do
+		local broker = self.broker
+		broker.last_serial = broker.last_serial + 1
+		self:send_new({ serial = broker.last_serial, topic = push.topic or "m/1", qos = push.qos or 0,
+			is_slow = push.what == "trickle" })
+	end
+end
+
 local PUSH = {
-	messages = function(self, push)
-		for _ = 1, push.count or 1 do
-			local broker = self.broker
-			broker.last_serial = broker.last_serial + 1
-			local message = { serial = broker.last_serial, topic = push.topic or "m/1", qos = push.qos or 0 }
-			if message.qos > 0 then
-				message.id = next_id(broker)
-				table.insert(broker.session, message)
-			end
-			self:send_message(message)
-		end
+	messages = push_messages,
+	-- In small pieces.
+	trickle = push_messages,
+	-- Reads nothing for some time.
+	deaf = function(self)
+		self.is_deaf, readable[self.sock] = true, nil
+		later(HOLD, function()
+			self:hear()
+		end)
 	end,
 	-- What has not been acknowledged once more, as no sane broker does.
 	["repeat"] = function(self)
@@ -155,11 +228,17 @@ function Connection:accept()
 	local is_resumed = keeps and broker.has_session
 	broker.has_session = keeps
 	if not is_resumed then
-		broker.session = {}
+		broker.session, broker.granted = {}, {}
 	end
 	self.is_accepted = true
-	self:send({ type = packet_type.CONNACK, sp = is_resumed, rc = 0,
-		properties = self.version == 5 and connect.properties.authentication_method and AUTHENTICATION or nil })
+	local properties
+	if self.version == 5 then
+		properties = data.copy(self:plan_now().limits or {})
+		properties.authentication_method = connect.properties.authentication_method
+		self.limits = properties
+	end
+	self.limits.receive_maximum = self.limits.receive_maximum or self.broker.plans.receive_maximum
+	self:send({ type = packet_type.CONNACK, sp = is_resumed, rc = 0, properties = properties })
 	for _, message in ipairs(broker.session) do
 		message.connection = self
 		if message.is_received then
@@ -191,6 +270,14 @@ local CONNACK = {
 			self:accept_if_open()
 		end)
 	end,
+	-- Accepts, and ends it at once: session taken over.
+	kick = function(self)
+		self:accept()
+		if self.version == 5 then
+			self:send({ type = packet_type.DISCONNECT, rc = 0x8E })
+		end
+		self:close("broker")
+	end,
 	auth = function(self)
 		if self.version == 5 and self.connect.properties.authentication_method then
 			self:send({ type = packet_type.AUTH, rc = 0x18, properties = AUTHENTICATION })
@@ -200,19 +287,25 @@ local CONNACK = {
 	end,
 }
 
--- Answers a request as it is the turn of it; `refused` is the answer that refuses.
-function Connection:answer(tag, packet, refused)
+-- Answers a request as it is the turn of it: `accept` does so, or `refuse`.
+function Connection:answer(tag, accept, refuse)
 	local answers = self:plan_now().answers
 	self.requests = self.requests + 1
+	self.broker.requested[tag] = self.serial
 	local action = answers[(self.requests - 1) % math.max(#answers, 1) + 1] or "answer"
+	local is_over
 	local function reply()
-		if self.sock and not self.has_ended then
-			self.broker.answered[tag] = self.serial
-			self:send(action == "refuse" and refused or packet)
+		if self.sock and not self.has_ended and not is_over then
+			is_over = true
+			self.broker.answered[tag] = self.serial;
+			(action == "refuse" and refuse or accept)()
 		end
 	end
 	if action == "withhold" then
 		table.insert(self.scenario.withheld, reply)
+		if self.limits.receive_maximum then
+			later(HOLD, reply)
+		end
 	elseif action == "late" then
 		later(LATE, reply)
 	elseif action == "answer" or action == "refuse" then
@@ -223,6 +316,42 @@ function Connection:answer(tag, packet, refused)
 			reply()
 		end
 		SPOIL[spoil or action](self)
+	end
+end
+
+-- Whether the broker has granted a topic for responses, in this session.
+local function is_granted(self, topic)
+	return self.broker.granted[topic] ~= nil
+end
+
+-- What a PUBLISH may not be.
+function Connection:check_publish(packet, size)
+	local limits, response_topic = self.limits, packet.properties and packet.properties.response_topic
+	if packet.qos > (limits.maximum_qos or 2) then
+		self:fault("a message exceeds the maximum QoS", ("QoS %d"):format(packet.qos))
+	elseif size > (limits.maximum_packet_size or math.huge) then
+		self:fault("a message exceeds the maximum packet size", ("%d bytes"):format(size))
+	elseif packet.qos > (self.version == 5 and 0 or 1) then
+		self.in_flight[packet.packet_id] = true
+		local count = 0
+		for _ in pairs(self.in_flight) do
+			count = count + 1
+		end
+		if count > (limits.receive_maximum or math.huge) then
+			self:fault("the receive maximum is exceeded", ("%d messages"):format(count))
+		end
+	end
+	if response_topic and not is_granted(self, response_topic) then
+		self:fault("a request is sent before its topic for responses is granted", packet.payload)
+	end
+end
+
+-- Sends the response to a request, if the client has a subscription for it.
+function Connection:respond(request)
+	local properties = request.properties or {}
+	if properties.response_topic and is_granted(self, properties.response_topic) then
+		self:send_new({ topic = properties.response_topic, qos = request.qos, payload = "response",
+			properties = { correlation_data = properties.correlation_data } })
 	end
 end
 
@@ -249,25 +378,45 @@ local RECEIVED = {
 	[packet_type.AUTH] = function(self)
 		self:accept_if_open()
 	end,
-	[packet_type.PUBLISH] = function(self, packet)
-		if packet.qos > 0 then
-			local tag, id = (packet.payload or ""):match("^[^:]*"), packet.packet_id
-			local ack = packet.qos == 1 and packet_type.PUBACK or packet_type.PUBREC
-			local refused = self.version == 5 and 0x87 or 0
-			self:answer(tag, { type = ack, packet_id = id, rc = 0 }, { type = ack, packet_id = id, rc = refused })
+	[packet_type.PUBLISH] = function(self, packet, size)
+		self:check_publish(packet, size)
+		local tag, id, qos = (packet.payload or ""):match("^[^:]*"), packet.packet_id, packet.qos
+		local ack = qos == 1 and packet_type.PUBACK or packet_type.PUBREC
+		if qos == 0 then
+			self:respond(packet)
+			return
 		end
+		self:answer(tag, function()
+			if qos == 1 then
+				self.in_flight[id] = nil
+			end
+			self:send({ type = ack, packet_id = id, rc = 0 })
+			self:respond(packet)
+		end, function()
+			self.in_flight[id] = nil
+			self:send({ type = ack, packet_id = id, rc = self.version == 5 and 0x87 or 0 })
+		end)
 	end,
 	[packet_type.SUBSCRIBE] = function(self, packet)
 		local topic, id = packet.subscriptions[1].topic, packet.packet_id
-		self:answer(topic:match("[^/]*$"), { type = packet_type.SUBACK, packet_id = id, rc = { 0 } },
-			{ type = packet_type.SUBACK, packet_id = id, rc = { self.version == 5 and 0x87 or 0x80 } })
+		self:answer(topic:match("[^/]*$"), function()
+			self.broker.granted[topic] = true
+			self:send({ type = packet_type.SUBACK, packet_id = id, rc = { 0 } })
+		end, function()
+			self:send({ type = packet_type.SUBACK, packet_id = id, rc = { self.version == 5 and 0x87 or 0x80 } })
+		end)
 	end,
 	[packet_type.UNSUBSCRIBE] = function(self, packet)
 		local topic, id = packet.subscriptions[1], packet.packet_id
-		self:answer(topic:match("[^/]*$"), { type = packet_type.UNSUBACK, packet_id = id, rc = { 0 } },
-			{ type = packet_type.UNSUBACK, packet_id = id, rc = { 0x87 } })
+		self:answer(topic:match("[^/]*$"), function()
+			self.broker.granted[topic] = nil
+			self:send({ type = packet_type.UNSUBACK, packet_id = id, rc = { 0 } })
+		end, function()
+			self:send({ type = packet_type.UNSUBACK, packet_id = id, rc = { 0x87 } })
+		end)
 	end,
 	[packet_type.PUBREL] = function(self, packet)
+		self.in_flight[packet.packet_id] = nil
 		self:send({ type = packet_type.PUBCOMP, packet_id = packet.packet_id, rc = 0 })
 	end,
 	[packet_type.PUBACK] = function(self, packet)
@@ -317,25 +466,29 @@ local function take_packet(self)
 	end)
 	self.buffer = buffer:sub(at + length)
 	if not packet then
-		table.insert(self.broker.nonsense, tostring(err))
+		local bytes = buffer:sub(1, math.min(at - 1 + length, NONSENSE)):gsub(".", function(byte)
+			return ("%02X "):format(byte:byte())
+		end)
+		table.insert(self.broker.nonsense, ("%s: %s"):format(err, bytes))
 		self:close("broker")
+		return nil
 	end
-	return packet
+	return packet, at - 1 + length
 end
 
 function Connection:receive()
 	local bytes, err, partial = self.sock:receive(65536)
 	self.buffer = self.buffer .. (bytes or partial)
-	for packet in take_packet, self do
+	for packet, size in take_packet, self do
 		self.count = self.count + 1
 		self.record.received = self.count
 		if RECEIVED[packet.type] then
-			RECEIVED[packet.type](self, packet)
+			RECEIVED[packet.type](self, packet, size)
 		end
 		if self.sock then
 			self:push()
 		end
-		if not self.sock then
+		if not self.sock or self.is_deaf then
 			return
 		end
 	end
@@ -353,12 +506,14 @@ local function accepted(scenario, broker, index)
 	sock:setoption("tcp-nodelay", true)
 	local number = #broker.connections + 1
 	local plans = broker.plans
+	local plan = plans[number] or WELL
+	local way = not scenario.is_settled and plan.accept
 	local self = setmetatable({
 		sock = sock,
 		scenario = scenario,
 		broker = broker,
 		serial = number,
-		plan = plans[number] or WELL,
+		plan = plan,
 		version = plans.version,
 		protocol = protocols[plans.version],
 		record = { client = index, received = 0 },
@@ -366,9 +521,14 @@ local function accepted(scenario, broker, index)
 		count = 0,
 		requests = 0,
 		sent = 0,
+		-- What the client may not exceed, once it has been accepted, and its messages that have not been answered.
+		limits = {},
+		in_flight = {},
+		-- Whether it reads nothing, and what is still to be written, in small pieces.
+		is_deaf = way == "deaf",
+		trickling = nil,
 	}, Connection)
 	broker.connections[number] = self
-	local way = not scenario.is_settled and self.plan.accept
 	if way == "close" or way == "reset" then
 		SPOIL[way](self)
 	else
@@ -376,9 +536,7 @@ local function accepted(scenario, broker, index)
 			self:receive()
 		end
 		-- A deaf one reads nothing before all is to end well.
-		if way ~= "deaf" then
-			readable[sock] = self.listen
-		end
+		readable[sock] = not self.is_deaf and self.listen or nil
 	end
 end
 
@@ -388,7 +546,9 @@ local function start(pid, limit, plans_of_all)
 	local scenario = { pid = pid, limit = limit, brokers = {}, withheld = {}, is_settled = false }
 	local ports = {}
 	for index, plans in ipairs(plans_of_all) do
-		local listener = assert(socket.bind("127.0.0.1", 0))
+		-- A broker that is absent keeps its port: another process must not answer there.
+		local listener = assert(socket.tcp4())
+		assert(listener:bind("127.0.0.1", 0))
 		listener:settimeout(0)
 		local broker = {
 			listener = listener,
@@ -400,14 +560,18 @@ local function start(pid, limit, plans_of_all)
 			last_id = 0,
 			last_serial = 0,
 			messages = {},
+			-- The numbers of the connections by which requests came and were answered, by their tags.
+			requested = {},
 			answered = {},
+			-- Subscriptions of the session.
+			granted = {},
 			nonsense = {},
+			faults = {},
 		}
 		scenario.brokers[index] = broker
 		ports[index] = select(2, listener:getsockname())
-		if plans.is_absent then
-			listener:close()
-		else
+		if not plans.is_absent then
+			assert(listener:listen(32))
 			readable[listener] = function()
 				accepted(scenario, broker, index)
 			end
@@ -433,8 +597,8 @@ local function settle(scenario)
 		reply()
 	end
 	each_connection(scenario, function(self)
-		readable[self.sock] = self.listen
-		if self.is_accepted then
+		self:hear()
+		if self.is_accepted and not self.is_marked then
 			self:send_marker()
 		elseif self.connect then
 			self:accept_if_open()
@@ -448,10 +612,11 @@ local function log(scenario)
 		local connections = {}
 		for i, connection in ipairs(broker.connections) do
 			connections[i] = { sent = connection.sent, received = connection.count, requests = connection.requests,
-				closed_by = connection.record.closed_by }
+				closed_by = connection.record.closed_by,
+				is_listening = connection.sock ~= nil and not connection.has_ended and not connection.is_deaf }
 		end
-		brokers[index] = { connections = connections, messages = broker.messages, answered = broker.answered,
-			nonsense = broker.nonsense }
+		brokers[index] = { connections = connections, messages = broker.messages, requested = broker.requested,
+			answered = broker.answered, nonsense = broker.nonsense, faults = broker.faults }
 	end
 	return data.write(brokers)
 end

@@ -9,8 +9,13 @@ local Run = {}
 
 local function nothing() end
 
+-- How many collections it takes, at least and at most: see torture/run.lua.
+local FEWEST, MOST = 2, 20
+
 local MAIN = { where = "main", leave = nothing }
 local NO_STEP = {}
+-- How soon what nothing keeps back is with the broker, in seconds: before the broker gives in.
+local SOON = 0.3
 -- Adding a client may be in vain: Copas has it already.
 local ADD_AGAIN = { bad = true }
 
@@ -46,7 +51,39 @@ function Run:serve_all()
 	end
 end
 
+-- Returns a request of the last connection that the broker has not seen though nothing keeps it back, or nil: the
+-- receive maximum is for messages only.
+function Run:held_up()
+	local log
+	for index, rec in pairs(self.records) do
+		local client = rec.client
+		for _, exchange in pairs(client and model.is_connected(client) and rec.record:subscriptions(client) or {}) do
+			log = log or self.control:log()
+			local connections = log[index].connections
+			local last = connections[#connections]
+			if last and last.is_listening and not log[index].requested[exchange.tag] then
+				return exchange
+			end
+		end
+	end
+end
+
+-- Whether what no broker keeps back arrives while that does not answer.
+function Run:check_held_up()
+	local deadline = core.now() + SOON
+	local exchange = self:held_up()
+	while exchange and core.now() < deadline and not self.is_interrupted do
+		self:serve_all()
+		self.host.serve(self, MAIN)
+		exchange = self:held_up()
+	end
+	if exchange then
+		self:violation("a SUBSCRIBE or UNSUBSCRIBE waits for answers to messages", exchange.tag)
+	end
+end
+
 function Run:settle()
+	self:check_held_up()
 	self.control:settle()
 	self.is_settling = true
 	for _, rec in pairs(self.records) do
@@ -74,9 +111,12 @@ function Run:check_messages()
 		local client, record = rec.client, rec.record
 		if client and model.is_connected(client) then
 			for _, message in ipairs(log[index].messages) do
-				if message.connection == record.marker and record.marked == tostring(client.connection)
-					and not record.delivered[message.serial] then
+				if message.connection ~= record.marker or record.marked ~= tostring(client.connection) then -- luacheck: ignore 542
+					-- of an earlier connection
+				elseif not record.delivered[message.serial] then
 					self:violation("a message was not delivered: QoS " .. message.qos)
+				elseif record:is_owed(message, client) then
+					self:violation("a message that was not acknowledged does not come again: QoS " .. message.qos)
 				end
 			end
 			if client.first_connect and not record:is_inside("connect") then
@@ -89,7 +129,7 @@ end
 -- Whether there is a call of await that has not returned.
 function Run:is_waiting()
 	for thread in pairs(self.waiting) do
-		if type(thread) ~= "thread" or coroutine.status(thread) ~= "dead" then
+		if type(thread) ~= "thread" or coroutine.status(thread) ~= "dead" and not self.killed[thread] then
 			return true
 		end
 	end
@@ -102,10 +142,16 @@ function Run:check_garbage()
 	if jit then
 		jit.flush()
 	end
-	self:collect()
-	self:collect()
+	for i = 1, MOST do
+		-- Again if finalizers have done anything.
+		local before = self.finalized
+		self:collect()
+		if i >= FEWEST and self.finalized == before and next(self.finished) == nil then
+			break
+		end
+	end
 	local _, kind = next(self.finished)
-	if kind and not self:is_waiting() and not self:has_coroutines() then
+	if kind and not (self:is_waiting() or self:has_coroutines() or next(self.killed)) then
 		self:violation("the callback of a request that is over is kept: " .. kind)
 	end
 end
@@ -139,13 +185,22 @@ function Run:shut_down()
 	end
 end
 
+-- Whether the clients have done what no client may do to a broker.
+function Run:check_faults()
+	for _, broker in pairs(self.control:log()) do
+		for _, fault in ipairs(broker.faults) do
+			self:violation(fault.kind, fault.text)
+		end
+	end
+end
+
 -- What must hold when all is over.
 function Run:check_end()
 	local log = self.control:log()
 	for index, rec in pairs(self.records) do
 		local record, client, what = rec.record, rec.client, log[index]
 		record:check_dispatches()
-		if record.opened > record.closed then
+		if record.opened > record.closed and not record.has_killed then
 			self:violation("a connection without a close event")
 		end
 		if what.nonsense[1] then

@@ -36,6 +36,9 @@ function G:one(list)
 	return list[self.random(#list)]
 end
 
+-- How long the payload of a message is that a connection does not take at once.
+local HUGE = 4000000
+
 -- Values of no use as arguments. Not all of them are bad everywhere.
 local ODD = { 5, -1, 1.5, "", "a/#", "x", true, false, "\0", 2 ^ 53 }
 
@@ -52,7 +55,8 @@ local BAD_ENDS = { "close", "reset", "half_close", "garbage", "disconnect" }
 
 function G:plan()
 	local plan = { connack = "ok", answers = {}, pushes = {} }
-	plan.connack = self:pick({ 70, "ok", 6, "auth", 6, "withhold", 6, "late", 4, "refuse", 2, self:one(BAD_ENDS) })
+	plan.connack = self:pick({ 70, "ok", 6, "auth", 6, "withhold", 6, "late", 4, "refuse", 4, "kick",
+		2, self:one(BAD_ENDS) })
 	plan.accept = self:chance(6) and self:one({ "close", "reset", "deaf" }) or nil
 	for i = 1, self.random(3) do
 		plan.answers[i] = self:pick({ 60, "answer", 10, "withhold", 8, "late", 5, "refuse", 3, "answer_close",
@@ -61,18 +65,44 @@ function G:plan()
 	for i = 1, self.random(4) - 1 do
 		plan.pushes[i] = {
 			after = self.random(4),
-			what = self:pick({ 80, "messages", 8, "repeat", 6, self:one(BAD_ENDS) }),
+			what = self:pick({ 76, "messages", 6, "trickle", 8, "repeat", 3, "deaf", 6, self:one(BAD_ENDS) }),
 			count = self.random(3), qos = self.random(3) - 1, topic = "m/" .. self.random(2),
 		}
 	end
 	plan.session = self:chance(25) and "forget" or nil
+	plan.limits = self:chance(20) and self:limits() or nil
+	if plan.limits and plan.limits.receive_maximum and self:chance(60) then
+		plan.answers = { "withhold" }
+	end
 	return plan
 end
+
+-- A connection that is lost when something is under way in both directions.
+function G:lost_plan()
+	local plan = self:plan()
+	plan.connack, plan.accept = "ok", nil
+	plan.answers = { "answer", self:one({ "withhold", "late", "answer" }) }
+	plan.pushes = {
+		{ after = 1, what = self:pick({ 4, "messages", 1, "trickle" }), count = self.random(3), qos = self.random(2),
+			topic = "m/" .. self.random(2) },
+		{ after = self.random(4), what = self:one(BAD_ENDS) },
+	}
+	return plan
+end
+
+-- What a broker of 5.0 says that it takes.
+function G:limits()
+	return self:pick({ 5, { receive_maximum = self.random(2) }, 2, { maximum_qos = self.random(2) - 1 },
+		2, { maximum_packet_size = self:one({ 40, 300 }) } })
+end
+
+-- How long a request may take that the broker answers, in seconds: longer than a program.
+local LONG = 10
 
 -- What may be left to the programs alone.
 local UNSEEN = { "acknowledge", "subscribe", "unsubscribe", "error", "shutdown", "auth" }
 
-function G:client()
+function G:client(number)
 	-- One id for all: it does not matter to this broker.
 	local opts = { id = "torture", version = self:one({ 4, 5 }), connect_timeout = 0.4 }
 	opts.clean = self:pick({ 6, true, 3, false, 1, "first" })
@@ -83,6 +113,7 @@ function G:client()
 	opts.resubscribe = self:chance(15) or nil
 	opts.auto_ack = self:chance(25) or nil
 	opts.keep_alive = self:chance(10) and 1 or nil
+	opts.server_receive_maximum = opts.version == 4 and self:chance(20) and self.random(2) or nil
 	if opts.version == 5 and self:chance(40) then
 		opts.properties = { authentication_method = "torture" }
 	end
@@ -94,7 +125,17 @@ function G:client()
 		plans[1] = plans[1] or self:plan()
 		plans[1].connack = "auth"
 	end
+	if self:chance(25) then
+		opts.reconnect, opts.clean, opts.queue = 0.02, self:chance(30), nil
+		plans = { self:lost_plan(), self:chance(30) and self:lost_plan() or nil }
+		-- Of 5.0 there are requests too.
+		self.lost = opts.version == 5 and number or self.lost
+	end
 	local spec = { opts = opts, plans = plans, is_absent = self:chance(6) or nil }
+	if self:chance(15) then
+		-- A connector in Lua raises an error once, at a call of these.
+		spec.raises = { method = self:one({ "send", "receive" }), call = self.random(6) }
+	end
 	if self:chance(40) then
 		-- Events for which the torture adds no handler of its own.
 		spec.unseen = { [self:one(UNSEEN)] = true, [self:one(UNSEEN)] = true }
@@ -143,8 +184,10 @@ function STEPS:unsubscribe(where, depth)
 end
 
 function STEPS:request(where, depth)
-	return { "request", client = self:which(where), qos = self.random(2) - 1, timeout = 0.02,
-		callback = self:chance(80) and (self:callback(depth) or {}) or nil }
+	local callback = self:chance(80) and (self:callback(depth) or {}) or nil
+	return { "request", client = self:which(where), qos = self.random(2) - 1, callback = callback,
+		-- One that is waited for holds up the program.
+		timeout = (callback or where == "coroutine") and self:chance(60) and LONG or 0.02 }
 end
 
 function STEPS:await(where)
@@ -258,7 +301,7 @@ function STEPS:create_badly()
 end
 
 function STEPS:coroutine(_, depth)
-	return { "coroutine", body = self:body("coroutine", depth + 1) }
+	return { "coroutine", body = self:body("coroutine", depth + 1), is_thread = self:chance(40) or nil }
 end
 
 function STEPS:object(_, depth)
@@ -273,7 +316,7 @@ function STEPS:sleep()
 	return { "sleep", ms = self.random(5) }
 end
 
-for _, name in ipairs({ "yield", "resume", "collect", "nap" }) do
+for _, name in ipairs({ "yield", "resume", "collect", "nap", "kill", "kill_self" }) do
 	STEPS[name] = function()
 		return { name }
 	end
@@ -296,9 +339,50 @@ function PHRASES:come_back(where, depth)
 	return steps
 end
 
+-- A thread of Copas that waits, or that cannot send all of a message, is ended.
+function PHRASES:killed(where, depth)
+	local client = self:which(where)
+	local waits = self:one({
+		{ "publish", client = client, qos = 1, size = HUGE },
+		{ "await", client = client, what = "publish", qos = 1, timeout = 0.05 },
+	})
+	return { { "coroutine", body = { waits }, is_thread = true }, { "serve", count = self.random(2) }, { "kill" },
+		STEPS.publish(self, where, depth) }
+end
+
+-- Requests, perhaps by a connection that is left, and then by another.
+function G:requests(client)
+	local function request()
+		return { "request", client = client, qos = self:pick({ 3, 1, 1, 0 }), callback = {}, timeout = LONG }
+	end
+	local steps = { request(), { "nap" }, { "serve", count = self.random(4) }, request() }
+	if self:chance(60) then
+		steps[#steps + 1] = { "close_connection", client = client }
+		steps[#steps + 1] = self:chance(50) and request() or nil
+		steps[#steps + 1] = { "start_connecting", client = client }
+	end
+	steps[#steps + 1] = request()
+	return steps
+end
+
+function PHRASES:requests(where)
+	return self:requests(self:which(where))
+end
+
+-- Messages of which the broker may not take all at once, and requests that are none.
+function PHRASES:burst(where)
+	local client, qos, steps = self:which(where), self.random(2), {}
+	for i = 1, 1 + self.random(2) do
+		steps[i] = { "publish", client = client, qos = qos, callback = {} }
+	end
+	steps[#steps + 1] = { self:one({ "subscribe", "unsubscribe" }), client = client, qos = 1, callback = {} }
+	return steps
+end
+
 -- How often which step stands where.
 local WEIGHTS = {
 	main = {
+		3, "killed", 5, "requests", 5, "burst", 2, "kill",
 		6, "come_back", 30, "serve", 14, "publish", 6, "subscribe", 3, "unsubscribe", 5, "request", 6, "await", 8, "on",
 		2, "off",
 		2, "insert_handler", 3, "on_topic", 1, "off_topic", 1, "acknowledge", 2, "shutdown", 1, "send_pingreq",
@@ -312,11 +396,12 @@ local WEIGHTS = {
 		1, "insert_handler", 1, "on_topic", 1, "off_topic", 8, "acknowledge", 1, "respond", 3, "shutdown",
 		2, "start_connecting", 1, "add", 1, "remove", 1, "drop", 2, "auth", 4, "disconnect", 6, "close_connection",
 		2, "step", 1, "add_function", 1, "add_badly", 1, "run", 2, "misuse", 2, "coroutine", 1, "object", 16, "throw",
-		2, "yield", 1, "resume", 2, "collect", 1, "sleep",
+		2, "yield", 1, "resume", 2, "collect", 1, "sleep", 2, "kill", 4, "kill_self",
 	},
 	coroutine = {
 		10, "yield", 20, "await", 8, "request", 8, "publish", 4, "subscribe", 2, "close_connection", 1, "disconnect",
 		2, "start_connecting", 1, "shutdown", 4, "serve", 1, "collect", 1, "throw", 1, "step",
+		1, "kill_self",
 	},
 	finalizer = {
 		8, "publish", 4, "subscribe", 3, "disconnect", 4, "close_connection", 2, "shutdown", 1, "stats", 1, "acknowledge",
@@ -375,7 +460,7 @@ function M.program(seed, number, hosts, has_copas)
 		end
 	end
 	for i = 1, self.count do
-		program.clients[i] = self:client()
+		program.clients[i] = self:client(i)
 		main[#main + 1] = { "create", client = i }
 		for _ = 1, self.random(3) - 1 do
 			local on = STEPS.on(self, "main", 0)
@@ -387,6 +472,10 @@ function M.program(seed, number, hosts, has_copas)
 			-- Before the CONNACK little can be called from.
 			main[#main + 1] = { "on", client = i, event = "auth", body = self:body("handler", 1) }
 		end
+		if program.host:find("^copas") and self:chance(15) then
+			main[#main + 1] = { "on", client = i, event = self:one({ "connect", "message", "acknowledge", "subscribe" }),
+				body = { { "kill_self" } } }
+		end
 		if self:chance(20) then
 			add(self:body("main", 0))
 		end
@@ -394,6 +483,9 @@ function M.program(seed, number, hosts, has_copas)
 	end
 	if self:chance(80) then
 		main[#main + 1] = { "serve", count = 2 + self.random(6) }
+	end
+	if self.lost and self:chance(60) then
+		add(self:requests(self.lost))
 	end
 	for _ = 1, self.random(4) do
 		add(self:body("main", 0))

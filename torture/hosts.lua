@@ -196,6 +196,8 @@ function M.stepped.finish(run, ctx)
 			return
 		end
 	end
+	-- Those of handlers.
+	remove_functions()
 end
 
 -- Copas ---------------------------------------------------------------------------------------------------------------
@@ -258,7 +260,8 @@ function M.start(run, main)
 	local finished_at
 	current = run
 	loaded.seterrorhandler(caught, true)
-	loaded.addthread(function()
+	run.main_thread = loaded.addthread(function()
+		run.main_thread = coroutine.running()
 		main()
 		finished_at = core.now()
 	end)

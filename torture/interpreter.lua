@@ -25,21 +25,28 @@ local function pack(...)
 	return { n = select("#", ...), ... }
 end
 
+-- The coroutine that runs, not one in which coxpcall calls a function for it.
 local function in_coroutine()
 	local thread, is_main = running()
-	return thread and not is_main and thread or nil
+	thread = thread and not is_main and thread or nil
+	local coxpcall = package.loaded.coxpcall
+	return thread and coxpcall and coxpcall.running and coxpcall.running(thread) or thread
 end
+
+-- Threads that others wait for, as a set.
+local waited_for = setmetatable({}, { __mode = "k" })
 
 -- Calls a function in a thread of Copas of its own, whose errors Copas catches. Returns what pcall would.
 local function in_thread(f, ...)
 	local copas = package.loaded.copas
 	local arguments, results = pack(...), nil
-	copas.addthread(function()
+	local thread = copas.addthread(function()
 		copas.seterrorhandler(function(err)
 			results = pack(false, err)
 		end)
 		results = pack(true, f(unpack(arguments, 1, arguments.n)))
 	end)
+	waited_for[thread] = true
 	while not results do
 		copas.pause(0.001)
 	end
@@ -58,6 +65,9 @@ local function nothing() end
 
 -- The steps that connect, or have clients served.
 local CONNECTS = { start_connecting = true, open_connection = true, await = true, run = true, add = true }
+
+-- The methods that wait, which no finalizer can. What is odd about their arguments may be good.
+local WAITS = { await = true, request = true }
 
 local M = {
 	--- The clients of all programs that have not been collected.
@@ -94,18 +104,22 @@ end
 --- An error has come out where nothing else can be done about it.
 function Run:caught(err)
 	local text = type(err) == "string" and err or ""
+	local is_blamed = self:take_blame(err)
 	if is_thrown(err) then
 		self.pending = nil
 	elseif is_interrupt(err) then
 		self.is_interrupted = true
 		self:violation("it hangs", text)
-	else
-		-- Where errors cannot be caught at the call, in coroutines of Lua 5.1, the last one may be to blame.
-		local last = self.last_call
-		if not (no_yield_across_pcall and last and last.bad and not model.is_internal(err)) then
-			self:violation("an error: " .. model.generalize(err), text)
-		end
+	elseif not is_blamed then
+		self:violation("an error: " .. model.generalize(err), text)
 	end
+end
+
+-- Whether an error is that of bad arguments which could not be caught at the call, in coroutines of Lua 5.1.
+function Run:take_blame(err)
+	local is_blamed = self.is_blamed and not model.is_internal(err)
+	self.is_blamed = nil
+	return is_blamed
 end
 
 --- Calls the library, and checks what it returns or raises.
@@ -117,16 +131,21 @@ end
 -- @param ... its arguments
 -- @return what it returns; nothing if it has raised an error
 function Run:call(step, ctx, name, detail, f, ...)
-	self.last_call = step
 	self.has_thrown = false
+	local was_blamed = self.is_blamed
+	self.is_blamed = no_yield_across_pcall and step.bad or was_blamed
 	local results = pack(self:guarded(ctx, f, ...))
+	local is_blamed = not results[1] and self:take_blame(results[2])
+	self.is_blamed = was_blamed
 	if results[1] then
 		local problem = not step.bad
 			and model.explain_returns(name, detail, results.n - 1, results[2], results[3], results[4])
 		if problem then
 			self:violation("what is returned by " .. name, problem)
 		end
-		if self.pending and ctx.where == "main" and self.host.is_ordered and not in_coroutine() then
+		-- In a coroutine that waits its time has not come.
+		local is_due = self.pending and (self.pending == "main" or coroutine.status(self.pending) ~= "suspended")
+		if is_due and ctx.where == "main" and self.host.is_ordered and not in_coroutine() then
 			self:violation("an error that a handler has raised does not come out of " .. name)
 			self.pending = nil
 		end
@@ -142,10 +161,13 @@ function Run:call(step, ctx, name, detail, f, ...)
 		if ctx.where ~= "main" and ctx.where ~= "finalizer" then
 			self:throw(ctx, err)
 		end
-	elseif not step.bad then
+	elseif not (step.bad or is_blamed) then
 		self:violation(("%s raises: %s"):format(name, model.generalize(err)), tostring(err))
 	elseif model.is_internal(err) then
 		self:violation(("%s raises from inside: %s"):format(name, model.generalize(err)), tostring(err))
+	else
+		-- One of a handler behind it does not come out.
+		self.pending = nil
 	end
 end
 
@@ -154,7 +176,7 @@ function Run:throw(ctx, err)
 	ctx.leave()
 	if (ctx.where == "handler" or ctx.where == "callback" or ctx.where == "function") and self.finalizing == 0
 		and self.program.gc ~= "stress" then
-		self.pending = true
+		self.pending = in_coroutine() or "main"
 	end
 	error(err, 0)
 end
@@ -166,7 +188,7 @@ end
 
 -- Yields in a coroutine of the program.
 function Run:yield()
-	local thread = running()
+	local thread = in_coroutine()
 	self.coroutines[thread] = "yields"
 	coroutine.yield()
 	self.coroutines[thread] = "runs"
@@ -195,6 +217,21 @@ function Run:has_coroutines()
 	return false
 end
 
+--- Ends a thread of Copas. One that is running ends as soon as it waits.
+-- @tparam thread thread the thread
+-- @treturn boolean whether it has been ended
+function Run:kill(thread)
+	if self.host.is_ordered or thread == self.main_thread or waited_for[thread] or self:is_own_coroutine() then
+		return false
+	end
+	package.loaded.copas.removethread(thread)
+	self.killed[thread] = true
+	for _, rec in pairs(self.records) do
+		rec.record:killed(thread)
+	end
+	return true
+end
+
 -- Resumes those that wait for nothing else.
 function Run:resume_all()
 	local waiting = {}
@@ -216,7 +253,8 @@ function Run:exec(body, ctx)
 		if self.budget < 0 or self.is_over or self.is_interrupted then
 			return
 		end
-		if not (M.without[step[1]] or self.is_ending and CONNECTS[step[1]]) then
+		local name = step[1] == "misuse" and step.method or step[1]
+		if not (M.without[step[1]] or self.is_ending and CONNECTS[name] or ctx.no_wait and WAITS[step.method]) then
 			self.steps[step[1]](self, step, ctx)
 		end
 	end
@@ -239,7 +277,7 @@ function Run:who(step, ctx)
 	return rec and rec.client, rec
 end
 
--- A handler of an event, with the body of a step.
+-- A handler of an event, with the body of a step; and what is to be called when the client has it.
 function Run:handler(rec, event, body)
 	self.last_id = self.last_id + 1
 	local id, count = self.last_id, 0
@@ -253,6 +291,7 @@ function Run:handler(rec, event, body)
 			-- Finalizers of the program and of the library cannot wait.
 			no_wait = self.finalizing > 0 or type(first) == "table" and first.close_reason == "garbage",
 			message = event == "message" and first or nil,
+			packet = type(first) == "table" and first or nil,
 			leave = function()
 				if not is_out then
 					is_out = true
@@ -266,9 +305,10 @@ function Run:handler(rec, event, body)
 		end
 		ctx.leave()
 	end
-	rec.handlers[event] = rec.handlers[event] or {}
-	table.insert(rec.handlers[event], { id = id, func = handler })
-	return handler
+	return handler, function()
+		rec.handlers[event] = rec.handlers[event] or {}
+		table.insert(rec.handlers[event], { id = id, func = handler })
+	end
 end
 
 -- The first handlers of all events of a client.
@@ -315,6 +355,7 @@ function Run:request(step, ctx, client, rec, method, kind, opts)
 		opts.topic = "s/" .. tag
 	end
 	local exchange = rec.record:ask(tag, kind, step.callback ~= nil)
+	exchange.is_unsure = method == "request" and (opts.qos == 0 or opts.timeout < 1)
 	if step.callback then
 		opts.callback = self:callback(rec, exchange, step.callback)
 	end
@@ -359,15 +400,23 @@ function M.run(program, control, limit, patience)
 		alive = M.alive,
 		stepped = setmetatable({}, { __mode = "k" }),
 		coroutines = {},
+		-- Threads of Copas that the program has begun, as a list; and the one that runs its main chunk.
+		threads = {},
+		main_thread = nil,
+		-- Threads that the program has ended, as a set.
+		killed = setmetatable({}, { __mode = "k" }),
 		-- Callbacks that have been called, with the kind of their requests.
 		finished = setmetatable({}, { __mode = "k" }),
 		last_id = 0,
 		last_tag = 0,
-		-- How many finalizers are running, and the threads in which await has not returned.
+		-- How many finalizers are running, and have run, and the threads in which await has not returned.
 		finalizing = 0,
+		finalized = 0,
 		waiting = {},
-		-- Whether an error of a handler still has to come out.
+		-- Where an error has been thrown that still has to come out: "main", or the coroutine.
 		pending = nil,
+		-- Whether bad arguments are to blame for the next error.
+		is_blamed = nil,
 		has_thrown = false,
 		-- Whether what has begun is brought to its end; programs may not connect any more; they may do nothing any more.
 		is_settling = false,
@@ -378,6 +427,7 @@ function M.run(program, control, limit, patience)
 	for i, spec in ipairs(program.clients) do
 		plans[i] = { unpack(spec.plans) }
 		plans[i].version, plans[i].is_absent = spec.opts.version, spec.is_absent
+		plans[i].receive_maximum = spec.opts.server_receive_maximum
 	end
 	run.ports = control:begin(plans, limit)
 	collectgarbage()
@@ -401,8 +451,17 @@ function M.run(program, control, limit, patience)
 	collectgarbage("setstepmul", 200)
 	if not ok then
 		run:caught(err)
-	elseif not run.has_failed then
-		run:check_end()
+	else
+		run:check_faults()
+		if not run.has_failed then
+			run:check_end()
+		end
+	end
+	if next(run.killed) then
+		-- Copas holds on to a thread that has been ended until its timeout.
+		for client in pairs(M.alive) do
+			M.alive[client] = nil
+		end
 	end
 	control:stop()
 	return run.violations

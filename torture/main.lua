@@ -27,7 +27,7 @@ local DIRECTORY = "build/torture"
 -- Kinds of failures that a busy machine may cause, or what a stack has left to the collector: they count if they are
 -- seen again.
 local TIMES = { "not collected", "is kept", "at once", "hangs", "arrives any more", "does not reconnect",
-	"does not say", "waits for ever", "does not return", "is not called", "in_flight" }
+	"does not say", "waits for ever", "does not return", "is not called", "in_flight", "waits for answers" }
 
 local settings = { limit = 4, from = 1, shrink = 40 }
 for _, argument in ipairs(arg) do

@@ -167,6 +167,9 @@ function M.record(violation, is_ordered)
 		base = 0,
 		-- Whether the first connect is a clean start only because it is the first.
 		is_first_clean = false,
+		-- Threads that the program has ended: what they were at may not come to its end.
+		killed_threads = setmetatable({}, { __mode = "k" }),
+		has_killed = false,
 		-- Events that nothing is known about, as a set.
 		unseen = {},
 	}, Record)
@@ -258,7 +261,8 @@ function Record:begin(event, client, expected, first)
 	if EVENTS[event] then
 		EVENTS[event](self, client, first)
 	end
-	local dispatch = { event = event, expected = expected, called = {}, inside = 0 }
+	local dispatch = { event = event, expected = expected, called = {}, inside = 0, thread = coroutine.running(),
+		packet_id = type(first) == "table" and event ~= "message" and first.packet_id or nil }
 	self.dispatches[#self.dispatches + 1] = dispatch
 	-- The handlers of shutdown get the client, which is the same each time.
 	if type(first) == "table" and event ~= "shutdown" then
@@ -328,11 +332,42 @@ function Record:is_inside(event)
 	return false
 end
 
+--- Notes that the program has ended a thread.
+-- @tparam thread thread which
+function Record:killed(thread)
+	self.killed_threads[thread], self.has_killed = true, true
+end
+
+--- Notes that the thread has been ended that was about to call the callback of a request.
+-- @tparam ?number packet_id of the request
+function Record:unanswered(packet_id)
+	for _, exchange in pairs(self.exchanges) do
+		if packet_id and exchange.id == packet_id then
+			exchange.is_lost = true
+		end
+	end
+end
+
+-- Whether the thread has been ended that called these handlers.
+function Record:was_killed(dispatch)
+	return dispatch.thread and self.killed_threads[dispatch.thread]
+end
+
+--- Whether a message that the broker has sent by the last connection, and perhaps by others before, has not come by the
+-- last one, though the program has not acknowledged it.
+-- @tparam table message what the broker has noted of it
+-- @tparam table client the client
+-- @treturn boolean
+function Record:is_owed(message, client)
+	return message.qos > 0 and not client.opts.auto_ack and not self.acknowledged[message.serial]
+		and self.came_by[message.serial] ~= tostring(client.connection)
+end
+
 --- Checks that all handlers have been called.
 function Record:check_dispatches()
 	for _, dispatch in ipairs(self.dispatches) do
 		for _, id in ipairs(dispatch.expected) do
-			if not dispatch.called[id] and dispatch.inside == 0 then
+			if not dispatch.called[id] and dispatch.inside == 0 and not self:was_killed(dispatch) then
 				self.violation("a handler was not called: " .. dispatch.event,
 					("handler %d of %d"):format(id, #dispatch.expected))
 			end
@@ -393,12 +428,29 @@ function Record:missing(client)
 	if client:stats().dropped > 0 then
 		return nil
 	end
+	for _, dispatch in ipairs(self.dispatches) do
+		if self:was_killed(dispatch) then
+			self:unanswered(dispatch.packet_id)
+		end
+	end
 	for _, exchange in pairs(self.exchanges) do
 		if exchange.is_accepted and exchange.has_callback and exchange.called == 0 and not exchange.is_lost
-			and exchange.kind ~= "request" then
+			and not exchange.is_unsure then
 			return exchange
 		end
 	end
+end
+
+--- Returns the subscribe and unsubscribe requests that were made by a client's connection, as a list.
+function Record:subscriptions(client)
+	local found, connection = {}, tostring(client.connection)
+	for _, exchange in pairs(self.exchanges) do
+		if exchange.is_accepted and exchange.connection == connection and client:stats().dropped == 0
+			and (exchange.kind == "subscribe" or exchange.kind == "unsubscribe") then
+			found[#found + 1] = exchange
+		end
+	end
+	return found
 end
 
 --- Marks what the broker has answered on the client's connection, all of which has been received.

@@ -91,6 +91,7 @@ local PLAINER = {
 local MAY_GO = {
 	copas = true, size = true, callback = true, opts = true, resubscribe = true, auto_ack = true, keep_alive = true,
 	queue = true, properties = true, reconnect = true, session = true, accept = true, args = true, table = true,
+	raises = true, limits = true, is_thread = true, server_receive_maximum = true, receive_maximum = true,
 	unseen = true, ends = true, is_absent = true, retain = true, max_messages = true, when_full = true, count = true,
 }
 

@@ -21,6 +21,24 @@ local EVENTS = 9
 
 local function nothing() end
 
+-- The connector of a client: one in Lua raises an error at one call of one of its methods, if it is to.
+local function connector_of(name, raises)
+	local connector = require(name)
+	if not raises or name == "mqtt.connector.native" then
+		return connector
+	end
+	local class, count = setmetatable({ super = connector }, connector), 0
+	class.__index = class
+	class[raises.method] = function(...)
+		count = count + 1
+		if count == raises.call then
+			error("raised by the connector", 0)
+		end
+		return connector[raises.method](...)
+	end
+	return class
+end
+
 local STEPS = {}
 
 function STEPS:create(step, ctx)
@@ -37,7 +55,7 @@ function STEPS:create(step, ctx)
 	rec.record.is_first_clean = spec.opts.clean == "first"
 	local opts = data.copy(spec.opts)
 	opts.uri = "mqtt://127.0.0.1:" .. self.ports[step.client]
-	opts.connector = require(self.host.connector)
+	opts.connector = connector_of(self.host.connector, spec.raises)
 	opts.on = self:observers(rec)
 	local ok, client = self:guarded(ctx, mqtt.client, opts)
 	if not ok then
@@ -60,7 +78,12 @@ end
 function STEPS:on(step, ctx)
 	local client, rec = self:who(step, ctx)
 	if client then
-		self:call(step, ctx, "on", nil, client.on, client, step.event, self:handler(rec, step.event, step.body))
+		local handler, note = self:handler(rec, step.event, step.body)
+		self:call(step, ctx, "on", nil, function()
+			-- Both at once: the call may be in a thread of its own.
+			client:on(step.event, handler)
+			note()
+		end)
 	end
 end
 
@@ -85,7 +108,9 @@ function STEPS:insert_handler(step, ctx)
 	if count ~= EVENTS then
 		self:violation("client.handlers has not all nine events")
 	end
-	table.insert(client.handlers[step.event], self:handler(rec, step.event, step.body))
+	local handler, note = self:handler(rec, step.event, step.body)
+	table.insert(client.handlers[step.event], handler)
+	note()
 end
 
 function STEPS:on_topic(step, ctx)
@@ -172,7 +197,7 @@ function STEPS:acknowledge(step, ctx)
 	local message = ctx.message or rec and rec.message
 	if client and message then
 		local ok = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
-		local number = tonumber(message.payload)
+		local number = message.topic:find("^m/") and tonumber(message.payload)
 		if ok == true and number then
 			rec.record.acknowledged[number] = true
 		end
@@ -328,14 +353,32 @@ function STEPS:coroutine(step, ctx)
 	local function body()
 		self:exec(step.body, { where = "coroutine", rec = ctx.rec, leave = nothing })
 	end
-	if self.host.connector == "mqtt.connector.copas" then
+	if not self.host.is_ordered and (step.is_thread or self.host.connector == "mqtt.connector.copas") then
 		-- Its sockets are for threads of Copas only.
-		package.loaded.copas.addthread(body)
+		table.insert(self.threads, package.loaded.copas.addthread(body))
 		return
 	end
 	thread = coroutine.create(body)
 	self.coroutines[thread] = "runs"
 	self:resume(thread)
+end
+
+-- Ends the thread of Copas that the program has begun last.
+function STEPS:kill()
+	local thread
+	repeat
+		thread = table.remove(self.threads)
+	until not thread or coroutine.status(thread) == "suspended"
+	if thread then
+		self:kill(thread)
+	end
+end
+
+-- Ends the thread of Copas that runs.
+function STEPS:kill_self(_, ctx)
+	if ctx.where ~= "main" and not ctx.no_wait and self:kill(coroutine.running()) and ctx.packet then
+		ctx.rec.record:unanswered(ctx.packet.packet_id)
+	end
 end
 
 function STEPS:yield(_, ctx)
@@ -374,7 +417,7 @@ function STEPS:object(step, ctx)
 		return
 	end
 	local function finalize()
-		self.finalizing = self.finalizing + 1
+		self.finalizing, self.finalized = self.finalizing + 1, self.finalized + 1
 		local ok, err = pcall(self.exec, self, step.body, { where = "finalizer", rec = rec, no_wait = true, leave = nothing })
 		self.finalizing = self.finalizing - 1
 		if not ok then

@@ -127,7 +127,7 @@ local mqtt = {}
 
 ---@class mqtt.CONNACK: mqtt.Packet
 ---@field rc integer 0: the broker has accepted
----@field sp boolean the broker has a session
+---@field sp boolean the broker has the session that the program knows
 local CONNACK = {}
 
 --- Names the reason.

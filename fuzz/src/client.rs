@@ -84,6 +84,8 @@ impl Client {
             resubscribe: options & 64 != 0,
             server_receive_maximum: V311_RECEIVE_MAXIMUM,
             topic_aliases: options & 128 != 0,
+            // Whatever has correlation data.
+            requests: (queue & 64 != 0).then(Box::default),
         };
         Self {
             version,
@@ -431,10 +433,15 @@ impl Client {
             Some(dropped) => panic!("{dropped:?} because of {packet:?}"),
             None => {}
         }
-        // Each subscription that is lost is told.
+        // Each subscription and request that is lost is told.
         while let Some(event) = self.session.poll_event() {
-            assert!(matches!(event, Event::Unrenewed { .. }), "{event:?}");
-            assert!(matches!(packet, Packet::Connack(_) | Packet::Suback(_)));
+            match (event, packet) {
+                (Event::Withdrawn { packet_id, .. }, Packet::Connack(_)) => {
+                    self.accepted.remove(&packet_id);
+                }
+                (Event::Unrenewed { .. }, Packet::Connack(_) | Packet::Suback(_)) => {}
+                (event, packet) => panic!("{event:?} because of {packet:?}"),
+            }
         }
     }
 
@@ -461,7 +468,7 @@ impl Client {
         }
         match event {
             Some(Event::Packet(packet)) => self.end(&packet),
-            Some(Event::Dropped { packet_id, .. }) => {
+            Some(Event::Dropped { packet_id, .. } | Event::Withdrawn { packet_id, .. }) => {
                 self.accepted.remove(&packet_id);
                 self.requests.remove(&packet_id);
             }

@@ -9,13 +9,15 @@ local protect = require("mqtt.protect")
 local v3 = require("mqtt.connector.v3")
 
 local pop, running_thread = core.pop, core.running
-local protected = protect.call
+local outside, protected = host.outside, protect.call
 local ipairs, rawget, require, select, setmetatable = ipairs, rawget, require, select, setmetatable
 local tostring, type = tostring, type
 local str_byte = string.byte
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
 local DRAIN_PAUSE = 0.005
+-- How long the next connection waits until the broker has ended the last one, in seconds.
+local PARTING_TIME = 0.5
 -- How soon keep alive looks again when the answer that it misses may not have been received yet, in seconds.
 local SECOND_LOOK = 0.01
 
@@ -69,6 +71,32 @@ local function shut_down(client, conn)
 	end
 end
 
+-- Waits until the broker has ended the client's last connection: once the client is back, a broker reads no more of it.
+local function await_parting(client, conn)
+	local link, last = client._link, client._connected
+	local deadline = core.now() + PARTING_TIME
+	while client._opening == conn and (link:is_parting() or last and last.is_parting and last:is_parting()) do
+		local rest = deadline - core.now()
+		if rest <= 0 then
+			return
+		elseif not host.pause(DRAIN_PAUSE) then
+			link:wait_until_parted(rest)
+		end
+	end
+end
+
+-- Returns what `pcall` does.
+local function connect(client, conn)
+	await_parting(client, conn)
+	return protected(conn.connect, conn)
+end
+
+-- The descriptor of an open connection, if the connector tells it.
+local function descriptor_of(conn)
+	local fd = conn.getfd and conn:getfd()
+	return type(fd) == "number" and fd >= 0 and fd or nil
+end
+
 --- Opens a connection. Where threads can be had, one of them takes care of keep alive from then on.
 -- @tparam Client client the client, which has none
 -- @tparam table conn its new connection table
@@ -79,7 +107,7 @@ function bridge.open(client, conn, failed)
 	host.shut_down_at_exit(client)
 	local own, timeout = rawget(conn, "timeout"), client.opts.connect_timeout
 	conn.timeout = timeout or own
-	local called, ok, err = protected(conn.connect, conn)
+	local called, ok, err = outside(client._link, connect, client, conn)
 	if not called then
 		ok, err = false, ok
 	end
@@ -100,7 +128,7 @@ function bridge.open(client, conn, failed)
 		-- Which has other clients to ask: for connectors that could wait.
 		conn.receive_timeout = 0
 	end
-	client._link:attach()
+	client._link:attach(descriptor_of(conn))
 	client.connection, client._opening, client._connected = conn, nil, conn
 	client._check_soon = host.repeatedly(function()
 		local seconds = client.connection == conn and client:check_keep_alive()
@@ -164,12 +192,17 @@ function bridge.drain(client)
 	end
 end
 
---- Closes a connection.
+--- Closes a connection. What was sent on it reaches the broker all the same: what that still sends is read in the
+-- background until it closes, too, or for two seconds. Closing a socket while received data is unread would reset the
+-- connection, and could destroy what the broker has not read yet.
 -- @tparam Client client the client, which has let go of it
 -- @tparam table conn its connection table
 function bridge.close(client, conn)
 	client._check_soon()
 	shut_down(client, conn)
+	if client._connected == conn then
+		client._link:detach()
+	end
 end
 
 --- Writes what the session has to send. While one thread is at it, what others add is written by that one.
@@ -264,21 +297,48 @@ local function take_packet(client, conn, link)
 	return header, body
 end
 
+-- The connections that a thread is receiving from.
+local receiving = setmetatable({}, { __mode = "k" })
+
 -- The same: an error that the connector raises is returned like one that it returns.
 local function receive(client, conn, link)
+	receiving[conn] = true
 	local called, header, body = protected(take_packet, client, conn, link)
+	receiving[conn] = nil
 	if not called then
 		return nil, "connector.receive failed: " .. tostring(header)
 	end
 	return header, body
 end
 
+--- Waits for something that lets the session send more: receives a packet, unless another thread does or will. What the
+-- program is to get of it stays in the link until the next step. Keeps everything else waiting where nobody can yield.
+-- @tparam Client client the client
+-- @treturn boolean false if nothing will come
+function bridge.receive_aside(client)
+	local link, conn = client._link, client.connection
+	if not conn then
+		return false
+	elseif client._copas or receiving[conn] then
+		return host.pause(DRAIN_PAUSE)
+	end
+	local header, body = receive(client, conn, link)
+	if header and client.connection == conn then
+		link:feed(header, body)
+		return bridge.flush(client)
+	elseif body ~= conn.signal_idle then
+		return false
+	end
+	client:_pause()
+	return true
+end
+
 --- One step of a client with a connector.
 -- @tparam Client client the client
--- @tparam function connect what to do without a connection, returns what `step` returns
+-- @tparam function begin what to do without a connection, returns what `step` returns
 -- @tparam function handle_event what to do with an event of the link, returns what `step` returns
 -- @return what `Client:step` returns
-function bridge.step(client, connect, handle_event)
+function bridge.step(client, begin, handle_event)
 	local link, conn = client._link, client.connection
 	local kind, a, b, c, d, e, f, g, h, i = next_event(client)
 	if not conn then
@@ -286,9 +346,9 @@ function bridge.step(client, connect, handle_event)
 			-- an answer that came by the last connection
 			return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
 		end
-		return connect(client)
+		return begin(client)
 	elseif not kind then
-		local header, body = receive(client, conn, link)
+		local header, body = outside(link, receive, client, conn, link)
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
 			return 0
@@ -304,17 +364,17 @@ function bridge.step(client, connect, handle_event)
 			-- Once DISCONNECT has been sent it does not matter how the connection ends.
 			kind = "closed"
 		else
-			kind, a = "broken", tostring(body)
+			kind, a = "failed", tostring(body)
 		end
 	end
 	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.
-	local ok, err = bridge.flush(client)
+	local ok, err = outside(link, bridge.flush, client)
 	if kind then
 		return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
 	elseif ok then
 		return 0
 	end
-	return handle_event(client, "broken", err)
+	return handle_event(client, "failed", err)
 end
 
 -- Handles an event outside of `step`, if there is one. Returns the error message.
@@ -344,7 +404,7 @@ function bridge.check_keep_alive(client, handle_event)
 	link:handle_timeout()
 	local ok, err = bridge.flush(client)
 	if not ok then
-		return handle_aside(client, handle_event, "broken", err)
+		return handle_aside(client, handle_event, "failed", err)
 	elseif link:is_failed() then
 		return handle_aside(client, handle_event, next_event(client))
 	end

@@ -15,7 +15,7 @@ local packet = require("mqtt.packet")
 local protect = require("mqtt.protect")
 local target = require("mqtt.client.target")
 
-local error, getmetatable, ipairs, pairs, pcall = error, getmetatable, ipairs, pairs, pcall
+local error, getmetatable, ipairs, next, pairs, pcall = error, getmetatable, ipairs, next, pairs, pcall
 local rawset, require, select, setmetatable = rawset, require, select, setmetatable
 local tostring, type = tostring, type
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
@@ -137,17 +137,24 @@ local function configure(self)
 	if err then
 		return nil, err
 	end
-	return self._link:configure(options.session(self.opts, self.connection and self.connection.connack_timeout))
+	local timeout, responses = self.connection and self.connection.connack_timeout, self._responses
+	return self._link:configure(options.session(self.opts, timeout, responses and responses.name))
 end
 
--- Lua has collected a client that may still be connected. Whoever collects garbage is not to be blamed for the error of
--- a handler.
+-- Lua has collected a client that may still be connected, or have requests under way: those who wait for them are told.
+-- Whoever collects garbage is not to be blamed for the error of a handler.
 local function collected(client)
-	if client.connection then
+	if client.connection or client._waits and next(client._waits) then
 		-- Nobody will come back to it: what is kept for the next connection has to go out on this one.
 		client._link:leave()
 		client._is_collected = true
-		local ok, err = pcall(client.close_connection, client, "garbage")
+		client.first_connect, client.opts.reconnect = false, false
+		local ok, err
+		if client.connection then
+			ok, err = pcall(client.close_connection, client, "garbage")
+		else
+			ok, err = pcall(client._end_waits, client, nil, nil, COLLECTED)
+		end
 		if not ok then
 			pcall(log.error, log, "[LuaMQTT] client '%s' was collected, and a handler of that raised an error: %s",
 				client.opts.id, tostring(err))
@@ -669,14 +676,19 @@ function Client:unsubscribe(opts)
 	return false, err
 end
 
--- Whether waiting for the connection would hold up no other client.
-local function may_block(self)
+-- Whether there are other clients in the loop.
+local function has_company(self)
 	for _, item in ipairs(self.ioloop and self.ioloop.clients or {}) do
 		if item ~= self and type(item) == "table" then
-			return false
+			return true
 		end
 	end
-	return self._token and not host.in_copas()
+	return false
+end
+
+-- Whether waiting for the native connection would hold up no other client.
+local function may_block(self)
+	return self._token and not has_company(self) and not host.in_copas()
 end
 
 -- Publishes. Returns what the link's function returns.
@@ -877,8 +889,13 @@ end
 local function drain(self)
 	local link, deadline = self._link, core.now() + DRAIN_TIMEOUT
 	while link:holds_back() do
-		local rest = deadline - core.now()
-		if rest <= 0 or not wait_in(self, "wait_until_sent", rest) then
+		local rest, goes_on = deadline - core.now(), false
+		if rest > 0 and self._token then
+			goes_on = wait_in(self, "wait_until_sent", rest)
+		elseif rest > 0 and not has_company(self) then
+			goes_on = bridge.receive_aside(self)
+		end
+		if not goes_on then
 			return
 		end
 	end
@@ -939,7 +956,11 @@ function Client:shutdown(...)
 	if bridge.hand_over(self, Client.shutdown, ...) then
 		return true
 	end
-	local failure = try(nil, self.disconnect, self, ...)
+	local failure, ok = try(nil, self.disconnect, self, ...)
+	if not (failure or ok) and self.connection and not self._closing then
+		-- It has failed, and nobody may be left to find out.
+		failure = try(nil, self.close_connection, self, CLOSED_BY_CLIENT)
+	end
 	-- A loop that waits until it is time to reconnect is to see that there is no such time any more.
 	self._link:wake()
 	failure = try(failure, self.handle, self, "shutdown", self)
@@ -1200,9 +1221,14 @@ local function connack_received(self, connack)
 		fail(self, err, "connection failed", connack)
 		return false, err
 	end
+	if self._responses then
+		self:_revise_requests(connack)
+	end
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, target.place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
+		-- What this connection leaves is taken up on the next one.
+		configure(self)
 	end
 	if not self._token then
 		-- The broker may want another keep alive.
@@ -1211,6 +1237,13 @@ local function connack_received(self, connack)
 	local failure
 	if self._subscriptions then
 		failure = try(nil, self._renew_subscriptions, self, connack)
+		if self.connection ~= conn then
+			raise(failure)
+			return false, NOT_OPENED
+		end
+	end
+	if self._responses then
+		failure = try(failure, self._renew_requests, self)
 		if self.connection ~= conn then
 			raise(failure)
 			return false, NOT_OPENED
@@ -1369,10 +1402,17 @@ function handle_event(self, kind, a, b, c, d, e, f, g, h, i)
 		fail(self, conn and conn.connack and CLOSED_BY_BROKER or CLOSED_BY_BROKER .. " before its CONNACK", CLOSED_BY_BROKER)
 		return gone(self, CLOSED_BY_BROKER)
 	elseif kind == "failed" or kind == "broken" then
+		if kind == "broken" then
+			-- For good.
+			self.opts.reconnect = false
+		end
 		fail(self, a, "error")
 		return gone(self, a)
 	elseif kind == "dropped" then
 		dropped(self, a, b)
+		return 0
+	elseif kind == "withdrawn" then
+		self:_request_withdrawn(a, b)
 		return 0
 	elseif kind == "unrenewed" then
 		log:error("[LuaMQTT] client '%s' %s", self.opts.id, a)
@@ -1395,7 +1435,9 @@ end
 -- Connects when this is the first time, or when it is time to reconnect. Returns what `step` returns.
 local function implicit_connect(self)
 	local reconnect = self.opts.reconnect
-	if not self.first_connect and not reconnect then
+	if self._is_collected then
+		return nil, COLLECTED
+	elseif not self.first_connect and not reconnect then
 		return nil, NOT_OPENED
 	end
 	local bad = options.check("reconnect", reconnect or false)
@@ -1615,9 +1657,9 @@ function Client:_serve(most, thread)
 	local handle, session_mt, auto_ack = self._handle, self._session_mt, self.opts.auto_ack
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
 	local next_event = thread and core_step or core_pop
-	local reader, timeouts, error_handler, gettimeouts, geterrorhandler
+	local worker, timeouts, error_handler, gettimeouts, geterrorhandler, removed
 	if thread then
-		reader, timeouts, error_handler = thread.reader, thread.timeouts, thread.error_handler
+		worker, timeouts, error_handler, removed = thread.worker, thread.timeouts, thread.error_handler, thread.removed
 		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
 	end
 	local answers, moves = 0, self._moves
@@ -1663,8 +1705,8 @@ function Client:_serve(most, thread)
 			session_mt = self._session_mt
 		end
 		-- For a thread of Copas, what `mqtt.loop.copas` asks in may_go_on, without a call.
-		if self._moves ~= moves or thread and (thread.reader ~= reader or gettimeouts() ~= timeouts
-			or geterrorhandler(reader) ~= error_handler) then
+		if self._moves ~= moves or thread and (thread.worker ~= worker or gettimeouts() ~= timeouts
+			or geterrorhandler(worker) ~= error_handler or removed[worker] ~= nil) then
 			break
 		end
 	end

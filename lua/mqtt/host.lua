@@ -2,6 +2,7 @@
 -- Internal: programs use `Client:step` and `Client:getfd`.
 
 local core = require("mqtt.core")
+local protected = require("mqtt.protect").call
 
 local globals, loaded = _G, package.loaded
 local assert, error, ipairs, pairs, rawget, require = assert, error, ipairs, pairs, rawget, require
@@ -22,7 +23,7 @@ local TURN = 0.001
 -- How often a client that has something to do lets Copas go on without it because that time is over.
 local PATIENCE = 50
 
--- How soon nginx calls a function again that has thrown, in seconds.
+-- How soon a function is called again that has thrown, or has not come back, in seconds.
 local RETRY_PAUSE = 1
 -- How long a timer of nginx is pending that only waits for the worker to exit, in seconds.
 local WATCH_TIME = 24 * 60 * 60
@@ -232,18 +233,14 @@ end
 -- The table in which Copas notes threads to drop when their turn comes, by Copas: it has no function that tells.
 local removed_threads = setmetatable({}, { __mode = "k" })
 
---- Whether the program has had Copas remove a thread, which will not be resumed any more.
--- @tparam thread thread the thread
--- @treturn boolean false too where that is not known
-function host.is_removed(thread)
-	local copas = loaded.copas
-	if type(copas) ~= "table" or not getupvalue or not copas.removethread then
-		return false
-	end
+--- Returns the table in which Copas notes which threads the program has had it remove: they are its keys.
+-- @tparam table copas the module
+-- @treturn table an empty one where that is not known
+function host.removed_threads(copas)
 	local removed = removed_threads[copas]
 	if not removed then
 		removed = {}
-		for i = 1, math_huge do
+		for i = 1, getupvalue and copas.removethread and math_huge or 0 do
 			local name, value = getupvalue(copas.removethread, i)
 			if not name then
 				break
@@ -253,7 +250,15 @@ function host.is_removed(thread)
 		end
 		removed_threads[copas] = removed
 	end
-	return removed[thread] ~= nil
+	return removed
+end
+
+--- Whether the program has had Copas remove a thread, which will not be resumed any more.
+-- @tparam thread thread the thread
+-- @treturn boolean false too where that is not known
+function host.is_removed(thread)
+	local copas = loaded.copas
+	return type(copas) == "table" and host.removed_threads(copas)[thread] ~= nil
 end
 
 --- Whether a function is on the stack of a thread, with a certain first argument. What an error has ended leaves no
@@ -318,13 +323,61 @@ local function nginx_around()
 	return ngx and YIELDING_PHASES[ngx.get_phase()] and ngx or nil
 end
 
+-- The links whose clients a thread serves, by thread, while another one, which the program does not know, resumes it.
+local driven = setmetatable({}, { __mode = "k" })
+
+-- What such a thread yields when the other one is to call a function.
+local OUTSIDE = {}
+
+--- Notes that a thread serves the client of a link, and is resumed by `host.resume` alone; or that it is no more so.
+-- @tparam thread thread the thread
+-- @tparam ?userdata link the link
+function host.drive(thread, link)
+	driven[thread] = link
+end
+
+local function returned(ok, ...)
+	if not ok then
+		error((...), 0)
+	end
+	return ...
+end
+
+--- Calls a function that waits for the network. If a thread calls this that serves the client, the one that resumes it
+-- makes the call: so the program does not know who waits, and cannot keep that from coming back.
+-- @param link the client's link
+-- @tparam function func the function
+-- @param ... its arguments
+-- @return its results
+function host.outside(link, func, ...)
+	local thread = coroutine_running()
+	if thread and driven[thread] == link then
+		return returned(coroutine_yield(OUTSIDE, func, ...))
+	end
+	return func(...)
+end
+
+local function resume_until(thread, ok, what, func, ...)
+	if ok and what == OUTSIDE then
+		return resume_until(thread, coroutine_resume(thread, protected(func, ...)))
+	end
+	return ok, what, func
+end
+
+--- Resumes a thread, and calls what it wants to have called by `host.outside`.
+-- @tparam thread thread the thread
+-- @treturn boolean what `coroutine.resume` returns, up to two values
+function host.resume(thread)
+	return resume_until(thread, coroutine_resume(thread))
+end
+
 --- Waits for news of a link by yielding, if that can be done: under Copas.
 -- @param link the link
 -- @treturn boolean whether it has waited
 function host.wait(link)
 	local copas = copas_around()
 	if copas then
-		receive(copas, link)
+		host.outside(link, receive, copas, link)
 	end
 	return copas ~= nil
 end
@@ -343,6 +396,43 @@ function host.give_way(link)
 	end
 end
 
+-- Links that threads of Copas 1.x sleep at, each with the function that takes its events.
+local bells = {}
+
+-- Takes a link that has no connection.
+local function take_bell()
+	local bell = table_remove(bells)
+	if not bell then
+		local link, handle = core.link(4)
+		bell = { link = link, handle = handle }
+	end
+	return bell
+end
+
+-- Waits for it, and gives it back.
+local function wait_for_bell(copas, bell)
+	receive(copas, bell.link)
+	while core.pop(bell.handle) do -- luacheck: ignore 542
+		-- until there is none
+	end
+	bells[#bells + 1] = bell
+end
+
+-- What `host.sleeper` does under a Copas that knows no pause.
+local function sleeper_at_bell(copas)
+	local bell
+	local function sleep()
+		bell = take_bell()
+		wait_for_bell(copas, bell)
+		bell = nil
+	end
+	return sleep, function()
+		if bell then
+			bell.link:wake()
+		end
+	end
+end
+
 --- Waits for some time by yielding, if that can be done.
 -- @tparam number seconds how long
 -- @treturn boolean whether it has waited
@@ -353,37 +443,16 @@ function host.pause(seconds)
 		return true
 	end
 	local copas = copas_around()
-	if not (copas and copas.pause) then
+	if not copas then
 		return false
+	elseif copas.pause then
+		pause(copas, seconds)
+	else
+		local bell = take_bell()
+		bell.link:wake_after(seconds)
+		wait_for_bell(copas, bell)
 	end
-	pause(copas, seconds)
 	return true
-end
-
--- Links that threads of Copas 1.x sleep at, each with the function that takes its events.
-local bells = {}
-
--- What `host.sleeper` does under a Copas that knows no pause: waits for a link that has no connection.
-local function sleeper_at_bell(copas)
-	local bell
-	local function sleep()
-		bell = table_remove(bells)
-		if not bell then
-			local link, handle = core.link(4)
-			bell = { link = link, handle = handle }
-		end
-		receive(copas, bell.link)
-		while core.pop(bell.handle) do -- luacheck: ignore 542
-			-- until there is none
-		end
-		bells[#bells + 1] = bell
-		bell = nil
-	end
-	return sleep, function()
-		if bell then
-			bell.link:wake()
-		end
-	end
 end
 
 --- Returns how the caller sleeps until it is woken.
@@ -529,14 +598,25 @@ function host.repeatedly(func)
 	if not (copas and copas.pause) then
 		return function() end
 	end
-	local thread = copas.addthread(function()
-		local seconds = func()
-		while seconds do
-			copas.pause(seconds)
-			seconds = func()
-		end
+	-- Another thread makes the calls: an error in one of them ends only that, and so does its removal by the program.
+	local thread, seconds, is_wanted
+	local function call()
+		seconds = func() or false
+		copas.wakeup(thread)
+	end
+	thread = copas.addthread(function()
+		repeat
+			seconds, is_wanted = nil, false
+			copas.addthread(call)
+			copas.pause(RETRY_PAUSE)
+			if seconds and not is_wanted then
+				copas.pause(seconds)
+			end
+		until seconds == false
 	end)
 	return function()
+		-- Copas forgets it of a thread that has been woken and has not had its turn.
+		is_wanted = true
 		copas.wakeup(thread)
 	end
 end

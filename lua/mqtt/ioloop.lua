@@ -288,8 +288,10 @@ local function serve(self, client, most)
 		let_go(self, client, err)
 	else
 		dequeue(self, client)
-		if is_replaced then
-			-- What it does besides is not known here: it is called as often as one that polls.
+		if is_replaced or client._closing then
+			-- Its link has not been seen to be empty, and may wake nobody: a `step` of the program may do anything, and while
+			-- a handler is told of a failure the client waits for the thread of that handler, which may die. The loop asks
+			-- as often as it asks a client that polls.
 			self._again[client], self._wishes[client] = true, wait > 0 and wait or self.opts.sleep_max
 		end
 	end

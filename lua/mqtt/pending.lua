@@ -40,7 +40,8 @@ function Client:_ask(method, opts, done)
 		raise(try(failure, done, packet))
 	end
 	packet_id, err = self[method](self, own)
-	if packet_id and packet_id ~= true and not is_answered then
+	-- Without a callback it has been forgotten meanwhile.
+	if packet_id and packet_id ~= true and not is_answered and self._callbacks[packet_id] then
 		self._lost_requests = self._lost_requests or {}
 		self._lost_requests[packet_id] = function(reason)
 			done(nil, reason)
@@ -49,13 +50,15 @@ function Client:_ask(method, opts, done)
 	return packet_id, err
 end
 
--- A request that was accepted will not be carried out: its callback is not called.
+-- A request that was accepted will not be carried out: its callback is not called. Who asked is told the reason if any.
 function Client:_forget_request(packet_id, reason)
 	self._callbacks[packet_id] = nil
 	local lost = self._lost_requests and self._lost_requests[packet_id]
 	if lost then
 		self._lost_requests[packet_id] = nil
-		lost(reason)
+		if reason then
+			lost(reason)
+		end
 	end
 end
 

@@ -8,7 +8,7 @@ local host = require("mqtt.host")
 local log = require("mqtt.log")
 local protect = require("mqtt.protect")
 
-local error, ipairs, pairs, setmetatable, type = error, ipairs, pairs, setmetatable, type
+local error, ipairs, next, pairs, setmetatable, type = error, ipairs, next, pairs, setmetatable, type
 local str_format = string.format
 local table_sort = table.sort
 local raise, try = protect.raise, protect.try
@@ -128,9 +128,10 @@ end
 -- Subscribes to a topic for responses, once. Returns what is known of it, or nil and an error message.
 local function listen(self, state, topic)
 	local listener = state.listeners[topic]
-	if listener then
+	if listener and not listener.is_former then
 		return listener
 	end
+	drop_listener(self, state, topic)
 	-- Requests are not sent before the broker has the subscription: what sends each, by its wait.
 	listener = { is_ready = false, requests = {} }
 	state.listeners[topic] = listener
@@ -154,57 +155,81 @@ local function listen(self, state, topic)
 		end,
 	}
 	if not ok then
-		state.listeners[topic] = nil
+		if state.listeners[topic] == listener then
+			state.listeners[topic] = nil
+		end
+		-- Of other threads, meanwhile.
+		release(self, listener, err)
 		return nil, err
 	end
 	return listener
 end
 
--- Requests that wait for one topic wait for another from now on, or end if that cannot be had. Raises the first error.
-local function move_requests(self, state, from, topic, err)
-	local old = state.listeners[from]
+-- Subscribes to the topic for responses, or to the given one. Returns what is known of it, or nil and an error message.
+local function inbox(self, state, topic)
+	local err
+	if not topic then
+		topic, err = response_topic(self, state)
+	end
+	if not topic then
+		return nil, err
+	end
+	return listen(self, state, topic)
+end
+
+-- The broker does not have the session of before, which had the topics for responses: requests wait until it has
+-- granted them again. That includes those of QoS 1 which were sent: their responses may be lost, so they are sent once
+-- more.
+local function session_lost(self, state)
+	for topic, listener in pairs(with(state.listeners, {})) do
+		listener.is_ready = false
+		if listener.is_former then
+			drop_listener(self, state, topic)
+		end
+	end
+	for wait, request in pairs(state.sent) do
+		local listener = state.listeners[request.topic or state.topic]
+		local requests = listener and listener.requests or state.moved
+		requests[wait] = request.send
+	end
+end
+
+-- The broker has accepted the client. Finds which topics for responses there are from now on, before anything is sent.
+-- Neither yields nor raises.
+function Client:_revise_requests(connack)
+	local state = self._responses
+	if not connack.sp then
+		session_lost(self, state)
+	end
+	local before = state.topic
+	local old = response_topic(self, state) ~= before and state.listeners[before]
 	if not old then
 		return
 	end
-	drop_listener(self, state, from)
-	local new
-	if topic then
-		new, err = listen(self, state, topic)
+	state.moved = with(state.moved, old.requests)
+	-- It is not renewed any more. Responses to what has been sent may still come to it, if the session goes on.
+	self._subscriptions[before] = nil
+	old.requests, old.is_former = {}, true
+	if not old.is_ready then
+		drop_listener(self, state, before)
 	end
-	if not new then
-		return release(self, old, err)
-	end
-	for wait, send in pairs(old.requests) do
-		new.requests[wait] = send
-	end
-	old.requests = {}
 end
 
--- The broker has accepted the client. A session that it has lost has no topics for responses any more: requests wait
--- until it has granted them again. That includes those of QoS 1 which were sent: their responses may be lost, so they
--- are sent once more.
-function Client:_renew_requests(connack)
-	local state = self._responses
-	if not state then
-		return
-	end
-	local is_lost = not (connack.sp or self.opts.resubscribe)
-	for _, listener in pairs(state.listeners) do
-		listener.is_ready = listener.is_ready and not is_lost
-	end
-	if is_lost then
-		for wait, request in pairs(state.sent) do
-			local listener = state.listeners[request.topic or state.topic]
-			if listener then
-				listener.requests[wait] = request.send
+-- Sends the requests that may be sent on a new connection. Those that wait for a topic which is not used any more wait
+-- for another, or end if that cannot be had. Raises the first error.
+function Client:_renew_requests()
+	local state, failure = self._responses, nil
+	local moved = state.moved
+	state.moved = {}
+	if next(moved) then
+		local listener, err = inbox(self, state)
+		if listener then
+			for wait, send in pairs(moved) do
+				listener.requests[wait] = send
 			end
+		else
+			failure = try(nil, release, self, { requests = moved }, err)
 		end
-	end
-	local before = state.topic
-	local topic, err = response_topic(self, state)
-	local failure = nil
-	if before and topic ~= before then
-		failure = try(failure, move_requests, self, state, before, topic, err)
 	end
 	for _, listener in pairs(with(state.listeners, {})) do
 		if is_granted(self, listener) then
@@ -212,6 +237,25 @@ function Client:_renew_requests(connack)
 		end
 	end
 	raise(failure)
+end
+
+-- The session has given back a request that was to be sent, perhaps again: the broker does not have the subscription
+-- for its response. The request waits for that subscription.
+function Client:_request_withdrawn(packet_id, data)
+	self:_forget_request(packet_id)
+	local state = self._responses
+	local wait = state.requests[data]
+	if not wait or wait.results then
+		return
+	end
+	local listener, err = inbox(self, state, wait.request.topic)
+	if not listener then
+		return self:_end_wait(wait, nil, err)
+	end
+	listener.requests[wait] = wait.request.send
+	if is_granted(self, listener) then
+		release(self, listener)
+	end
 end
 
 --- Publishes a request and takes the response to it, for MQTT 5.0 only.
@@ -223,8 +267,8 @@ end
 -- With a callback this returns at once. Without one it returns the response, and waits as `Client:await` does.
 --
 -- Over a lost connection requests wait on; if there will be no other one they fail, and at `Client:disconnect`. None is
--- sent before the broker has granted the topic for its response. If the broker has lost the session, unanswered ones of
--- QoS 1 are sent once more then.
+-- sent, or repeated, before the broker has granted the topic for its response in the session that it has then. If the
+-- broker has lost the session, unanswered ones of QoS 1 are sent once more.
 -- @tparam table opts options of `Client:publish`, but for `callback`; also:
 -- @tparam[opt] table opts.properties may have a `response_topic` of your own
 -- @tparam[opt=10] number opts.timeout how many seconds the response may take
@@ -271,20 +315,13 @@ function Client:request(opts)
 		-- Waits by correlation data, and topics that are listened to.
 		requests = setmetatable({}, { __mode = "v" }),
 		listeners = {},
+		-- Requests that wait until it is known where their responses are to come to, as those of a listener.
+		moved = {},
 		-- What sends the requests of QoS 1 again that have been sent, and their topics, if they name any, by their waits.
 		sent = setmetatable({}, { __mode = "k" }),
 	}
 	local state = self._responses
-	local own_topic, before, listener, err = topic, state.topic, nil, nil
-	if not topic then
-		topic, err = response_topic(self, state)
-		if before and topic and topic ~= before then
-			move_requests(self, state, before, topic)
-		end
-	end
-	if topic then
-		listener, err = listen(self, state, topic)
-	end
+	local listener, err = inbox(self, state, topic)
 	if not listener then
 		return nil, err
 	end
@@ -298,7 +335,7 @@ function Client:request(opts)
 			return true
 		end
 		local message = with(opts, {
-			properties = with(opts.properties, { response_topic = own_topic or state.topic, correlation_data = data }),
+			properties = with(opts.properties, { response_topic = topic or state.topic, correlation_data = data }),
 		})
 		message.callback = nil
 		if opts.qos == 1 then
@@ -313,7 +350,7 @@ function Client:request(opts)
 		end)
 	end
 	wait.request = {
-		topic = own_topic,
+		topic = topic,
 		send = function()
 			local sent, reason = send()
 			if not sent then
@@ -322,7 +359,8 @@ function Client:request(opts)
 		end,
 	}
 	function wait.forget()
-		state.sent[wait] = nil
+		-- The exchange may go on without an end, and has the wait.
+		state.sent[wait], state.moved[wait], wait.request = nil, nil, nil
 		for _, other in pairs(state.listeners) do
 			other.requests[wait] = nil
 		end

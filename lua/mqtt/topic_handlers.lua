@@ -84,11 +84,12 @@ end
 -- Renews the subscriptions that a new connection does not have: those that the server has lost with its session, unless
 -- that is done by the library anyhow, and those that were asked for before.
 function Client:_renew_subscriptions(connack)
-	local conn, opts = self.connection, self.opts
+	local conn, opts, inboxes = self.connection, self.opts, self._responses and self._responses.listeners or {}
 	local filters = {}
 	for filter, subscription in pairs(self._subscriptions) do
 		local state = subscription and subscription.state
-		local has = state == "granted" and (connack.sp or opts.resubscribe)
+		-- Requests wait for the SUBACK of their topic.
+		local has = state == "granted" and (connack.sp or opts.resubscribe and not inboxes[filter])
 			or state == "asked" and options.keeps_exchanges(opts)
 		if not has then
 			filters[#filters + 1] = filter
@@ -114,9 +115,6 @@ function Client:_renew_subscriptions(connack)
 			self._subscriptions[filter] = nil
 			self:unsubscribe { topic = filter }
 		end
-	end
-	if self._responses and self.connection == conn then
-		failure = try(failure, self._renew_requests, self, connack)
 	end
 	raise(failure)
 end

@@ -133,6 +133,56 @@ local function functions()
 	return connector
 end
 
+-- The connector of nginx, but that what it sends raises an error when `is_faulty` is set, once.
+local is_faulty = false
+local function faulty()
+	local super = require("mqtt.connector.nginx")
+	local class = setmetatable({}, super)
+	class.__index = class
+	function class:send(data)
+		if is_faulty then
+			is_faulty = false
+			error("out of order", 0)
+		end
+		return super.send(self, data)
+	end
+	return class
+end
+
+-- Publishes two messages and waits for the answers; sending the first fails.
+function actions.fail()
+	local client, answered = clients[ngx.var.arg_client], 0
+	is_faulty = true
+	local threads = {}
+	for i = 1, 2 do
+		threads[i] = spawn(function()
+			assert(client:await("publish", { topic = "openresty/faulty", payload = tostring(i), qos = 1 }))
+			answered = answered + 1
+		end)
+	end
+	for _, thread in ipairs(threads) do
+		assert(ngx.thread.wait(thread))
+	end
+	return "answered " .. answered
+end
+
+-- Has a client answer requests, its own for example.
+function actions.respond()
+	local client = clients[ngx.var.arg_client]
+	client:on_topic("openresty/later", function(message)
+		assert(client:respond(message, { payload = message.payload:upper() }))
+		client:acknowledge(message)
+	end, { subscribe = true, qos = 1 })
+	return client:request { topic = "openresty/later", payload = "first" }.payload
+end
+
+function actions.request()
+	local client = clients[ngx.var.arg_client]
+	note(ngx.var.arg_client, "request")
+	local response, err = client:request { topic = "openresty/later", payload = "hello", qos = 1, timeout = 20 }
+	return response and response.payload or err
+end
+
 -- The arguments: uri or port, and what else the client shall have.
 function actions.start()
 	local args = ngx.req.get_uri_args()
@@ -154,7 +204,9 @@ function actions.start()
 		version = tonumber(args.version),
 		reconnect = tonumber(args.reconnect),
 		keep_alive = tonumber(args.keep_alive),
-		connector = args.native and require("mqtt.connector.native") or args.functions and functions(),
+		queue = args.queue and {},
+		connector = args.native and require("mqtt.connector.native") or args.functions and functions()
+			or args.faulty and faulty(),
 	})
 	if args.auto_ack then
 		client:on {
@@ -209,6 +261,30 @@ function actions.ioloop()
 		mqtt.run_ioloop(publisher)
 		note("ioloop", "end")
 	end))
+	return "started"
+end
+
+-- Clients that publish to themselves and then leave at once: `count` of them, one after the other.
+function actions.leave()
+	local args = ngx.req.get_uri_args()
+	for i = 1, tonumber(args.count) do
+		local name = args.name .. i
+		local topic = "openresty/" .. name
+		local client = start(name, {
+			uri = os.getenv("MQTT_URI"),
+			version = tonumber(args.version),
+			will = { topic = "openresty/leave/will", payload = name },
+		})
+		client:on("connect", function()
+			-- What it publishes comes back, and is not read either.
+			client:subscribe { topic = topic, callback = function()
+				for n = 1, tonumber(args.messages) do
+					assert(client:publish { topic = topic, payload = tostring(n), qos = 1 })
+				end
+				client[args.method](client)
+			end }
+		end)
+	end
 	return "started"
 end
 

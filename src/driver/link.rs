@@ -8,17 +8,20 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
+
 use super::descriptor::Descriptor;
 use super::exchange::Ended;
 use super::flow::{Flow, Load};
+#[cfg(unix)]
+use super::held;
 use super::hub::{Hub, TaskCount};
 use super::large::Large;
 use super::readiness::{News, Readiness};
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
 use crate::codec::Packet;
-use crate::session::{Event, Parted, Session, State};
-pub use publish::{PublishError, Published};
+use crate::session::{Event, Parted, Session, Settings, State, Stats};
 
 /// What a link has for Lua.
 #[derive(Debug)]
@@ -35,6 +38,13 @@ pub enum LinkEvent {
         packet_id: u16,
         /// Why the server does not take it.
         message: String,
+    },
+    /// A request that was accepted will not be sent, see [`Event::Withdrawn`].
+    Withdrawn {
+        /// Its packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// Its correlation data.
+        correlation_data: Bytes,
     },
     /// A subscription was lost with the server's session, see [`Event::Unrenewed`].
     Unrenewed(String),
@@ -53,6 +63,13 @@ impl From<Event> for LinkEvent {
         match event {
             Event::Packet(packet) => Self::Packet(packet),
             Event::Dropped { packet_id, message } => Self::Dropped { packet_id, message },
+            Event::Withdrawn {
+                packet_id,
+                correlation_data,
+            } => Self::Withdrawn {
+                packet_id,
+                correlation_data,
+            },
             Event::Unrenewed { message } => Self::Unrenewed(message),
             Event::Failed { message } => Self::Failed(message),
         }
@@ -74,6 +91,8 @@ struct LinkState {
     /// The connection before, if it had something to send when it was closed: the next one waits for its end. A server ends
     /// a connection when its client comes by another one, and reads what is left of it no more.
     previous: Option<Arc<Transport>>,
+    /// Mailbox of the task that holds the socket of a connector, from `hold` to `let_go`.
+    held: Option<Arc<Transport>>,
     /// When to wake Lua. Boxed: few links have one.
     alarm: Option<Box<Alarm>>,
     /// Lua is to be woken, and has not been told.
@@ -113,6 +132,7 @@ impl Link {
                 session,
                 attached: None,
                 previous: None,
+                held: None,
                 alarm: None,
                 woken: false,
                 flow: Flow::default(),
@@ -152,11 +172,32 @@ impl Link {
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a lock:
     /// nothing that cannot be sent to another thread, such as a value of Lua's, can be used there.
-    pub fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T + Send) -> T {
+    pub(super) fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T + Send) -> T {
         let mut state = self.lock();
         let result = request(&mut state.session);
         self.see_to_transmit(&mut state);
         result
+    }
+
+    /// Holds a socket that a connector in Lua has connected, until `let_go`.
+    #[cfg(unix)]
+    pub fn hold(&self, driver: &Driver, socket: std::os::fd::OwnedFd) {
+        self.let_go();
+        let transport = Arc::<Transport>::default();
+        self.lock().held = Some(Arc::clone(&transport));
+        let hub = Arc::clone(&self.hub);
+        driver.spawn(|alive| held::run(hub, transport, socket, alive));
+    }
+
+    /// Has the connection of a connector end in order, in the background: the connector has closed its own descriptor.
+    pub fn let_go(&self) {
+        self.lock().let_go(&self.hub);
+    }
+
+    /// Whether the peer may not have read all of the connector's last connection.
+    pub fn is_parting(&self) -> bool {
+        let state = self.lock();
+        state.previous.as_ref().is_some_and(|last| !last.is_gone())
     }
 
     /// Closes the connection, if there is one: what was accepted on it is sent in the background, as far as the session
@@ -178,6 +219,7 @@ impl Link {
     pub(super) fn leave_until(&self, deadline: Instant) {
         if let Some(mut state) = lock_until(&self.state, deadline) {
             state.detach(&self.hub, |session| session.part(true));
+            state.let_go(&self.hub);
         }
     }
 
@@ -187,7 +229,8 @@ impl Link {
         let transport = {
             let mut state = self.lock_with_messages();
             let transport = state.detach(&self.hub, |session| Parted::Rest(session.take()));
-            state.previous.clone_from(&transport);
+            let last = transport.as_ref().or(state.held.as_ref()).cloned();
+            state.previous = last;
             self.tell_rest(&mut state);
             transport
         };
@@ -217,6 +260,11 @@ impl Link {
     pub fn has_room_or_news(&self) -> bool {
         let mut state = self.lock();
         state.session.is_slow() || !state.is_full()
+    }
+
+    /// Whether the program must take events before more can be sent.
+    pub fn is_slow(&self) -> bool {
+        self.with_session(|session| session.is_slow())
     }
 
     /// Makes [`LinkEvent::Woken`] come at once.
@@ -281,6 +329,25 @@ impl Link {
             self.hub.helm.call_if_driving();
         }
         event
+    }
+
+    /// Gives the session other settings, from now on.
+    pub fn configure(&self, settings: Settings) {
+        self.with_session(|session| session.configure(settings));
+    }
+
+    /// The session's counters.
+    pub fn stats(&self) -> Stats {
+        self.with_session(|session| session.stats())
+    }
+
+    /// The time until keep alive has something to do, and whether the server is given up then.
+    pub fn deadline(&self) -> (Option<Duration>, bool) {
+        self.with_session(|session| {
+            let deadline = session.poll_timeout();
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            (left, session.awaits_answer())
+        })
     }
 
     /// Version of TLS that the connection uses, if any.
@@ -380,6 +447,10 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        if self.hub.is_stale() {
+            return;
+        }
+        self.let_go();
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.hub.forget(self.token, state.alarm_time());
     }
@@ -514,6 +585,10 @@ impl LinkState {
         part: impl FnOnce(&mut Session) -> Parted,
     ) -> Option<Arc<Transport>> {
         let transport = self.attached.take().map(|attached| attached.transport);
+        let state = self.session.state();
+        if self.held.is_some() && matches!(state, State::Connecting | State::Connected) {
+            self.previous.clone_from(&self.held);
+        }
         // Without a transport, a connector has all there was; and to one that is gone there is nothing to be given.
         if let Some(transport) = transport.as_ref().filter(|transport| !transport.is_gone()) {
             self.copy_large();
@@ -542,5 +617,12 @@ impl LinkState {
         self.flow = Flow::default();
         self.descriptor.detach();
         transport
+    }
+
+    fn let_go(&mut self, hub: &Hub) {
+        if let Some(held) = self.held.take() {
+            held.end(Ending::Flush(BytesMut::new(), hub.count_parting()));
+            hub.mark_dirty(&held);
+        }
     }
 }

@@ -8,15 +8,19 @@
 mod alarms;
 mod caretaker;
 mod connection;
+mod connector;
 mod descriptor;
 mod dirty;
 mod exchange;
 mod flow;
+#[cfg(unix)]
+mod held;
 mod helm;
 mod hub;
 mod large;
 mod link;
 mod readiness;
+mod request;
 #[cfg(unix)]
 mod signal;
 mod sync;
@@ -35,7 +39,8 @@ use tokio::runtime::{Builder, Runtime};
 pub use crate::forks::forked;
 use crate::forks::{GENERATIONS, PerProcess};
 use hub::{Hub, TaskCount};
-pub use link::{Link, LinkEvent, PublishError, Published};
+pub use link::{Link, LinkEvent};
+pub use request::{Accepted, Lent, Refused, Request};
 
 /// The longest single [`Driver::wait_until`].
 const LONGEST_WAIT: Duration = Duration::from_secs(1);

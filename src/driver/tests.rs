@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Driver, Link, LinkEvent};
+use super::{Driver, Lent, Link, LinkEvent, Request};
 use crate::codec::{
     Connack, Connect, Decoder, Packet, PacketType, Properties, Publish, PublishRef, QoS, Str,
     Version, encode,
@@ -129,8 +129,7 @@ fn connected(driver: &Driver, target: Target, keep_alive: u16) -> Arc<Link> {
         will: None,
         properties: Properties::new(),
     };
-    link.with_session(|session| session.connect(&connect))
-        .unwrap();
+    link.ask(Request::Connect(connect.into())).unwrap();
     assert!(matches!(
         next(driver, &link),
         LinkEvent::Packet(Packet::Connack(_))
@@ -138,8 +137,17 @@ fn connected(driver: &Driver, target: Target, keep_alive: u16) -> Arc<Link> {
     link
 }
 
+fn disconnect(link: &Link) {
+    link.ask(Request::Disconnect {
+        reason: 0,
+        properties: Properties::new(),
+    })
+    .unwrap();
+}
+
 fn publish(link: &Link, payload: &[u8]) {
-    link.with_session(|session| session.publish(&outgoing(payload, &Properties::new())))
+    let properties = Properties::new();
+    link.ask(Request::Publish(outgoing(payload, &properties)))
         .unwrap();
 }
 
@@ -147,8 +155,12 @@ fn publish(link: &Link, payload: &[u8]) {
 fn publish_large(driver: &Driver, link: &Link, payload: &Bytes, patience: Duration) {
     let properties = Properties::new();
     let message = outgoing(payload, &properties);
-    link.publish_large(driver, &message, payload.clone(), patience)
-        .unwrap();
+    let lent = Lent {
+        payload: payload.clone(),
+        driver,
+        patience,
+    };
+    link.ask(Request::PublishLarge(message, lent)).unwrap();
     assert!(payload.is_unique());
 }
 
@@ -276,8 +288,7 @@ fn a_burst_is_written_in_order_and_whole() {
     for number in 0..MESSAGES {
         publish(&link, &number.to_be_bytes());
     }
-    link.with_session(|session| session.disconnect(0, Properties::new()))
-        .unwrap();
+    disconnect(&link);
     link.close_flushed(&driver, Instant::now() + PATIENCE);
     let last = server.recv_timeout(PATIENCE).unwrap();
     assert_eq!(
@@ -308,8 +319,7 @@ fn closing_in_order_loses_nothing_when_received_data_is_unread() {
     let driver = driver();
     let link = connected(&driver, target, 0);
     publish(&link, &vec![1; SIZE]);
-    link.with_session(|session| session.disconnect(0, Properties::new()))
-        .unwrap();
+    disconnect(&link);
     link.close_flushed(&driver, Instant::now() + PATIENCE);
     drop(link);
     drop(driver);
@@ -458,8 +468,7 @@ fn a_slow_server_makes_the_link_full_until_it_reads() {
         assert!(Instant::now() < deadline);
         driver.wait_until(deadline, || !link.is_full());
     }
-    link.with_session(|session| session.disconnect(0, Properties::new()))
-        .unwrap();
+    disconnect(&link);
     link.close_flushed(&driver, deadline);
     assert_eq!(server.recv_timeout(PATIENCE).unwrap(), messages);
 }
@@ -498,8 +507,7 @@ fn what_the_connection_does_not_take_of_a_large_message_is_copied_and_keeps_its_
         assert!(Instant::now() < deadline);
         driver.wait_until(deadline, || link.outgoing_bytes() == 0);
     }
-    link.with_session(|session| session.disconnect(0, Properties::new()))
-        .unwrap();
+    disconnect(&link);
     link.close_flushed(&driver, Instant::now() + PATIENCE);
     let received = server.recv_timeout(PATIENCE).unwrap();
     let sizes = |payloads: &[Bytes]| payloads.iter().map(Bytes::len).collect::<Vec<_>>();
@@ -520,8 +528,7 @@ fn a_large_message_is_not_copied_if_the_connection_takes_it_in_time() {
         publish_large(&driver, &link, payload, PATIENCE);
         assert_eq!(link.outgoing_bytes(), 0);
     }
-    link.with_session(|session| session.disconnect(0, Properties::new()))
-        .unwrap();
+    disconnect(&link);
     link.close_flushed(&driver, Instant::now() + PATIENCE);
     assert!(server.recv_timeout(PATIENCE).unwrap() == payloads);
 }

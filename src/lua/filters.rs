@@ -1,13 +1,13 @@
-//! What `mqtt.topic_handlers` calls: a set of topic filters.
+//! A set of topic filters, for `mqtt.topic_handlers`.
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 use super::args::{Checked, Scalar};
+use super::results::push_failure;
 use super::stack::{RawFunction, Stack};
-use super::values::push_failure;
-use crate::session::{Filters, Matches};
+use crate::topics::{Filters, Matches};
 
 /// The largest key: Lua's numbers are exact up to here.
 const MAX_KEY: f64 = 9_007_199_254_740_992.0;
@@ -19,7 +19,7 @@ pub(crate) fn register(core: &Stack) {
 
 type Shared = Rc<RefCell<Filters>>;
 
-/// `filters()`: an empty set, as its functions insert, remove and matches.
+/// `filters()`: the functions insert, remove and matches of a new, empty set.
 struct NewFilters;
 
 impl RawFunction for NewFilters {
@@ -38,7 +38,7 @@ impl RawFunction for NewFilters {
     }
 }
 
-/// The filter and the key, a whole number, that are the arguments.
+/// The arguments: a filter and its key, a whole number.
 fn arguments_of(arguments: &Stack) -> Checked<(&str, u64)> {
     let filter = arguments.argument(1).text(&"filter")?;
     match arguments.argument(2) {
@@ -49,7 +49,7 @@ fn arguments_of(arguments: &Stack) -> Checked<(&str, u64)> {
     }
 }
 
-/// `insert(filter, key)`: adds a filter, which must keep the rules, under a key. Returns true, or nil and an error.
+/// `insert(filter, key)`: adds a valid topic filter under a key. Returns true, or nil and an error.
 struct Insert(Shared);
 
 impl RawFunction for Insert {
@@ -69,7 +69,7 @@ impl RawFunction for Insert {
     }
 }
 
-/// `remove(filter, key)`: whether it was there; or nil and an error.
+/// `remove(filter, key)`: whether the filter was there; or nil and an error.
 struct Remove(Shared);
 
 impl RawFunction for Remove {
@@ -88,8 +88,8 @@ impl RawFunction for Remove {
     }
 }
 
-/// `matches(topic)`: nothing if no filter matches; else a list of the key of each that does, by ascending key, each
-/// followed by a list of what its wildcards stand for. Or nil and an error.
+/// `matches(topic)`: nothing if no filter matches the topic name; else a list of the keys of the filters that match, in
+/// ascending order, each followed by a list of the parts of the topic that its wildcards stand for. Or nil and an error.
 struct FindMatches(Shared);
 
 impl RawFunction for FindMatches {

@@ -1,6 +1,6 @@
-//! What concerns the whole process: forks, its end, and signals.
+//! The whole process: forks, its end, signals and descriptors.
 
-/// Has the driver told of forks and of the end of the process, once in a process.
+/// Has the process tell the driver of forks and of its end.
 pub(crate) fn watch() {
     #[cfg(unix)]
     {
@@ -16,8 +16,8 @@ pub(crate) fn watch() {
         }
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
-            // SAFETY: the handlers live as long as the process, since the module is never unloaded (build.rs). The one
-            // only stores to atomics, which is allowed between fork and exec; the other neither panics nor exits.
+            // SAFETY: the handlers live as long as the process, since the module is never unloaded (build.rs). `in_child`
+            // only stores to atomics, which is allowed between fork and exec. `at_exit` neither panics nor exits.
             unsafe {
                 libc::pthread_atfork(None, None, Some(in_child));
                 libc::atexit(at_exit);
@@ -26,7 +26,7 @@ pub(crate) fn watch() {
     }
 }
 
-/// Leaves every signal to the threads of the program, which may wait to be interrupted by it.
+/// Blocks all signals in the calling thread: the program's threads may wait to be interrupted by one.
 pub(crate) fn block_signals() {
     #[cfg(unix)]
     {
@@ -37,4 +37,13 @@ pub(crate) fn block_signals() {
             libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
         }
     }
+}
+
+/// Duplicates a descriptor of the program. Returns `None` if it is not open, or the process may open no more.
+#[cfg(unix)]
+pub(crate) fn own_descriptor(fd: u32) -> Option<std::os::fd::OwnedFd> {
+    let fd = i32::try_from(fd).ok()?;
+    // SAFETY: the descriptor is used during this call only, and the system returns an error if it is not open.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    fd.try_clone_to_owned().ok()
 }

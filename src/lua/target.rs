@@ -1,4 +1,4 @@
-//! Where a client connects to: the options about the way there, made into those of `net`.
+//! Where a client connects to and how: reads the arguments into a `Target` of `net`.
 
 use super::args::{Checked, Scalar, Value};
 use super::stack::Stack;
@@ -11,9 +11,9 @@ pub(crate) fn register(core: &Stack) {
     });
 }
 
-/// The target that the arguments from `first` on describe, all of it checked: protocol, host, port, path, TLS settings
-/// (what the function `tls` returns, which a build without TLS does not have), header fields for WebSocket, proxy; nil
-/// where there is none. As arguments, since each client would leave a table behind.
+/// Reads and checks a target, the arguments from `first` on: protocol, host, port, path, TLS settings (a result of the
+/// function `tls`, which a build without TLS does not have), header fields for WebSocket, proxy. Any of them may be nil.
+/// They are arguments, since a table for each client would be left to the collector.
 pub(crate) fn read(arguments: &Stack, first: i32) -> Checked<Target> {
     let text = |index: i32, name| match arguments.argument(first + index) {
         Scalar::Nil => Ok::<_, String>(None),

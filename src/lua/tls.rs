@@ -1,16 +1,16 @@
-//! The `secure` option: LuaSec's table of settings, made into those of `net`.
+//! The `secure` option: reads LuaSec's table of settings into a `TlsConfig` of `net`.
 
 use std::cell::Cell;
 
 use super::args::{Checked, Table, Value};
+use super::results::push_failure;
 use super::stack::{RawFunction, Stack};
-use super::values::push_failure;
 use crate::net::{Secret, TlsConfig, TlsOptions, protocol_range};
 
 /// Checked settings, as Lua holds them.
 pub(crate) struct LuaTls(pub(crate) TlsConfig);
 
-/// Settings of LuaSec for which TLS 1.2 and 1.3 in rustls have no use. Accepted, so that programs need not change.
+/// Settings of LuaSec without a use in rustls. They are accepted, so that programs need not change.
 const IGNORED: [&str; 9] = [
     "ciphers",
     "ciphersuites",
@@ -28,7 +28,7 @@ pub(crate) fn register(core: &Stack) {
     core.set_raw("tls", NewTls);
 }
 
-/// `tls(settings)`: the settings checked and their files read; or nil and an error.
+/// `tls(settings)`: checks the settings and reads their files. Returns an object; or nil and an error.
 struct NewTls;
 
 impl RawFunction for NewTls {
@@ -74,7 +74,7 @@ fn options(settings: &Table) -> Result<TlsOptions, String> {
             "mode" => return Err("expecting mode to be \"client\"".into()),
             "protocol" => protocol = text(&key, value)?,
             "options" => flags = texts(&key, value)?,
-            // LuaSec joins flags, of which "none" is no bit at all. The others ("peer", "fail_if_no_peer_cert",
+            // LuaSec joins the flags as bits. "none" has no bit; the others ("peer", "fail_if_no_peer_cert",
             // "client_once") all ask for verification.
             "verify" => {
                 let flags = texts(&key, value)?;
@@ -102,7 +102,7 @@ fn options(settings: &Table) -> Result<TlsOptions, String> {
     Ok(options)
 }
 
-/// A string. What else it is stays unsaid: it may be a secret.
+/// A string. Errors do not show the value: it may be a secret.
 fn text(key: &str, value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(String::from_utf8_lossy(text).into_owned()),

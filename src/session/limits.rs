@@ -32,6 +32,9 @@ pub struct Settings {
     /// those above its `max_inflight_messages`, by default 20, with a PUBREC that looks like success. A message does not
     /// count any more when its PUBREL has been sent: the server sees that before what follows.
     pub server_receive_maximum: u16,
+    /// How the correlation data of the user's requests begins (4.10), if there are any. Their responses come to
+    /// subscriptions of the session: when the server has none, they are [given back](super::Event::Withdrawn).
+    pub requests: Option<Box<[u8]>>,
     /// Whether topics are replaced by aliases where the server takes any (3.3.2.3.4).
     pub topic_aliases: bool,
 }
@@ -48,6 +51,7 @@ impl Default for Settings {
             queue: None,
             resubscribe: false,
             server_receive_maximum: 20,
+            requests: None,
             topic_aliases: false,
         }
     }

@@ -14,12 +14,11 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use crate::codec::{Decoder, Packet, Property, PropertyValue, Str, Version, encode};
+use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
 mod aliases;
-mod filters;
 mod id_map;
 mod limits;
 mod outgoing;
@@ -29,7 +28,6 @@ mod send;
 mod subscriptions;
 mod timers;
 
-pub use filters::{Filters, Matches};
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::{Parted, RequestError};
 
@@ -64,6 +62,9 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A packet from the server: CONNACK, PUBLISH, PUBACK, PUBREC, SUBACK, UNSUBACK, DISCONNECT or AUTH.
+    ///
+    /// A CONNACK has "session present" only if the user has taken the CONNACK by which that session began. A session that
+    /// began on a connection the user gave up before is new to the user, and lacks the user's subscriptions.
     Packet(Packet),
     /// A message that was accepted will not be sent, or a request to subscribe: the server does not take it.
     Dropped {
@@ -71,6 +72,14 @@ pub enum Event {
         packet_id: u16,
         /// Why.
         message: String,
+    },
+    /// A request that was accepted (see [`Settings::requests`]) will not be sent, unless the user sends it again: the server
+    /// has no subscription for its response.
+    Withdrawn {
+        /// Its packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// Its correlation data.
+        correlation_data: Bytes,
     },
     /// A subscription that was to be renewed, since the server has lost its session, is not in force any more.
     Unrenewed {
@@ -91,7 +100,7 @@ impl Event {
         match self {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
-            Self::Dropped { packet_id, .. } => Some(*packet_id),
+            Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
             Self::Packet(_) | Self::Unrenewed { .. } | Self::Failed { .. } => None,
         }
     }
@@ -116,6 +125,7 @@ impl Event {
             // No other packet becomes an event.
             Self::Packet(_)
             | Self::Dropped { .. }
+            | Self::Withdrawn { .. }
             | Self::Unrenewed { .. }
             | Self::Failed { .. } => {
                 return mem::size_of::<Self>();
@@ -145,6 +155,8 @@ enum Received {
     DeliveredOnce,
     /// QoS 2: given to the user on an earlier connection, and again when the server repeats it.
     DeliveredBefore,
+    /// QoS 2: given to the user on an earlier connection, and queued or given again on this one.
+    DeliveredAgain,
 }
 
 /// What a session has done and has at hand, see [`Session::stats`].
@@ -244,6 +256,8 @@ pub struct Session {
     incoming: IdMap<Received>,
     /// What the server has granted, if subscriptions are to be renewed.
     subscriptions: Subscriptions,
+    /// Whether the server has said that it has no session, and the user has not taken that CONNACK.
+    loss_untold: bool,
     /// What has been counted so far.
     counters: Stats,
     events: VecDeque<Event>,
@@ -255,6 +269,8 @@ pub struct Session {
     dropped: Vec<u16>,
     /// Bytes received since there was no event.
     pinned_bytes: usize,
+    /// Whether events may hold a message that the user has from an earlier connection.
+    holds_repeats: bool,
 }
 
 impl Session {
@@ -267,12 +283,14 @@ impl Session {
             outgoing: Outgoing::default(),
             incoming: IdMap::default(),
             subscriptions: Subscriptions::default(),
+            loss_untold: false,
             counters: Stats::default(),
             events: VecDeque::new(),
             others: 0,
             queued_bytes: 0,
             dropped: Vec::new(),
             pinned_bytes: 0,
+            holds_repeats: false,
         }
     }
 
@@ -348,7 +366,7 @@ impl Session {
         self.outgoing.connection_lost();
         self.outgoing.shrink();
         self.incoming.retain(|_, received| {
-            if *received == Received::Delivered {
+            if matches!(received, Received::Delivered | Received::DeliveredAgain) {
                 *received = Received::DeliveredBefore;
             }
             *received != Received::DeliveredOnce
@@ -356,16 +374,17 @@ impl Session {
     }
 
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
-    /// to requests stay: those exchanges are over.
+    /// to requests stay, since those exchanges are over, and so does the news of a subscription that has ended.
     pub fn discard_events(&mut self) {
         self.queued_bytes = 0;
         self.others = 0;
         for event in mem::take(&mut self.events) {
             match event {
                 answer if answer.answers().is_some() => self.deliver(answer),
+                ended @ Event::Unrenewed { .. } => self.deliver(ended),
                 Event::Packet(Packet::Publish(publish)) => {
                     // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
-                    if let Some(received @ Received::Delivered) =
+                    if let Some(received @ (Received::Delivered | Received::DeliveredAgain)) =
                         self.incoming.get_mut(&publish.packet_id)
                     {
                         *received = Received::DeliveredBefore;
@@ -402,7 +421,10 @@ impl Session {
         self.others -= 1;
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
-        } else if matches!(event, Event::Packet(Packet::Connack(_))) {
+        } else if let Event::Packet(Packet::Connack(connack)) = &event {
+            if connack.reason == 0 && !connack.session_present {
+                self.loss_untold = false;
+            }
             // Connecting needed more than what follows may need for long.
             self.shrink();
         }
@@ -411,10 +433,11 @@ impl Session {
 
     /// Takes all events at once, if they are many and all of them messages, for one who goes through them while others
     /// arrive. They count as taken, so that as much again may be queued. Those that he does not come to are to be
-    /// [given back](Self::give_back). `into` must be empty.
+    /// [given back](Self::give_back). `into` must be empty. A repeated message that the user may acknowledge meanwhile
+    /// stays, so that it can still be dropped.
     pub fn take_messages(&mut self, into: &mut VecDeque<Event>) -> bool {
         debug_assert!(into.is_empty());
-        let take = self.others == 0 && self.events.len() >= MANY;
+        let take = self.others == 0 && self.events.len() >= MANY && !self.holds_repeats;
         if take {
             mem::swap(&mut self.events, into);
             self.queued_bytes = 0;
@@ -586,6 +609,24 @@ impl Session {
             *count = count.saturating_sub(1);
         }
         known
+    }
+
+    /// Drops the repeats of a QoS 2 message that the user has acknowledged: the message must not come again.
+    #[cold]
+    fn drop_repeats(&mut self, packet_id: u16) {
+        let Self {
+            events,
+            queued_bytes,
+            ..
+        } = self;
+        events.retain(|event| {
+            let dropped = matches!(event, Event::Packet(Packet::Publish(publish))
+                if publish.qos == QoS::ExactlyOnce && publish.packet_id == packet_id);
+            if dropped {
+                *queued_bytes -= event.size();
+            }
+            !dropped
+        });
     }
 
     /// Queues the answer to a request: its packet identifier is not used again before the user has taken it.

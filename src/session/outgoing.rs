@@ -492,6 +492,41 @@ impl Outgoing {
         });
     }
 
+    /// Takes out the messages that have not been sent on this connection and of which `choose` wants something. Returns
+    /// their packet identifiers, 0 for QoS 0, with that; in no order.
+    pub(super) fn withdraw<T>(&mut self, choose: impl Fn(&[u8]) -> Option<T>) -> Vec<(u16, T)> {
+        let mut withdrawn = Vec::new();
+        self.exchanges.retain(|&id, exchange| {
+            let is_held = matches!(exchange.progress, Progress::Waiting | Progress::Repeat);
+            let chosen = (is_held && exchange.phase.sends_message())
+                .then(|| choose(&exchange.packet))
+                .flatten();
+            let Some(chosen) = chosen else {
+                return true;
+            };
+            self.bytes -= exchange.packet.len();
+            if exchange.progress == Progress::Waiting {
+                self.waiting_bytes -= exchange.packet.len();
+            }
+            self.untold.insert(id);
+            withdrawn.push((id, chosen));
+            false
+        });
+        self.waiting.retain(|waiting| match waiting {
+            Waiting::Exchange(id) => self.exchanges.contains_key(id),
+            Waiting::Plain(packet) => {
+                let Some(chosen) = choose(packet) else {
+                    return true;
+                };
+                self.bytes -= packet.len();
+                self.waiting_bytes -= packet.len();
+                withdrawn.push((0, chosen));
+                false
+            }
+        });
+        withdrawn
+    }
+
     /// So many exchanges that were added last to those to be repeated come first.
     pub(super) fn repeat_first(&mut self, added: usize) {
         self.repeat.rotate_right(added);

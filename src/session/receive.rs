@@ -64,6 +64,7 @@ impl Session {
         let before = buffer.len();
         if self.events.is_empty() {
             self.pinned_bytes = 0;
+            self.holds_repeats = false;
         }
         if self.state() == State::Connecting && buffer.starts_with(TLS_ALERT) {
             self.fail("the server expects TLS on this port".into());
@@ -177,7 +178,7 @@ impl Session {
         }
     }
 
-    fn handle_connack(&mut self, connack: Connack) -> Handled {
+    fn handle_connack(&mut self, mut connack: Connack) -> Handled {
         let refused = connack.reason != 0;
         self.check_listed(PacketType::Connack, connack.reason)?;
         let method = PropertyId::AuthenticationMethod;
@@ -191,7 +192,7 @@ impl Session {
             return Err(Violation::protocol(PacketType::Connack, rule));
         }
         self.check_session_present(connack.session_present, refused)?;
-        let mut failures = Vec::new();
+        let mut news = Vec::new();
         if refused {
             self.connection.state = State::Disconnected;
         } else {
@@ -206,12 +207,17 @@ impl Session {
             connection.state = State::Connected;
             self.counters.connections += 1;
             if !connack.session_present {
-                failures = self.begin_anew();
+                self.loss_untold = true;
+                news = self.begin_anew();
+            } else if self.loss_untold {
+                // The user may have made requests since, in good faith in subscriptions that are lost.
+                news = self.withdraw_requests();
             }
+            connack.session_present &= !self.loss_untold;
         }
         self.deliver(Event::Packet(Packet::Connack(connack)));
-        for failure in failures {
-            self.deliver(failure);
+        for event in news {
+            self.deliver(event);
         }
         Ok(())
     }
@@ -234,14 +240,15 @@ impl Session {
     }
 
     /// The server has no session: what it sent on earlier connections means nothing any more, and it knows of no
-    /// subscription and of no message of ours. Returns what the user has to be told of subscriptions that are not renewed.
+    /// subscription and of no message of ours. Returns what the user has to be told: of requests that wait for
+    /// subscriptions now, and of subscriptions that are not renewed.
     fn begin_anew(&mut self) -> Vec<Event> {
-        let mut failures = Vec::new();
         self.incoming.clear();
         self.outgoing.session_lost();
+        let mut news = self.withdraw_requests();
         if !self.settings.resubscribe {
             self.subscriptions.clear();
-            return failures;
+            return news;
         }
         let mut renewals = 0;
         for Subscribe {
@@ -259,13 +266,13 @@ impl Session {
                 };
                 match self.check_subscribe(&alone) {
                     Ok(()) => allowed.push(subscription),
-                    Err(error) => failures.push(unrenewed(&subscription.filter, error)),
+                    Err(error) => news.push(unrenewed(&subscription.filter, error)),
                 }
             }
-            renewals += self.renew(&allowed, &properties, &mut failures);
+            renewals += self.renew(&allowed, &properties, &mut news);
         }
         self.outgoing.repeat_first(renewals);
-        failures
+        news
     }
 
     /// Begins to subscribe again, with one packet if that is small enough for the server. Returns how many it took.
@@ -325,15 +332,20 @@ impl Session {
                     self.begin_incoming()?;
                 }
             }
-            QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id) {
+            QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id).copied() {
                 // What the user has not acknowledged on an earlier connection comes again, as with QoS 1.
                 before @ (None | Some(Received::DeliveredOnce | Received::DeliveredBefore)) => {
-                    if before != Some(&Received::DeliveredOnce) {
+                    if before != Some(Received::DeliveredOnce) {
                         self.begin_incoming()?;
                     }
-                    self.incoming.insert(publish.packet_id, Received::Delivered);
+                    let delivered = match before {
+                        Some(Received::DeliveredBefore) => Received::DeliveredAgain,
+                        _ => Received::Delivered,
+                    };
+                    self.holds_repeats |= delivered == Received::DeliveredAgain;
+                    self.incoming.insert(publish.packet_id, delivered);
                 }
-                Some(Received::Delivered) => return Ok(()),
+                Some(Received::Delivered | Received::DeliveredAgain) => return Ok(()),
                 Some(Received::Acknowledged) => {
                     self.answer(PacketType::Pubrec, publish.packet_id, true);
                     return Ok(());
@@ -433,9 +445,7 @@ impl Session {
         self.check_ack(PacketType::Pubrel, &ack)?;
         let known = match self.incoming.get(&ack.packet_id) {
             None | Some(Received::DeliveredOnce) => false,
-            Some(Received::Delivered | Received::DeliveredBefore | Received::Acknowledged) => {
-                self.end_incoming(ack.packet_id)
-            }
+            Some(_) => self.end_incoming(ack.packet_id),
         };
         self.answer(PacketType::Pubcomp, ack.packet_id, known);
         Ok(())

@@ -421,9 +421,9 @@ impl Session {
     ///
     /// A QoS 2 message counts as acknowledged even if the connection it came by is gone (and that is the error): if
     /// the server repeats it on another, it gets the PUBREC, and the user nothing. One that was refused, or was not
-    /// acknowledged before the server repeats it on another connection, is given to the user again. A second
-    /// acknowledgement of one does nothing. A QoS 1 message belongs to its connection: the server repeats it on the next,
-    /// with the same packet identifier or not.
+    /// acknowledged before the server repeats it on another connection, is given to the user again; a repeat that waits for
+    /// the user when the acknowledgement comes is dropped. A second acknowledgement of one does nothing. A QoS 1 message
+    /// belongs to its connection: the server repeats it on the next, with the same packet identifier or not.
     pub fn acknowledge(
         &mut self,
         packet_id: u16,
@@ -439,7 +439,9 @@ impl Session {
         let (reason, properties) = self.check_reason(kind, reason, properties)?;
         let received = self.incoming.get(&packet_id).copied();
         let awaits = match received {
-            Some(Received::Delivered | Received::DeliveredBefore) => qos == QoS::ExactlyOnce,
+            Some(Received::Delivered | Received::DeliveredBefore | Received::DeliveredAgain) => {
+                qos == QoS::ExactlyOnce
+            }
             Some(Received::DeliveredOnce) => qos == QoS::AtLeastOnce,
             Some(Received::Acknowledged) | None => false,
         };
@@ -454,6 +456,13 @@ impl Session {
                 self.incoming.remove(&packet_id);
             } else {
                 self.end_incoming(packet_id);
+            }
+            let repeated = matches!(
+                received,
+                Some(Received::DeliveredBefore | Received::DeliveredAgain)
+            );
+            if repeated && self.holds_repeats {
+                self.drop_repeats(packet_id);
             }
         }
         match received {
@@ -520,7 +529,8 @@ impl Session {
     }
 
     /// What was accepted goes out before DISCONNECT as far as the server takes it. It need not have answered CONNECT yet
-    /// (3.1.4), unless there is something to repeat, or the client has to authenticate itself.
+    /// (3.1.4), unless there is something to repeat, or the client has to authenticate itself; but whether it has the session
+    /// is not known then.
     fn send_before_disconnect(&mut self) {
         let may_send = match self.state() {
             State::Connected => true,
@@ -531,6 +541,11 @@ impl Session {
             State::Disconnected | State::Open => false,
         };
         if may_send {
+            if self.state() == State::Connecting {
+                for event in self.withdraw_requests() {
+                    self.deliver(event);
+                }
+            }
             self.send_held_up_to(usize::MAX);
         }
     }
@@ -559,9 +574,11 @@ impl Session {
         self.outgoing = parted.outgoing.split_untold();
         self.incoming = parted.incoming.clone();
         mem::swap(&mut self.subscriptions, &mut parted.subscriptions);
+        self.loss_untold = parted.loss_untold;
         mem::swap(&mut self.events, &mut parted.events);
         mem::swap(&mut self.others, &mut parted.others);
         mem::swap(&mut self.queued_bytes, &mut parted.queued_bytes);
+        mem::swap(&mut self.holds_repeats, &mut parted.holds_repeats);
         mem::swap(&mut self.dropped, &mut parted.dropped);
         parted
     }

@@ -169,8 +169,30 @@ impl Session {
 
     /// The packet that was kept as these bytes.
     pub(super) fn decode_stored(&self, packet: &[u8]) -> Option<Packet> {
-        let mut bytes = BytesMut::from(packet);
-        Decoder::new(self.version).decode(&mut bytes).ok().flatten()
+        decode_stored(self.version, packet)
+    }
+
+    /// Gives back the requests that are not to be sent on this connection before the user has subscribed to their response
+    /// topics again. Returns what the user has to be told.
+    pub(super) fn withdraw_requests(&mut self) -> Vec<Event> {
+        let (version, settings) = (self.version, &self.settings);
+        let Some(prefix) = settings.requests.as_deref() else {
+            return Vec::new();
+        };
+        let correlation_data = |packet: &[u8]| match decode_stored(version, packet) {
+            Some(Packet::Publish(publish)) => {
+                let data = publish.properties.binary(PropertyId::CorrelationData);
+                data.filter(|data| data.starts_with(prefix)).cloned()
+            }
+            _ => None,
+        };
+        let withdrawn = self.outgoing.withdraw(correlation_data).into_iter();
+        withdrawn
+            .map(|(packet_id, correlation_data)| Event::Withdrawn {
+                packet_id,
+                correlation_data,
+            })
+            .collect()
     }
 
     /// What the server allows of messages.
@@ -324,6 +346,12 @@ impl Session {
         let properties = message.properties.iter().filter(kept).cloned().collect();
         Ok(Some((topic, properties)))
     }
+}
+
+/// The packet that was kept as these bytes.
+fn decode_stored(version: Version, packet: &[u8]) -> Option<Packet> {
+    let mut bytes = BytesMut::from(packet);
+    Decoder::new(version).decode(&mut bytes).ok().flatten()
 }
 
 /// Tells that a subscription could not be renewed.

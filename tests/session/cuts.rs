@@ -14,6 +14,8 @@ use crate::pair::*;
 enum Step {
     Publish(QoS),
     ServerPublish(QoS),
+    /// The program takes what there is for it.
+    Look,
     /// The program acknowledges one of the messages it has got.
     Acknowledge(Index),
     ToServer(usize),
@@ -29,6 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => qos().prop_map(Step::Publish),
         4 => qos().prop_map(Step::ServerPublish),
+        3 => Just(Step::Look),
         4 => any::<Index>().prop_map(Step::Acknowledge),
         6 => (1..80usize).prop_map(Step::ToServer),
         6 => (1..80usize).prop_map(Step::ToClient),
@@ -239,8 +242,8 @@ impl World {
                 self.sent.insert(self.last_id, Sent { packet, released });
                 self.order.push_back(self.last_id);
             }
+            Step::Look => self.look(),
             Step::Acknowledge(index) => {
-                self.look();
                 if !self.to_acknowledge.is_empty() {
                     let i = index.index(self.to_acknowledge.len());
                     let (id, qos) = self.to_acknowledge.remove(i);

@@ -221,6 +221,7 @@ impl Pair {
             .map(|event| match event {
                 Event::Packet(packet) => packet,
                 Event::Dropped { packet_id, message } => panic!("dropped {packet_id}: {message}"),
+                Event::Withdrawn { packet_id, .. } => panic!("withdrawn {packet_id}"),
                 Event::Unrenewed { message } | Event::Failed { message } => {
                     panic!("failed: {message}")
                 }

@@ -1,5 +1,7 @@
 //! What the server begins: PUBLISH in every QoS, its acknowledgement by the program, topic aliases.
 
+use std::collections::VecDeque;
+
 use mqtt_core::codec::*;
 use mqtt_core::session::{RequestError, State};
 
@@ -236,6 +238,63 @@ fn qos_2_may_be_acknowledged_before_it_is_repeated() {
         assert_eq!(pair.answers(), [pubrec(6, 0)]);
         pair.server.send(pubrel(6, 0));
         assert_eq!(pair.answers(), [pubcomp(6, 0)]);
+    }
+}
+
+/// The program acknowledges the message of the first connection while the server's repeat waits for it on the next one.
+#[test]
+fn qos_2_that_is_acknowledged_while_its_repeat_waits_does_not_come_again() {
+    for version in BOTH {
+        for reason in [0, 0x80] {
+            let mut pair = resuming(version, false);
+            pair.deliver(session_present(0));
+            for id in 5..=7 {
+                pair.server.send(publish(QoS::ExactlyOnce, id));
+            }
+            pair.drive();
+            pair.client
+                .acknowledge(6, QoS::ExactlyOnce, reason, Properties::new())
+                .unwrap();
+            assert_eq!(
+                pair.packets(),
+                [publish(QoS::ExactlyOnce, 5), publish(QoS::ExactlyOnce, 7)]
+            );
+            assert_eq!(pair.client.queued_bytes(), 0);
+            let reason = if version == Version::V311 { 0 } else { reason };
+            assert_eq!(pair.answers(), [pubrec(6, reason)]);
+        }
+    }
+}
+
+/// The same for a repeat whose connection is gone as well, and for one among many, which the driver takes at once.
+#[test]
+fn qos_2_that_is_acknowledged_never_comes_again_whatever_waits() {
+    for version in BOTH {
+        let mut pair = resuming(version, false);
+        pair.deliver(session_present(0));
+        pair.server.send(publish(QoS::ExactlyOnce, 6));
+        pair.drive();
+        pair.client.close();
+        let late = pair
+            .client
+            .acknowledge(6, QoS::ExactlyOnce, 0, Properties::new());
+        assert_eq!(late, Err(RequestError::NotConnected));
+        assert_eq!(pair.packets(), []);
+
+        let mut pair = resuming(version, false);
+        pair.deliver(session_present(0));
+        for id in 1..=100 {
+            pair.server.send(publish(QoS::ExactlyOnce, id));
+        }
+        pair.drive();
+        let mut at_hand = VecDeque::new();
+        pair.client.take_messages(&mut at_hand);
+        pair.acknowledge(6, QoS::ExactlyOnce);
+        pair.client.give_back(at_hand);
+        let repeat = publish(QoS::ExactlyOnce, 6);
+        let rest = pair.packets();
+        assert_eq!(rest.len(), 99);
+        assert!(!rest.contains(&repeat));
     }
 }
 

@@ -1148,6 +1148,126 @@ fn subscriptions_are_renewed_once_however_often_the_session_is_lost() {
     }
 }
 
+/// The server has lost the session, and the connection ends before the user takes the CONNACK that says so.
+#[test]
+fn a_lost_session_counts_although_its_connack_was_not_taken() {
+    for version in BOTH {
+        for resubscribe in [false, true] {
+            let mut pair = connected(
+                version,
+                Settings {
+                    resubscribe,
+                    ..keeping()
+                },
+            );
+            subscribe(&mut pair, "a");
+            pair.drive();
+            pair.deliver(suback(1, vec![1]));
+            let mut renewal = 0;
+            for session_present in [false, true, true] {
+                pair.reconnect();
+                pair.client.discard_events();
+                pair.server.received();
+                pair.connect(Connect {
+                    clean: false,
+                    ..connect(version)
+                });
+                pair.server.send(Packet::Connack(Connack {
+                    session_present,
+                    reason: 0,
+                    properties: Properties::new(),
+                }));
+                pair.drive();
+                assert_eq!(pair.client.session_present(), session_present);
+                // The renewal is repeated until it is answered.
+                if resubscribe {
+                    let [Packet::Subscribe(subscribe)] = &pair.server.received()[..] else {
+                        panic!("nothing was renewed");
+                    };
+                    renewal = subscribe.packet_id;
+                    let filter = &subscribe.subscriptions[0].filter;
+                    assert_eq!(filter.as_str(), "a");
+                }
+            }
+            // The user hears of a session that has nothing of what the user did before.
+            assert_eq!(pair.packets(), [connack(0)]);
+            if resubscribe {
+                pair.deliver(suback(renewal, vec![1]));
+            }
+            // From then on the session is the user's.
+            pair.reconnect();
+            pair.server.received();
+            pair.connect(Connect {
+                clean: false,
+                ..connect(version)
+            });
+            assert_eq!(pair.deliver(session_present(0)), [session_present(0)]);
+            assert_eq!(pair.server.received(), []);
+        }
+    }
+}
+
+#[test]
+fn a_connack_that_refuses_tells_of_no_lost_session() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        for (answer, told) in [
+            (connack(0), None),
+            (
+                connack(5 | if version == Version::V50 { 0x80 } else { 0 }),
+                Some(()),
+            ),
+            (session_present(0), None),
+        ] {
+            pair.reconnect();
+            pair.client.discard_events();
+            pair.server.received();
+            pair.connect(Connect {
+                clean: false,
+                ..connect(version)
+            });
+            pair.server.send(answer.clone());
+            pair.drive();
+            if told.is_some() {
+                assert_eq!(pair.packets(), [answer]);
+            }
+        }
+        assert_eq!(pair.packets(), [connack(0)]);
+    }
+}
+
+#[test]
+fn that_a_subscription_has_ended_is_told_after_the_connection_too() {
+    let settings = Settings {
+        resubscribe: true,
+        ..keeping()
+    };
+    let mut pair = connected(Version::V50, settings);
+    subscribe(&mut pair, "a/#");
+    pair.drive();
+    pair.deliver(suback(1, vec![1]));
+    pair.reconnect();
+    pair.server.received();
+    pair.connect(connect(Version::V50));
+    pair.server.send(Packet::Connack(Connack {
+        session_present: false,
+        reason: 0,
+        properties: properties([(
+            PropertyId::WildcardSubscriptionAvailable,
+            PropertyValue::Byte(0),
+        )]),
+    }));
+    pair.drive();
+    pair.client.close();
+    pair.client.discard_events();
+    assert_eq!(
+        unrenewed(&mut pair),
+        [
+            "failed to renew the subscription to 'a/#': the server does not support wildcards in topic filters"
+        ]
+    );
+}
+
 #[test]
 fn subscriptions_are_renewed_after_a_clean_start_too() {
     for version in BOTH {
@@ -1249,4 +1369,132 @@ fn a_session_that_only_the_server_knows_is_taken_over() {
         assert_eq!(pair.client.state(), State::Connected);
         assert_eq!(pair.publish(QoS::AtLeastOnce), 1);
     }
+}
+
+/// A server without a session would send the responses to nobody: the user hears of each request that is not sent again.
+#[test]
+fn requests_are_given_back_when_the_server_has_no_session() {
+    let settings = || Settings {
+        requests: Some(b"mine-".as_slice().into()),
+        ..queueing(10, 1000, false)
+    };
+    let with_data = |data: &'static str| {
+        properties([(
+            PropertyId::CorrelationData,
+            PropertyValue::Binary(data.into()),
+        )])
+    };
+    let send = |pair: &mut Pair, qos, data: &'static str| {
+        let properties = &with_data(data);
+        let request = PublishRef {
+            properties,
+            ..message(qos)
+        };
+        pair.client.publish(&request).unwrap()
+    };
+    let withdrawn = |pair: &mut Pair| {
+        let mut list: Vec<_> = std::iter::from_fn(|| pair.client.poll_event())
+            .map(|event| match event {
+                Event::Withdrawn {
+                    packet_id,
+                    correlation_data,
+                } => (packet_id, correlation_data),
+                event => panic!("{event:?}"),
+            })
+            .collect();
+        list.sort();
+        list
+    };
+    let mut pair = Pair::with_settings(Version::V50, settings());
+    pair.connect(connect(Version::V50));
+    accept(&mut pair, false, limit(PropertyId::ReceiveMaximum, 3));
+    assert_eq!(send(&mut pair, QOS_1, "mine-1"), 1);
+    assert_eq!(send(&mut pair, QOS_2, "mine-2"), 2);
+    assert_eq!(send(&mut pair, QOS_2, "mine-3"), 3);
+    pair.drive();
+    pair.deliver(pubrec(3, 0));
+    // These wait.
+    assert_eq!(send(&mut pair, QOS_1, "yours"), 4);
+    pair.publish(QOS_1);
+    assert_eq!(send(&mut pair, QOS_1, "mine-6"), 6);
+    send(&mut pair, QoS::AtMostOnce, "mine-7");
+    pair.drive();
+
+    // With its session all of them are repeated.
+    let again = resume(&mut pair, true, Properties::new());
+    assert_eq!(again.len(), 7);
+    assert_eq!(withdrawn(&mut pair), []);
+    send(&mut pair, QoS::AtMostOnce, "mine-8");
+    pair.drive();
+    pair.server.received();
+
+    // Without it only the user's other messages are.
+    pair.client.close();
+    send(&mut pair, QoS::AtMostOnce, "mine-9");
+    pair.reconnect();
+    pair.connect(connect(Version::V50));
+    let sent = accept(&mut pair, false, Properties::new());
+    let sent: Vec<u16> = sent
+        .iter()
+        .map(|packet| match packet {
+            Packet::Publish(publish) => publish.packet_id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sent, [4, 5]);
+    // Their identifiers are free when the user knows.
+    assert_eq!(pair.publish(QOS_1), 7);
+    assert_eq!(
+        withdrawn(&mut pair),
+        [
+            (0, "mine-9".into()),
+            (1, "mine-1".into()),
+            (2, "mine-2".into()),
+            (6, "mine-6".into())
+        ]
+    );
+    for id in [4, 5, 7] {
+        pair.deliver(puback(id, 0));
+    }
+    assert_eq!(pair.client.stored_bytes(), 0);
+    assert_eq!(pair.client.stats().queued_bytes, 0);
+
+    // The user has not taken the CONNACK of a session without subscriptions: requests are given back in that session too.
+    for session_present in [false, true] {
+        pair.client.close();
+        pair.client.discard_events();
+        send(&mut pair, QOS_1, "mine-10");
+        pair.reconnect();
+        pair.server.received();
+        pair.connect(Connect {
+            clean: false,
+            ..connect(Version::V50)
+        });
+        pair.server.send(Packet::Connack(Connack {
+            session_present,
+            reason: 0,
+            properties: Properties::new(),
+        }));
+        pair.drive();
+        assert_eq!(pair.server.received(), []);
+    }
+    // The first one, before the CONNACK that the user takes.
+    let given_back = pair.client.poll_event();
+    assert!(matches!(given_back, Some(Event::Withdrawn { .. })));
+    let accepted = pair.client.poll_event();
+    assert_eq!(accepted, Some(Event::Packet(connack(0))));
+    assert_eq!(withdrawn(&mut pair).len(), 1);
+
+    // Nor is one sent before it is known which session there is.
+    pair.server.received();
+    pair.client.close();
+    send(&mut pair, QOS_1, "mine-10");
+    pair.client.open(pair.now);
+    pair.connect(connect(Version::V50));
+    pair.client.disconnect(0, Properties::new()).unwrap();
+    pair.drive();
+    let [Packet::Disconnect(_)] = pair.server.received()[..] else {
+        panic!("a request was sent");
+    };
+    assert_eq!(withdrawn(&mut pair).len(), 1);
 }

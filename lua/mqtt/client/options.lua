@@ -257,8 +257,9 @@ local settings = {}
 --- What a session is to know of the options.
 -- @tparam table opts the client's options
 -- @tparam[opt] number connack_timeout how long the broker may take to answer CONNECT, in seconds
+-- @tparam[opt] string requests what the correlation data of the client's requests begins with
 -- @treturn table the settings, until the next call
-function options.session(opts, connack_timeout)
+function options.session(opts, connack_timeout, requests)
 	local queue = opts.queue
 	settings.max_packet_size = opts.max_packet_size
 	settings.connack_timeout = connack_timeout
@@ -270,6 +271,7 @@ function options.session(opts, connack_timeout)
 	settings.resubscribe = opts.resubscribe
 	settings.server_receive_maximum = opts.server_receive_maximum
 	settings.topic_aliases = opts.topic_aliases
+	settings.requests = requests
 	return settings
 end
 

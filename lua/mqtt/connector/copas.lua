@@ -110,10 +110,20 @@ end
 function connector:shutdown()
 	local sock = self.sock.socket
 	if is_old then
-		sock:shutdown("both")
+		-- The thread finds it closed when the broker has closed it, or the library has waited long enough for that.
+		sock:shutdown("send")
 	else
 		copas.close(sock)
+		-- A thread that has just found nothing to receive may give way before it waits for the socket. Copas wakes only
+		-- those who wait when it is closed: hence once more, when that thread has had its turn.
+		copas.addthread(copas.close, sock)
 	end
+end
+
+--- Tells the descriptor of the connection.
+-- @treturn number the descriptor
+function connector:getfd()
+	return self.sock.socket:getfd()
 end
 
 return connector

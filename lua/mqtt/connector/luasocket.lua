@@ -92,6 +92,13 @@ function luasocket:shutdown()
 	self.sock:close()
 end
 
+--- Tells the descriptor of the connection.
+-- @treturn number the descriptor, or nil if `self.sock` does not tell it
+function luasocket:getfd()
+	local sock = self.sock
+	return sock.getfd and sock:getfd()
+end
+
 --- Sends all of the data. Fails when the peer has taken none for `timeout` seconds.
 -- @tparam string data the bytes
 -- @return `true`, or `false` and an error message

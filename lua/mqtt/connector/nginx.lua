@@ -31,6 +31,8 @@ local CHUNK = 16384
 local TURN_BYTES, TURN_PAUSE = 65536, 0.001
 -- How long a TLS handshake may take when connecting has left no time for it, in seconds: it fails then.
 local LEAST_TIME = 0.001
+-- How long a closed connection goes on to be read, in seconds.
+local PARTING_TIME = 2
 
 local connector = setmetatable({
 	super = super,
@@ -133,12 +135,14 @@ local function handshake(self, sock)
 	return false, err
 end
 
--- The thread that reads, each time that `receive` wants something.
+-- The thread that reads, each time that `receive` wants something; a closed connection to its end.
 local function read(self)
 	local sock, since_turn = self.sock, 0
 	local data, err
 	repeat
-		wait_for(self._wanted)
+		if not self._closed then
+			wait_for(self._wanted)
+		end
 		repeat
 			data, err = sock:receiveany(CHUNK)
 		until err ~= "timeout"
@@ -150,6 +154,7 @@ local function read(self)
 		self._data, self._error = data, err
 		self._arrived:post(1)
 	until not data
+	self._ended:post(1)
 end
 
 -- The thread that makes the calls for other contexts.
@@ -168,13 +173,18 @@ end
 
 -- The thread that closes: a cosocket cannot be closed while a thread reads from it, and only the thread that has
 -- started that one can end it. Ending it closes the socket. But not while a thread sends, which would not wake up.
+-- Nor before the broker has closed, if it does so in time: with received data unread, that would reset the connection
+-- and could destroy what the broker has not read yet.
 local function keep(self)
 	local reader, server = spawn(read, self), spawn(serve, self)
 	repeat
 		wait_for(self._closing)
 	until not self._sending
+	self._wanted:post(1)
+	self._ended:wait(PARTING_TIME)
 	kill(reader)
 	self.sock:close()
+	self._is_over = true
 	self._handed_over:post(1)
 	ngx.thread.wait(server)
 end
@@ -213,18 +223,25 @@ function connector:connect()
 	self._context = this_context()
 	self._wanted, self._arrived = semaphore.new(), semaphore.new()
 	self._calls, self._first, self._last, self._handed_over = {}, 1, 0, semaphore.new()
-	self._closing = semaphore.new()
+	self._closing, self._ended = semaphore.new(), semaphore.new()
 	spawn(keep, self)
 	return true
 end
 
---- Closes the network connection. A thread that receives from it finds it closed. May be called in any context.
+--- Closes the network connection. A thread that receives from it finds it closed. May be called in any context. What
+-- the broker still sends is read in the background, until it closes too, or for two seconds.
 function connector:shutdown()
 	if not self._closed then
 		self._closed = true
 		self._closing:post(1)
 		self._arrived:post(1)
 	end
+end
+
+--- Whether the connection has been closed, and the broker may still be reading what was sent.
+-- @treturn boolean
+function connector:is_parting()
+	return self._closed and not self._is_over or false
 end
 
 --- Sends all of the data.

@@ -94,6 +94,13 @@ function v3:shutdown()
 	self._functions.shutdown(self)
 end
 
+--- Tells the descriptor of the connection, if it is a socket that the functions keep in the field `sock`.
+-- @treturn number the descriptor, or nil
+function v3:getfd()
+	local sock = self.sock
+	return type(sock) == "userdata" and sock.getfd and sock:getfd() or nil
+end
+
 --- Sends all of the data.
 -- @tparam string data the bytes
 -- @return `true`, or `false` and an error message

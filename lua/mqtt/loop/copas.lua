@@ -7,9 +7,9 @@ local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 
-local rawget, setmetatable = rawget, setmetatable
+local rawget, setmetatable, type = rawget, setmetatable, type
 local math_huge = math.huge
-local coroutine_create, coroutine_running = coroutine.create, coroutine.running
+local coroutine_create, coroutine_resume, coroutine_running = coroutine.create, coroutine.resume, coroutine.running
 local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
 local geterrorhandler, gettimeouts, wakeup = copas.geterrorhandler, copas.gettimeouts, copas.wakeup
 local give_way, is_turn_over = host.give_way, host.is_turn_over
@@ -22,28 +22,25 @@ local FEWEST_PACKETS = 8
 local MOST_PACKETS = 64
 
 -- The record of a client in Copas, `client._copas`, says how it is served. Errors and waits in handlers must stop no
--- client, and a thread for each packet would cost more than all the rest. So the thread that reads calls the handlers
--- too, while another, the stand-in, sleeps. That is woken once for all packets that are handled until Copas comes to
--- it. If the reader then has not come back from a handler, which waits or has raised an error, the stand-in goes on
--- reading, with a new stand-in behind it, and the reader ends with its handler.
+-- client, nor may a program do so that removes the thread of a handler; and a thread for each packet would cost more
+-- than all the rest. So the client has two threads. The *keeper* waits for the network, and runs no function of the
+-- program: nobody knows it. The *worker* takes the client's steps and calls the handlers, and is resumed by the keeper.
+-- What the worker yields comes to the keeper first. When a handler waits, the keeper does what Copas does then, so that
+-- Copas resumes the worker, which is an ordinary thread from now on; the client gets another one.
 
--- Copas before 4.4 has no such sleep: there a thread handles a packet.
-local has_stand_ins = copas.pauseforever ~= nil
+-- Returns the queue of the threads that sleep, which Copas gets from one that goes to sleep. Copas before 4.4 has no
+-- such sleep: there a thread handles a packet.
+local function get_sleeping()
+	if not copas.pauseforever then
+		return nil
+	end
+	local _, _, queue = coroutine_resume(coroutine_create(copas.pauseforever))
+	return type(queue) == "table" and queue.cancel and queue or nil
+end
+
+local sleeping = get_sleeping()
 -- Copas 1.x starts a thread within the one that adds it, and takes for ended what yields nothing: it can start again.
 local can_start_again = copas.sleep == nil
-
-local serve
-
-local function stand_by(record)
-	while not record.handling do
-		record.is_called = false
-		host.pause_forever()
-		if record.client._copas ~= record then
-			return
-		end
-	end
-	serve(record)
-end
 
 local function leave(record)
 	local client = record.client
@@ -52,62 +49,121 @@ local function leave(record)
 	end
 	client._steps = 0
 	client._copas = nil
-	if has_stand_ins then
-		wakeup(record.stand_in)
-	end
 end
 
--- To be called before packets are handled: sees to it that somebody looks what becomes of that.
+-- To be called before packets are handled.
 local function begin(record)
-	record.handling = true
-	if not record.is_called then
-		record.is_called = true
-		wakeup(record.stand_in)
-		record.timeouts = gettimeouts()
-	end
+	record.handling, record.timeouts = true, gettimeouts()
 end
 
--- Makes the running thread the reader.
-local function become_reader(record)
-	local thread = coroutine_running()
-	host.know(thread)
-	record.reader, record.handling = thread, false
-	if has_stand_ins then
-		record.error_handler = geterrorhandler(thread)
-		-- The stand-in looks when it starts.
-		record.is_called, record.timeouts = true, gettimeouts()
-		record.stand_in = copas.addthread(stand_by, record)
-	end
-	return thread
-end
-
--- Whether a thread that has handled a packet may handle another: it still reads, and no handler has left something for
--- it with Copas.
+-- Whether a thread that has handled a packet may handle another: it is still the worker, and no handler has left
+-- something for it with Copas.
 local function may_go_on(record, thread)
-	return record.reader == thread and record.timeouts == gettimeouts()
-		and geterrorhandler(thread) == record.error_handler
+	return record.worker == thread and record.timeouts == gettimeouts()
+		and geterrorhandler(thread) == record.error_handler and record.removed[thread] == nil
 end
 
--- What a thread does that reads for a client, until that has ended or another thread reads.
-function serve(record)
-	local thread, client, handle_packet = become_reader(record), record.client, record.handle_packet
-	local most = FEWEST_PACKETS
-	repeat
+-- What a worker does, until a handler has waited or left something with Copas.
+local function work(record)
+	local thread, client, handle_packet = coroutine_running(), record.client, record.handle_packet
+	host.know(thread)
+	record.worker, record.error_handler = thread, geterrorhandler(thread)
+	wakeup(record.keeper)
+	host.pause_forever()
+	while true do
 		local wait
 		if record.is_plain and client.handle_received_packet == handle_packet and client.step == client._own_step then
 			begin(record)
-			wait = client:_serve(most, record)
-			record.handling = record.handling and not may_go_on(record, thread)
+			wait = client:_serve(record.most, record)
+			if record.handling and record.worker == thread then
+				record.handling = not may_go_on(record, thread)
+			end
 		else
 			wait = client:step()
 		end
-		if record.reader ~= thread or record.handling then
+		if record.worker ~= thread then
 			return
-		elseif is_turn_over() then
+		end
+		record.wait = wait
+		if record.handling then
+			return
+		end
+		record.is_back = true
+		coroutine_yield()
+	end
+end
+
+-- Sees to it that there is a worker, which Copas does not know to sleep.
+local function hire(record)
+	copas.addthread(work, record)
+	while not record.worker do
+		host.pause_forever()
+	end
+	sleeping:cancel(record.worker)
+	host.drive(record.worker, record.client._link)
+end
+
+-- Tells Copas' error handler of an error, as Copas does: in none of its threads.
+local function report(thread, err)
+	coroutine_resume(coroutine_create(geterrorhandler(thread)), err, thread)
+end
+
+-- Leaves a worker to Copas that has yielded to a queue of that.
+local function leave_to_copas(thread, key, queue)
+	if type(queue) == "table" and type(queue.insert) == "function" and type(queue.push) == "function" then
+		queue:insert(key)
+		queue:push(key, thread)
+	else
+		report(thread, "coroutine.yield was called without a resume first, user-code cannot yield to Copas")
+	end
+end
+
+-- Lets the worker take some steps. Returns false after an error that ends the client's stay in Copas.
+local function take_turn(record)
+	if not record.worker then
+		hire(record)
+	end
+	local worker = record.worker
+	record.wait, record.handling, record.is_back = 0, false, false
+	local ok, key, queue = host.resume(worker)
+	if record.is_back then
+		return true
+	end
+	host.drive(worker, nil)
+	record.worker = nil
+	if not ok then
+		report(worker, key)
+		return record.handling
+	elseif coroutine_status(worker) ~= "dead" then
+		leave_to_copas(worker, key, queue)
+	end
+	return true
+end
+
+-- The same without workers.
+local function take_step(record)
+	record.wait = record.client:step()
+	return true
+end
+
+local take = sleeping and take_turn or take_step
+
+-- What the keeper does, until the client has ended.
+local function serve(record)
+	local client = record.client
+	record.keeper = coroutine_running()
+	host.know(record.keeper)
+	record.most = FEWEST_PACKETS
+	repeat
+		if not take(record) then
+			return
+		end
+		local wait = record.wait
+		if is_turn_over() then
 			give_way(client._link)
-			most = FEWEST_PACKETS
-		elseif most < MOST_PACKETS then
-			most = most * 2
+			record.most = FEWEST_PACKETS
+		elseif record.most < MOST_PACKETS then
+			record.most = record.most * 2
 		end
 		if wait == -1 then
 			client:_pause()
@@ -149,15 +205,15 @@ end
 
 -- Returns what takes the place of `Client:handle_received_packet`.
 local function packet_handler(record)
-	if not has_stand_ins then
+	if not sleeping then
 		return function(_, packet)
 			return handle_apart(record, packet)
 		end
 	end
 	local handle = record.handle
 	return function(client, packet)
-		local thread, handling = record.reader, record.handling
-		if coroutine_running() ~= thread then
+		local thread, handling = record.worker, record.handling
+		if not thread or coroutine_running() ~= thread then
 			-- Read by another: what a connector's user feeds, what keep alive has found, or what `start_connecting` has.
 			return handle_apart(record, packet)
 		end
@@ -173,15 +229,16 @@ end
 --- Adds a client to Copas; it leaves by itself when it has ended.
 -- Received packets are handled in order of arrival, each in a thread that does nothing else until its handlers have
 -- returned, and then may handle the next one. So a handler may yield, even until a message of its own is acknowledged,
--- while the client goes on receiving, and an error that it raises ends nothing else. All clients together let other
--- threads run every few milliseconds. Handlers that are not called for a packet run in the thread that serves the
--- client: an error that one of them raises ends it, and the client may be added again.
+-- while the client goes on, and an error that it raises ends nothing else; nor does it if the program has Copas remove
+-- that thread. All clients together let other threads run every few milliseconds. With Copas before 4.4 handlers that
+-- are not called for a packet run in the thread that serves the client. An error that such a handler raises ends the
+-- client's stay in Copas: it may be added again.
 -- @tparam Client client the client
 -- @return `true`, or `false` and an error message
 function loop.add(client)
 	expect.client(client)
 	local record = client._copas
-	if record and not record.handling and coroutine_status(record.reader) == "dead" then
+	if record and coroutine_status(record.keeper) == "dead" then
 		leave(record)
 	elseif record then
 		log:warn("[LuaMQTT] client '%s' was already added to Copas", client.opts.id)
@@ -192,26 +249,30 @@ function loop.add(client)
 		-- The client's own method, which is replaced, and the one to call.
 		replaced = rawget(client, "handle_received_packet"),
 		handle = client.handle_received_packet,
-		-- The thread that reads, and whether it has gone to handle a packet.
-		reader = nil,
+		-- The thread that waits for the network, and the one that it resumes to take the client's steps.
+		keeper = nil,
+		worker = nil,
+		-- What the worker says: it has come back, whether a packet is being handled, what `step` has returned.
+		is_back = false,
 		handling = false,
-		-- The thread that stands by, and whether it is about to look.
-		stand_in = nil,
-		is_called = false,
-		-- What Copas had for the reader: an error handler, and how many timeouts for all when the stand-in was called.
+		wait = 0,
+		-- How many packets it may handle.
+		most = FEWEST_PACKETS,
+		-- What Copas had for it: an error handler, how many timeouts for all, and the threads that it is to drop.
 		error_handler = nil,
 		timeouts = 0,
+		removed = host.removed_threads(copas),
 		geterrorhandler = geterrorhandler,
 		gettimeouts = gettimeouts,
 	}
 	client._copas = record
 	-- Whether nobody else has replaced it, so that the way to the handlers may be shorter.
-	record.is_plain = has_stand_ins and not record.replaced
+	record.is_plain = sleeping ~= nil and not record.replaced
 	record.handle_packet = packet_handler(record)
 	client.handle_received_packet = record.handle_packet
 	-- The thread that serves it gives way; its steps do not.
 	client._steps = -math_huge
-	record.reader = copas.addthread(function()
+	record.keeper = copas.addthread(function()
 		serve(record)
 	end)
 	return true

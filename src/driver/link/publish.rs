@@ -1,95 +1,64 @@
 //! How a link takes messages, small ones as a copy and large ones on loan.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::{Link, LinkState};
 use crate::codec::PublishRef;
-use crate::driver::Driver;
+use crate::driver::request::{Accepted, Lent, Refused};
 use crate::session::{RequestError, State};
 
-/// A message that was accepted.
-#[derive(Debug)]
-pub struct Published {
-    /// Its packet identifier, 0 for QoS 0.
-    pub packet_id: u16,
-    /// Whether the program should wait before it sends more, see [`Link::is_full`].
-    pub full: bool,
-    /// Packet identifiers of the messages that had to make room for it.
-    pub dropped: Vec<u16>,
-}
-
-/// Why a message was not accepted.
-#[derive(Debug)]
-pub enum PublishError {
-    /// The session refuses it.
-    Refused(RequestError),
-    /// The link holds so much already that it takes no more.
-    TooMuch {
-        /// Bytes that wait to be written or acknowledged.
-        waiting: usize,
-    },
-}
-
-impl From<RequestError> for PublishError {
-    fn from(error: RequestError) -> Self {
-        Self::Refused(error)
-    }
-}
-
 impl Link {
-    /// Publishes.
-    ///
-    /// # Errors
-    /// Those of [`Session::publish`](crate::session::Session::publish), and that too much waits already.
-    pub fn publish(&self, message: &PublishRef<'_>) -> Result<Published, PublishError> {
+    /// Takes [`Request::Publish`](crate::driver::Request::Publish).
+    pub(in crate::driver) fn publish(&self, message: &PublishRef<'_>) -> Result<Accepted, Refused> {
         self.publish_in(&mut self.lock(), message)
     }
 
-    /// Publishes, if there is a connection and the message is accepted; then no other has to make room for it.
-    pub fn publish_connected(&self, message: &PublishRef<'_>) -> Option<Published> {
+    /// Takes [`Request::PublishConnected`](crate::driver::Request::PublishConnected).
+    pub(in crate::driver) fn publish_connected(
+        &self,
+        message: &PublishRef<'_>,
+    ) -> Result<Accepted, Refused> {
         let mut state = self.lock();
-        (state.session.state() == State::Connected)
-            .then(|| self.publish_in(&mut state, message).ok())
-            .flatten()
+        match state.session.state() {
+            State::Connected => self.publish_in(&mut state, message),
+            _ => Err(RequestError::NotConnected.into()),
+        }
     }
 
     fn publish_in(
         &self,
         state: &mut LinkState,
         message: &PublishRef<'_>,
-    ) -> Result<Published, PublishError> {
+    ) -> Result<Accepted, Refused> {
         // What the queue for no connection takes is the session's to say.
         if state.session.state() != State::Disconnected {
             let waiting = state.outgoing_bytes();
             if waiting >= state.session.settings().max_outgoing_bytes {
-                return Err(PublishError::TooMuch { waiting });
+                return Err(Refused::TooMuch { waiting });
             }
         }
         let packet_id = state.session.publish(message)?;
         self.see_to_transmit(state);
-        Ok(Published {
+        Ok(Accepted {
             packet_id,
             full: state.is_full(),
             dropped: state.session.take_dropped(),
         })
     }
 
-    /// As [`publish`](Self::publish), for a large message: its payload is written from where it lies, as much as the
-    /// connection takes within `patience`; the rest is copied. Drives the runtime, for a turn at least. Nothing refers to
-    /// `payload` any more when this returns.
-    ///
-    /// # Errors
-    /// Those of [`publish`](Self::publish).
-    pub fn publish_large(
+    /// Takes [`Request::PublishLarge`](crate::driver::Request::PublishLarge): the payload is written from where it lies, as much as
+    /// the connection takes in time; the rest is copied.
+    pub(in crate::driver) fn publish_large(
         &self,
-        driver: &Driver,
         message: &PublishRef<'_>,
-        payload: Bytes,
-        patience: Duration,
-    ) -> Result<Published, PublishError> {
+        lent: Lent<'_>,
+    ) -> Result<Accepted, Refused> {
+        let Lent {
+            payload,
+            driver,
+            patience,
+        } = lent;
         let begun = {
             // Also if a task panics.
             let _end = EndOfLarge(self);
@@ -117,7 +86,7 @@ impl Link {
         if !begun {
             return self.publish(message);
         }
-        Ok(Published {
+        Ok(Accepted {
             packet_id: 0,
             full: self.is_full(),
             dropped: Vec::new(),

@@ -79,6 +79,17 @@ end
 -- @function arriving
 -- @treturn number bytes
 
+--- A connector whose connections are sockets should have this method. When a connection is closed, or the program ends,
+-- the library then ends it in order: what was sent reaches the broker, also where the broker has sent something that
+-- was not received. The library holds a descriptor of its own for that, so `shutdown` may close the socket as it likes.
+-- @function getfd
+-- @treturn number the descriptor of the open connection; or nil: the connection ends as `shutdown` ends it
+
+--- A connector that ends its connections in order by itself, after `shutdown` has returned, may have this method. The
+-- client's next connection waits for it, for half a second at most.
+-- @function is_parting
+-- @treturn boolean whether the broker may still be reading what was sent
+
 --- A connector whose connections belong to one of several contexts, such as the requests of OpenResty, may have this
 -- method: it has a function called in the connection's context if the caller runs in another one.
 -- @function hand_over

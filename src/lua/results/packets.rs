@@ -1,130 +1,18 @@
-//! Results on their way to Lua, received packets above all. Their tables are built there, by `shape` in `mqtt.packet`; where
-//! C is the faster one, those of received messages are built here.
+//! Packets as values for `shape` of `mqtt.packet`, which builds their tables. For the interpreters, where C is faster than
+//! Lua, the table of a received message is built here.
 
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
-use bytes::BytesMut;
-
-use super::stack::Stack;
+use super::set;
 use crate::codec::{
     Connect, Packet, PacketType, Properties, Property, PropertyId, PropertyValue, Publish, QoS,
     Subscription, Version, Will,
 };
+use crate::lua::stack::Stack;
 
-/// What a function returns to Lua. Must hold nothing while it pushes that has a destructor: see `RawFunction`.
-pub(crate) trait Results {
-    /// Pushes the values.
-    fn push(&self, to: &Stack);
-}
-
-impl Results for () {
-    fn push(&self, _: &Stack) {}
-}
-
-impl Results for bool {
-    fn push(&self, to: &Stack) {
-        to.push_boolean(*self);
-    }
-}
-
-impl Results for u16 {
-    fn push(&self, to: &Stack) {
-        to.push_integer(*self);
-    }
-}
-
-impl Results for u32 {
-    fn push(&self, to: &Stack) {
-        to.push_integer(*self);
-    }
-}
-
-impl Results for f64 {
-    fn push(&self, to: &Stack) {
-        to.push_number(*self);
-    }
-}
-
-impl Results for str {
-    fn push(&self, to: &Stack) {
-        to.push_bytes(self.as_bytes());
-    }
-}
-
-impl Results for &str {
-    fn push(&self, to: &Stack) {
-        to.push_bytes(self.as_bytes());
-    }
-}
-
-impl Results for String {
-    fn push(&self, to: &Stack) {
-        to.push_bytes(self.as_bytes());
-    }
-}
-
-impl Results for BytesMut {
-    fn push(&self, to: &Stack) {
-        to.push_bytes(self);
-    }
-}
-
-/// A list.
-impl Results for Vec<u16> {
-    fn push(&self, to: &Stack) {
-        to.push_table();
-        for number in self {
-            to.push_integer(*number);
-            to.append();
-        }
-    }
-}
-
-/// A value or nil.
-impl<T: Results> Results for Option<T> {
-    fn push(&self, to: &Stack) {
-        match self {
-            Some(value) => value.push(to),
-            None => to.push_nil(),
-        }
-    }
-}
-
-/// What was asked for; or nil and an error.
-impl<T: Results> Results for Result<T, String> {
-    fn push(&self, to: &Stack) {
-        match self {
-            Ok(value) => value.push(to),
-            Err(error) => push_failure(error, to),
-        }
-    }
-}
-
-impl<A: Results, B: Results> Results for (A, B) {
-    fn push(&self, to: &Stack) {
-        self.0.push(to);
-        self.1.push(to);
-    }
-}
-
-impl<A: Results, B: Results, C: Results, D: Results> Results for (A, B, C, D) {
-    fn push(&self, to: &Stack) {
-        self.0.push(to);
-        self.1.push(to);
-        self.2.push(to);
-        self.3.push(to);
-    }
-}
-
-/// Pushes nil and an error.
-pub(crate) fn push_failure(error: &str, to: &Stack) {
-    to.push_nil();
-    to.push_bytes(error.as_bytes());
-}
-
-/// Pushes the type of a packet and its fields, in the order of the shapes in `mqtt.packet`. No properties are two nils,
-/// or nothing where they come last.
+/// Pushes the type of a packet and its fields, in the order of the shapes in `mqtt.packet`. The tables of properties come
+/// last and are left out if the packet has none.
 pub(crate) fn push_packet(packet: &Packet, version: Version, to: &Stack) {
     to.push_integer(packet.packet_type() as u8);
     match packet {
@@ -190,10 +78,10 @@ pub(crate) fn push_packet(packet: &Packet, version: Version, to: &Stack) {
 }
 
 /// Whether the tables of received messages are built here: functions of C are fast for the interpreters, but LuaJIT
-/// compiles its own.
+/// compiles `shape` and is faster with it.
 pub(crate) const BUILDS_MESSAGES: bool = !cfg!(feature = "luajit");
 
-/// The fields of a message, which are the constants of a function that calls [`push_message`].
+/// The fields of a message. They must be the constants of every function that calls [`push_message`].
 pub(crate) const MESSAGE_FIELDS: &[&str] = &[
     "type",
     "topic",
@@ -206,8 +94,11 @@ pub(crate) const MESSAGE_FIELDS: &[&str] = &[
     "user_properties",
 ];
 
-/// Pushes the type of a message and its table, as `shape` of `mqtt.packet` would build it, with the metatable that is
-/// the function's second argument.
+/// Pushes the type of a message and its table, as `shape` of `mqtt.packet` would build it. The function's second argument
+/// is the metatable.
+///
+/// The hot copy of `shape` for the interpreters: a received message of QoS 0 takes 6,900 instructions with it, 9,100
+/// without.
 pub(crate) fn push_message(publish: &Publish, version: Version, to: &Stack) {
     let has_packet_id = publish.qos != QoS::AtMostOnce;
     let has_payload = !publish.payload.is_empty();
@@ -302,7 +193,7 @@ fn push_named(properties: &Properties, to: &Stack) {
     for Property { id, value } in properties {
         match id {
             PropertyId::UserProperty => {}
-            // A list, made when the first of them is met.
+            // The first one makes the list of all.
             PropertyId::SubscriptionIdentifier => {
                 if properties
                     .first(*id)
@@ -322,8 +213,8 @@ fn push_named(properties: &Properties, to: &Stack) {
     }
 }
 
-/// Pushes a table of the user properties: `name = value`, and for names that come more than once also `{name, value}`
-/// pairs, in the array part in the order of arrival.
+/// Pushes a table of the user properties as `name = value`. A name that comes more than once also has its `{name, value}`
+/// pairs in the array part, in the order of arrival.
 fn push_user(properties: &Properties, to: &Stack) {
     to.push_table();
     let pairs = || {
@@ -334,7 +225,7 @@ fn push_user(properties: &Properties, to: &Stack) {
                 _ => None,
             })
     };
-    // Pushing may leave this function without dropping the map: see RawFunction.
+    // A Lua error may leave this function without dropping the map: see `RawFunction`.
     let mut times = ManuallyDrop::new(HashMap::new());
     for (name, _) in pairs() {
         *times.entry(name).or_insert(0) += 1;
@@ -364,11 +255,4 @@ fn push_value(value: &PropertyValue, to: &Stack) {
         PropertyValue::Binary(bytes) => to.push_bytes(bytes),
         PropertyValue::Pair(..) => unreachable!("user properties have a table of their own"),
     }
-}
-
-/// Sets a field of the table on top of the stack.
-pub(crate) fn set(to: &Stack, key: &str, push_value: impl FnOnce(&Stack)) {
-    to.push_bytes(key.as_bytes());
-    push_value(to);
-    to.set();
 }

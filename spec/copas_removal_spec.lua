@@ -1,0 +1,169 @@
+-- A program may have Copas remove any thread that it knows: handlers then end where they are, and the client goes on.
+
+local copas_support = require("spec.support.copas")
+local harness = require("spec.support.harness")
+local servers = require("spec.support.server")
+
+for name, connector in pairs({ native = "mqtt.connector.native", connector = "mqtt.connector.copas" }) do
+	describe("the removal of a handler's thread from Copas 4, " .. name .. ",", function()
+		local copas, missing, errors
+
+		local function unload()
+			package.loaded["mqtt.connector.copas"] = nil
+			copas_support.unload()
+		end
+
+		before_each(function()
+			copas, missing, errors = copas_support.load_watched(4)
+		end)
+
+		after_each(function()
+			harness.cleanup()
+			servers.stop_all()
+			unload()
+			assert.same({}, errors)
+		end)
+
+		local function with_copas(title, func)
+			it(title, function()
+				if copas then
+					func()
+				else
+					pending(missing)
+				end
+			end)
+		end
+
+		local function drive(done)
+			local deadline = harness.now() + 5
+			while not done() do
+				assert.same({}, errors)
+				assert(harness.now() < deadline, "nothing came of it in time")
+				copas.step(0.01)
+			end
+		end
+
+		local function new(opts)
+			opts.connector = require(connector)
+			local client = harness.client(opts)
+			require("mqtt.loop.copas").add(client)
+			return client
+		end
+
+		-- Has a client of the broker receive three messages, one by one, each handled by a function. Between them Copas
+		-- goes round several times, and a function is called.
+		local function receive(handle, between)
+			local topic, received, client = harness.topic(), 0, new({})
+			client:on({
+				connect = function()
+					assert(client:subscribe({ topic = topic, callback = function()
+						assert(client:publish({ topic = topic, payload = "1" }))
+					end }))
+				end,
+				message = function(message)
+					received = received + 1
+					handle(tonumber(message.payload))
+				end,
+			})
+			for i = 1, 3 do
+				drive(function()
+					return received == i
+				end)
+				for _ = 1, 5 do
+					copas.step(0.001)
+				end
+				between(i)
+				copas.addthread(function()
+					assert(client:publish({ topic = topic, payload = tostring(i + 1) }))
+				end)
+			end
+			drive(function()
+				return received == 4
+			end)
+		end
+
+		local function nothing() end
+
+		with_copas("by a handler that returns", function()
+			receive(function()
+				copas.removethread(coroutine.running())
+			end, nothing)
+		end)
+
+		with_copas("by a handler that waits: it ends there", function()
+			local ended
+			receive(function()
+				copas.removethread(coroutine.running())
+				copas.pause(0)
+				ended = false
+			end, nothing)
+			assert.is_nil(ended)
+		end)
+
+		with_copas("by another thread, while the client is idle", function()
+			local threads = {}
+			receive(function(i)
+				threads[i] = coroutine.running()
+			end, function()
+				for _, thread in ipairs(threads) do
+					copas.removethread(thread)
+				end
+			end)
+		end)
+
+		with_copas("by another thread, while it waits", function()
+			local threads, ended = {}, nil
+			receive(function(i)
+				threads[i] = coroutine.running()
+				copas.pause(0.5)
+				ended = i <= 3
+			end, function(i)
+				copas.removethread(threads[i])
+			end)
+			assert.is_nil(ended)
+		end)
+
+		with_copas("ends no handler that this thread would have called later", function()
+			local finished = {}
+			receive(function(i)
+				if i % 2 == 1 then
+					copas.removethread(coroutine.running())
+				else
+					copas.pause(0)
+					finished[#finished + 1] = i
+				end
+			end, nothing)
+			drive(function()
+				return finished[2]
+			end)
+			assert.same({ 2, 4 }, finished)
+		end)
+
+		for _, event in ipairs({ "close", "error", "connect" }) do
+			for way, wait in pairs({ returns = false, waits = true }) do
+				with_copas(("by a handler of %s that %s: the client connects again"):format(event, way), function()
+					local server = servers.start(4)
+					local client, accepted = new({ uri = server.uri, reconnect = 0.01 }), 0
+					client:on("connect", function()
+						accepted = accepted + 1
+					end)
+					client:on(event, function()
+						copas.removethread(coroutine.running())
+						if wait then
+							copas.pause(0)
+						end
+					end)
+					for i = 1, 3 do
+						drive(function()
+							server:poll()
+							-- An error handler that waits for ever is known to do so when it has been collected.
+							collectgarbage()
+							return accepted == i
+						end)
+						server:drop()
+					end
+				end)
+			end
+		end
+	end)
+end

@@ -1,0 +1,97 @@
+//! How `mqtt.calls` publishes through LuaJIT's FFI: LuaJIT compiles such a call, but no call of a function for Lua.
+//! The FFI does not check pointers. So a number stands for a link here.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use super::args::PublishArgs;
+use super::environment::unix_time;
+use super::link::LuaLink;
+use super::publish::{Published, publish};
+use super::results::set;
+use super::stack::Stack;
+use crate::codec::Properties;
+use crate::driver::{Link, Request};
+
+thread_local! {
+    /// The links that have a number.
+    static BY_NUMBER: RefCell<HashMap<u32, Arc<Link>>> = RefCell::default();
+}
+
+/// One count for all threads: a Lua state, and with it a link, may move to another one.
+static LAST_NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// Adds to `mqtt.core` the address of [`publish_plain`], and `publish_number(handle)`: the number of a link there.
+pub(super) fn register(core: &Stack) {
+    set(core, "publish_address", |core| {
+        core.push_number(publish_plain as *const () as usize as f64);
+    });
+    core.set_function("publish_number", |arguments| {
+        Ok(arguments.object(1).map(LuaLink::number))
+    });
+}
+
+/// Gives a link a number.
+pub(super) fn add(link: &Arc<Link>) -> u32 {
+    let number = LAST_NUMBER.fetch_add(1, Relaxed).wrapping_add(1).max(1);
+    BY_NUMBER.with_borrow_mut(|links| links.insert(number, Arc::clone(link)));
+    number
+}
+
+/// Forgets a link.
+pub(super) fn forget(number: u32) {
+    // The thread may be about to end.
+    let _ = BY_NUMBER.try_with(|links| links.borrow_mut().remove(&number));
+}
+
+/// Publishes a message without properties whose packet identifier is to be chosen. `flags` are those of the first byte of
+/// a PUBLISH (3.3.1). Returns the packet identifier, 0 for QoS 0; plus 65,536 if the program should wait before it sends
+/// more; plus the time as of `os.time` times 131,072. Or -1, and nothing has been done: `core.publish` then does more,
+/// or says what is wrong.
+///
+/// The hot copy of `core.publish` for LuaJIT: a message of QoS 0 takes 1,500 instructions with it, 3,100 without.
+///
+/// # Safety
+/// The pointers must be to so many bytes each.
+unsafe extern "C" fn publish_plain(
+    number: u32,
+    topic: *const u8,
+    topic_size: u32,
+    payload: *const u8,
+    payload_size: u32,
+    flags: u32,
+) -> f64 {
+    // SAFETY: see above. The slices are not kept, and nothing here calls Lua.
+    let (topic, payload) = unsafe {
+        (
+            std::slice::from_raw_parts(topic, topic_size as usize),
+            std::slice::from_raw_parts(payload, payload_size as usize),
+        )
+    };
+    // After a panic `core.publish` is likely to panic too, and raises an error.
+    let published = catch_unwind(AssertUnwindSafe(|| {
+        let message = PublishArgs::from_flags(topic, payload, flags).ok()?;
+        publish_by_number(number, &message)
+    }));
+    match published {
+        Ok(Some(published)) => {
+            f64::from(unix_time()) * f64::from(1 << 17) + f64::from(published.bits())
+        }
+        _ => -1.0,
+    }
+}
+
+fn publish_by_number(number: u32, message: &PublishArgs<'_>) -> Option<Published> {
+    let properties = Properties::new();
+    let publish = |link: &Arc<Link>| match link.is_stale() {
+        true => None,
+        false => publish(link, message, 0, &properties, Request::PublishConnected).ok(),
+    };
+    let published = BY_NUMBER.try_with(|links| links.borrow().get(&number).and_then(publish));
+    published.ok().flatten()
+}

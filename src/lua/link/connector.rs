@@ -1,0 +1,105 @@
+//! The methods of a link for connectors, which move the bytes themselves.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::{Live, LuaLink, Returned};
+use crate::lua::args::Scalar;
+#[cfg(unix)]
+use crate::lua::process;
+use crate::lua::stack::Stack;
+
+/// `attach([fd])`: the connector has opened its connection. With its descriptor the connection ends in order even when
+/// the connector closes that, or nobody does.
+pub(super) fn attach(arguments: &Stack) -> Returned<()> {
+    let fd = match arguments.argument(2) {
+        Scalar::Nil => None,
+        fd => Some(fd.integer(0, i32::MAX as u32, &"fd")?),
+    };
+    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
+        link.attach();
+        #[cfg(unix)]
+        if let Some(socket) = fd.and_then(process::own_descriptor) {
+            link.hold(driver, socket);
+        }
+        // Elsewhere the connection ends as the connector closes it.
+        #[cfg(not(unix))]
+        let _ = (fd, driver);
+    }
+    Ok(())
+}
+
+/// `detach()`: the connector has closed its connection.
+pub(super) fn detach(arguments: &Stack) -> Returned<()> {
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.let_go();
+    }
+    Ok(())
+}
+
+/// `is_parting()`: whether the server may still be reading the connector's last connection.
+pub(super) fn is_parting(arguments: &Stack) -> Returned<bool> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.is_ok_and(|live| live.link.is_parting()))
+}
+
+/// `wait_until_parted(seconds)`: blocks until the server has read the last connection, for a second at most.
+pub(super) fn wait_until_parted(arguments: &Stack) -> Returned<()> {
+    let deadline = Instant::now() + arguments.argument(2).seconds(&"time")?;
+    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
+        driver.wait_until(deadline, || !link.is_parting());
+    }
+    Ok(())
+}
+
+/// `feed(header, body)`: takes a received packet.
+pub(super) fn feed(arguments: &Stack) -> Returned<()> {
+    let header = arguments.argument(2).bytes(&"header")?;
+    let body = match arguments.argument(3) {
+        Scalar::Nil => &[],
+        body => body.bytes(&"body")?,
+    };
+    let mut packet = BytesMut::with_capacity(header.len() + body.len());
+    packet.extend_from_slice(header);
+    packet.extend_from_slice(body);
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.feed(&mut packet);
+    }
+    Ok(())
+}
+
+/// `arriving(bytes)`: the connector has so many bytes of a packet that is not whole.
+pub(super) fn arriving(arguments: &Stack) -> Returned<()> {
+    let bytes = match arguments.argument(2) {
+        Scalar::Number(bytes) => bytes as usize,
+        other => return Err(other.unexpected(&"bytes", "a number").into()),
+    };
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.arriving(bytes);
+    }
+    Ok(())
+}
+
+/// `take()`: the bytes to send, or nil.
+pub(super) fn take(arguments: &Stack) -> Returned<Option<BytesMut>> {
+    let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() else {
+        return Ok(None);
+    };
+    let bytes = link.take();
+    Ok((!bytes.is_empty()).then_some(bytes))
+}
+
+/// `handle_timeout()`: does the work of keep alive that is due.
+pub(super) fn handle_timeout(arguments: &Stack) -> Returned<()> {
+    if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
+        link.handle_timeout();
+    }
+    Ok(())
+}
+
+/// `is_failed()`: whether the session has given the connection up.
+pub(super) fn is_failed(arguments: &Stack) -> Returned<bool> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.map_or(true, |live| live.link.is_failed()))
+}

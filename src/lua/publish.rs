@@ -1,0 +1,203 @@
+//! The one door of a publish, [`publish`], and its callers for Lua's stack: `core.publish`, `core.publish_table` and a
+//! link's method `publish`. The caller for LuaJIT's FFI is in `ffi.rs`.
+
+use std::time::Duration;
+
+use super::args::requests::properties;
+use super::args::{Checked, PublishArgs, Scalar};
+use super::environment::unix_time;
+use super::link::{Answer, Live, LuaLink};
+use super::refusal::Refusal;
+use super::results::{Results, set};
+use super::stack::{RawFunction, Stack};
+use crate::codec::{Properties, PublishRef, QoS};
+use crate::driver::{Accepted, Driver, Lent, Link, Request};
+
+/// For a payload of so many bytes or more, a turn of the runtime costs less than a copy.
+const LARGE_PAYLOAD: usize = 128 << 10;
+/// How long the connection may take to write a large payload, where waiting holds up nobody else.
+const LARGE_PATIENCE: Duration = Duration::from_millis(2);
+
+/// Adds the functions of this file to `mqtt.core`.
+pub(super) fn register(core: &Stack) {
+    core.set_raw("publish", PublishValues);
+    core.set_raw("publish_table", PublishTable);
+    set(core, "large_payload", |core| {
+        core.push_integer(LARGE_PAYLOAD as u32);
+    });
+}
+
+/// A message that was accepted, as Lua gets it.
+pub(super) struct Published(Accepted);
+
+impl Published {
+    /// The low bits of the result of `publish_plain` in `ffi.rs`.
+    #[cfg(feature = "luajit")]
+    pub(super) fn bits(&self) -> u32 {
+        u32::from(self.0.full) << 16 | u32::from(self.0.packet_id)
+    }
+}
+
+/// The packet identifier, 0 for QoS 0, the time as of `os.time`, whether the program should wait before it sends more, and
+/// perhaps a list of the packet identifiers of messages that had to make room.
+impl Results for Published {
+    fn push(&self, to: &Stack) {
+        let Accepted {
+            packet_id,
+            full,
+            dropped,
+        } = &self.0;
+        to.push_integer(*packet_id);
+        to.push_integer(unix_time());
+        to.push_boolean(*full);
+        if !dropped.is_empty() {
+            dropped.push(to);
+        }
+    }
+}
+
+/// The door: every publish ends here. `request` makes the request of the packet.
+pub(super) fn publish<'a>(
+    link: &Link,
+    message: &PublishArgs<'a>,
+    packet_id: u16,
+    properties: &'a Properties,
+    request: impl FnOnce(PublishRef<'a>) -> Request<'a>,
+) -> Result<Published, Refusal> {
+    let packet = message.packet(packet_id, properties);
+    Ok(Published(link.ask(request(packet))?))
+}
+
+/// A packet identifier of the program's own, or 0: the session chooses one.
+fn packet_id(argument: Scalar<'_>) -> Checked<u16> {
+    match argument {
+        Scalar::Nil => Ok(0),
+        packet_id => packet_id.packet_id(),
+    }
+}
+
+/// `publish(handle, topic, payload, qos, retain, dup, packet_id, may_wait)`, without properties: see [`Published`]; or
+/// false and an error message if so much waits already that the program must wait; or nil, an error message and whether
+/// it is misuse. With `may_wait` it may take two milliseconds to spare a copy of a payload of `core.large_payload` bytes
+/// or more, with QoS 0.
+struct PublishValues;
+
+impl RawFunction for PublishValues {
+    type Output = Result<Published, Refusal>;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let Live { link, driver } = LuaLink::live_of(arguments)?;
+        let message = PublishArgs::read(arguments, 2)?;
+        let packet_id = packet_id(arguments.argument(7))?;
+        let is_lent = message.qos == QoS::AtMostOnce && message.payload.len() >= LARGE_PAYLOAD;
+        publish(
+            link,
+            &message,
+            packet_id,
+            &Properties::new(),
+            |packet| match is_lent {
+                // SAFETY: `publish` gives the request to `Link::ask` at once.
+                true => Request::PublishLarge(packet, unsafe { lent(arguments, driver) }),
+                false => Request::Publish(packet),
+            },
+        )
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        output.push(results);
+    }
+}
+
+/// The third argument of `publish` as a lent payload.
+///
+/// # Safety
+/// It must go to `Link::ask`: nothing refers to its bytes any more when that returns.
+unsafe fn lent<'a>(arguments: &Stack, driver: &'a Driver) -> Lent<'a> {
+    let may_wait = matches!(arguments.argument(8), Scalar::Boolean(true));
+    Lent {
+        // SAFETY: see above.
+        payload: unsafe { arguments.argument_bytes(3) }.unwrap_or_default(),
+        driver,
+        patience: match may_wait {
+            true => LARGE_PATIENCE,
+            false => Duration::ZERO,
+        },
+    }
+}
+
+/// `publish_table(handle, opts)`: as `publish`, with a list of packet identifiers in any case, and the callback. Or
+/// nothing, and nothing has been done, unless `opts` is a table as `Client:publish` takes them, without properties and
+/// without a metatable, the payload is not large, and the message is accepted.
+///
+/// The hot copy of `publish` for the interpreters: a message of QoS 0 takes 6,100 instructions with it, 9,700 without.
+struct PublishTable;
+
+/// The fields that `publish_table` reads: the arguments of `publish` in their order, the callback, and two fields that
+/// must be nil.
+const PUBLISH_FIELDS: &[&str] = &[
+    "topic",
+    "payload",
+    "qos",
+    "retain",
+    "dup",
+    "packet_id",
+    "callback",
+    "properties",
+    "user_properties",
+];
+/// Where the fields begin on the stack, behind the link and `opts`.
+const FIRST_FIELD: i32 = 3;
+const CALLBACK: i32 = FIRST_FIELD + 6;
+
+impl RawFunction for PublishTable {
+    type Output = Option<Published>;
+
+    const CONSTANTS: &'static [&'static str] = PUBLISH_FIELDS;
+
+    fn run(&self, arguments: &Stack) -> Self::Output {
+        let Live { link, .. } = LuaLink::live_of(arguments).ok()?;
+        arguments.push_fields(2, PUBLISH_FIELDS.len() as i32)?;
+        let field = |index| arguments.argument(FIRST_FIELD + index);
+        let is_plain = matches!(field(6), Scalar::Nil | Scalar::Function)
+            && matches!(field(7), Scalar::Nil)
+            && matches!(field(8), Scalar::Nil);
+        let is_large =
+            matches!(field(1), Scalar::String(payload) if payload.len() >= LARGE_PAYLOAD);
+        if !is_plain || is_large {
+            return None;
+        }
+        let message = PublishArgs::read(arguments, FIRST_FIELD).ok()?;
+        let packet_id = packet_id(field(5)).ok()?;
+        publish(
+            link,
+            &message,
+            packet_id,
+            &Properties::new(),
+            Request::Publish,
+        )
+        .ok()
+    }
+
+    fn push(output: &Self::Output, results: &Stack) {
+        if let Some(published) = output {
+            published.push(results);
+            if published.0.dropped.is_empty() {
+                results.push_nil();
+            }
+            results.push_argument(CALLBACK);
+        }
+    }
+}
+
+/// `publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties)`, a method: as `core.publish`.
+pub(super) fn publish_with_properties(arguments: &Stack) -> Answer<Published> {
+    let this = LuaLink::of(arguments)?;
+    let answer = || {
+        let message = PublishArgs::read(arguments, 2)?;
+        let packet_id = packet_id(arguments.argument(7))?;
+        let properties = properties(arguments, 8, this.version)?;
+        let link = this.live()?.link;
+        publish(link, &message, packet_id, &properties, Request::Publish)
+    };
+    Ok(answer())
+}

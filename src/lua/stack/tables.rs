@@ -1,0 +1,111 @@
+//! Tables among the arguments: as plain data, or field by field.
+
+use std::ffi::c_int;
+
+use mlua::ffi;
+
+use super::Stack;
+use crate::lua::args::{Checked, Scalar, Table, Value};
+
+/// Tables are read to this depth: no argument has a deeper one.
+const MOST_NESTED: usize = 5;
+/// So many values at most are read from the tables of an argument.
+const MOST_VALUES: usize = 1 << 20;
+
+impl Stack {
+    /// An argument as plain data. Tables are read without their metatables.
+    pub(crate) fn value(&self, index: c_int) -> Checked<Value> {
+        self.read(index, MOST_NESTED, &mut { MOST_VALUES })
+    }
+
+    fn read(&self, index: c_int, nested: usize, left: &mut usize) -> Checked<Value> {
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| format!("expecting tables with less than {MOST_VALUES} values"))?;
+        Ok(match self.argument(index) {
+            Scalar::Nil => Value::Nil,
+            Scalar::Boolean(flag) => Value::Boolean(flag),
+            Scalar::Number(number) => Value::Number(number),
+            Scalar::String(bytes) => Value::String(bytes.into()),
+            Scalar::Function => Value::Function,
+            Scalar::Other(_) if self.is_table(index) && nested > 0 => {
+                Value::Table(self.read_table(index, nested - 1, left)?)
+            }
+            Scalar::Other(type_name) => Value::Other(type_name),
+        })
+    }
+
+    fn read_table(&self, index: c_int, nested: usize, left: &mut usize) -> Checked<Table> {
+        let mut table = Table::default();
+        // SAFETY: each level of tables takes two values, for which there is room. Nothing is allocated in Lua or changed in
+        // the table meanwhile, so `lua_next` raises no error.
+        unsafe {
+            loop {
+                ffi::lua_rawgeti(self.state, index, table.list.len() as ffi::lua_Integer + 1);
+                let item = self.read(self.height(), nested, left);
+                ffi::lua_settop(self.state, -2);
+                match item? {
+                    Value::Nil => break,
+                    item => table.list.push(item),
+                }
+            }
+            ffi::lua_pushnil(self.state);
+            while ffi::lua_next(self.state, index) != 0 {
+                let value = self.height();
+                let is_listed = matches!(self.argument(value - 1), Scalar::Number(number)
+                    if number >= 1.0 && number <= table.list.len() as f64 && number.fract() == 0.0);
+                if !is_listed {
+                    let pair = self
+                        .read(value - 1, 0, left)
+                        .and_then(|key| Ok((key, self.read(value, nested, left)?)));
+                    match pair {
+                        Ok(pair) => table.fields.push(pair),
+                        Err(error) => {
+                            ffi::lua_settop(self.state, -3);
+                            return Err(error);
+                        }
+                    }
+                }
+                ffi::lua_settop(self.state, -2);
+            }
+        }
+        Ok(table)
+    }
+
+    /// Pushes the fields that the first constants name of an argument that is a table without a metatable. They replace the
+    /// arguments behind it. Else returns None.
+    pub(crate) fn push_fields(&self, table: c_int, fields: c_int) -> Option<()> {
+        // SAFETY: only a table is asked for its metatable.
+        let is_plain =
+            self.is_table(table) && unsafe { ffi::lua_getmetatable(self.state, table) == 0 };
+        is_plain.then(|| self.push_raw_fields(table, table, fields))
+    }
+
+    /// Does the same for a table with the metatable that is another argument. The fields replace the arguments behind the
+    /// metatable.
+    pub(crate) fn push_fields_of_class(
+        &self,
+        table: c_int,
+        metatable: c_int,
+        fields: c_int,
+    ) -> Option<()> {
+        // SAFETY: only a table is asked for its metatable; there is room.
+        let is_of_class = self.is_table(table)
+            && unsafe {
+                ffi::lua_getmetatable(self.state, table) != 0
+                    && ffi::lua_rawequal(self.state, -1, metatable) != 0
+            };
+        is_of_class.then(|| self.push_raw_fields(table, metatable, fields))
+    }
+
+    fn push_raw_fields(&self, table: c_int, last: c_int, fields: c_int) {
+        // SAFETY: there is room; a raw read of a table's field raises no error.
+        unsafe {
+            ffi::lua_settop(self.state, last);
+            for constant in 1..=fields {
+                self.push_constant(constant);
+                ffi::lua_rawget(self.state, table);
+            }
+        }
+    }
+}
