@@ -12,7 +12,7 @@ use crate::sync::{AtomicBool, AtomicUsize, SeqCst};
 use crate::wheel::{Hands, Wheel};
 use crate::{Call, every_way};
 
-/// What `Hub`, `Caretaker`, a link and its transport are to each other, without what they do.
+/// What `Helm`, `Hub`, a link and its transport are to each other, without what they do.
 #[derive(Default)]
 struct Driver {
     wheel: Wheel,

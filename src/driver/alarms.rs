@@ -1,7 +1,7 @@
-//! When connections want to be looked after though nothing arrives. One timer of the runtime serves them all: one each
-//! would take memory in each of them, and a distant one wakes the process on its way.
+//! When connections and links want to be looked after though nothing arrives. One timer of the runtime serves them all:
+//! one each would take memory in each of them, and a distant one wakes the process on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,52 +17,103 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(if cfg!(unix) { 10 } else { 
 
 #[derive(Default)]
 pub(super) struct Alarms {
-    /// In order of time; the transport's address keeps those of one time apart.
-    pending: Mutex<BTreeMap<(Instant, usize), Arc<Transport>>>,
+    pending: Mutex<Pending>,
     /// The first of them has become earlier.
     earlier: Notify,
 }
 
+/// Alarms that have not rung, in order of time.
+#[derive(Default)]
+struct Pending {
+    /// The transport's address keeps alarms of one time apart.
+    tasks: BTreeMap<(Instant, usize), Arc<Transport>>,
+    /// By the link's token.
+    links: BTreeSet<(Instant, u32)>,
+}
+
 impl Alarms {
-    /// Moves a transport's alarm. One that has rung is gone.
-    fn move_to(&self, transport: &Arc<Transport>, old: Option<Instant>, new: Option<Instant>) {
+    /// Moves the alarm of a transport's task. An alarm that has rung is gone.
+    fn move_task(&self, transport: &Arc<Transport>, old: Option<Instant>, new: Option<Instant>) {
         let key = |at| (at, Arc::as_ptr(transport).addr());
-        let mut pending = lock(&self.pending);
-        if let Some(old) = old {
-            pending.remove(&key(old));
-        }
-        if let Some(new) = new {
-            pending.insert(key(new), Arc::clone(transport));
-            let first = pending.first_key_value();
-            if first.is_some_and(|(first, _)| *first == key(new)) {
-                self.earlier.notify_one();
+        self.change(new, |pending| {
+            if let Some(old) = old {
+                pending.tasks.remove(&key(old));
             }
+            if let Some(new) = new {
+                pending.tasks.insert(key(new), Arc::clone(transport));
+            }
+        });
+    }
+
+    /// Moves the alarm of a link. An alarm that has rung is gone.
+    pub(super) fn move_link(&self, token: u32, old: Option<Instant>, new: Option<Instant>) {
+        self.change(new, |pending| {
+            if let Some(old) = old {
+                pending.links.remove(&(old, token));
+            }
+            if let Some(new) = new {
+                pending.links.insert((new, token));
+            }
+        });
+    }
+
+    /// Makes a change, after which an alarm is to ring at the `new` time.
+    fn change(&self, new: Option<Instant>, change: impl FnOnce(&mut Pending)) {
+        let mut pending = lock(&self.pending);
+        change(&mut pending);
+        if new.is_some() && pending.next() == new {
+            self.earlier.notify_one();
         }
     }
 
-    /// Wakes the tasks of transports when it is time, for ever, and the thread now and then.
-    pub(super) async fn ring(&self) {
+    /// Wakes the tasks of transports when it is time, and calls `ring_link` with the tokens of links; for ever. Wakes the
+    /// thread now and then.
+    pub(super) async fn ring(&self, ring_link: impl Fn(u32, Instant)) {
         loop {
             let earlier = self.earlier.notified();
             let now = Instant::now();
+            for token in self.ring_due(now) {
+                ring_link(token, now);
+            }
             let latest = now + LONGEST_SLEEP;
-            let next = self.ring_due(now).map_or(latest, |next| next.min(latest));
+            let next = lock(&self.pending).next();
+            let next = next.map_or(latest, |next| next.min(latest));
             // An error says that it is time.
             let _ = timeout_at(next.into(), earlier).await;
         }
     }
 
-    /// Wakes whose time has come, and returns the next time.
-    fn ring_due(&self, now: Instant) -> Option<Instant> {
+    /// Wakes the tasks whose time has come, and returns the links.
+    fn ring_due(&self, now: Instant) -> Vec<u32> {
         let mut pending = lock(&self.pending);
-        while let Some(first) = pending.first_entry() {
-            let (at, _) = *first.key();
-            if at > now {
-                return Some(at);
-            }
+        while let Some(first) = pending.tasks.first_entry()
+            && first.key().0 <= now
+        {
             first.remove().wake();
         }
-        None
+        let mut links = Vec::new();
+        while let Some(&(at, token)) = pending.links.first()
+            && at <= now
+        {
+            pending.links.pop_first();
+            links.push(token);
+        }
+        links
+    }
+
+    /// How many alarms have not rung.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> usize {
+        let pending = lock(&self.pending);
+        pending.tasks.len() + pending.links.len()
+    }
+}
+
+impl Pending {
+    fn next(&self) -> Option<Instant> {
+        let task = self.tasks.first_key_value().map(|((at, _), _)| *at);
+        let link = self.links.first().map(|(at, _)| *at);
+        task.into_iter().chain(link).min()
     }
 }
 
@@ -88,7 +139,8 @@ impl<'a> Alarm<'a> {
     pub(super) fn set(&mut self, deadline: Option<Instant>, now: Instant) {
         let Some(deadline) = deadline else { return };
         if self.at.is_none_or(|at| at <= now || deadline < at) {
-            self.alarms.move_to(self.transport, self.at, Some(deadline));
+            self.alarms
+                .move_task(self.transport, self.at, Some(deadline));
             self.at = Some(deadline);
         }
     }
@@ -96,6 +148,28 @@ impl<'a> Alarm<'a> {
 
 impl Drop for Alarm<'_> {
     fn drop(&mut self) {
-        self.alarms.move_to(self.transport, self.at, None);
+        self.alarms.move_task(self.transport, self.at, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_rings_once_when_it_is_due_and_not_where_it_was_moved_from() {
+        let alarms = Alarms::default();
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        for (token, seconds) in [(1, 3), (2, 1), (3, 2), (4, 1)] {
+            alarms.move_link(token, None, Some(at(seconds)));
+        }
+        alarms.move_link(3, Some(at(2)), Some(at(4)));
+        alarms.move_link(4, Some(at(1)), None);
+        assert_eq!(alarms.ring_due(at(0)), []);
+        assert_eq!(alarms.ring_due(at(2)), [2]);
+        assert_eq!(lock(&alarms.pending).next(), Some(at(3)));
+        assert_eq!(alarms.ring_due(at(4)), [1, 3]);
+        assert_eq!(alarms.pending(), 0);
     }
 }

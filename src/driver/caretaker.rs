@@ -6,84 +6,20 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::thread::{Builder, JoinHandle, Thread, park, park_timeout};
+use std::thread::{Builder, JoinHandle, park, park_timeout};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
-use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::hub::Hub;
-use super::lock;
-use super::wheel::{Hands, Wheel};
+use super::wheel::Hands;
 
 /// How long Lua must have been away before the caretaker takes the wheel.
 const GRACE: Duration = Duration::from_millis(1);
 /// How long the caretaker leaves a burst of requests alone after it has seen to the first of them: what gathers
 /// meanwhile is written together, and Lua need not wake it for each.
 const GATHERING: Duration = Duration::from_millis(1);
-
-#[derive(Default)]
-pub(super) struct Caretaker {
-    wheel: Wheel,
-    /// Makes a driving caretaker look up: Lua wants the wheel, or a transport became dirty.
-    call: Notify,
-    thread: OnceLock<Thread>,
-}
-
-impl Caretaker {
-    pub(super) fn is_driving(&self) -> bool {
-        self.wheel.is_driving()
-    }
-
-    /// Lua is about to take the wheel.
-    pub(super) fn lua_enters(&self) {
-        if self.wheel.enter() {
-            self.call.notify_one();
-        }
-    }
-
-    /// Lua has let go of the wheel, with or without tasks that need a driver.
-    pub(super) fn lua_leaves(&self, tasks: bool) {
-        if self.wheel.leave(tasks) {
-            self.unpark();
-        }
-    }
-
-    /// Makes a sleeping caretaker look whether it is needed.
-    pub(super) fn wake_if_parked(&self) {
-        if self.wheel.is_parked() {
-            self.unpark();
-        }
-    }
-
-    /// A transport became dirty: makes a driving caretaker look at it.
-    pub(super) fn call_for_dirty(&self) {
-        if self.wheel.is_to_hear_of_dirty() {
-            self.call.notify_one();
-        }
-    }
-
-    /// Makes a driving caretaker leave if it is not needed any more.
-    pub(super) fn call_if_driving(&self) {
-        if self.is_driving() {
-            self.call.notify_one();
-        }
-    }
-
-    pub(super) fn stop(&self) {
-        self.wheel.stop();
-        self.call.notify_one();
-        self.unpark();
-    }
-
-    fn unpark(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
-}
 
 /// What the caretaker's thread works with.
 struct Tools<'a> {
@@ -112,7 +48,7 @@ impl Hands for Tools<'_> {
     }
 
     fn drive(&self, served: impl Future<Output = ()>) {
-        let _wheel = lock(&self.hub.wheel);
+        let _wheel = self.hub.helm.hold();
         self.runtime.block_on(served);
     }
 
@@ -121,7 +57,7 @@ impl Hands for Tools<'_> {
     }
 
     async fn called(&self) {
-        self.hub.caretaker.call.notified().await;
+        self.hub.helm.called().await;
     }
 
     async fn gather(&self) {
@@ -146,9 +82,9 @@ pub(super) fn start(
                 hub: &of_thread,
                 woken: Cell::new(Instant::now()),
             };
-            of_thread.caretaker.wheel.run(&tools);
+            of_thread.helm.run(&tools);
         })?;
     // Nobody needs it before the first task is spawned, which is after this.
-    let _ = hub.caretaker.thread.set(handle.thread().clone());
+    hub.helm.set_thread(handle.thread().clone());
     Ok(handle)
 }

@@ -12,11 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::Notify;
 
 use super::alarms::Alarm;
+use super::exchange::{Ended, Exchange};
 use super::hub::TaskCount;
-use super::link::{Ended, Exchange, Link};
+use super::link::Link;
 use super::transport::{Ending, Transport};
 use super::turns::Turn;
-use super::{CLOSING_TIME, LONGEST_CLOSING};
+use super::{CLOSING_TIME, Driver, LONGEST_CLOSING};
 use crate::net::{self, Stream, Target};
 use crate::session::Session;
 
@@ -27,11 +28,24 @@ const LARGEST_READ: usize = 64 << 10;
 /// How long the next connection waits for the peer to end this one when everything has been written.
 const PREVIOUS_TIME: Duration = Duration::from_millis(500);
 
+impl Link {
+    /// Starts to open a connection and returns at once. [`LinkEvent::Opened`](super::LinkEvent::Opened) or
+    /// [`LinkEvent::OpenFailed`](super::LinkEvent::OpenFailed) follows within `timeout`, which begins with the
+    /// connection's turn among hundreds. A connection still open is [closed](Self::close); the new one begins when the
+    /// server has taken what was accepted on the old one.
+    pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
+        let (transport, previous) = self.renew();
+        let way = Box::new(Way { target, previous });
+        let link = Arc::clone(self);
+        driver.spawn(|alive| run(link, transport, way, timeout, alive));
+    }
+}
+
 /// What a connection is opened with.
-pub(super) struct Way {
-    pub(super) target: Target,
-    /// The connection of the link that is to be waited for.
-    pub(super) previous: Option<Arc<Transport>>,
+struct Way {
+    target: Target,
+    /// The link's connection before, whose end the new one waits for.
+    previous: Option<Arc<Transport>>,
 }
 
 /// The whole life of a connection, which begins when the link's previous one is over, if that is to be waited for.
@@ -41,7 +55,7 @@ pub(super) struct Way {
     clippy::manual_async_fn,
     reason = "an async fn holds each argument twice"
 )]
-pub(super) fn run(
+fn run(
     link: Arc<Link>,
     transport: Arc<Transport>,
     way: Box<Way>,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::alarms::Alarms;
-use super::caretaker::Caretaker;
+use super::helm::Helm;
 use super::link::Link;
 use super::transport::Transport;
 use super::turns::Turns;
@@ -16,9 +16,7 @@ use super::{lock, lock_until};
 use crate::forks::forks;
 
 pub(super) struct Hub {
-    /// Held by whoever drives the runtime.
-    pub(super) wheel: Mutex<()>,
-    pub(super) caretaker: Caretaker,
+    pub(super) helm: Helm,
     pub(super) alarms: Alarms,
     pub(super) turns: Turns,
     /// Wakes the Lua thread: a link became ready, a closing connection has written everything, or the thread has slept.
@@ -46,8 +44,7 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new() -> Hub {
         Hub {
-            wheel: Mutex::default(),
-            caretaker: Caretaker::default(),
+            helm: Helm::default(),
             alarms: Alarms::default(),
             turns: Turns::default(),
             news: Notify::new(),
@@ -108,11 +105,23 @@ impl Hub {
         self.news.notify_one();
     }
 
-    /// The link is gone.
-    pub(super) fn forget(&self, token: u32) {
+    /// Wakes tasks and links when it is time, for ever.
+    pub(super) async fn ring(&self) {
+        let ring_link = |token, now| {
+            let link = lock(&self.links).get(&token).and_then(Weak::upgrade);
+            if let Some(link) = link {
+                link.ring(now);
+            }
+        };
+        self.alarms.ring(ring_link).await;
+    }
+
+    /// The link is gone, and with it its alarm.
+    pub(super) fn forget(&self, token: u32, alarm: Option<Instant>) {
         if self.is_stale() {
             return;
         }
+        self.alarms.move_link(token, alarm, None);
         lock(&self.links).remove(&token);
         let mut ready = lock(&self.ready);
         if ready.listed.remove(&token) {
@@ -125,7 +134,7 @@ impl Hub {
     pub(super) fn mark_dirty(&self, transport: &Arc<Transport>) {
         if transport.mark_dirty() {
             lock(&self.dirty).push(Arc::clone(transport));
-            self.caretaker.call_for_dirty();
+            self.helm.call_for_dirty();
         }
     }
 
@@ -224,7 +233,7 @@ mod tests {
             lock(&hub.links),
             lock(&hub.ready),
             lock(&hub.dirty),
-            lock(&hub.wheel),
+            hub.helm.hold(),
         );
         hub.forks.store(usize::MAX, Ordering::Relaxed);
         assert!(driver.is_stale() && link.is_stale());

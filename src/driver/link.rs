@@ -1,35 +1,27 @@
-//! A link: one client's session and the connection that carries it now, if any. The Lua thread calls everything here;
-//! what is `pub(super)` is for the connection's task.
+//! A link: one client's session and the connection that carries it now, if any. Here is what Lua's thread asks of it;
+//! `link/publish.rs` takes messages, and `link/task.rs` is for the connection's task.
+
+mod publish;
+mod task;
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::AsyncWrite;
-use tokio::time::timeout;
+use bytes::{Bytes, BytesMut};
 
-use super::connection::{self, Way};
+use super::descriptor::Descriptor;
+use super::exchange::Ended;
+use super::flow::{Flow, Load};
 #[cfg(unix)]
 use super::held;
-use super::hub::Hub;
+use super::hub::{Hub, TaskCount};
+use super::large::Large;
 use super::readiness::{News, Readiness};
-use super::request::{Accepted, Lent, Refused};
-#[cfg(unix)]
-use super::signal::Signal;
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
-use crate::codec::{Packet, PublishRef};
-use crate::net::{OpenError, Stream, Target};
-use crate::session::{Event, Parted, RequestError, Session, Settings, State, Stats};
-
-/// Bytes waiting to be written above which [`Link::is_full`] says so.
-const FULL: usize = 1 << 20;
-/// Bytes waiting to be written below which a full link has room again.
-const ROOM: usize = FULL / 4;
+use crate::codec::Packet;
+use crate::session::{Event, Parted, Session, Settings, State, Stats};
 
 /// What a link has for Lua.
 #[derive(Debug)]
@@ -95,66 +87,38 @@ pub struct Link {
 
 struct LinkState {
     session: Session,
-    /// Mailbox of the task that owns the connection, from `open` to `close`.
-    transport: Option<Arc<Transport>>,
-    /// That of the connection before, if it had something to send when it was closed: the next one waits for its end. A
-    /// server ends a connection when its client comes by another one, and reads what is left of it no more.
+    attached: Option<Attached>,
+    /// The connection before, if it had something to send when it was closed: the next one waits for its end. A server ends
+    /// a connection when its client comes by another one, and reads what is left of it no more.
     previous: Option<Arc<Transport>>,
     /// Mailbox of the task that holds the socket of a connector, from `hold` to `let_go`.
     held: Option<Arc<Transport>>,
+    /// When to wake Lua. Boxed: few links have one.
+    alarm: Option<Box<Alarm>>,
+    /// Lua is to be woken, and has not been told.
+    woken: bool,
+    flow: Flow,
+    large: Large,
+    readiness: Readiness,
+    descriptor: Descriptor,
+}
+
+/// A connection, from `open` to `close`.
+struct Attached {
+    /// Mailbox of the task that owns the connection.
+    transport: Arc<Transport>,
     /// How opening ended, not yet told.
     opened: Option<Result<(), String>>,
     /// How the connection ended, not yet told. Comes after every packet.
     ended: Option<Ended>,
-    /// Which timer is the current one, and whether it has fired.
-    timer: u64,
-    woken: bool,
-    /// Bytes that the task has taken from the session and not yet written.
-    unwritten: usize,
-    /// What comes before all else that the session has to transmit.
-    large: Option<Box<Large>>,
     tls_version: Option<&'static str>,
-    reading_paused: bool,
-    /// More than `FULL` was waiting to be written, and there is not yet `ROOM` again.
-    full: bool,
-    /// Somebody waits until nothing that was accepted has still to be sent.
-    draining: bool,
-    readiness: Readiness,
-    #[cfg(unix)]
-    waited_on: WaitedOn,
 }
 
-/// A message that [`Link::publish_large`] is about: what goes before its payload, until the task has taken that, and what
-/// has not been written of the payload.
-struct Large {
-    head: BytesMut,
-    payload: Bytes,
-}
-
-impl Large {
-    /// Whether the task has taken what goes before the payload.
-    fn is_next(&self) -> bool {
-        self.head.is_empty()
-    }
-}
-
-/// Ends [`Link::publish_large`].
-struct EndOfLarge<'a>(&'a Link);
-
-impl Drop for EndOfLarge<'_> {
-    fn drop(&mut self) {
-        self.0.end_large();
-    }
-}
-
-/// What there is for event loops that wait on a descriptor.
-#[cfg(unix)]
-#[derive(Default)]
-struct WaitedOn {
-    /// Made when it is first asked for.
-    signal: Option<Signal>,
-    /// It watches the connection.
-    watches: bool,
+/// See [`Link::wake_after`].
+struct Alarm {
+    at: Instant,
+    /// Somebody has to drive until it rings.
+    _alive: TaskCount,
 }
 
 impl Link {
@@ -166,22 +130,15 @@ impl Link {
             taken: Mutex::default(),
             state: Mutex::new(LinkState {
                 session,
-                transport: None,
+                attached: None,
                 previous: None,
                 held: None,
-                opened: None,
-                ended: None,
-                timer: 0,
+                alarm: None,
                 woken: false,
-                unwritten: 0,
-                large: None,
-                tls_version: None,
-                reading_paused: false,
-                full: false,
-                draining: false,
+                flow: Flow::default(),
+                large: Large::default(),
                 readiness: Readiness::new(),
-                #[cfg(unix)]
-                waited_on: WaitedOn::default(),
+                descriptor: Descriptor::default(),
             }),
         });
         driver.hub.add_link(&link);
@@ -198,20 +155,19 @@ impl Link {
         self.hub.is_stale()
     }
 
-    /// Starts to open a connection and returns at once; [`LinkEvent::Opened`] or [`LinkEvent::OpenFailed`] follows
-    /// within `timeout`, which counts from when it is this one's turn among hundreds. A connection still open is
-    /// [closed](Self::close); the new one begins when the server has taken what was accepted on that.
-    pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
+    /// Lets go of the connection, if there is one, for the next one. Returns the mailbox of the next one's task, and the
+    /// connection whose end it is to wait for.
+    pub(super) fn renew(&self) -> (Arc<Transport>, Option<Arc<Transport>>) {
         self.close();
         let transport = Arc::<Transport>::default();
-        let previous = {
-            let mut state = self.lock();
-            state.transport = Some(Arc::clone(&transport));
-            state.previous.clone()
-        };
-        let way = Box::new(Way { target, previous });
-        let link = Arc::clone(self);
-        driver.spawn(|alive| connection::run(link, transport, way, timeout, alive));
+        let mut state = self.lock();
+        state.attached = Some(Attached {
+            transport: Arc::clone(&transport),
+            opened: None,
+            ended: None,
+            tls_version: None,
+        });
+        (transport, state.previous.clone())
     }
 
     /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a lock:
@@ -296,8 +252,8 @@ impl Link {
     /// Whether the server's receive maximum still keeps back something that was accepted.
     pub fn holds_back(&self) -> bool {
         let mut state = self.lock();
-        state.draining = state.holds_back();
-        state.draining
+        let holds_back = state.holds_back();
+        state.flow.drain(holds_back)
     }
 
     /// Whether what is full has room again, or waiting is in vain since the program itself has to take something first.
@@ -311,147 +267,6 @@ impl Link {
         self.with_session(|session| session.is_slow())
     }
 
-    /// Takes [`Request::Publish`](super::Request::Publish).
-    pub(super) fn publish(&self, message: &PublishRef<'_>) -> Result<Accepted, Refused> {
-        self.publish_in(&mut self.lock(), message)
-    }
-
-    /// Takes [`Request::PublishConnected`](super::Request::PublishConnected).
-    pub(super) fn publish_connected(&self, message: &PublishRef<'_>) -> Result<Accepted, Refused> {
-        let mut state = self.lock();
-        match state.session.state() {
-            State::Connected => self.publish_in(&mut state, message),
-            _ => Err(RequestError::NotConnected.into()),
-        }
-    }
-
-    fn publish_in(
-        &self,
-        state: &mut LinkState,
-        message: &PublishRef<'_>,
-    ) -> Result<Accepted, Refused> {
-        // What the queue for no connection takes is the session's to say.
-        if state.session.state() != State::Disconnected {
-            let waiting = state.outgoing_bytes();
-            if waiting >= state.session.settings().max_outgoing_bytes {
-                return Err(Refused::TooMuch { waiting });
-            }
-        }
-        let packet_id = state.session.publish(message)?;
-        self.see_to_transmit(state);
-        Ok(Accepted {
-            packet_id,
-            full: state.is_full(),
-            dropped: state.session.take_dropped(),
-        })
-    }
-
-    /// Takes [`Request::PublishLarge`](super::Request::PublishLarge): the payload is written from where it lies, as much as
-    /// the connection takes in time; the rest is copied.
-    pub(super) fn publish_large(
-        &self,
-        message: &PublishRef<'_>,
-        lent: Lent<'_>,
-    ) -> Result<Accepted, Refused> {
-        let Lent {
-            payload,
-            driver,
-            patience,
-        } = lent;
-        let begun = {
-            // Also if a task panics.
-            let _end = EndOfLarge(self);
-            driver.drive(async {
-                // Nobody else drives: what is begun here is what comes next.
-                let begun = self.begin_large(message, payload);
-                if begun {
-                    self.hub.wake_dirty();
-                    tokio::task::yield_now().await;
-                }
-                if self.waits_for_large() {
-                    // The first turn has shown whether the socket takes more, this one writes.
-                    tokio::task::yield_now().await;
-                }
-                // An error says that the time is over.
-                let _ = timeout(patience, async {
-                    while self.waits_for_large() {
-                        self.hub.news.notified().await;
-                    }
-                })
-                .await;
-                begun
-            })
-        };
-        if !begun {
-            return self.publish(message);
-        }
-        Ok(Accepted {
-            packet_id: 0,
-            full: self.is_full(),
-            dropped: Vec::new(),
-        })
-    }
-
-    fn begin_large(&self, message: &PublishRef<'_>, payload: Bytes) -> bool {
-        let mut state = self.lock();
-        let much = state.session.settings().max_outgoing_bytes;
-        let begun = state.transport.is_some()
-            && state.ended.is_none()
-            && state.outgoing_bytes() < much
-            && state.session.publish_head(message);
-        if begun {
-            let head = state.session.take();
-            state.large = Some(Box::new(Large { head, payload }));
-            if let Some(transport) = &state.transport {
-                self.hub.mark_dirty(transport);
-            }
-        }
-        begun
-    }
-
-    /// What has not been written of a large message is copied.
-    fn end_large(&self) {
-        let mut state = self.lock();
-        if state.copy_large() {
-            self.see_to_transmit(&mut state);
-        }
-    }
-
-    /// Writes bytes, and then what there is of a large message.
-    pub(super) fn poll_write_large(
-        &self,
-        stream: &mut Stream,
-        before: &[u8],
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let mut state = self.lock();
-        let Some(large) = state.large.as_mut().filter(|large| large.is_next()) else {
-            return Pin::new(stream).poll_write(cx, before);
-        };
-        let parts = [IoSlice::new(before), IoSlice::new(&large.payload)];
-        let written = ready!(Pin::new(stream).poll_write_vectored(cx, &parts))?;
-        large.payload.advance(written.saturating_sub(before.len()));
-        if large.payload.is_empty() {
-            state.large = None;
-            self.hub.news.notify_one();
-        }
-        Poll::Ready(Ok(written))
-    }
-
-    /// Whether a large message is being written.
-    pub(super) fn has_large(&self) -> bool {
-        self.lock()
-            .large
-            .as_ref()
-            .is_some_and(|large| large.is_next())
-    }
-
-    /// Whether that will be written, as far as one can know.
-    fn waits_for_large(&self) -> bool {
-        let state = self.lock();
-        state.large.is_some() && state.ended.is_none() && !state.session.is_slow()
-    }
-
     /// Makes [`LinkEvent::Woken`] come at once.
     pub fn wake(&self) {
         let mut state = self.lock();
@@ -460,37 +275,34 @@ impl Link {
     }
 
     /// Makes [`LinkEvent::Woken`] come after `delay`, unless this is called again before.
-    pub fn wake_after(self: &Arc<Self>, driver: &Driver, delay: Duration) {
-        let timer = {
-            let mut state = self.lock();
-            state.timer += 1;
-            state.woken = false;
-            state.timer
-        };
-        let link = Arc::downgrade(self);
-        driver.spawn(|alive| async move {
-            let _alive = alive;
-            tokio::time::sleep(delay).await;
-            if let Some(link) = link.upgrade() {
-                let mut state = link.lock();
-                if state.timer == timer {
-                    state.woken = true;
-                    link.has_news(&mut state);
-                }
-            }
+    pub fn wake_after(&self, driver: &Driver, delay: Duration) {
+        let alarm = Instant::now().checked_add(delay).map(|at| {
+            let _alive = driver.hub.count_task();
+            Box::new(Alarm { at, _alive })
         });
+        let mut state = self.lock();
+        state.woken = false;
+        let (old, new) = (state.alarm_time(), alarm.as_ref().map(|alarm| alarm.at));
+        state.alarm = alarm;
+        self.hub.alarms.move_link(self.token, old, new);
+        drop(state);
+        driver.hub.helm.wake_if_parked();
+    }
+
+    /// The alarm rings, unless it has been moved to later than `now`.
+    pub(super) fn ring(&self, now: Instant) {
+        let mut state = self.lock();
+        if state.alarm.take_if(|alarm| alarm.at <= now).is_some() {
+            state.woken = true;
+            self.has_news(&mut state);
+        }
     }
 
     /// The next thing for Lua. If there is none yet, drives the runtime for a turn, without blocking.
     pub fn step(&self, driver: &Driver) -> Option<LinkEvent> {
         self.next_event().or_else(|| {
-            let is_waited_on = {
-                let mut state = self.lock();
-                state.readiness.step();
-                state.is_waited_on()
-            };
-            // Who waits on descriptors comes when something has arrived, and is faster than the caretaker and then Lua.
-            driver.turn(is_waited_on);
+            let relieve = self.lock().readiness.step();
+            driver.turn(relieve);
             self.next_event()
         })
     }
@@ -506,18 +318,15 @@ impl Link {
         let event = state.take_messages(&mut taken);
         let event = event.or_else(|| state.next_event());
         if event.is_none() {
-            state.set_emptied();
+            state.emptied();
             *taken = VecDeque::new();
-        } else if state.is_waited_on() && (state.has_events() || !taken.is_empty()) {
+        } else if !taken.is_empty() || state.has_events() {
             state.raise();
         }
-        if state.reading_paused && state.session.wants_receive() {
-            state.reading_paused = false;
-            if let Some(transport) = &state.transport {
-                self.hub.mark_dirty(transport);
-                // Sooner than in a burst of requests: Lua is not to wait for it.
-                self.hub.caretaker.call_if_driving();
-            }
+        let LinkState { flow, session, .. } = &mut *state;
+        if flow.resumes_reading(|| session.wants_receive()) && self.mark_dirty(&state) {
+            // Sooner than in a burst of requests: Lua is not to wait for it.
+            self.hub.helm.call_if_driving();
         }
         event
     }
@@ -543,7 +352,7 @@ impl Link {
 
     /// Version of TLS that the connection uses, if any.
     pub fn tls_version(&self) -> Option<&'static str> {
-        self.lock().tls_version
+        self.lock().attached.as_ref()?.tls_version
     }
 
     /// Whether `next_event` has something.
@@ -554,7 +363,7 @@ impl Link {
         if any {
             state.raise();
         } else {
-            state.set_emptied();
+            state.emptied();
         }
         any
     }
@@ -567,19 +376,16 @@ impl Link {
     #[cfg(unix)]
     pub fn fd(&self) -> std::io::Result<std::os::fd::RawFd> {
         let mut state = self.lock_with_messages();
-        if let Some(signal) = &state.waited_on.signal {
-            return Ok(signal.fd());
+        if let Some(fd) = state.descriptor.fd() {
+            return Ok(fd);
         }
-        let signal = Signal::new()?;
-        let fd = signal.fd();
-        state.waited_on.signal = Some(signal);
+        let fd = state.descriptor.make()?;
+        state.readiness.wait_on();
         if state.has_events() {
             state.raise();
         }
-        if let Some(transport) = &state.transport {
-            // Its task knows the socket to be watched.
-            self.hub.mark_dirty(transport);
-        }
+        // The task knows the socket to be watched.
+        self.mark_dirty(&state);
         Ok(fd)
     }
 
@@ -606,18 +412,26 @@ impl Link {
 
     fn see_to_transmit(&self, state: &mut LinkState) {
         let nothing = state.session.fill().is_empty();
-        let Some(transport) = &state.transport else {
+        if state.attached.is_none() {
             return;
-        };
+        }
         if !nothing {
-            self.hub.mark_dirty(transport);
-            if state.readiness.is_left() && !self.hub.caretaker.is_driving() {
-                // Whoever waits on the descriptor comes sooner than the caretaker.
-                state.raise();
+            self.mark_dirty(state);
+            let is_driving = self.hub.helm.is_caretaker_driving();
+            if state.readiness.transmit(is_driving) {
+                state.descriptor.raise();
             }
         }
         // Something that waited may have turned out to be more than the server takes.
         self.tell_rest(state);
+    }
+
+    /// Lets the task of the connection, if there is one, know that it has something to do. Returns whether there is one.
+    fn mark_dirty(&self, state: &LinkState) -> bool {
+        if let Some(attached) = &state.attached {
+            self.hub.mark_dirty(&attached.transport);
+        }
+        state.attached.is_some()
     }
 
     fn has_news(&self, state: &mut LinkState) {
@@ -626,268 +440,129 @@ impl Link {
             self.hub.add_ready(self.token);
         }
         if raise {
-            state.raise();
+            state.descriptor.raise();
         }
-    }
-
-    /// Lets the descriptor of [`Link::fd`] be readable when the connection is.
-    #[cfg(unix)]
-    pub(super) fn watch(&self, transport: &Arc<Transport>, stream: &Stream) {
-        let mut state = self.lock();
-        if state.is_attached(transport)
-            && let Some(signal) = &state.waited_on.signal
-        {
-            // If that fails the caretaker is first to see what arrives, as for every other link.
-            let _ = signal.watch(stream);
-            state.waited_on.watches = true;
-        }
-    }
-
-    /// Undoes [`Link::watch`], for a connection that has been let go of.
-    #[cfg(unix)]
-    pub(super) fn unwatch(&self, stream: &Stream) {
-        if let Some(signal) = &self.lock().waited_on.signal {
-            signal.unwatch(stream);
-        }
-    }
-
-    pub(super) fn hub(&self) -> &Hub {
-        &self.hub
-    }
-
-    /// Tells how opening ended. `None`: there is no stream, or nobody waits for it any more.
-    pub(super) fn set_opened(
-        &self,
-        transport: &Arc<Transport>,
-        opened: Result<Stream, OpenError>,
-        now: Instant,
-    ) -> Option<Stream> {
-        let mut state = self.lock();
-        if !state.is_attached(transport) {
-            return None;
-        }
-        let (result, stream) = match opened {
-            Ok(stream) => {
-                state.session.open(now);
-                state.tls_version = stream.tls_version();
-                (Ok(()), Some(stream))
-            }
-            Err(error) => (Err(error.to_string()), None),
-        };
-        state.opened = Some(result);
-        self.has_news(&mut state);
-        stream
-    }
-
-    /// The task has panicked: the user must not wait for it in vain.
-    pub(super) fn task_failed(&self, transport: &Arc<Transport>) {
-        let mut state = self.lock();
-        if state.is_attached(transport) {
-            state.ended = Some(Ended::Broken("internal error".into()));
-            self.has_news(&mut state);
-        }
-    }
-
-    /// One exchange between a connection's task and the session: `input` is consumed as far as it holds whole
-    /// packets, `output`, if empty, is filled. `None`: the link has let go of this transport.
-    pub(super) fn exchange(
-        &self,
-        transport: &Arc<Transport>,
-        io: &mut Exchange,
-        now: Instant,
-    ) -> Option<Instruction> {
-        let mut state = self.lock();
-        if !state.is_attached(transport) {
-            return None;
-        }
-        let written = std::mem::take(&mut io.written);
-        if written > 0 {
-            state.session.transmitted(written, now);
-        }
-        if !io.input.is_empty() {
-            state.session.receive(&mut io.input, now);
-        }
-        if state
-            .session
-            .poll_timeout()
-            .is_some_and(|deadline| deadline <= now)
-        {
-            state.session.handle_timeout(now);
-        }
-        if io.output.is_empty() {
-            // Nothing is kept of what has been written.
-            io.output = BytesMut::new();
-            if let Some(large) = &mut state.large {
-                io.output = std::mem::take(&mut large.head);
-                io.large = true;
-            } else if !state.session.fill().is_empty() {
-                io.output = state.session.take();
-            }
-        }
-        if let Some(ended) = io.ended.take() {
-            state.ended = Some(ended);
-        }
-        state.unwritten = io.output.len();
-        state.reading_paused = !state.session.wants_receive();
-        if state.full && state.has_room() {
-            state.full = false;
-            self.hub.news.notify_one();
-        } else if state.full && state.session.is_slow() {
-            self.hub.news.notify_one();
-        }
-        if state.draining && !state.holds_back() {
-            state.draining = false;
-            self.hub.news.notify_one();
-        }
-        if state.has_events() {
-            self.has_news(&mut state);
-        }
-        Some(Instruction {
-            deadline: state.session.poll_timeout(),
-            read: !state.reading_paused,
-            missing: state.session.missing(&io.input),
-            finish: state.session.state() == State::Disconnected,
-            #[cfg(unix)]
-            watch: state.is_waited_on() && !state.waited_on.watches,
-        })
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if !self.hub.is_stale() {
-            self.let_go();
+        if self.hub.is_stale() {
+            return;
         }
-        self.hub.forget(self.token);
+        self.let_go();
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.hub.forget(self.token, state.alarm_time());
     }
 }
 
-/// What a connection's task brings to an exchange, and takes from it.
-#[derive(Default)]
-pub(super) struct Exchange {
-    pub(super) input: BytesMut,
-    pub(super) output: BytesMut,
-    /// A large message follows the output, unless it is over.
-    pub(super) large: bool,
-    /// Bytes written since the last exchange.
-    pub(super) written: usize,
-    /// How the connection ended.
-    pub(super) ended: Option<Ended>,
-}
+impl Attached {
+    fn is_of(&self, transport: &Arc<Transport>) -> bool {
+        Arc::ptr_eq(&self.transport, transport)
+    }
 
-/// How a connection ended by itself.
-pub(super) enum Ended {
-    /// The peer closed it.
-    Closed,
-    /// It broke, with what the operating system or TLS said.
-    Broken(String),
-}
-
-/// What a connection's task is to do after an exchange.
-pub(super) struct Instruction {
-    /// When the next exchange is due even if nothing else happens.
-    pub(super) deadline: Option<Instant>,
-    /// Whether to read on.
-    pub(super) read: bool,
-    /// How many bytes the packet that is being received lacks, as far as that is known.
-    pub(super) missing: usize,
-    /// Write what is left, and end.
-    pub(super) finish: bool,
-    /// See to it that the connection is watched.
-    #[cfg(unix)]
-    pub(super) watch: bool,
+    fn has_events(&self) -> bool {
+        self.opened.is_some() || self.ended.is_some()
+    }
 }
 
 impl LinkState {
     fn is_attached(&self, transport: &Arc<Transport>) -> bool {
-        self.transport
+        self.attached
             .as_ref()
-            .is_some_and(|mine| Arc::ptr_eq(mine, transport))
+            .is_some_and(|attached| attached.is_of(transport))
+    }
+
+    /// Whether there is a connection, or one is being opened.
+    fn is_up(&self) -> bool {
+        self.attached
+            .as_ref()
+            .is_some_and(|attached| attached.ended.is_none())
+    }
+
+    /// Whether the connection has ended by itself, and Lua does not know.
+    fn has_ended(&self) -> bool {
+        self.attached
+            .as_ref()
+            .is_some_and(|attached| attached.ended.is_some())
+    }
+
+    fn alarm_time(&self) -> Option<Instant> {
+        self.alarm.as_ref().map(|alarm| alarm.at)
     }
 
     fn has_events(&self) -> bool {
-        self.woken || self.opened.is_some() || self.ended.is_some() || self.session.has_events()
+        self.woken
+            || self.attached.as_ref().is_some_and(Attached::has_events)
+            || self.session.has_events()
     }
 
-    /// Bytes that wait to be written. Without a transport that is up to a connector.
-    fn backlog(&self) -> usize {
-        self.unwritten + self.session.transmit().len()
+    fn load(&self) -> Load {
+        Load {
+            transmit: self.session.transmit().len(),
+            stored: self.session.stored_bytes(),
+            most_stored: self.session.settings().max_outgoing_bytes,
+        }
     }
 
     /// Bytes that wait to be written or acknowledged.
     fn outgoing_bytes(&self) -> usize {
-        self.backlog() + self.session.stored_bytes()
+        self.flow.outgoing(self.load())
     }
 
     fn holds_back(&self) -> bool {
-        let connected = self.session.state() == State::Connected && self.ended.is_none();
+        let connected = self.session.state() == State::Connected && !self.has_ended();
         connected && self.session.holds_back()
     }
 
-    fn has_room(&self) -> bool {
-        self.backlog() <= ROOM && !self.stores_much()
-    }
-
-    fn stores_much(&self) -> bool {
-        self.session.stored_bytes() > self.session.settings().max_outgoing_bytes / 2
-    }
-
-    /// A connection that has ended is never full: there is nothing to wait for.
     fn is_full(&mut self) -> bool {
-        let over = self.ended.is_some() || self.session.state() == State::Disconnected;
-        let much = self.backlog() > FULL || self.stores_much();
-        self.full = !over && (much || self.full && !self.has_room());
-        self.full
+        let over = self.has_ended() || self.session.state() == State::Disconnected;
+        self.flow.is_full(self.load(), over)
+    }
+
+    /// The task has so many bytes left to write. Returns whether to wake whoever waits for that.
+    fn exchanged(&mut self, unwritten: usize) -> bool {
+        let (slow, holds_back) = (self.session.is_slow(), self.holds_back());
+        self.flow
+            .exchanged(unwritten, self.load(), slow, holds_back)
     }
 
     /// Lua has seen that there is nothing.
-    fn set_emptied(&mut self) {
-        let _clear = self.readiness.set_emptied();
-        #[cfg(unix)]
-        if _clear && let Some(signal) = &self.waited_on.signal {
-            signal.clear();
+    fn emptied(&mut self) {
+        if self.readiness.emptied() {
+            self.descriptor.clear();
         }
     }
 
     /// Makes the descriptor readable, if there is one.
     fn raise(&mut self) {
-        #[cfg(unix)]
-        if let Some(signal) = &self.waited_on.signal
-            && self.readiness.raise()
-        {
-            signal.raise();
+        if self.readiness.raise() {
+            self.descriptor.raise();
         }
-    }
-
-    /// Whether somebody has asked for the descriptor.
-    fn is_waited_on(&self) -> bool {
-        #[cfg(unix)]
-        return self.waited_on.signal.is_some();
-        #[cfg(not(unix))]
-        return false;
     }
 
     fn next_event(&mut self) -> Option<LinkEvent> {
         if std::mem::take(&mut self.woken) {
             return Some(LinkEvent::Woken);
         }
-        match self.opened.take() {
+        match self.attached.as_mut().and_then(|it| it.opened.take()) {
             Some(Ok(())) => return Some(LinkEvent::Opened),
             Some(Err(message)) => return Some(LinkEvent::OpenFailed(message)),
             None => {}
         }
-        match self.session.poll_event() {
-            Some(event) => Some(event.into()),
-            None => self.ended.take().map(|ended| match ended {
-                Ended::Closed => LinkEvent::Closed,
-                Ended::Broken(message) => LinkEvent::Broken(message),
-            }),
+        if let Some(event) = self.session.poll_event() {
+            return Some(event.into());
+        }
+        match self.attached.as_mut()?.ended.take()? {
+            Ended::Closed => Some(LinkEvent::Closed),
+            Ended::Broken(message) => Some(LinkEvent::Broken(message)),
         }
     }
 
     /// Takes all messages, and returns the first, if they are many and come next.
     fn take_messages(&mut self, into: &mut VecDeque<Event>) -> Option<LinkEvent> {
-        let next = !self.woken && self.opened.is_none();
+        let opened = self.attached.as_ref().is_some_and(|it| it.opened.is_some());
+        let next = !self.woken && !opened;
         (next && self.session.take_messages(into))
             .then(|| into.pop_front())
             .flatten()
@@ -896,7 +571,7 @@ impl LinkState {
 
     /// Copies what has not been written of a large message. Returns whether there is one.
     fn copy_large(&mut self) -> bool {
-        let Some(Large { head, payload }) = self.large.take().map(|large| *large) else {
+        let Some((head, payload)) = self.large.end() else {
             return false;
         };
         self.session.put_back(&head, &payload);
@@ -909,7 +584,7 @@ impl LinkState {
         hub: &Hub,
         part: impl FnOnce(&mut Session) -> Parted,
     ) -> Option<Arc<Transport>> {
-        let transport = self.transport.take();
+        let transport = self.attached.take().map(|attached| attached.transport);
         let state = self.session.state();
         if self.held.is_some() && matches!(state, State::Connecting | State::Connected) {
             self.previous.clone_from(&self.held);
@@ -919,7 +594,7 @@ impl LinkState {
             self.copy_large();
             // A server that was given up is not waited for.
             let is_up = matches!(self.session.state(), State::Connecting | State::Connected);
-            let is_unsure = self.unwritten > 0 || self.session.forgets_unanswered();
+            let is_unsure = self.flow.has_unwritten() || self.session.forgets_unanswered();
             let ending = match part(&mut self.session) {
                 Parted::Nothing => Ending::Drop,
                 Parted::Rest(rest) => Ending::Flush(rest, hub.count_parting()),
@@ -939,16 +614,8 @@ impl LinkState {
         }
         self.session.close();
         self.session.discard_events();
-        self.opened = None;
-        self.ended = None;
-        self.unwritten = 0;
-        self.tls_version = None;
-        self.reading_paused = false;
-        self.full = false;
-        #[cfg(unix)]
-        {
-            self.waited_on.watches = false;
-        }
+        self.flow = Flow::default();
+        self.descriptor.detach();
         transport
     }
 

@@ -9,10 +9,15 @@ mod alarms;
 mod caretaker;
 mod connection;
 mod connector;
+mod descriptor;
 mod dirty;
+mod exchange;
+mod flow;
 #[cfg(unix)]
 mod held;
+mod helm;
 mod hub;
+mod large;
 mod link;
 mod readiness;
 mod request;
@@ -132,7 +137,7 @@ impl Driver {
             .build()?;
         let runtime = Arc::new(runtime);
         let of_clock = Arc::clone(&hub);
-        runtime.spawn(async move { of_clock.alarms.ring().await });
+        runtime.spawn(async move { of_clock.ring().await });
         let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub), prepare_thread)?;
         Ok(Driver {
             runtime: Some(runtime),
@@ -192,9 +197,9 @@ impl Driver {
     }
 
     /// One turn of the runtime without blocking: what has arrived is read, what waits is written, due timers fire.
-    /// Nothing is to do while the caretaker drives, since then all that happens anyhow; unless Lua is to `relieve` it.
+    /// While the caretaker drives, a turn would repeat its work, unless Lua is to `relieve` it.
     fn turn(&self, relieve: bool) {
-        if relieve || !self.hub.caretaker.is_driving() {
+        if relieve || !self.hub.helm.is_caretaker_driving() {
             // The first yield polls the I/O driver, the second the tasks which that has woken.
             self.drive(async {
                 tokio::task::yield_now().await;
@@ -206,14 +211,14 @@ impl Driver {
     /// Drives the runtime until `future` is done.
     fn drive<T>(&self, future: impl Future<Output = T>) -> T {
         let hub = &*self.hub;
-        hub.caretaker.lua_enters();
-        let wheel = lock(&hub.wheel);
+        hub.helm.lua_enters();
+        let wheel = hub.helm.hold();
         let result = self.runtime().block_on(async {
             hub.wake_dirty();
             future.await
         });
         drop(wheel);
-        hub.caretaker.lua_leaves(hub.has_tasks());
+        hub.helm.lua_leaves(hub.has_tasks());
         result
     }
 
@@ -223,7 +228,7 @@ impl Driver {
         F: Future<Output = ()> + Send + 'static,
     {
         self.runtime().spawn(task(self.hub.count_task()));
-        self.hub.caretaker.wake_if_parked();
+        self.hub.helm.wake_if_parked();
     }
 
     fn runtime(&self) -> &Runtime {
@@ -247,7 +252,7 @@ impl Drop for Driver {
         self.hub.leave_all(deadline);
         while Instant::now() < deadline && !self.wait_until(deadline, || !self.hub.has_partings()) {
         }
-        self.hub.caretaker.stop();
+        self.hub.helm.stop();
         if let Some(thread) = caretaker {
             // It only fails if the caretaker panicked, which has been reported then.
             let _ = thread.join();

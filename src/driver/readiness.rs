@@ -1,5 +1,5 @@
-//! Whether Lua has been told that a link has something for it. It is part of what the link's mutex guards. The crate
-//! `models` takes every way through it.
+//! Who is told what, when: whether a link is on the list of ready links, and whether its descriptor is readable. Part of
+//! what the link's mutex guards. The crate `models` takes every way through it.
 
 /// What a link with news has to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) struct Readiness {
     stepping: bool,
     /// Lua has been told that there is nothing, and has not come back.
     is_left: bool,
+    /// Somebody has asked for the descriptor.
+    is_waited_on: bool,
     /// The descriptor is readable.
     raised: bool,
 }
@@ -27,13 +29,22 @@ impl Readiness {
             ready: false,
             stepping: false,
             is_left: true,
+            is_waited_on: false,
             raised: false,
         }
     }
 
-    /// Lua is about to drive for this link.
-    pub(super) fn step(&mut self) {
+    /// Somebody asks for the descriptor. Before, it is never to be readable.
+    #[cfg(unix)]
+    pub(super) fn wait_on(&mut self) {
+        self.is_waited_on = true;
+    }
+
+    /// Lua is about to drive for this link. Returns whether to drive even if the caretaker does: whoever waits on
+    /// descriptors comes when something has arrived, and is faster than the caretaker and then Lua.
+    pub(super) fn step(&mut self) -> bool {
         self.stepping = true;
+        self.is_waited_on
     }
 
     /// Lua asks for the next event.
@@ -42,8 +53,8 @@ impl Readiness {
         self.is_left = false;
     }
 
-    /// Lua has seen that there is nothing. Returns whether the descriptor is to be cleared.
-    pub(super) fn set_emptied(&mut self) -> bool {
+    /// Lua has seen that there is nothing. Returns whether to clear the descriptor.
+    pub(super) fn emptied(&mut self) -> bool {
         self.ready = false;
         self.is_left = true;
         std::mem::take(&mut self.raised)
@@ -53,17 +64,18 @@ impl Readiness {
     pub(super) fn news(&mut self) -> News {
         News {
             list: !std::mem::replace(&mut self.ready, true),
-            raise: !self.stepping,
+            raise: !self.stepping && self.raise(),
         }
     }
 
-    /// Whether Lua, which has been told that there is nothing, should come and drive if the caretaker does not.
-    pub(super) fn is_left(&self) -> bool {
-        self.is_left
+    /// There is something to write. Returns whether to make the descriptor readable: unless the caretaker `is_driving`,
+    /// Lua is to drive, and whoever waits on the descriptor comes sooner than the caretaker.
+    pub(super) fn transmit(&mut self, is_driving: bool) -> bool {
+        self.is_left && !is_driving && self.raise()
     }
 
-    /// The descriptor, which there is, is to be readable. Returns whether it was not so before.
+    /// Whoever waits on the descriptor is to come. Returns whether to make it readable, which it was not before.
     pub(super) fn raise(&mut self) -> bool {
-        !std::mem::replace(&mut self.raised, true)
+        self.is_waited_on && !std::mem::replace(&mut self.raised, true)
     }
 }

@@ -633,6 +633,37 @@ fn a_timer_wakes_the_link_and_the_last_one_counts() {
 }
 
 #[test]
+fn a_timer_that_is_replaced_or_whose_link_is_gone_leaves_nothing_behind() {
+    let driver = driver();
+    let tasks = || driver.runtime().metrics().num_alive_tasks();
+    let before = tasks();
+    let link = link(&driver);
+    for _ in 0..100 {
+        link.wake_after(&driver, PATIENCE * 10);
+    }
+    assert_eq!(tasks(), before);
+    assert_eq!(driver.hub.alarms.pending(), 1);
+    drop(link);
+    assert_eq!(driver.hub.alarms.pending(), 0);
+    assert!(!driver.hub.has_tasks());
+}
+
+#[test]
+fn a_timer_wakes_the_link_while_lua_is_away() {
+    let driver = driver();
+    let link = link(&driver);
+    // It is not the first that is pending.
+    let other = self::link(&driver);
+    other.wake_after(&driver, Duration::from_millis(1));
+    link.wake_after(&driver, Duration::from_millis(2));
+    let deadline = Instant::now() + PATIENCE;
+    while !(link.has_events() && other.has_events()) {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+}
+
+#[test]
 fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
     let driver = driver();
     let link = link(&driver);
@@ -683,7 +714,7 @@ fn a_descriptor_is_readable_when_bytes_have_arrived_that_nobody_has_read() {
     assert!(link.step(&driver).is_none());
     assert!(!is_readable(fd, Duration::ZERO));
     {
-        let _nobody_drives = super::lock(&driver.hub.wheel);
+        let _nobody_drives = driver.hub.helm.hold();
         go.send(()).unwrap();
         assert!(is_readable(fd, PATIENCE));
     }
@@ -697,7 +728,7 @@ fn a_descriptor_is_readable_when_bytes_have_arrived_that_nobody_has_read() {
     // What comes for a connection that has been let go of is of no interest.
     has_sent.recv().unwrap();
     link.close_flushed(&driver, Instant::now() + PATIENCE);
-    let _nobody_drives = super::lock(&driver.hub.wheel);
+    let _nobody_drives = driver.hub.helm.hold();
     go.send(()).unwrap();
     has_sent.recv().unwrap();
     assert!(!is_readable(fd, Duration::ZERO));
@@ -719,11 +750,11 @@ fn a_descriptor_is_readable_when_something_is_to_be_written_and_nobody_drives() 
     loop {
         assert!(link.step(&driver).is_none());
         assert!(!is_readable(fd, Duration::ZERO));
-        let _nobody_drives = super::lock(&driver.hub.wheel);
+        let _nobody_drives = driver.hub.helm.hold();
         publish(&link, b"hello");
         published += 1;
         // If the caretaker is about to drive, that will do.
-        if !driver.hub.caretaker.is_driving() {
+        if !driver.hub.helm.is_caretaker_driving() {
             assert!(is_readable(fd, Duration::ZERO));
             break;
         }

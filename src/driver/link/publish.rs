@@ -1,0 +1,131 @@
+//! How a link takes messages, small ones as a copy and large ones on loan.
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::{Link, LinkState};
+use crate::codec::PublishRef;
+use crate::driver::request::{Accepted, Lent, Refused};
+use crate::session::{RequestError, State};
+
+impl Link {
+    /// Takes [`Request::Publish`](crate::driver::Request::Publish).
+    pub(in crate::driver) fn publish(&self, message: &PublishRef<'_>) -> Result<Accepted, Refused> {
+        self.publish_in(&mut self.lock(), message)
+    }
+
+    /// Takes [`Request::PublishConnected`](crate::driver::Request::PublishConnected).
+    pub(in crate::driver) fn publish_connected(
+        &self,
+        message: &PublishRef<'_>,
+    ) -> Result<Accepted, Refused> {
+        let mut state = self.lock();
+        match state.session.state() {
+            State::Connected => self.publish_in(&mut state, message),
+            _ => Err(RequestError::NotConnected.into()),
+        }
+    }
+
+    fn publish_in(
+        &self,
+        state: &mut LinkState,
+        message: &PublishRef<'_>,
+    ) -> Result<Accepted, Refused> {
+        // What the queue for no connection takes is the session's to say.
+        if state.session.state() != State::Disconnected {
+            let waiting = state.outgoing_bytes();
+            if waiting >= state.session.settings().max_outgoing_bytes {
+                return Err(Refused::TooMuch { waiting });
+            }
+        }
+        let packet_id = state.session.publish(message)?;
+        self.see_to_transmit(state);
+        Ok(Accepted {
+            packet_id,
+            full: state.is_full(),
+            dropped: state.session.take_dropped(),
+        })
+    }
+
+    /// Takes [`Request::PublishLarge`](crate::driver::Request::PublishLarge): the payload is written from where it lies, as much as
+    /// the connection takes in time; the rest is copied.
+    pub(in crate::driver) fn publish_large(
+        &self,
+        message: &PublishRef<'_>,
+        lent: Lent<'_>,
+    ) -> Result<Accepted, Refused> {
+        let Lent {
+            payload,
+            driver,
+            patience,
+        } = lent;
+        let begun = {
+            // Also if a task panics.
+            let _end = EndOfLarge(self);
+            driver.drive(async {
+                // Nobody else drives: what is begun here is what comes next.
+                let begun = self.begin_large(message, payload);
+                if begun {
+                    self.hub.wake_dirty();
+                    tokio::task::yield_now().await;
+                }
+                if self.waits_for_large() {
+                    // The first turn has shown whether the socket takes more, this one writes.
+                    tokio::task::yield_now().await;
+                }
+                // An error says that the time is over.
+                let _ = timeout(patience, async {
+                    while self.waits_for_large() {
+                        self.hub.news.notified().await;
+                    }
+                })
+                .await;
+                begun
+            })
+        };
+        if !begun {
+            return self.publish(message);
+        }
+        Ok(Accepted {
+            packet_id: 0,
+            full: self.is_full(),
+            dropped: Vec::new(),
+        })
+    }
+
+    fn begin_large(&self, message: &PublishRef<'_>, payload: Bytes) -> bool {
+        let mut state = self.lock();
+        let much = state.session.settings().max_outgoing_bytes;
+        let begun =
+            state.is_up() && state.outgoing_bytes() < much && state.session.publish_head(message);
+        if begun {
+            let head = state.session.take();
+            state.large.lend(head, payload);
+            self.mark_dirty(&state);
+        }
+        begun
+    }
+
+    /// What has not been written of a large message is copied.
+    fn end_large(&self) {
+        let mut state = self.lock();
+        if state.copy_large() {
+            self.see_to_transmit(&mut state);
+        }
+    }
+
+    /// Whether there is a large message that will be written, as far as one can know.
+    fn waits_for_large(&self) -> bool {
+        let state = self.lock();
+        state.large.is_lent() && !state.has_ended() && !state.session.is_slow()
+    }
+}
+
+/// Ends [`Link::publish_large`].
+struct EndOfLarge<'a>(&'a Link);
+
+impl Drop for EndOfLarge<'_> {
+    fn drop(&mut self) {
+        self.0.end_large();
+    }
+}
