@@ -45,6 +45,20 @@ const MANY: usize = 16;
 const PINNED_RATIO: usize = 16;
 
 /// How far a connection has come.
+///
+/// ```text
+///                 open              connect               CONNACK accepts
+///  Disconnected ──────► Open ─────────────────► Connecting ─────────────► Connected
+///     ▲   ▲              │                       │  ▲  │                    │  ▲  │
+///     │   │ close,       │                       │  └──┘ AUTH               │  └──┘ all other packets
+///     │   │ disconnect   │                       │                          │
+///     │   └──────────────┘                       │ CONNACK refuses          │ DISCONNECT of the server
+///     └──────────────────────────────────────────┴──────────────────────────┘
+///        close, disconnect, a deadline passes, the server breaks a rule
+/// ```
+///
+/// A connection that ended without the user's doing has an event that says why: the CONNACK or DISCONNECT, or
+/// [`Event::Failed`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Nothing is sent, received or waited for. What [`Session::transmit`] still holds may be written.

@@ -457,11 +457,7 @@ impl Session {
             } else {
                 self.end_incoming(packet_id);
             }
-            let repeated = matches!(
-                received,
-                Some(Received::DeliveredBefore | Received::DeliveredAgain)
-            );
-            if repeated && self.holds_repeats {
+            if self.holds_repeats {
                 self.drop_repeats(packet_id);
             }
         }
