@@ -94,6 +94,25 @@ describe("docs/architecture.md", function()
 		assert.is_true(seen > 50)
 	end)
 
+	it("has all fields of a client in one list", function()
+		local source = read("lua/mqtt/client.lua")
+		local listed, used = {}, 0
+		for name in source:match("\nlocal Client = {(.-)\n}"):gmatch("\n\t(_[%w_]+) =") do
+			listed[name] = true
+		end
+		for _, file in ipairs(files_below("lua/mqtt", "lua")) do
+			local room = room_of(file)
+			local code = read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", "")
+			local object = room == "client" and "self" or "client"
+			for name in code:gmatch("%f[%w_]" .. object .. "%.(_[%w_]+)") do
+				used = used + 1
+				assert.is_true(listed[name] or require("mqtt.client").create({ uri = "host", clean = true })[name] ~= nil,
+					("%s: %s.%s"):format(file, object, name))
+			end
+		end
+		assert.is_true(used > 100)
+	end)
+
 	it("draws what Rust files use", function()
 		local seen = 0
 		for _, file in ipairs(files_below("src", "rs")) do

@@ -80,19 +80,70 @@ end
 -- Messages that nobody has acknowledged yet, for the option `auto_ack`.
 local unacknowledged = setmetatable({}, { __mode = "k" })
 
--- There may be tens of thousands of clients: what few of them have is no field before it is needed. Most have 15 then,
--- and with 17 a table takes twice the memory.
+-- The fields of a client that no program touches; `Client:__init` documents the others. A file that needs one more adds
+-- it here. There may be tens of thousands of clients: a field is set when it is needed first. Most clients have 15
+-- fields, and a table with 17 takes twice the memory.
 local Client = {
-	-- The protocol version, the session's for good.
+	-- The protocol version, which stays.
 	_version = const.v311,
-	-- What `mqtt.topic_handlers` knows, if there are handlers of topics.
-	_topics = false,
+	-- The core's link: session and connection. And what stands for it in the calls that are made for each message.
+	_link = nil,
+	_handle = nil,
+	-- The link's number in `core.next_ready` if the connection is native; nil with a connector.
+	_token = nil,
+	-- `_handle` while `publish` and `acknowledge` may pass everything to a native connection, else nil.
+	_direct = nil,
+	-- The metatable of received messages: which session of the broker they belong to.
+	_session_mt = nil,
+
+	-- Which broker is next, and when.
+	_brokers = nil,
+	-- What the last uri has given to the options, and the TLS settings made of the option `secure`.
+	_from_uri = nil,
+	_tls = nil,
+	_tls_params = nil,
+	-- The connection table while the connection is being opened. `connection` has it from then on.
+	_opening = nil,
+	-- Why `fail` is ending the connection, the error message and the packet that says so.
+	_closing = nil,
+	_failure = nil,
+	_ended_by = nil,
+	-- How many bytes waited when a publish had waited in vain for a connection that takes nothing.
+	_stuck = nil,
+	-- Whether Lua has collected the client.
+	_is_collected = nil,
 	-- How often the client has left a connection or a loop: `_serve` goes on only where it was, and a handler may call it.
 	_moves = 0,
 	-- How often the program has ended a connection or an attempt to open one, or has shut the client down.
 	_endings = 0,
-	-- Callbacks of the requests under way, by packet identifier: the client has a table of its own once there is one.
+	-- Steps since other threads had their turn.
+	_steps = 0,
+	-- The packet that `_receive_packet` returns.
+	_received = nil,
+
+	-- Of `mqtt.bridge`: the connection table of the last connector, the one that a thread sends through or false, how to
+	-- have keep alive looked at soon, and whether the connector may have received more.
+	_connected = nil,
+	_sending = nil,
+	_check_soon = nil,
+	_may_have_more = nil,
+
+	-- Of `mqtt.pending`: the callbacks of requests by packet identifier, whom to tell that a request is lost, the waits and
+	-- how many there were, when the first one is over, when the link wakes the client, and the waits that are over.
 	_callbacks = NOTHING,
+	_lost_requests = nil,
+	_waits = nil,
+	_wait_count = nil,
+	_next_timeout = nil,
+	_wake_at = nil,
+	_over = nil,
+
+	-- Of `mqtt.topic_handlers`: the handlers of topics, and their subscriptions. Of `mqtt.request`: the requests.
+	_topics = false,
+	_subscriptions = nil,
+	_responses = nil,
+	-- Of `mqtt.loop.copas`: how the client is served.
+	_copas = nil,
 }
 Client.__index = Client
 
@@ -340,7 +391,6 @@ function Client:__init(opts)
 	-- succeeded or all have failed.
 	self.first_connect = true
 	self._brokers = brokers.new()
-	-- Steps since other threads had their turn.
 	self._steps = 0
 	local link, handle = core.link(own.version)
 	if not link then
@@ -348,7 +398,6 @@ function Client:__init(opts)
 	end
 	self._link, self._handle = link, handle
 	configure(self)
-	-- The metatable of received messages: it tells which session of the server's they belong to.
 	self._session_mt = packet.new_session_mt()
 	self._brokers.guard = guard(self)
 	local ok
