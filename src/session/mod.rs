@@ -20,6 +20,7 @@ use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, 
 
 mod aliases;
 mod id_map;
+mod incoming;
 mod limits;
 mod outgoing;
 mod receive;
@@ -33,6 +34,7 @@ pub use request::{Parted, RequestError};
 
 use aliases::SentAliases;
 use id_map::IdMap;
+use incoming::Incoming;
 use outgoing::Outgoing;
 use subscriptions::Subscriptions;
 use timers::{Due, Timers};
@@ -158,21 +160,6 @@ impl Event {
     }
 }
 
-/// A received message whose exchange has not ended (4.3.2, 4.3.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Received {
-    /// QoS 2: given to the user on this connection, who has not acknowledged it.
-    Delivered,
-    /// QoS 2: the user acknowledged it, PUBREL has not come.
-    Acknowledged,
-    /// QoS 1: given to the user, who has not acknowledged it. Belongs to the connection.
-    DeliveredOnce,
-    /// QoS 2: given to the user on an earlier connection, and again when the server repeats it.
-    DeliveredBefore,
-    /// QoS 2: given to the user on an earlier connection, and queued or given again on this one.
-    DeliveredAgain,
-}
-
 /// What a session has done and has at hand, see [`Session::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -225,8 +212,6 @@ struct Connection {
     requested: Requested,
     server: ServerLimits,
     session_present: bool,
-    /// Received QoS 1 and 2 messages whose exchange has not ended, as the server's send quota counts them (4.9).
-    unacknowledged: u32,
     /// What the server's topic aliases stand for (3.3.2.3.4).
     topic_aliases: IdMap<Str>,
     /// Answers sent since there was last nothing to write.
@@ -248,7 +233,6 @@ impl Connection {
             requested: Requested::default(),
             server: ServerLimits::default(),
             session_present: false,
-            unacknowledged: 0,
             topic_aliases: IdMap::default(),
             answers: 0,
             sent_aliases: SentAliases::default(),
@@ -266,8 +250,8 @@ pub struct Session {
     connection: Connection,
     /// What this client was asked to send. It outlives the connection, see [`Settings::keep_exchanges`].
     outgoing: Outgoing,
-    /// Received messages by packet identifier. Those of QoS 2 outlive the connection if the server keeps the session.
-    incoming: IdMap<Received>,
+    /// What the server has sent and this client has not acknowledged to the end.
+    incoming: Incoming,
     /// What the server has granted, if subscriptions are to be renewed.
     subscriptions: Subscriptions,
     /// Whether the server has said that it has no session, and the user has not taken that CONNACK.
@@ -295,7 +279,7 @@ impl Session {
             settings,
             connection: Connection::new(version),
             outgoing: Outgoing::default(),
-            incoming: IdMap::default(),
+            incoming: Incoming::default(),
             subscriptions: Subscriptions::default(),
             loss_untold: false,
             counters: Stats::default(),
@@ -379,12 +363,7 @@ impl Session {
         self.connection = Connection::new(self.version);
         self.outgoing.connection_lost();
         self.outgoing.shrink();
-        self.incoming.retain(|_, received| {
-            if matches!(received, Received::Delivered | Received::DeliveredAgain) {
-                *received = Received::DeliveredBefore;
-            }
-            *received != Received::DeliveredOnce
-        });
+        self.incoming.connection_lost();
     }
 
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
@@ -398,11 +377,7 @@ impl Session {
                 ended @ Event::Unrenewed { .. } => self.deliver(ended),
                 Event::Packet(Packet::Publish(publish)) => {
                     // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
-                    if let Some(received @ (Received::Delivered | Received::DeliveredAgain)) =
-                        self.incoming.get_mut(&publish.packet_id)
-                    {
-                        *received = Received::DeliveredBefore;
-                    }
+                    self.incoming.discard(publish.packet_id);
                 }
                 _ => {}
             }
@@ -614,17 +589,6 @@ impl Session {
         debug_assert_eq!(encoded, Ok(()));
     }
 
-    /// Ends the exchange of a received message; says whether there was one.
-    fn end_incoming(&mut self, packet_id: u16) -> bool {
-        let known = self.incoming.remove(&packet_id).is_some();
-        if known {
-            let count = &mut self.connection.unacknowledged;
-            // Messages of earlier connections are not counted on this one.
-            *count = count.saturating_sub(1);
-        }
-        known
-    }
-
     /// Drops the repeats of a QoS 2 message that the user has acknowledged: the message must not come again.
     #[cold]
     fn drop_repeats(&mut self, packet_id: u16) {
@@ -673,6 +637,6 @@ impl Session {
             self.connection.transmit = BytesMut::new();
         }
         self.outgoing.shrink();
-        self.incoming.shrink_to_fit();
+        self.incoming.shrink();
     }
 }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::incoming::Received;
 use super::outgoing::{Phase, Progress};
 use super::send::unrenewed;
-use super::{Event, Received, RequestError, ServerLimits, Session, State};
+use super::{Event, RequestError, ServerLimits, Session, State};
 use crate::codec::{
     Ack, Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyId, Publish,
     QoS, Str, Suback, Subscribe, Subscription, Version, decode_header, encode, encode_ack,
@@ -243,7 +244,7 @@ impl Session {
     /// subscription and of no message of ours. Returns what the user has to be told: of requests that wait for
     /// subscriptions now, and of subscriptions that are not renewed.
     fn begin_anew(&mut self) -> Vec<Event> {
-        self.incoming.clear();
+        self.incoming.session_lost();
         self.outgoing.session_lost();
         let mut news = self.withdraw_requests();
         if !self.settings.resubscribe {
@@ -327,12 +328,12 @@ impl Session {
                 // Some servers of 3.1.1 repeat on the same connection: that is one message.
                 let before = self
                     .incoming
-                    .insert(publish.packet_id, Received::DeliveredOnce);
+                    .deliver(publish.packet_id, Received::DeliveredOnce);
                 if matches!(before, None | Some(Received::DeliveredBefore)) {
                     self.begin_incoming()?;
                 }
             }
-            QoS::ExactlyOnce => match self.incoming.get(&publish.packet_id).copied() {
+            QoS::ExactlyOnce => match self.incoming.get(publish.packet_id) {
                 // What the user has not acknowledged on an earlier connection comes again, as with QoS 1.
                 before @ (None | Some(Received::DeliveredOnce | Received::DeliveredBefore)) => {
                     if before != Some(Received::DeliveredOnce) {
@@ -343,7 +344,7 @@ impl Session {
                         _ => Received::Delivered,
                     };
                     self.holds_repeats |= delivered == Received::DeliveredAgain;
-                    self.incoming.insert(publish.packet_id, delivered);
+                    self.incoming.deliver(publish.packet_id, delivered);
                 }
                 Some(Received::Delivered | Received::DeliveredAgain) => return Ok(()),
                 Some(Received::Acknowledged) => {
@@ -389,10 +390,9 @@ impl Session {
 
     /// Counts a message that the server will want acknowledged against our receive maximum [MQTT-3.3.4-9].
     fn begin_incoming(&mut self) -> Handled {
-        let connection = &mut self.connection;
-        connection.unacknowledged += 1;
-        match connection.requested.receive_maximum {
-            Some(maximum) if connection.unacknowledged > u32::from(maximum) => {
+        let unacknowledged = self.incoming.count();
+        match self.connection.requested.receive_maximum {
+            Some(maximum) if unacknowledged > u32::from(maximum) => {
                 let rule = format_args!("more than {maximum} unacknowledged, our receive maximum");
                 Err(Violation::new(
                     RECEIVE_MAXIMUM_EXCEEDED,
@@ -443,9 +443,9 @@ impl Session {
     /// Every PUBREL is answered with PUBCOMP.
     fn handle_pubrel(&mut self, ack: Ack) -> Handled {
         self.check_ack(PacketType::Pubrel, &ack)?;
-        let known = match self.incoming.get(&ack.packet_id) {
+        let known = match self.incoming.get(ack.packet_id) {
             None | Some(Received::DeliveredOnce) => false,
-            Some(_) => self.end_incoming(ack.packet_id),
+            Some(_) => self.incoming.end(ack.packet_id),
         };
         self.answer(PacketType::Pubcomp, ack.packet_id, known);
         Ok(())

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::incoming::Received;
 use super::outgoing::{Phase, Progress};
-use super::{QueueLimits, Received, Requested, Session, State};
+use super::{QueueLimits, Requested, Session, State};
 use crate::codec::{
     Ack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyId, PublishRef,
     QoS, Str, Subscribe, Subscription, Unsubscribe, Version, encode, encode_ack, encode_publish,
@@ -437,7 +438,7 @@ impl Session {
             QoS::ExactlyOnce => PacketType::Pubrec,
         };
         let (reason, properties) = self.check_reason(kind, reason, properties)?;
-        let received = self.incoming.get(&packet_id).copied();
+        let received = self.incoming.get(packet_id);
         let awaits = match received {
             Some(Received::Delivered | Received::DeliveredBefore | Received::DeliveredAgain) => {
                 qos == QoS::ExactlyOnce
@@ -451,11 +452,11 @@ impl Session {
                 self.send_ack(kind, packet_id, reason, properties)?;
             }
             if qos == QoS::ExactlyOnce && reason < 0x80 {
-                self.incoming.insert(packet_id, Received::Acknowledged);
+                self.incoming.acknowledge(packet_id);
             } else if received == Some(Received::DeliveredBefore) {
-                self.incoming.remove(&packet_id);
+                self.incoming.forget(packet_id);
             } else {
-                self.end_incoming(packet_id);
+                self.incoming.end(packet_id);
             }
             if self.holds_repeats {
                 self.drop_repeats(packet_id);

@@ -1,0 +1,118 @@
+//! The received messages whose exchange has not ended (4.3.2, 4.3.3). When a message is given to the user stands in
+//! `receive`, what the user's acknowledgement sends in `request`.
+
+use super::id_map::IdMap;
+
+/// How far the exchange of a received message has come.
+///
+/// ```text
+///  QoS 1:  PUBLISH ──► DeliveredOnce ──► acknowledged, or the connection ends: over
+///
+///                       acknowledged               PUBREL
+///  QoS 2:  PUBLISH ──► Delivered ──────────► Acknowledged ──► over
+///                        │ the connection ends        ▲
+///                        ▼             acknowledged   │
+///                    DeliveredBefore ─────────────────┤
+///              PUBLISH │   ▲ the connection ends      │
+///                      ▼   │           acknowledged   │
+///                    DeliveredAgain ──────────────────┘
+/// ```
+///
+/// A refusal ends the exchange too. Without a session at the server all exchanges are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// QoS 2: given to the user on this connection, who has not acknowledged it.
+    Delivered,
+    /// QoS 2: the user acknowledged it, PUBREL has not come.
+    Acknowledged,
+    /// QoS 1: given to the user, who has not acknowledged it. Belongs to the connection.
+    DeliveredOnce,
+    /// QoS 2: given to the user on an earlier connection, and again when the server repeats it.
+    DeliveredBefore,
+    /// QoS 2: given to the user on an earlier connection, and queued or given again on this one.
+    DeliveredAgain,
+}
+
+/// Exchanges by packet identifier. Those of QoS 2 outlive the connection if the server keeps the session.
+#[derive(Clone, Default)]
+pub(super) struct Incoming {
+    exchanges: IdMap<Received>,
+    /// Messages of this connection whose exchange has not ended, as the server's send quota counts them (4.9).
+    unacknowledged: u32,
+}
+
+impl Incoming {
+    /// How far the exchange with this identifier has come.
+    #[inline]
+    pub(super) fn get(&self, id: u16) -> Option<Received> {
+        self.exchanges.get(&id).copied()
+    }
+
+    /// A message is given to the user. Returns how far the exchange had come before.
+    #[inline]
+    pub(super) fn deliver(&mut self, id: u16, received: Received) -> Option<Received> {
+        self.exchanges.insert(id, received)
+    }
+
+    /// One more message of this connection waits for its acknowledgement. Returns how many do.
+    #[inline]
+    pub(super) fn count(&mut self) -> u32 {
+        self.unacknowledged += 1;
+        self.unacknowledged
+    }
+
+    /// The user has acknowledged a QoS 2 message.
+    #[inline]
+    pub(super) fn acknowledge(&mut self, id: u16) {
+        self.exchanges.insert(id, Received::Acknowledged);
+    }
+
+    /// Ends the exchange of a message; says whether there was one.
+    pub(super) fn end(&mut self, id: u16) -> bool {
+        let known = self.exchanges.remove(&id).is_some();
+        if known {
+            // Messages of earlier connections are not counted on this one.
+            self.unacknowledged = self.unacknowledged.saturating_sub(1);
+        }
+        known
+    }
+
+    /// Ends the exchange of a message that the server has not sent on this connection.
+    pub(super) fn forget(&mut self, id: u16) {
+        self.exchanges.remove(&id);
+    }
+
+    /// The user will not take this message on this connection.
+    pub(super) fn discard(&mut self, id: u16) {
+        if let Some(received) = self.exchanges.get_mut(&id) {
+            received.connection_lost();
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn connection_lost(&mut self) {
+        self.unacknowledged = 0;
+        self.exchanges.retain(|_, received| {
+            received.connection_lost();
+            *received != Received::DeliveredOnce
+        });
+    }
+
+    /// The server has no session: what it sent on earlier connections means nothing any more.
+    pub(super) fn session_lost(&mut self) {
+        self.exchanges.clear();
+    }
+
+    /// Gives back memory that a burst needed.
+    pub(super) fn shrink(&mut self) {
+        self.exchanges.shrink_to_fit();
+    }
+}
+
+impl Received {
+    fn connection_lost(&mut self) {
+        if matches!(self, Self::Delivered | Self::DeliveredAgain) {
+            *self = Self::DeliveredBefore;
+        }
+    }
+}
