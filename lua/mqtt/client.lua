@@ -128,8 +128,8 @@ local Client = {
 	_check_soon = nil,
 	_may_have_more = nil,
 
-	-- Of `mqtt.pending`: the callbacks of requests by packet identifier, whom to tell that a request is lost, the waits and
-	-- how many there were, when the first one is over, when the link wakes the client, and the waits that are over.
+	-- Of `mqtt.pending`: the callbacks of requests by packet identifier, whom to tell that a request is lost, the waits
+	-- and how many there were, when the first one is over, when the link wakes the client, and the waits that are over.
 	_callbacks = NOTHING,
 	_lost_requests = nil,
 	_waits = nil,
