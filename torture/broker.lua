@@ -225,10 +225,11 @@ end
 function Connection:accept()
 	local connect, broker = self.connect, self.broker
 	local keeps = not connect.clean and self.plan.session ~= "forget"
-	local is_resumed = keeps and broker.has_session
+	-- A client whose CONNACK is lost cannot know that the session is a new one: this broker spares it that.
+	local is_resumed = keeps and broker.has_session and broker.is_known
 	broker.has_session = keeps
 	if not is_resumed then
-		broker.session, broker.granted = {}, {}
+		broker.session, broker.granted, broker.is_known = {}, {}, false
 	end
 	self.is_accepted = true
 	local properties
@@ -482,6 +483,7 @@ function Connection:receive()
 	for packet, size in take_packet, self do
 		self.count = self.count + 1
 		self.record.received = self.count
+		self.broker.is_known = self.broker.is_known or self.is_accepted
 		if RECEIVED[packet.type] then
 			RECEIVED[packet.type](self, packet, size)
 		end
@@ -556,7 +558,9 @@ local function start(pid, limit, plans_of_all)
 			connections = {},
 			-- Messages to the client that it has not acknowledged, while there is a session.
 			session = {},
+			-- Whether there is a session, and the client has shown that it knows of it.
 			has_session = false,
+			is_known = false,
 			last_id = 0,
 			last_serial = 0,
 			messages = {},

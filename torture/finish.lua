@@ -142,6 +142,9 @@ function Run:check_garbage()
 	if jit then
 		jit.flush()
 	end
+	for _, rec in pairs(self.records) do
+		rec.record:forget_dead_threads()
+	end
 	for i = 1, MOST do
 		-- Again if finalizers have done anything.
 		local before = self.finalized

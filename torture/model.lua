@@ -363,6 +363,16 @@ function Record:is_owed(message, client)
 		and self.came_by[message.serial] ~= tostring(client.connection)
 end
 
+--- Lets go of threads that are over: what is on their stacks would be kept.
+function Record:forget_dead_threads()
+	for _, dispatch in ipairs(self.dispatches) do
+		local thread = dispatch.thread
+		if thread and coroutine.status(thread) == "dead" and not self:was_killed(dispatch) then
+			dispatch.thread = nil
+		end
+	end
+end
+
 --- Checks that all handlers have been called.
 function Record:check_dispatches()
 	for _, dispatch in ipairs(self.dispatches) do

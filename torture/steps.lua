@@ -196,9 +196,10 @@ function STEPS:acknowledge(step, ctx)
 	local client, rec = self:who(step, ctx)
 	local message = ctx.message or rec and rec.message
 	if client and message then
-		local ok = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
+		local ok, err = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
 		local number = message.topic:find("^m/") and tonumber(message.payload)
-		if ok == true and number then
+		-- Of QoS 2 that counts between two connections, too.
+		if number and (ok == true or message.qos == 2 and err == "network connection is not opened") then
 			rec.record.acknowledged[number] = true
 		end
 	end
