@@ -200,6 +200,45 @@ describe("handle_received_packet, replaced while the client is in Copas,", funct
 	end)
 end)
 
+describe("a replaced _receive_packet that keeps packets to itself", function()
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+	end)
+
+	it("gets those behind them, which have arrived together", function()
+		local server = servers.start(mqtt.v311, function(self, packet)
+			if packet.type == packet_type.CONNECT then
+				self:send({ type = packet_type.CONNACK, sp = false, rc = 0 })
+				for i = 1, 20 do
+					self:send({ type = packet_type.PUBLISH, qos = 0, topic = "t", payload = tostring(i) })
+				end
+			end
+		end)
+		local subject, original, received = harness.client({ uri = server.uri }), nil, {}
+		original = subject._receive_packet
+		function subject:_receive_packet()
+			local packet = original(self)
+			if packet and packet.type == packet_type.PUBLISH and tonumber(packet.payload) % 2 == 1 then
+				return false, self.connection.signal_idle
+			end
+			return packet
+		end
+		subject:on("message", function(message)
+			received[#received + 1] = message.payload
+		end)
+		local loop, deadline = ioloop.create({ sleep_max = 0.01 }), harness.now() + 10
+		loop:add(subject)
+		loop:add(server.serve)
+		while #received < 10 do
+			assert(harness.now() < deadline, #received .. " messages have come")
+			loop:iteration()
+		end
+		loop:remove(server.serve)
+		assert.equal("20", received[10])
+	end)
+end)
+
 describe("of the native connector", function()
 	after_each(function()
 		harness.cleanup()

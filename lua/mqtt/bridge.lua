@@ -6,7 +6,6 @@ local core = require("mqtt.core")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 local protect = require("mqtt.protect")
-local v3 = require("mqtt.connector.v3")
 
 local pop, running_thread = core.pop, core.running
 local outside, protected = host.outside, protect.call
@@ -43,6 +42,8 @@ function bridge.class(connector)
 	if bridge.is_native(connector) then
 		return require("mqtt.connector." .. (host.in_copas() and "copas" or "luasocket"))
 	end
+	-- Not for every program that loads the library.
+	local v3 = require("mqtt.connector.v3")
 	local is_v3 = v3.is(connector)
 	for _, method in ipairs({ "connect", "shutdown", "send", "receive", "validate", "buffer_clear" }) do
 		if is_v3 and (method == "validate" or method == "buffer_clear") then -- luacheck: ignore 542
@@ -297,14 +298,11 @@ local function take_packet(client, conn, link)
 	return header, body
 end
 
--- The connections that a thread is receiving from.
-local receiving = setmetatable({}, { __mode = "k" })
-
 -- The same: an error that the connector raises is returned like one that it returns.
 local function receive(client, conn, link)
-	receiving[conn] = true
+	client._receiving = conn
 	local called, header, body = protected(take_packet, client, conn, link)
-	receiving[conn] = nil
+	client._receiving = false
 	if not called then
 		return nil, "connector.receive failed: " .. tostring(header)
 	end
@@ -319,7 +317,7 @@ function bridge.receive_aside(client)
 	local link, conn = client._link, client.connection
 	if not conn then
 		return false
-	elseif client._copas or receiving[conn] then
+	elseif client._copas or client._receiving == conn then
 		return host.pause(DRAIN_PAUSE)
 	end
 	local header, body = receive(client, conn, link)
@@ -339,8 +337,11 @@ end
 -- @tparam function handle_event what to do with an event of the link, returns what `step` returns
 -- @return what `Client:step` returns
 function bridge.step(client, begin, handle_event)
-	local link, conn = client._link, client.connection
-	local kind, a, b, c, d, e, f, g, h, i = next_event(client)
+	local link, conn, in_copas = client._link, client.connection, client._copas
+	local kind, a, b, c, d, e, f, g, h, i = pop(client._handle, client._session_mt)
+	if kind == "woken" then
+		kind, a, b, c, d, e, f, g, h, i = next_event(client)
+	end
 	if not conn then
 		if kind then
 			-- an answer that came by the last connection
@@ -348,7 +349,12 @@ function bridge.step(client, begin, handle_event)
 		end
 		return begin(client)
 	elseif not kind then
-		local header, body = outside(link, receive, client, conn, link)
+		local header, body
+		if in_copas then
+			header, body = outside(link, receive, client, conn, link)
+		else
+			header, body = receive(client, conn, link)
+		end
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
 			return 0
@@ -359,7 +365,10 @@ function bridge.step(client, begin, handle_event)
 		end
 		if header then
 			link:feed(header, body)
-			kind, a, b, c, d, e, f, g, h, i = next_event(client)
+			kind, a, b, c, d, e, f, g, h, i = pop(client._handle, client._session_mt)
+			if kind == "woken" then
+				kind, a, b, c, d, e, f, g, h, i = next_event(client)
+			end
 		elseif body == conn.signal_closed or link:is_failed() then
 			-- Once DISCONNECT has been sent it does not matter how the connection ends.
 			kind = "closed"
@@ -368,7 +377,12 @@ function bridge.step(client, begin, handle_event)
 		end
 	end
 	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.
-	local ok, err = outside(link, bridge.flush, client)
+	local ok, err
+	if in_copas then
+		ok, err = outside(link, bridge.flush, client)
+	else
+		ok, err = bridge.flush(client)
+	end
 	if kind then
 		return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
 	elseif ok then

@@ -121,10 +121,11 @@ local Client = {
 	-- The packet that `_receive_packet` returns.
 	_received = nil,
 
-	-- Of `mqtt.bridge`: the connection table of the last connector, the one that a thread sends through or false, how to
-	-- have keep alive looked at soon, and whether the connector may have received more.
+	-- Of `mqtt.bridge`: the connection table of the last connector, the one that a thread sends through or false, that it
+	-- receives from likewise, how to have keep alive looked at soon, and whether the connector may have received more.
 	_connected = nil,
 	_sending = nil,
+	_receiving = nil,
 	_check_soon = nil,
 	_may_have_more = nil,
 
@@ -1415,7 +1416,8 @@ local function received(self, pck)
 		if not pck then
 			local conn = self.connection
 			if not conn or err == nil or err == conn.signal_idle then
-				return -1
+				-- There may be more behind what the program keeps to itself.
+				return conn and 0 or -1
 			end
 			err = "failed to receive next packet: " .. tostring(err)
 			fail(self, err, "error")
