@@ -264,7 +264,7 @@ local WAYS = {
 	{ name = "in an ioloop", connector = "mqtt.connector.native", world = in_ioloop, blocks = {} },
 	{ name = "on LuaSocket in an ioloop", connector = "mqtt.connector.luasocket", world = in_ioloop,
 		blocks = { opening = true, resolving = true, ["shaking hands"] = true, sending = true } },
-	{ name = "under Copas 1", connector = "mqtt.connector.native", world = in_copas(1), blocks = {} },
+	{ name = "under Copas 1", connector = "mqtt.connector.native", world = in_copas(1), blocks = {}, waits = true },
 	{ name = "under Copas 4", connector = "mqtt.connector.native", world = in_copas(4), blocks = {}, waits = true },
 	{ name = "on Copas 4", connector = "mqtt.connector.copas", world = in_copas(4), waits = true,
 		blocks = { resolving = true } },

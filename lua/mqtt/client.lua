@@ -400,12 +400,13 @@ function Client:__init(opts)
 	self._link, self._handle = link, handle
 	configure(self)
 	self._session_mt = packet.new_session_mt()
-	self._brokers.guard = guard(self)
 	local ok
 	ok, err = pcall(check_brokers, self)
 	if not ok then
 		error(err, 3)
 	end
+	-- After the connector has loaded what it needs: Lua 5.1 unloads libraries in C with their finalizers, the last first.
+	self._brokers.guard = guard(self)
 	err = options.check_connect(own, opts)
 	if err then
 		error(err, 3)

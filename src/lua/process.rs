@@ -39,11 +39,14 @@ pub(crate) fn block_signals() {
     }
 }
 
-/// Duplicates a descriptor of the program. Returns `None` if it is not open, or the process may open no more.
+/// Duplicates the descriptor of a socket of the program. Returns `None` if it is not open or no socket, or the process may
+/// open no more.
 #[cfg(unix)]
-pub(crate) fn own_descriptor(fd: u32) -> Option<std::os::fd::OwnedFd> {
+pub(crate) fn own_socket(fd: u32) -> Option<std::os::fd::OwnedFd> {
     let fd = i32::try_from(fd).ok()?;
     // SAFETY: the descriptor is used during this call only, and the system returns an error if it is not open.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    fd.try_clone_to_owned().ok()
+    let socket = fd.try_clone_to_owned().ok()?;
+    socket2::SockRef::from(&socket).r#type().ok()?;
+    Some(socket)
 }

@@ -20,7 +20,7 @@ pub(super) fn attach(arguments: &Stack) -> Returned<()> {
     if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
         link.attach();
         #[cfg(unix)]
-        if let Some(socket) = fd.and_then(process::own_descriptor) {
+        if let Some(socket) = fd.and_then(process::own_socket) {
             link.hold(driver, socket);
         }
         // Elsewhere the connection ends as the connector closes it.
