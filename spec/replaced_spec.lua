@@ -215,8 +215,8 @@ describe("a replaced _receive_packet that keeps packets to itself", function()
 				end
 			end
 		end)
-		local subject, original, received = harness.client({ uri = server.uri }), nil, {}
-		original = subject._receive_packet
+		local subject, received = harness.client({ uri = server.uri }), {}
+		local original = subject._receive_packet
 		function subject:_receive_packet()
 			local packet = original(self)
 			if packet and packet.type == packet_type.PUBLISH and tonumber(packet.payload) % 2 == 1 then
