@@ -1,4 +1,4 @@
---- What only programs for luamqtt 3.x call, and `mqtt.run_sync`: methods of `Client`.
+-- What only programs for luamqtt 3.x call, and `mqtt.run_sync`: methods of `Client`.
 -- Internal to `mqtt.client`.
 
 local math_min = math.min
