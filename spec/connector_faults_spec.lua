@@ -106,6 +106,30 @@ for version, name in pairs({ [mqtt.v311] = "MQTT 3.1.1", [mqtt.v50] = "MQTT 5.0"
 			assert.is_nil(client.connection)
 		end)
 
+		it("in getfd has opened no connection, and goes on to the next", function()
+			new({ reconnect = 0.01 })
+			local class, shutdowns = client.opts.connector, 0
+			local shutdown = class.shutdown
+			function class.shutdown(...)
+				shutdowns = shutdowns + 1
+				return shutdown(...)
+			end
+			function class.getfd()
+				error("no descriptor", 0)
+			end
+			local err = "failed to open network connection: connector.getfd failed: no descriptor"
+			assert.same({ false, err }, { client:start_connecting() })
+			assert.equal(err, events[1][2])
+			assert.equal(1, shutdowns)
+			for _, fd in ipairs({ 0.5, -1, 2 ^ 40, 99999, "fd" }) do
+				function class.getfd()
+					return fd
+				end
+				assert.is_true(client:start_connecting())
+				client:close_connection()
+			end
+		end)
+
 		it("and has no buffer_clear is refused", function()
 			local class = {}
 			for _, method in ipairs({ "connect", "shutdown", "send", "receive", "validate" }) do

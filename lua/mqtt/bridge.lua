@@ -20,6 +20,9 @@ local PARTING_TIME = 0.5
 -- How soon keep alive looks again when the answer that it misses may not have been received yet, in seconds.
 local SECOND_LOOK = 0.01
 
+-- The greatest number that a descriptor can have.
+local MOST_DESCRIPTOR = 0x7FFFFFFF
+
 -- Greatest remaining length of a packet that is read whole before it is judged, in bytes.
 local SMALL = 16383
 
@@ -95,7 +98,7 @@ end
 -- The descriptor of an open connection, if the connector tells it.
 local function descriptor_of(conn)
 	local fd = conn.getfd and conn:getfd()
-	return type(fd) == "number" and fd >= 0 and fd or nil
+	return type(fd) == "number" and fd >= 0 and fd <= MOST_DESCRIPTOR and fd % 1 == 0 and fd or nil
 end
 
 --- Opens a connection. Where threads can be had, one of them takes care of keep alive from then on.
@@ -125,11 +128,16 @@ function bridge.open(client, conn, failed)
 	elseif not ok then
 		return false, failed(client, tostring(err))
 	end
+	local told, descriptor = protected(descriptor_of, conn)
+	if not told then
+		shut_down(client, conn)
+		return false, failed(client, "connector.getfd failed: " .. tostring(descriptor))
+	end
 	if client.ioloop then
 		-- Which has other clients to ask: for connectors that could wait.
 		conn.receive_timeout = 0
 	end
-	client._link:attach(descriptor_of(conn))
+	client._link:attach(descriptor)
 	client.connection, client._opening, client._connected = conn, nil, conn
 	client._check_soon = host.repeatedly(function()
 		local seconds = client.connection == conn and client:check_keep_alive()
