@@ -95,7 +95,7 @@ if settings.program then
 end
 
 local deadline = core.now() + settings.seconds
-local first, counts = nil, {}
+local first, counted, counts = nil, 0, {}
 for number = settings.from, settings.from + settings.count - 1 do
 	local program = generate.program(settings.seed, number, settings.host and { settings.host } or here.hosts, here.copas)
 	print(("begin %d %s"):format(number, program.host))
@@ -104,7 +104,9 @@ for number = settings.from, settings.from + settings.count - 1 do
 	if number == settings.from + WARM then
 		first = collectgarbage("count")
 	elseif first then
-		counts[number % LAST + 1] = collectgarbage("count")
+		-- A ring, filled from 1: a table with holes has no length that one could rely on.
+		counts[counted % LAST + 1] = collectgarbage("count")
+		counted = counted + 1
 	end
 	if not is_well or core.now() > deadline then
 		break
