@@ -147,7 +147,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 				assert.is_nil(seen[publish.properties.correlation_data])
 				seen[publish.properties.correlation_data] = true
 			end
-			assert.same({}, subject._waits)
+			assert.same({}, subject._waits.pending)
 		end)
 
 		it("waits for it in a coroutine", function()
@@ -338,7 +338,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 					for _, packet in ipairs(received(packet_type.PUBLISH)) do
 						assert.is_false(packet.dup)
 					end
-					assert.same({}, subject._waits)
+					assert.same({}, subject._waits.pending)
 					assert.same({}, subject._callbacks)
 				end)
 

@@ -453,13 +453,13 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 				local begun = timeouts
 				local deadline = core.now() + 5
 				while timeouts < begun + count do
-					client:_check_waits()
+					client._waits:check()
 					assert.is_true(core.now() < deadline)
 				end
 			end
 			requests(100)
-			assert.same({}, client._waits)
-			for _, listener in pairs(client._responses.listeners) do
+			assert.same({}, client._waits.pending)
+			for _, listener in pairs(client._rpc.listeners) do
 				assert.same({}, listener.requests)
 			end
 		end)
@@ -468,7 +468,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			local client, callbacks, timeouts = connect(new()), setmetatable({}, { __mode = "k" }), 0
 			serve(client, function()
 				-- Its topic is granted by the first one.
-				return client._responses or not client:request({ topic = "t", callback = function() end })
+				return client._rpc or not client:request({ topic = "t", callback = function() end })
 			end)
 			serve(client, function()
 				return server.received[2]

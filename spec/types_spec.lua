@@ -13,7 +13,7 @@ end
 
 local types = read("types/mqtt.lua")
 local sources = {}
-for _, name in ipairs({ "client", "client/options", "ioloop", "request", "topic_handlers", "waiting" }) do
+for _, name in ipairs({ "client", "client/options", "ioloop" }) do
 	sources[#sources + 1] = read("lua/mqtt/" .. name .. ".lua")
 end
 local source = table.concat(sources, "\n")
@@ -49,7 +49,10 @@ end
 
 -- The fields of the table of options that are documented for a function.
 local function documented(name)
-	local comment = assert(source:match("(%-%-%- [^\n]*\n[%-][^%z]-)\nfunction " .. name:gsub("%p", "%%%0") .. "%("), name)
+	local pattern = name:gsub("%p", "%%%0")
+	local comment = source:match("(%-%-%- [^\n]*\n[%-][^%z]-)\n%-%- @function " .. pattern .. "\n")
+		or source:match("(%-%-%- [^\n]*\n[%-][^%z]-)\nfunction " .. pattern .. "%(")
+	assert(comment, name)
 	comment = comment:match(".*\n\n(.*)") or comment
 	local fields = {}
 	for field in comment:gmatch("\n%-%- @tparam%S* %S+ opts%.([%w_]+)") do

@@ -291,6 +291,18 @@ function host.in_copas()
 	return copas_around() ~= nil
 end
 
+--- Whether there are other clients in the loop of a client.
+-- @tparam Client client the client
+-- @treturn boolean
+function host.has_company(client)
+	for _, item in ipairs(client.ioloop and client.ioloop.clients or {}) do
+		if item ~= client and type(item) == "table" then
+			return true
+		end
+	end
+	return false
+end
+
 -- The phases in which nginx lets a program yield.
 local YIELDING_PHASES = {
 	timer = true,
@@ -323,17 +335,17 @@ local function nginx_around()
 	return ngx and YIELDING_PHASES[ngx.get_phase()] and ngx or nil
 end
 
--- The links whose clients a thread serves, by thread, while another one, which the program does not know, resumes it.
+-- The client that a thread serves, by thread, while another one, which the program does not know, resumes it.
 local driven = setmetatable({}, { __mode = "k" })
 
 -- What such a thread yields when the other one is to call a function.
 local OUTSIDE = {}
 
---- Notes that a thread serves the client of a link, and is resumed by `host.resume` alone; or that it is no more so.
+--- Notes that a thread serves a client, and is resumed by `host.resume` alone; or that it is no more so.
 -- @tparam thread thread the thread
--- @tparam ?userdata link the link
-function host.drive(thread, link)
-	driven[thread] = link
+-- @tparam ?Client client the client
+function host.drive(thread, client)
+	driven[thread] = client
 end
 
 local function returned(ok, ...)
@@ -345,13 +357,13 @@ end
 
 --- Calls a function that waits for the network. If a thread calls this that serves the client, the one that resumes it
 -- makes the call: so the program does not know who waits, and cannot keep that from coming back.
--- @param link the client's link
+-- @tparam Client client the client
 -- @tparam function func the function
 -- @param ... its arguments
 -- @return its results
-function host.outside(link, func, ...)
+function host.outside(client, func, ...)
 	local thread = coroutine_running()
-	if thread and driven[thread] == link then
+	if thread and driven[thread] == client then
 		return returned(coroutine_yield(OUTSIDE, func, ...))
 	end
 	return func(...)
@@ -371,28 +383,28 @@ function host.resume(thread)
 	return resume_until(thread, coroutine_resume(thread))
 end
 
---- Waits for news of a link by yielding, if that can be done: under Copas.
--- @param link the link
+--- Waits for news of a client's link by yielding, if that can be done: under Copas.
+-- @tparam Client client the client
 -- @treturn boolean whether it has waited
-function host.wait(link)
+function host.wait(client)
 	local copas = copas_around()
 	if copas then
-		host.outside(link, receive, copas, link)
+		host.outside(client, receive, copas, client._link)
 	end
 	return copas ~= nil
 end
 
---- Lets other threads run, if there are any: a link that always has news would keep the program from everything else.
--- @param link the link
-function host.give_way(link)
+--- Lets other threads run, if there are any: a client that always has news would keep the program from everything else.
+-- @tparam Client client the client
+function host.give_way(client)
 	local copas = copas_around()
 	if not copas then -- luacheck: ignore 542
 		-- nobody to give way to
 	elseif copas.pause then
 		pause(copas, 0)
-	elseif link:has_events() then
+	elseif client._link:has_events() then
 		-- Copas 1.x knows no pause.
-		receive(copas, link, true)
+		receive(copas, client._link, true)
 	end
 end
 

@@ -62,9 +62,9 @@ function Ioloop:__init(opts)
 	self.clients = {}
 	-- Clients on the native connection, by token.
 	self._native = {}
-	-- Those of them that may have something to do: a queue from _first to _last, and where each is in it. A client is in
-	-- it until its link is seen to be empty, also while it is served: so a round within a round, in a handler, goes on
-	-- where the outer one is, and an error that a handler raises loses nothing. False in the queue is nobody.
+	-- Those of them that may have something to do: a queue from _first to _last, and where each is in it. A client is
+	-- in it until its link is seen to be empty, also while it is served: so a round within a round, in a handler, goes
+	-- on where the outer one is, and an error that a handler raises loses nothing. False in the queue is nobody.
 	self._queue, self._first, self._last, self._places = {}, 1, 0, {}
 	-- Those of them that are to be asked again in the next round, since the program has replaced their `step`.
 	self._again = {}
@@ -162,6 +162,12 @@ local function find_owner(token)
 	return found, found
 end
 
+-- The link's number in `core.next_ready` if an item is a client that such a number tells of, or nil. What a program has
+-- made to look like a client has none.
+local function token_of(item)
+	return type(item) == "table" and item._token and item:_token() or nil
+end
+
 --- Adds a client or a function.
 -- A function is called in each iteration, and returns after how many seconds it wants to be called again at the latest,
 -- or nothing for "soon". Within the function a nested iteration calls all others, but not the function itself.
@@ -181,16 +187,16 @@ function Ioloop:add(client)
 		return false, "MQTT " .. what .. " was already added to this ioloop"
 	end
 	local alone = not clients[2] and clients[1]
-	if type(alone) == "table" then
+	if type(alone) == "table" and alone._note_move then
 		-- It has company from now on, with whom it takes turns.
-		alone._moves = alone._moves + 1
+		alone:_note_move()
 	end
 	clients[#clients + 1] = client
 	clients[client] = true
 	if type(client) == "table" then
 		client:set_ioloop(self)
 	end
-	local token = type(client) == "table" and client._token
+	local token = token_of(client)
 	if token then
 		self._native[token] = client
 		owners[token] = owners[token] == nil and self or true
@@ -223,7 +229,7 @@ function Ioloop:remove(client)
 		end
 	end
 	self._wishes[client] = nil
-	local token, other = type(client) == "table" and client._token, nil
+	local token, other = token_of(client), nil
 	if token then
 		dequeue(self, client)
 		self._again[client] = nil
@@ -252,33 +258,16 @@ local function let_go(self, client, err)
 		self._failure = err
 	end
 	self:remove(client)
-	if client._token then
+	local token = token_of(client)
+	if token then
 		-- Others that have it are to see that too.
-		for_owners(client._token, enqueue)
+		for_owners(token, enqueue)
 	end
-end
-
--- Takes up to so many steps of a client whose `step` is the program's. Returns what the last one returned.
-local function step(self, client, most)
-	local wait, err
-	for _ = 1, math_min(most, PACKETS_PER_TURN) do
-		wait, err = client:step()
-		if wait ~= 0 or not self.clients[client] then
-			break
-		end
-	end
-	return wait, err
 end
 
 -- Serves a client on the native connection, up to its share.
 local function serve(self, client, most)
-	local wait, err
-	local is_replaced = client.step ~= client._own_step
-	if is_replaced then
-		wait, err = step(self, client, most)
-	else
-		wait, err = client:_serve(most)
-	end
+	local wait, err = client:_serve(most)
 	if not self.clients[client] then
 		return
 	elseif wait == 0 then
@@ -288,11 +277,9 @@ local function serve(self, client, most)
 		let_go(self, client, err)
 	else
 		dequeue(self, client)
-		if is_replaced or client._closing then
-			-- Its link has not been seen to be empty, and may wake nobody: a `step` of the program may do anything, and while
-			-- a handler is told of a failure the client waits for the thread of that handler, which may die. The loop asks
-			-- as often as it asks a client that polls.
-			self._again[client], self._wishes[client] = true, wait > 0 and wait or self.opts.sleep_max
+		local wish = client:_wants(wait, self.opts.sleep_max)
+		if wish then
+			self._again[client], self._wishes[client] = true, wish
 		end
 	end
 end

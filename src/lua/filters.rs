@@ -1,4 +1,4 @@
-//! A set of topic filters, for `mqtt.topic_handlers`.
+//! A set of topic filters, for `mqtt.client.topics`.
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;

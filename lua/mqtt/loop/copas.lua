@@ -8,7 +8,6 @@ local host = require("mqtt.host")
 local log = require("mqtt.log")
 
 local rawget, setmetatable, type = rawget, setmetatable, type
-local math_huge = math.huge
 local coroutine_create, coroutine_resume, coroutine_running = coroutine.create, coroutine.resume, coroutine.running
 local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
 local geterrorhandler, gettimeouts, wakeup = copas.geterrorhandler, copas.gettimeouts, copas.wakeup
@@ -47,8 +46,7 @@ local function leave(record)
 	if client.handle_received_packet == record.handle_packet then
 		client.handle_received_packet = record.replaced
 	end
-	client._steps = 0
-	client._copas = nil
+	client:_set_copas(nil)
 end
 
 -- To be called before packets are handled.
@@ -72,7 +70,7 @@ local function work(record)
 	host.pause_forever()
 	while true do
 		local wait
-		if record.is_plain and client.handle_received_packet == handle_packet and client.step == client._own_step then
+		if record.is_plain and client.handle_received_packet == handle_packet then
 			begin(record)
 			wait = client:_serve(record.most, record)
 			if record.handling and record.worker == thread then
@@ -100,7 +98,7 @@ local function hire(record)
 		host.pause_forever()
 	end
 	sleeping:cancel(record.worker)
-	host.drive(record.worker, record.client._link)
+	host.drive(record.worker, record.client)
 end
 
 -- Tells Copas' error handler of an error, as Copas does: in none of its threads.
@@ -160,7 +158,7 @@ local function serve(record)
 		end
 		local wait = record.wait
 		if is_turn_over() then
-			give_way(client._link)
+			give_way(client)
 			record.most = FEWEST_PACKETS
 		elseif record.most < MOST_PACKETS then
 			record.most = record.most * 2
@@ -265,13 +263,11 @@ function loop.add(client)
 		geterrorhandler = geterrorhandler,
 		gettimeouts = gettimeouts,
 	}
-	client._copas = record
+	client:_set_copas(record)
 	-- Whether nobody else has replaced it, so that the way to the handlers may be shorter.
 	record.is_plain = sleeping ~= nil and not record.replaced
 	record.handle_packet = packet_handler(record)
 	client.handle_received_packet = record.handle_packet
-	-- The thread that serves it gives way; its steps do not.
-	client._steps = -math_huge
 	record.keeper = copas.addthread(function()
 		serve(record)
 	end)

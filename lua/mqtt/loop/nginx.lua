@@ -134,7 +134,7 @@ local function serve(premature, client)
 		if not ok then
 			ngx.sleep(RETRY_PAUSE)
 			wait = 0
-		elseif wait == 0 and client._token and packets % TURN_PACKETS == 0 then
+		elseif wait == 0 and client:_token() and packets % TURN_PACKETS == 0 then
 			ngx.sleep(TURN_PAUSE)
 		elseif wait == -1 then
 			client:_pause()

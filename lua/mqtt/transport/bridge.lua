@@ -1,16 +1,19 @@
---- Moves bytes between a connector and the session.
+--- Moves bytes between a connector and the session. See `mqtt.transport` for the functions.
 -- Internal to `mqtt.client`. Connector calls may yield, so they are made from Lua, and nothing here holds on to state
 -- across one that another thread could have changed.
 
 local core = require("mqtt.core")
+local events = require("mqtt.transport.events")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 local protect = require("mqtt.protect")
+local target = require("mqtt.client.target")
 
-local pop, running_thread = core.pop, core.running
+local pop, running_thread = events.pop, core.running
 local outside, protected = host.outside, protect.call
-local ipairs, rawget, require, select, setmetatable = ipairs, rawget, require, select, setmetatable
-local tostring, type = tostring, type
+local error, ipairs, rawget, require, select = error, ipairs, rawget, require, select
+local setmetatable, tostring, type = setmetatable, tostring, type
+local math_min = math.min
 local str_byte = string.byte
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
@@ -19,6 +22,8 @@ local DRAIN_PAUSE = 0.005
 local PARTING_TIME = 0.5
 -- How soon keep alive looks again when the answer that it misses may not have been received yet, in seconds.
 local SECOND_LOOK = 0.01
+-- How often a thread of Copas or nginx looks whether it is time to connect, in seconds.
+local POLL_PAUSE = 0.01
 
 -- The greatest number that a descriptor can have.
 local MOST_DESCRIPTOR = 0x7FFFFFFF
@@ -26,7 +31,7 @@ local MOST_DESCRIPTOR = 0x7FFFFFFF
 -- Greatest remaining length of a packet that is read whole before it is judged, in bytes.
 local SMALL = 16383
 
-local bridge = {}
+local bridge = { in_background = false }
 
 --- Whether a connector is the native one, by its mark: `mqtt.connector.native` may be loaded more than once.
 -- @param connector what the program gave
@@ -35,13 +40,10 @@ function bridge.is_native(connector)
 	return type(connector) == "table" and rawget(connector, "is_native") == true
 end
 
---- Returns the class of a connector.
--- @tparam table connector what the program gave: a class, or a function table of luamqtt 3.x; or the native one, for
--- the connector that does the same where the program wants a TLS module of its own
--- @treturn[1] table the class
--- @return[2] nil
--- @return[2] what is wrong with the connector
-function bridge.class(connector)
+-- Returns the class of a connector, or nil and what is wrong with the connector. That is a class, or a function table
+-- of luamqtt 3.x; or the native one, for the connector that does the same where the program wants a TLS module of its
+-- own.
+local function class_of(connector)
 	if bridge.is_native(connector) then
 		return require("mqtt.connector." .. (host.in_copas() and "copas" or "luasocket"))
 	end
@@ -64,6 +66,19 @@ function bridge.class(connector)
 		end
 	end
 	return connector
+end
+
+function bridge.adopt(client, conn)
+	target.check_connector(client.opts, conn)
+	local class, err = class_of(client.opts.connector)
+	if not class then
+		error(err, 0)
+	end
+	return setmetatable(conn, class)
+end
+
+function bridge.check(client, conn)
+	bridge.adopt(client, conn):validate()
 end
 
 -- What the program's connector does must not get into the way of the program's handlers, or end a loop's thread: an
@@ -101,17 +116,12 @@ local function descriptor_of(conn)
 	return type(fd) == "number" and fd >= 0 and fd <= MOST_DESCRIPTOR and fd % 1 == 0 and fd or nil
 end
 
---- Opens a connection. Where threads can be had, one of them takes care of keep alive from then on.
--- @tparam Client client the client, which has none
--- @tparam table conn its new connection table
--- @tparam function failed what to do when that fails: gets the client and an error message, returns the latter
--- @return true, or false and an error message
-function bridge.open(client, conn, failed)
+function bridge.open(client, conn)
 	client._opening = conn
 	host.shut_down_at_exit(client)
 	local own, timeout = rawget(conn, "timeout"), client.opts.connect_timeout
 	conn.timeout = timeout or own
-	local called, ok, err = outside(client._link, connect, client, conn)
+	local called, ok, err = outside(client, connect, client, conn)
 	if not called then
 		ok, err = false, ok
 	end
@@ -119,40 +129,47 @@ function bridge.open(client, conn, failed)
 		-- What is sent later has the connector's own limit.
 		conn.timeout = own
 	end
-	if client._opening ~= conn then
-		-- by another thread
-		if ok then
-			shut_down(client, conn)
-		end
-		return false, "connection attempt was given up"
-	elseif not ok then
-		return false, failed(client, tostring(err))
+	local told, descriptor = true, nil
+	if ok then
+		told, descriptor = protected(descriptor_of, conn)
 	end
-	local told, descriptor = protected(descriptor_of, conn)
-	if not told then
+	if ok and not (told and client._opening == conn) then
+		-- It cannot be used, or another thread has given the attempt up.
 		shut_down(client, conn)
-		return false, failed(client, "connector.getfd failed: " .. tostring(descriptor))
+	end
+	if not told then
+		ok, err = false, "connector.getfd failed: " .. tostring(descriptor)
+	end
+	if not ok or client._opening ~= conn then
+		return false, tostring(err)
 	end
 	if client.ioloop then
 		-- Which has other clients to ask: for connectors that could wait.
 		conn.receive_timeout = 0
 	end
 	client._link:attach(descriptor)
-	client.connection, client._opening, client._connected = conn, nil, conn
+	return true
+end
+
+-- A connector is open when `open` returns.
+function bridge.await_open() end
+
+function bridge.opened(client)
+	local conn = client.connection
+	client._connected = conn
+	-- Where threads can be had, one of them takes care of keep alive.
 	client._check_soon = host.repeatedly(function()
 		local seconds = client.connection == conn and client:check_keep_alive()
 		-- That may have ended the connection.
 		return client.connection == conn and seconds
 	end)
-	return true
 end
 
---- Has a function called in the context that the connection belongs to, if the caller runs in another one.
--- In OpenResty a request cannot use the sockets of a timer; see `mqtt.connector.nginx`. Elsewhere this does nothing.
--- @tparam Client client the client
--- @tparam function func gets the client and the further arguments; its results are lost
--- @param ... further arguments
--- @treturn boolean whether it will be called; if not, the caller goes on by itself
+function bridge.direct()
+	return nil
+end
+
+-- The connection knows whether the caller runs in another context: see `mqtt.connector.nginx`.
 function bridge.hand_over(client, func, ...)
 	local conn = client.connection
 	local hand_over = conn and conn.hand_over
@@ -186,26 +203,21 @@ local function is_at_work(client)
 	return thread ~= nil and host.is_at_work(thread, send_all, client) and not host.is_removed(thread)
 end
 
---- Whether a thread is sending, which will send what is added meanwhile too.
--- @tparam Client client the client
+-- A thread that sends will send what is added meanwhile, too.
 function bridge.is_sending(client)
 	local conn = client.connection
 	return conn ~= nil and client._sending == conn and is_at_work(client)
 end
 
---- Waits until other threads have sent what they are at.
--- @tparam Client client the client
-function bridge.drain(client)
+function bridge.settle(client)
 	while bridge.is_sending(client) and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
 		-- until the thread that sends has come to the end
 	end
 end
 
---- Closes a connection. What was sent on it reaches the broker all the same: what that still sends is read in the
+-- What was sent on the connection reaches the broker all the same: what that still sends is read in the
 -- background until it closes, too, or for two seconds. Closing a socket while received data is unread would reset the
 -- connection, and could destroy what the broker has not read yet.
--- @tparam Client client the client, which has let go of it
--- @tparam table conn its connection table
 function bridge.close(client, conn)
 	client._check_soon()
 	shut_down(client, conn)
@@ -214,10 +226,7 @@ function bridge.close(client, conn)
 	end
 end
 
---- Writes what the session has to send. While one thread is at it, what others add is written by that one.
--- Nor is it an error if the connection is closed meanwhile.
--- @tparam Client client the client
--- @return true, or false and an error message
+-- While one thread sends, it writes what others add. It is no error if the connection is closed meanwhile.
 function bridge.flush(client)
 	local conn = client.connection
 	if client._sending ~= conn then -- luacheck: ignore 542
@@ -246,19 +255,6 @@ function bridge.flush(client)
 	return false, broken[conn]
 end
 
--- Another thread may wake those who wait at any moment, also between two calls of `pop`.
-local function skip_woken(client, kind, ...)
-	if kind == "woken" then
-		return skip_woken(client, pop(client._handle, client._session_mt))
-	end
-	return kind, ...
-end
-
--- The next event of a client's link but "woken", which is for those who wait: the values that `pop` returns.
-local function next_event(client)
-	return skip_woken(client, pop(client._handle, client._session_mt))
-end
-
 -- Reads one packet. Returns its fixed header and its body, or nil and an error or signal. After an idle signal the next
 -- call starts with the same bytes again, if the connector keeps them (`buffer_clear` says when it need not).
 -- A large body is not waited for if the header breaks a rule.
@@ -267,7 +263,8 @@ local function receive_packet(conn, link)
 	if not header then
 		return nil, err
 	end
-	-- The remaining length, at most four bytes (2.1.4); a fifth would be malformed, and is left to the session to judge.
+	-- The remaining length, at most four bytes (2.1.4); a fifth would be malformed, and is left to the session to
+	-- judge.
 	local length, unit = 0, 1
 	local byte
 	repeat
@@ -317,13 +314,11 @@ local function receive(client, conn, link)
 	return header, body
 end
 
---- Waits for something that lets the session send more: receives a packet, unless another thread does or will. What the
--- program is to get of it stays in the link until the next step. Keeps everything else waiting where nobody can yield.
--- @tparam Client client the client
--- @treturn boolean false if nothing will come
-function bridge.receive_aside(client)
+-- Receives a packet, which may let the session send more, unless another thread does or will. What the program is to
+-- get of it stays in the link until the next step. Keeps everything else waiting where nobody can yield.
+function bridge.wait_until_sent(client)
 	local link, conn = client._link, client.connection
-	if not conn then
+	if not conn or host.has_company(client) then
 		return false
 	elseif client._copas or client._receiving == conn then
 		return host.pause(DRAIN_PAUSE)
@@ -339,97 +334,117 @@ function bridge.receive_aside(client)
 	return true
 end
 
---- One step of a client with a connector.
--- @tparam Client client the client
--- @tparam function begin what to do without a connection, returns what `step` returns
--- @tparam function handle_event what to do with an event of the link, returns what `step` returns
--- @return what `Client:step` returns
-function bridge.step(client, begin, handle_event)
-	local link, conn, in_copas = client._link, client.connection, client._copas
-	local kind, a, b, c, d, e, f, g, h, i = pop(client._handle, client._session_mt)
-	if kind == "woken" then
-		kind, a, b, c, d, e, f, g, h, i = next_event(client)
+function bridge.wait_for_room()
+	return host.pause(DRAIN_PAUSE)
+end
+
+function bridge.may_block()
+	return false
+end
+
+-- Calls a function with the client where no thread of the program can keep it from coming back.
+local function call_outside(client, func, ...)
+	if client._copas then
+		return outside(client, func, client, ...)
 	end
+	return func(client, ...)
+end
+
+function bridge.next(client)
+	local link, conn = client._link, client.connection
+	local kind, what, more = pop(client)
 	if not conn then
-		if kind then
-			-- an answer that came by the last connection
-			return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
-		end
-		return begin(client)
+		-- An answer that came by the last connection, if anything.
+		return kind, what, more
 	elseif not kind then
-		local header, body
-		if in_copas then
-			header, body = outside(link, receive, client, conn, link)
-		else
-			header, body = receive(client, conn, link)
-		end
+		local header, body = call_outside(client, receive, conn, link)
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
-			return 0
+			return nil, 0
 		end
 		client._may_have_more = header ~= nil
-		if not header and body == conn.signal_idle then
-			return -1
-		end
 		if header then
 			link:feed(header, body)
-			kind, a, b, c, d, e, f, g, h, i = pop(client._handle, client._session_mt)
-			if kind == "woken" then
-				kind, a, b, c, d, e, f, g, h, i = next_event(client)
-			end
+			kind, what, more = pop(client)
+		elseif body == conn.signal_idle then
+			return nil
 		elseif body == conn.signal_closed or link:is_failed() then
 			-- Once DISCONNECT has been sent it does not matter how the connection ends.
 			kind = "closed"
 		else
-			kind, a = "failed", tostring(body)
+			kind, what = "failed", tostring(body)
 		end
 	end
 	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.
-	local ok, err
-	if in_copas then
-		ok, err = outside(link, bridge.flush, client)
-	else
-		ok, err = bridge.flush(client)
-	end
+	local ok, err = call_outside(client, bridge.flush)
 	if kind then
-		return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
+		return kind, what, more
 	elseif ok then
-		return 0
+		return nil, 0
 	end
-	return handle_event(client, "failed", err)
+	return "failed", err
 end
 
--- Handles an event outside of `step`, if there is one. Returns the error message.
-local function handle_aside(client, handle_event, kind, ...)
-	if kind then
-		return select(2, handle_event(client, kind, ...))
-	end
+-- The connector waits, or does not.
+function bridge.await()
+	return false
 end
 
---- Does what keep alive wants now.
--- @tparam Client client the client, connected
--- @tparam function handle_event as for `step`
--- @return nil, or an error message if the connection was given up
--- @treturn ?number in how many seconds to call this again, if what has arrived should be received before
-function bridge.check_keep_alive(client, handle_event)
-	local link = client._link
+function bridge.keep_alive(client)
+	local link, conn = client._link, client.connection
 	local left, is_for_broker = link:deadline()
 	if left == 0 and is_for_broker and client._may_have_more then
 		-- The program may have been busy with what came before the answer, which need not be the broker's fault.
 		client._may_have_more = false
-		return nil, SECOND_LOOK
+		return SECOND_LOOK
 	end
-	local conn = client.connection
 	if left == 0 and is_for_broker and conn.arriving then
 		link:arriving(conn:arriving())
 	end
 	link:handle_timeout()
 	local ok, err = bridge.flush(client)
-	if not ok then
-		return handle_aside(client, handle_event, "failed", err)
-	elseif link:is_failed() then
-		return handle_aside(client, handle_event, next_event(client))
+	return nil, not ok and err or nil
+end
+
+function bridge.look_soon(client)
+	if client.connection then
+		client._check_soon()
 	end
+end
+
+-- Only the connector can tell when there is something to receive.
+function bridge.wait(client, seconds)
+	if not (client.connection or host.wait(client) or host.pause(POLL_PAUSE)) then
+		client._link:wait(seconds)
+	end
+end
+
+function bridge.iterate(client, longest, own)
+	bridge.wait(client, longest)
+	local conn = client.connection
+	if conn then
+		-- For connectors that can wait: until keep alive wants something, or the program has waited long enough.
+		local deadline = client._link:deadline()
+		conn.receive_timeout = client:_at_most(own and math_min(own, deadline or own) or deadline) or false
+	end
+	local wait, err = client:step()
+	if conn then
+		conn.receive_timeout = nil
+	end
+	if wait == -1 then
+		client:_pause()
+		err = select(2, client:check_keep_alive())
+		if err then
+			return nil, err
+		end
+	end
+	return wait, err
+end
+
+function bridge.token() end
+
+function bridge.getfd()
+	return nil, "a client with a connector has no descriptor: wait for the connector's socket"
 end
 
 return bridge

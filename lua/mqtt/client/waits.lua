@@ -1,12 +1,12 @@
---- What somebody waits for, and how that ends when it does not come.
--- Internal to `mqtt.client`: methods that `mqtt.topic_handlers`, `mqtt.waiting` and `mqtt.request` use.
+--- What somebody waits for, and how that ends when it does not come: `client._waits`.
+-- Internal to `mqtt.client`.
 
 local core = require("mqtt.core")
 local packet_type = require("mqtt.packet").types
 local protect = require("mqtt.protect")
 
 local math_max, math_min = math.max, math.min
-local ipairs, next, pairs, select = ipairs, next, pairs, select
+local ipairs, next, pairs, select, setmetatable = ipairs, next, pairs, select, setmetatable
 local table_insert, table_remove, table_sort = table.insert, table.remove, table.sort
 local unpack = table.unpack or unpack -- luacheck: globals unpack
 local raise, try = protect.raise, protect.try
@@ -14,82 +14,56 @@ local raise, try = protect.raise, protect.try
 -- How soon one look at the times follows the last, in seconds: many that end at almost the same time cost one look.
 local LOOK_PAUSE = 0.01
 
-local Client = {}
+local Waits = {}
+Waits.__index = Waits
 
---- Makes a request and sees to it that it is told, once, how it ends.
--- @tparam string method name of a method of the client that takes options with a callback
--- @tparam table opts its options; a callback in there is called first
--- @tparam function done called with the answer; or with nil and an error message if the request was accepted, but will
--- not be carried out. Not called if there will be no connection any more
--- @return what the method returns
-function Client:_ask(method, opts, done)
-	local own, callback = {}, opts.callback
-	local packet_id, err, is_answered
-	for key, value in pairs(opts) do
-		own[key] = value
+--- Returns the waits of a client.
+-- @tparam Client client the client
+-- @treturn Waits
+function Waits.of(client)
+	local self = client._waits
+	if not self then
+		self = setmetatable({
+			client = client,
+			-- What is waited for: a set.
+			pending = {},
+			-- How many waits there have been.
+			count = 0,
+			-- When the first one is over, or nil.
+			next_timeout = nil,
+			-- The waits that are over, until those are told who wait.
+			over = {},
+		}, Waits)
+		client._waits = self
 	end
-	function own.callback(packet)
-		is_answered = true
-		if packet_id and self._lost_requests then
-			self._lost_requests[packet_id] = nil
-		end
-		local failure
-		if callback then
-			failure = try(nil, callback, packet, self)
-		end
-		raise(try(failure, done, packet))
-	end
-	packet_id, err = self[method](self, own)
-	-- Without a callback it has been forgotten meanwhile.
-	if packet_id and packet_id ~= true and not is_answered and self._callbacks[packet_id] then
-		self._lost_requests = self._lost_requests or {}
-		self._lost_requests[packet_id] = function(reason)
-			done(nil, reason)
-		end
-	end
-	return packet_id, err
-end
-
--- A request that was accepted will not be carried out: its callback is not called. Who asked is told the reason if any.
-function Client:_forget_request(packet_id, reason)
-	self._callbacks[packet_id] = nil
-	local lost = self._lost_requests and self._lost_requests[packet_id]
-	if lost then
-		self._lost_requests[packet_id] = nil
-		if reason then
-			lost(reason)
-		end
-	end
+	return self
 end
 
 -- Makes the link wake whoever waits for it when the next wait is over, or it is time to reconnect.
 local function set_timer(self)
-	local at = self._next_timeout
-	if at and not (self._wake_at and self._wake_at <= at and self._wake_at > core.now()) then
-		self._wake_at = at
-		self._link:wake_after(math_max(at - core.now(), 0))
+	local client, at = self.client, self.next_timeout
+	if at and not (client._wake_at and client._wake_at <= at and client._wake_at > core.now()) then
+		client._wake_at = at
+		client._link:wake_after(math_max(at - core.now(), 0))
 	end
 end
 
 --- Begins to wait for something.
 -- @tparam ?number timeout for so many seconds
 -- @tparam ?string kind what for, if that matters: "connect"
--- @tparam ?function told called with the results, unless somebody is in `Client:_wait_for`
+-- @tparam ?function told called with the results, unless somebody is in `Waits:await`
 -- @treturn table the wait; its field `forget` may be a function, which is called when it is over and raises nothing
-function Client:_begin_wait(timeout, kind, told)
-	self._wait_count = (self._wait_count or 0) + 1
-	local wait = { number = self._wait_count, kind = kind, told = told }
-	self._waits = self._waits or {}
-	self._waits[wait] = true
+function Waits:begin(timeout, kind, told)
+	self.count = self.count + 1
+	local wait = { number = self.count, kind = kind, told = told }
+	self.pending[wait] = true
 	if timeout then
 		wait.at = core.now() + timeout
-		if not self._next_timeout or wait.at < self._next_timeout then
-			self._next_timeout = wait.at
+		if not self.next_timeout or wait.at < self.next_timeout then
+			self.next_timeout = wait.at
 			set_timer(self)
-			if self.connection and self._check_soon then
-				-- With a connector it is the thread for keep alive that looks.
-				self._check_soon()
-			end
+			-- With a connector it is the thread for keep alive that looks.
+			self.client._transport.look_soon(self.client)
 		end
 	end
 	return wait
@@ -103,11 +77,11 @@ end
 -- Tells those whose wait is over, all of them; then raises the first error. Where that ends this at once, the next step
 -- goes on with the others.
 local function tell(self)
-	local over, failure = self._over, nil
-	while over and over[1] do
+	local over, failure = self.over, nil
+	while over[1] do
 		local wait = table_remove(over, 1)
 		if over[1] then
-			self._next_timeout = core.now()
+			self.next_timeout = core.now()
 			set_timer(self)
 		end
 		-- What still knows the wait, an exchange without an end perhaps, is not to keep what the program has given.
@@ -133,21 +107,20 @@ local function put_over(self, wait, ...)
 	end
 	results.n = n
 	wait.results = results
-	self._waits[wait] = nil
+	self.pending[wait] = nil
 	if wait.forget then
 		wait.forget()
 	end
 	-- Others look at the results themselves.
 	if wait.wake or wait.told then
-		self._over = self._over or {}
-		table_insert(self._over, wait)
+		table_insert(self.over, wait)
 	end
 end
 
 --- Ends a wait, unless it is over.
 -- @tparam table wait the wait
 -- @param ... results
-function Client:_end_wait(wait, ...)
+function Waits:finish(wait, ...)
 	put_over(self, wait, ...)
 	-- Whoever asks and has the answer at once is not to get the errors of those who are being told.
 	if wait.wake or wait.told then
@@ -158,9 +131,9 @@ end
 --- Ends all waits, or all of a kind.
 -- @tparam ?string kind the kind
 -- @param ... results
-function Client:_end_waits(kind, ...)
+function Waits:finish_all(kind, ...)
 	local waits = {}
-	for wait in pairs(self._waits or {}) do
+	for wait in pairs(self.pending) do
 		if not kind or wait.kind == kind then
 			waits[#waits + 1] = wait
 		end
@@ -176,11 +149,11 @@ function Client:_end_waits(kind, ...)
 end
 
 --- Ends the waits whose time is over, if it is time to look.
-function Client:_check_waits()
+function Waits:check()
 	local now = core.now()
-	if self._next_timeout and self._next_timeout <= now then
+	if self.next_timeout and self.next_timeout <= now then
 		local earliest, late
-		for wait in pairs(self._waits) do
+		for wait in pairs(self.pending) do
 			if not wait.at then -- luacheck: ignore 542
 				-- for ever
 			elseif wait.at <= now then
@@ -190,7 +163,7 @@ function Client:_check_waits()
 				earliest = wait.at
 			end
 		end
-		self._next_timeout = earliest and math_max(earliest, now + LOOK_PAUSE)
+		self.next_timeout = earliest and math_max(earliest, now + LOOK_PAUSE)
 		late = late or {}
 		table_sort(late, function(a, b)
 			return a.at < b.at
@@ -206,33 +179,25 @@ end
 --- In how many seconds something has to be looked at: the given time, or less if a wait ends before.
 -- @tparam ?number seconds the time
 -- @treturn ?number
-function Client:_at_most(seconds)
-	local at = self._next_timeout
+function Waits:at_most(seconds)
+	local at = self.next_timeout
 	local left = at and math_max(at - core.now(), 0)
 	return seconds and left and math_min(seconds, left) or seconds or left
 end
 
---- The link's timer has fired, or somebody has woken those who wait for the link.
-function Client:_woken()
-	self._wake_at = nil
-	if self._waits then
-		self:_check_waits()
-	end
-end
-
 -- Drives the client until a wait is over, where nobody else does.
 local function drive(self, wait)
-	local ok, err = true, nil
-	if self.opts.connector.feed then
+	local client, ok, err = self.client, true, nil
+	if client.opts.connector.feed then
 		ok, err = false, "nobody would move the bytes meanwhile: wait in a coroutine"
-	elseif not (self.connection or self._opening) then
+	elseif not (client.connection or client._opening) then
 		-- Begins to connect, if it is time.
-		ok, err = self:step()
+		ok, err = client:step()
 	end
 	while ok and not wait.results do
-		ok, err = self:_sync_iteration()
+		ok, err = client:_sync_iteration()
 	end
-	self:_end_wait(wait, nil, err)
+	self:finish(wait, nil, err)
 end
 
 --- Returns when a wait is over: yields where that can be done, else drives the client meanwhile.
@@ -240,13 +205,13 @@ end
 -- @tparam ?function sleep what `host.sleeper` returned
 -- @tparam ?function wake likewise
 -- @return its results
-function Client:_wait_for(wait, sleep, wake)
+function Waits:await(wait, sleep, wake)
 	if sleep then
 		wait.wake = wake
 		while not wait.results do
 			sleep(wait.at and math_max(wait.at - core.now(), 0))
 			if wait.at and not wait.results and wait.at <= core.now() then
-				self:_end_wait(wait, nil, "timeout")
+				self:finish(wait, nil, "timeout")
 			end
 		end
 	else
@@ -259,14 +224,14 @@ end
 -- @tparam string reason why
 -- @tparam ?table packet the packet that ended it
 -- @tparam boolean is_last whether there will be no other
-function Client:_connection_ended(reason, packet, is_last)
-	if not (self._waits and next(self._waits)) then -- luacheck: ignore 542
+function Waits:connection_ended(reason, packet, is_last)
+	if not next(self.pending) then -- luacheck: ignore 542
 		-- nobody
 	elseif is_last then
-		self:_end_waits(nil, nil, reason, packet)
+		self:finish_all(nil, nil, reason, packet)
 	elseif packet and packet.type == packet_type.CONNACK then
-		self:_end_waits("connect", nil, reason, packet)
+		self:finish_all("connect", nil, reason, packet)
 	end
 end
 
-return Client
+return Waits

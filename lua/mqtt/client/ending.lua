@@ -1,0 +1,187 @@
+--- How a connection ends, and what is left to do when Lua collects a client.
+-- Internal to `mqtt.client`.
+
+local log = require("mqtt.log")
+local packet_type = require("mqtt.packet").types
+local protect = require("mqtt.protect")
+
+local getmetatable, next, package, pcall, setmetatable = getmetatable, next, package, pcall, setmetatable
+local tostring = tostring
+local coroutine_running, coroutine_status = coroutine.running, coroutine.status
+local raise, try = protect.raise, protect.try
+
+-- How long closing waits until everything has been handed to the kernel, alone and with others who would be held up, in
+-- seconds. Whatever is left is sent in the background, and the end of the process waits for that.
+local FLUSH_TIME = 1
+local FLUSH_TURN = 0.01
+
+local ending = {
+	NOT_OPENED = "network connection is not opened",
+	COLLECTED = "nobody holds this client any more: it has been collected",
+	BY_CLIENT = "connection closed by client",
+	BY_BROKER = "connection closed by broker",
+	GIVEN_UP = "connection attempt was given up",
+}
+
+local CLOSED_BY_CLIENT, COLLECTED = ending.BY_CLIENT, ending.COLLECTED
+
+--- Whether the first connect goes on: there are brokers in the list that have not been tried.
+-- @tparam Client client the client
+-- @treturn boolean
+function ending.is_first_pass(client)
+	return client.first_connect and client._brokers:is_midway()
+end
+
+local is_first_pass = ending.is_first_pass
+
+-- Whether the client has a connection, or will open one by itself.
+local function goes_on(client)
+	return client.connection or client._opening or client.opts.reconnect or is_first_pass(client)
+end
+
+--- What `step` returns when a connection, or the attempt to open one, has come to its end. A handler may have opened
+-- another.
+-- @tparam Client client the client
+-- @tparam ?string err an error message
+-- @treturn ?number 0, or nil if the client has ended
+-- @treturn ?string the error message
+function ending.gone(client, err)
+	local wait = goes_on(client) and 0 or nil
+	if err == nil then
+		return wait
+	end
+	return wait, err
+end
+
+--- Tells those who wait for something that a connection has ended, or the attempt to open one.
+-- @tparam Client client the client
+-- @tparam string reason why, unless `fail` has said it
+function ending.tell_waiting(client, reason)
+	local message, pck = client._failure or reason, client._ended_by
+	client._failure, client._ended_by = nil, nil
+	if client._waits then
+		client._waits:connection_ended(message, pck, reason == CLOSED_BY_CLIENT or not goes_on(client))
+	end
+end
+
+local tell_waiting = ending.tell_waiting
+
+-- The coroutines in which `fail` is at work, by client. One that has been collected nobody will resume.
+local closers = setmetatable({}, { __mode = "kv" })
+
+--- Ends the connection, or the attempt to open one, with a close event.
+-- @tparam Client client the client
+-- @tparam string reason why
+-- @tparam[opt] boolean flushes whether everything requested before is still sent: this waits for it for a while, the
+-- rest goes on in the background
+function ending.close(client, reason, flushes)
+	local conn, transport = client.connection, client._transport
+	if conn or client._opening then
+		if not client._closing then
+			-- It has not failed, it is over: without `reconnect` only a call connects again.
+			client.first_connect = false
+			client._endings = client._endings + 1
+		end
+		client._brokers:ended(reason == CLOSED_BY_CLIENT)
+	end
+	client:_note_move()
+	client.connection, client._direct = nil, nil
+	client._opening = nil
+	client._closing, closers[client] = nil, nil
+	-- First: a connector may yield, and then another thread may connect again.
+	client._link:close(flushes and (transport.may_block(client) and FLUSH_TIME or FLUSH_TURN) or nil)
+	local failure
+	if conn then
+		failure = try(nil, transport.close, client, conn)
+		log:info("[LuaMQTT] client '%s' connection closed (reason: %s)", client.opts.id, reason)
+		conn.close_reason = reason
+		failure = try(failure, client.handle, client, "close", conn, client)
+	end
+	raise(try(failure, tell_waiting, client, reason))
+end
+
+--- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event,
+-- and the close event. If the thread ends in a handler, the next step closes the connection.
+-- @tparam Client client the client
+-- @tparam string message the error
+-- @tparam string reason the reason of the close event
+-- @tparam ?table pck the CONNACK or DISCONNECT that says so
+function ending.fail(client, message, reason, pck)
+	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
+	local conn = client.connection
+	client._closing, closers[client] = reason, coroutine_running()
+	client._failure, client._ended_by = message, pck
+	client._brokers:ended()
+	local failure = try(nil, client.handle, client, "error", message, client, pck)
+	if pck and pck.type == packet_type.CONNACK then
+		failure = try(failure, client.handle, client, "connect", pck, client)
+	end
+	client.first_connect = is_first_pass(client)
+	-- The handlers may have closed it already, and opened another.
+	if client.connection == conn then
+		failure = try(failure, client.close_connection, client, reason)
+	end
+	raise(failure)
+end
+
+--- Whether `fail` is still at work, in another coroutine.
+-- @tparam Client client the client
+-- @treturn boolean
+function ending.is_failing(client)
+	local closer = closers[client]
+	return closer ~= nil and closer ~= coroutine_running() and coroutine_status(closer) ~= "dead"
+end
+
+-- Lua has collected a client that may still be connected, or have requests under way: those who wait for them are told.
+-- Whoever collects garbage is not to be blamed for the error of a handler.
+local function collected(client)
+	local waits = client._waits
+	if not (client.connection or waits and next(waits.pending)) then
+		return
+	end
+	-- Nobody will come back to it: what is kept for the next connection has to go out on this one.
+	client._link:leave()
+	client._is_collected = true
+	client.first_connect, client.opts.reconnect = false, false
+	local ok, err
+	if client.connection then
+		ok, err = pcall(client.close_connection, client, "garbage")
+	else
+		ok, err = pcall(waits.finish_all, waits, nil, nil, COLLECTED)
+	end
+	if not ok then
+		pcall(log.error, log, "[LuaMQTT] client '%s' was collected, and a handler of that raised an error: %s",
+			client.opts.id, tostring(err))
+	end
+end
+
+-- The program may have a global function with the name of a library: only the list of loaded modules is reliable.
+local debug_library = package.loaded.debug
+if debug_library.setfenv then
+	-- Lua 5.1 has no finalizers of tables.
+	local newproxy, getfenv, setfenv = newproxy, debug_library.getfenv, debug_library.setfenv
+	local first = newproxy(true)
+	getmetatable(first).__gc = function(proxy)
+		if proxy ~= first then
+			collected(getfenv(proxy))
+		end
+	end
+	function ending.guard(client)
+		return setfenv(newproxy(first), client)
+	end
+else
+	local mt = {
+		__gc = function(held)
+			collected(held[1])
+		end,
+	}
+	--- Has the waiting told, and the connection closed, when Lua collects a client: that is when Lua collects what this
+	-- returns, which the client has to hold; and before anything is collected that was made earlier.
+	-- @tparam Client client the client
+	-- @return what to hold
+	function ending.guard(client)
+		return setmetatable({ client }, mt)
+	end
+end
+
+return ending

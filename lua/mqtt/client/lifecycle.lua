@@ -1,0 +1,457 @@
+--- The life of a client: which broker it goes to and when, opening a connection, CONNECT and CONNACK, and the end.
+-- Methods of `Client` are documented in `mqtt.client`.
+-- Internal to `mqtt.client`.
+
+local arguments = require("mqtt.client.arguments")
+local const = require("mqtt.const")
+local core = require("mqtt.core")
+local ending = require("mqtt.client.ending")
+local log = require("mqtt.log")
+local options = require("mqtt.client.options")
+local pop = require("mqtt.transport.events").pop
+local protect = require("mqtt.protect")
+local requests = require("mqtt.client.requests")
+local target = require("mqtt.client.target")
+local transports = require("mqtt.transport")
+
+local error, ipairs, pcall, type = error, ipairs, pcall, type
+local math_ceil, math_max, math_min = math.ceil, math.max, math.min
+local str_format = string.format
+local connect_timeout, keeps_exchanges = options.connect_timeout, options.keeps_exchanges
+local fail, gone, is_first_pass = ending.fail, ending.gone, ending.is_first_pass
+local raise, try = protect.raise, protect.try
+local NOT_OPENED, COLLECTED, GIVEN_UP = ending.NOT_OPENED, ending.COLLECTED, ending.GIVEN_UP
+
+-- The part of the time for connecting that the broker has for its CONNACK in any case.
+local CONNACK_PART = 0.1
+
+local lifecycle = {}
+
+-- Options ------------------------------------------------------------------------------------------------------------
+
+-- Returns what is wrong with the options, which the program may have changed, or nil.
+local function check_options(client)
+	if client._is_collected then
+		return COLLECTED
+	end
+	return options.check_changed(client.opts, client._version)
+end
+
+--- Tells the session which options count from now on.
+-- @tparam Client client the client
+-- @treturn[1] boolean true
+-- @return[2] nil and an error message
+function lifecycle.configure(client)
+	local err = check_options(client)
+	if err then
+		return nil, err
+	end
+	local timeout, rpc = client.connection and client.connection.connack_timeout, client._rpc
+	return client._link:configure(options.session(client.opts, timeout, rpc and rpc.name))
+end
+
+local configure = lifecycle.configure
+
+-- A new connection table for a broker, which is given as `Brokers:next` returns it. Raises on bad options.
+local function new_connection(client, ...)
+	local conn
+	conn, client._from_uri = target.new(client.opts, client._from_uri, ...)
+	return conn
+end
+
+--- Finds the transport of a client, and checks what the options say of each broker. Raises if that is of no use.
+-- @tparam Client client the client
+function lifecycle.check_brokers(client)
+	local opts = client.opts
+	local uris = type(opts.uri) == "table" and opts.uri or { opts.uri }
+	local conns, is_secure = {}, false
+	-- The first one last: what its uri says is what the options show.
+	for i = #uris, 1, -1 do
+		local ok, conn = pcall(new_connection, client, uris[i])
+		if not ok then
+			error(uris == opts.uri and str_format("uri[%d]: %s", i, conn) or conn, 0)
+		end
+		conns[i], is_secure = conn, is_secure or conn.secure
+	end
+	local transport = transports.of(opts, is_secure)
+	if client._transport ~= transport then
+		client._transport = transport
+	end
+	for _, conn in ipairs(conns) do
+		transport.check(client, conn)
+	end
+end
+
+-- Opening ------------------------------------------------------------------------------------------------------------
+
+-- The connection is open: what is left of the time for connecting is for the CONNACK.
+local function opened(client)
+	local transport = client._transport
+	client.connection, client._opening = client._opening, nil
+	client._direct = transport.direct(client)
+	if client._stuck then
+		client._stuck = nil
+	end
+	local whole = connect_timeout(client.opts)
+	local rest = math_max(client._brokers.last_attempt + whole - core.now(), whole * CONNACK_PART)
+	-- In milliseconds: an error message will show it.
+	client.connection.connack_timeout = math_ceil(rest * 1000) / 1000
+	transport.opened(client)
+end
+
+-- The connection could not be opened. Returns the error message.
+local function open_failed(client, reason)
+	client._link:close()
+	client._opening = nil
+	client._brokers:ended()
+	client.first_connect = is_first_pass(client)
+	local message = "failed to open network connection: " .. reason
+	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
+	raise(try(try(nil, client.handle, client, "error", message, client), ending.tell_waiting, client, message))
+	return message
+end
+
+-- Sends CONNECT on a connection that has just been opened. Returns what `step` returns.
+local function begin(client)
+	local ok, err = client:send_connect()
+	if ok then
+		return 0
+	end
+	client.first_connect = is_first_pass(client)
+	return gone(client, err)
+end
+
+--- The transport has opened the connection.
+-- @tparam Client client the client
+-- @return what `step` returns
+function lifecycle.opened(client)
+	opened(client)
+	return begin(client)
+end
+
+--- The transport could not open the connection.
+-- @tparam Client client the client
+-- @tparam string reason why
+-- @return what `step` returns
+function lifecycle.open_failed(client, reason)
+	return gone(client, open_failed(client, reason))
+end
+
+-- Opens a connection to the broker whose turn it is. Returns what the transport's `open` does. Raises if the options
+-- have become bad.
+local function open(client)
+	local err = check_options(client)
+	if err then
+		error(err, 0)
+	end
+	local brokers, transport = client._brokers, client._transport
+	local conn = transport.adopt(client, new_connection(client, brokers:next(client.opts.uri)))
+	log:info("[LuaMQTT] client '%s' connecting to %s%s%s", client.opts.id, target.place(conn))
+	brokers.last_attempt = core.now()
+	local is_open
+	is_open, err = transport.open(client, conn)
+	if is_open == nil then
+		return nil
+	elseif client._opening ~= conn then
+		-- by another thread
+		return false, GIVEN_UP
+	elseif is_open then
+		opened(client)
+		return true
+	end
+	return false, open_failed(client, err)
+end
+
+-- Deals with what the last connection has left: the answers that it has brought and nobody has taken.
+local function take_rest(client)
+	repeat
+		local kind, what, more = pop(client)
+		-- A broken link belongs to the parent of a fork, and says so each time.
+		if kind and kind ~= "broken" then
+			client:_handle_event(kind, what, more)
+		end
+	until not kind or kind == "broken" or client.connection or client._opening
+end
+
+function lifecycle.open_connection(client)
+	if not (client.connection or client._opening) then
+		local endings = client._endings
+		take_rest(client)
+		if client._endings ~= endings and not (client.connection or client._opening) then
+			-- By a handler of an answer, or by another thread while that handler waited.
+			return false, GIVEN_UP
+		end
+	end
+	if client.connection then
+		return true
+	elseif client._is_collected then
+		-- In its `close` handler, perhaps at the end of the program, which is not to be held up.
+		return false, COLLECTED
+	end
+	local is_open, err
+	-- A connector that another thread waits for is given up.
+	if not (client._opening and client._transport.in_background) then
+		is_open, err = open(client)
+	end
+	if is_open then
+		return true
+	elseif is_open == false then
+		return false, err
+	end
+	local conn = client._opening
+	while client._opening == conn do
+		client._transport.await_open(client)
+		if client._opening == conn then
+			local kind, what = pop(client)
+			if kind == "opened" then
+				opened(client)
+			elseif kind == "open_failed" or kind == "broken" then
+				return false, open_failed(client, what)
+			elseif kind == "woken" then
+				client:_woken()
+			end
+		end
+	end
+	if client.connection then
+		return true
+	end
+	return false, GIVEN_UP
+end
+
+function lifecycle.start_connecting(client)
+	local ok, err = client:open_connection()
+	if ok and not (client.connection and client.connection.connect_sent) then
+		ok, err = client:send_connect()
+	end
+	if not ok then
+		client.first_connect = is_first_pass(client)
+		return false, err
+	end
+	return true
+end
+
+--- Connects when this is the first time, or when it is time to reconnect.
+-- @tparam Client client the client, which has no connection
+-- @return what `step` returns; -1 if the connection is being opened
+function lifecycle.connect_in_time(client)
+	local reconnect, brokers = client.opts.reconnect, client._brokers
+	if client._is_collected then
+		return nil, COLLECTED
+	elseif not client.first_connect and not reconnect then
+		return nil, NOT_OPENED
+	end
+	local bad = options.check("reconnect", reconnect or false)
+	if bad then
+		error(bad, 0)
+	end
+	local now, last = core.now(), brokers.last_attempt
+	local due = last and reconnect and last + brokers:delay(reconnect) or now
+	if due > now then
+		local waits = client._waits
+		local at = math_min(due, waits and waits.next_timeout or due)
+		local left = math_max(at - now, 0)
+		if client._wake_at ~= at then
+			-- Whoever waits for the link is woken when it is time.
+			client._wake_at = at
+			client._link:wake_after(left)
+		end
+		return left
+	end
+	local is_open, err = open(client)
+	if is_open == nil then
+		return -1
+	elseif is_open then
+		return begin(client)
+	end
+	client.first_connect = is_first_pass(client)
+	return gone(client, err)
+end
+
+-- CONNECT and CONNACK ------------------------------------------------------------------------------------------------
+
+function lifecycle.send_connect(client)
+	local conn, opts = client.connection, client.opts
+	if not conn then
+		return false, NOT_OPENED
+	end
+	log:info("[LuaMQTT] client '%s' sending CONNECT (user '%s')", opts.id, opts.username or "not specified")
+	local ok, err = configure(client)
+	if ok and opts.clean and not keeps_exchanges(opts) then
+		requests.forget_all(client)
+	end
+	if client._version ~= const.v50 then
+		requests.note_ignored(client, "CONNECT", opts)
+	end
+	if ok then
+		ok, err = client._link:connect(options.connect_fields(opts))
+	end
+	if not ok then
+		err = "failed to send CONNECT: " .. err
+		fail(client, err, "error")
+		return false, err
+	end
+	ok, err = requests.sent(client, "CONNECT")
+	if not ok then
+		return false, err
+	end
+	conn.connect_sent = true
+	return true
+end
+
+-- The reason codes with which a server refers to others (4.11).
+local USE_ANOTHER_SERVER, SERVER_MOVED = 0x9C, 0x9D
+-- The reason code when another client has connected with the same client identifier (3.14.2.1).
+local SESSION_TAKEN_OVER = 0x8E
+
+-- Follows the server reference of a CONNACK or DISCONNECT of 5.0, if there is one and that is allowed.
+local function follow_reference(client, pck)
+	local reference = pck.properties and pck.properties.server_reference
+	if not (reference and client.opts.follow_server_reference)
+		or pck.rc ~= USE_ANOTHER_SERVER and pck.rc ~= SERVER_MOVED then
+		return
+	end
+	for _, ignored in ipairs(client._brokers:refer(reference, pck.rc == SERVER_MOVED)) do
+		log:warn("[LuaMQTT] client '%s' ignores server reference %q: expecting host[:port]", client.opts.id, ignored)
+	end
+end
+
+--- Notes what a CONNACK means for the next connection. At once: its handlers may run in another thread, later.
+-- @tparam Client client the client
+-- @tparam table connack the packet
+function lifecycle.note_connack(client, connack)
+	if connack.rc ~= 0 then
+		return follow_reference(client, connack)
+	end
+	client._brokers:succeeded()
+	local assigned = connack.properties and connack.properties.assigned_client_identifier
+	if assigned and client.opts.id == "" then
+		-- The session is known by it (3.2.2.3.7).
+		client.opts.id = assigned
+	end
+end
+
+--- The broker has answered CONNECT.
+-- @tparam Client client the client
+-- @tparam table connack the packet
+-- @treturn[1] boolean true
+-- @return[2] false and an error message
+function lifecycle.connack_received(client, connack)
+	local conn, opts = client.connection, client.opts
+	if not conn then
+		-- closed before its thread came to this
+		return false, NOT_OPENED
+	end
+	conn.connack = connack
+	if connack.rc ~= 0 then
+		local err = str_format("CONNECT failed with CONNACK [rc=%d]: %s", connack.rc, connack:reason_string())
+		fail(client, err, "connection failed", connack)
+		return false, err
+	end
+	local rpc, topics = client._rpc, client._topics
+	if rpc then
+		rpc:revise(connack)
+	end
+	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, target.place(conn))
+	if opts.clean == "first" then
+		opts.clean = false
+		-- What this connection leaves is taken up on the next one.
+		configure(client)
+	end
+	-- The broker may want another keep alive.
+	client._transport.look_soon(client)
+	local failure
+	if topics then
+		failure = try(nil, topics.renew, topics, connack)
+	end
+	if rpc and client.connection == conn then
+		failure = try(failure, rpc.renew, rpc)
+	end
+	if client.connection ~= conn then
+		raise(failure)
+		return false, NOT_OPENED
+	end
+	failure = try(failure, client.handle, client, "connect", connack, client)
+	client.first_connect = false
+	local waits = client._waits
+	if waits then
+		failure = try(failure, waits.finish_all, waits, "connect", connack)
+	end
+	raise(failure)
+	return true
+end
+
+-- The end ------------------------------------------------------------------------------------------------------------
+
+--- The broker ends the connection.
+-- @tparam Client client the client
+-- @tparam table disconnect the DISCONNECT
+-- @return what `step` returns
+function lifecycle.disconnect_received(client, disconnect)
+	local reason = "disconnect received from broker"
+	if (disconnect.rc or 0) == 0 then
+		client:close_connection(reason)
+		return 0
+	end
+	follow_reference(client, disconnect)
+	reason = str_format("%s: %s [0x%02X]", reason, disconnect:reason_string(), disconnect.rc)
+	local text = disconnect.properties.reason_string
+	if text then
+		reason = reason .. ": " .. text
+	end
+	local message = reason
+	if disconnect.rc == SESSION_TAKEN_OVER then
+		message = message .. ": another client uses this client identifier"
+	end
+	fail(client, message, reason, disconnect)
+	return gone(client, reason)
+end
+
+--- The connection has ended.
+-- @tparam Client client the client
+-- @return what `step` returns
+function lifecycle.closed(client)
+	-- After a DISCONNECT of ours the broker closes, perhaps before the thread that sent it comes to that.
+	if client._link:is_failed() then
+		client:close_connection(ending.BY_CLIENT)
+		return gone(client, ending.BY_CLIENT)
+	end
+	local conn, reason = client.connection, ending.BY_BROKER
+	fail(client, conn and conn.connack and reason or reason .. " before its CONNACK", reason)
+	return gone(client, reason)
+end
+
+function lifecycle.close_connection(client, reason)
+	if reason ~= nil and type(reason) ~= "string" then
+		error("expecting reason to be a string", 2)
+	end
+	if not client._transport.hand_over(client, lifecycle.close_connection, reason) then
+		ending.close(client, reason or "unspecified")
+	end
+	return true
+end
+
+function lifecycle.shutdown(client, ...)
+	local err = arguments.reason(...)
+	if err then
+		error(err, 2)
+	end
+	log:debug("[LuaMQTT] client '%s' shutting down", client.opts.id)
+	client.first_connect = false
+	client.opts.reconnect = false
+	client._endings = client._endings + 1
+	if client._transport.hand_over(client, lifecycle.shutdown, ...) then
+		return true
+	end
+	local failure, ok = try(nil, client.disconnect, client, ...)
+	if not (failure or ok) and client.connection and not client._closing then
+		-- It has failed, and nobody may be left to find out.
+		failure = try(nil, client.close_connection, client, ending.BY_CLIENT)
+	end
+	-- A loop that waits until it is time to reconnect is to see that there is no such time any more.
+	client._link:wake()
+	failure = try(failure, client.handle, client, "shutdown", client)
+	raise(failure)
+	return true
+end
+
+return lifecycle

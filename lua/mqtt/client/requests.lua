@@ -1,0 +1,464 @@
+--- What a client asks of the broker: SUBSCRIBE, UNSUBSCRIBE, PUBLISH, AUTH, PINGREQ, DISCONNECT, and the
+-- acknowledgements of messages. Methods of `Client` are documented in `mqtt.client`.
+-- Internal to `mqtt.client`.
+
+local arguments = require("mqtt.client.arguments")
+local calls = require("mqtt.calls")
+local const = require("mqtt.const")
+local core = require("mqtt.core")
+local ending = require("mqtt.client.ending")
+local log = require("mqtt.log")
+local options = require("mqtt.client.options")
+local packet = require("mqtt.packet")
+local protect = require("mqtt.protect")
+
+local error, getmetatable, ipairs, pairs, type = error, getmetatable, ipairs, pairs, type
+local os_time = os.time
+local tostring = tostring
+local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
+local core_publish, publish_plain, LARGE_PAYLOAD = core.publish, calls.publish, core.large_payload
+local keeps_exchanges, raise, try = options.keeps_exchanges, protect.raise, protect.try
+local unacknowledged = require("mqtt.client.incoming").unacknowledged
+local NOT_OPENED, PUBLISH = ending.NOT_OPENED, packet.types.PUBLISH
+
+local STUCK = "the connection takes nothing"
+
+-- How long publishing waits for a connection that takes nothing, in seconds.
+local SEND_TIMEOUT = 30
+-- How long disconnecting waits for a broker that has to acknowledge before it takes more, in seconds.
+local DRAIN_TIMEOUT = 5
+
+local requests = {
+	--- The callbacks of a client that has none. Not to be changed.
+	NO_CALLBACKS = {},
+}
+
+--- Ends a request that is in the session's send buffer already: a connector has to write it. The native connection does
+-- so by itself.
+-- @tparam Client client the client
+-- @tparam string what the name of its packet
+-- @treturn boolean true; or false
+-- @treturn ?string and an error message: the connection has failed, which has been told
+function requests.sent(client, what)
+	client.send_time = os_time()
+	local transport = client._transport
+	if transport.is_sending(client) or transport.hand_over(client, requests.sent, what) then
+		return true
+	end
+	local ok, err = transport.flush(client)
+	if ok then
+		return true
+	end
+	err = "failed to send " .. what .. ": " .. tostring(err)
+	if not client._closing then
+		-- Else it is being told already, and a handler tries to send more.
+		ending.fail(client, err, "error")
+	end
+	return false, err
+end
+
+local sent = requests.sent
+
+-- Remembers the callback of a request, or that it has none.
+local function set_callback(client, packet_id, callback)
+	if callback and client._callbacks == requests.NO_CALLBACKS then
+		client._callbacks = {}
+	end
+	client._callbacks[packet_id] = callback
+end
+
+--- The broker starts anew, and so do the packet identifiers: forgets all callbacks.
+-- @tparam Client client the client
+function requests.forget_all(client)
+	client._callbacks, client._lost_requests = nil, nil
+end
+
+--- Logs what only MQTT 5.0 has and 3.1.1 ignores, so that a program may serve both with one table.
+-- @tparam Client client the client
+-- @tparam string what the name of the packet
+-- @tparam table opts the table
+-- @tparam[opt] table names the fields in question
+function requests.note_ignored(client, what, opts, names)
+	for _, name in ipairs(names or { "properties", "user_properties" }) do
+		if opts[name] ~= nil then
+			log:debug("[LuaMQTT] client '%s' ignores %s of a %s: only MQTT 5.0 has that", client.opts.id, name, what)
+		end
+	end
+end
+
+local note_ignored = requests.note_ignored
+
+--- Makes a request of the session. Raises where the arguments are to blame, in the name of the caller's caller: not to
+-- be used as a tail call.
+-- @tparam Client client the client
+-- @tparam ?function callback for the packet identifier that the method returns, in place before the answer comes
+-- @tparam string what the name of the packet
+-- @tparam string method of the link
+-- @param ... its arguments
+-- @return what the method returned; or false
+-- @treturn ?string and an error message
+function requests.request(client, callback, what, method, ...)
+	if not client.connection then
+		return false, NOT_OPENED
+	end
+	local link = client._link
+	local result, err, misuse = link[method](link, ...)
+	if not result then
+		if misuse then
+			error(err, 3)
+		end
+		return false, "failed to send " .. what .. ": " .. err
+	end
+	log:debug("[LuaMQTT] client '%s' sending %s", client.opts.id, what)
+	if result ~= true then
+		set_callback(client, result, callback)
+	end
+	local ok
+	ok, err = sent(client, what)
+	-- If not, the connection is gone, which has been told; an exchange that is kept goes on on the next one.
+	if not ok and (result == true or not keeps_exchanges(client.opts)) then
+		return false, err
+	end
+	return result
+end
+
+local request = requests.request
+
+--- Makes a request and sees to it that it is told, once, how it ends.
+-- @tparam Client client the client
+-- @tparam string method name of a method of the client that takes options with a callback
+-- @tparam table opts its options; a callback in there is called first
+-- @tparam function done called with the answer; or with nil and an error message if the request was accepted, but will
+-- not be carried out. Not called if there will be no connection any more
+-- @return what the method returns
+function requests.ask(client, method, opts, done)
+	local own, callback = {}, opts.callback
+	local packet_id, err, is_answered
+	for key, value in pairs(opts) do
+		own[key] = value
+	end
+	function own.callback(answer)
+		is_answered = true
+		if packet_id and client._lost_requests then
+			client._lost_requests[packet_id] = nil
+		end
+		local failure
+		if callback then
+			failure = try(nil, callback, answer, client)
+		end
+		raise(try(failure, done, answer))
+	end
+	packet_id, err = client[method](client, own)
+	-- Without a callback it has been forgotten meanwhile.
+	if packet_id and packet_id ~= true and not is_answered and client._callbacks[packet_id] then
+		client._lost_requests = client._lost_requests or {}
+		client._lost_requests[packet_id] = function(reason)
+			done(nil, reason)
+		end
+	end
+	return packet_id, err
+end
+
+--- A request that was accepted will not be carried out: its callback is not called.
+-- @tparam Client client the client
+-- @tparam number packet_id its packet identifier
+-- @tparam ?string reason what is told to who made it by `ask`
+function requests.forget(client, packet_id, reason)
+	client._callbacks[packet_id] = nil
+	local lost = client._lost_requests and client._lost_requests[packet_id]
+	if lost then
+		client._lost_requests[packet_id] = nil
+		if reason then
+			lost(reason)
+		end
+	end
+end
+
+-- SUBSCRIBE and UNSUBSCRIBE ------------------------------------------------------------------------------------------
+
+-- What only MQTT 5.0 has of a subscription.
+local V50_SUBSCRIBE_FIELDS = { "no_local", "retain_as_published", "retain_handling", "properties", "user_properties" }
+
+function requests.subscribe(client, opts)
+	local problem = arguments.subscribe(opts)
+	if problem then
+		error(problem, 2)
+	end
+	local no_local, retain_as_published, retain_handling = opts.no_local, opts.retain_as_published, opts.retain_handling
+	if client._version ~= const.v50 then
+		note_ignored(client, "SUBSCRIBE", opts, V50_SUBSCRIBE_FIELDS)
+		no_local, retain_as_published, retain_handling = false, false, 0
+	elseif type(retain_handling) == "boolean" then
+		retain_handling = retain_handling and 1 or 0
+	end
+	local packet_id, err = request(client, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
+		no_local or false, retain_as_published or false, retain_handling or 0, opts.properties, opts.user_properties)
+	if packet_id then
+		return packet_id
+	end
+	return false, err
+end
+
+function requests.unsubscribe(client, opts)
+	local problem = arguments.unsubscribe(opts)
+	if problem then
+		error(problem, 2)
+	end
+	if client._version ~= const.v50 then
+		note_ignored(client, "UNSUBSCRIBE", opts)
+	end
+	local packet_id, err = request(client, opts.callback, "UNSUBSCRIBE", "unsubscribe", opts.topic, opts.properties,
+		opts.user_properties)
+	if packet_id then
+		return packet_id
+	end
+	return false, err
+end
+
+-- PUBLISH ------------------------------------------------------------------------------------------------------------
+
+-- Waits until the connection has taken most of what is to be sent, if that holds up nobody else, and unless it waits
+-- itself until the program has taken what was received. Returns whether so.
+local function wait_for_room(client)
+	local link = client._link
+	local least, deadline = link:outgoing_bytes(), core.now() + SEND_TIMEOUT
+	while link:is_full() do
+		local bytes, now = link:outgoing_bytes(), core.now()
+		if bytes < least then
+			least, deadline = bytes, now + SEND_TIMEOUT
+		end
+		if now >= deadline then
+			client._stuck, client._direct = bytes, nil
+			return false
+		elseif not client._transport.wait_for_room(client, deadline - now) then
+			return false
+		end
+	end
+	return true
+end
+
+-- Whether the connection, for which a publish has waited in vain, has still taken nothing.
+local function is_stuck(client)
+	if client._link:outgoing_bytes() < client._stuck or not client._link:is_full() then
+		client._stuck = nil
+		client._direct = client._transport.direct(client)
+	end
+	return client._stuck ~= nil
+end
+
+-- Publishes what `publish_plain` has left. Returns what the link's function returns.
+local function send_publish(client, opts)
+	local topic, payload, qos, retain, dup = opts.topic, opts.payload, opts.qos, opts.retain, opts.dup
+	local properties, user_properties = opts.properties, opts.user_properties
+	if properties or user_properties then
+		if client._version ~= const.v50 then
+			note_ignored(client, "PUBLISH", opts)
+		end
+		return client._link:publish(topic, payload, qos or 0, retain or false, dup or false, opts.packet_id, properties,
+			user_properties)
+	end
+	local may_wait = type(payload) == "string" and #payload >= LARGE_PAYLOAD and client._transport.may_block(client)
+	return core_publish(client._handle, topic, payload, qos, retain, dup, opts.packet_id, may_wait)
+end
+
+-- Remembers the callback of a message that has been accepted, and forgets those of the messages that had to make room.
+local function await_answer(client, packet_id, callback, dropped)
+	for _, other in ipairs(dropped or {}) do
+		requests.forget(client, other, "it had to make room in the queue")
+	end
+	if packet_id ~= 0 then
+		set_callback(client, packet_id, callback)
+	end
+end
+
+-- What is left to do for a message that has been accepted. Returns what `publish` returns.
+local function published(client, packet_id, callback, full)
+	if full then
+		wait_for_room(client)
+	end
+	if packet_id == 0 then
+		if callback then
+			callback("no ack for QoS 0 message", client)
+		end
+		return true
+	end
+	return packet_id
+end
+
+function requests.publish(client, opts)
+	local direct = client._direct
+	if direct and publish_plain then
+		local packet_id, time, full, dropped, callback = publish_plain(direct, opts)
+		if packet_id then
+			client.send_time = time
+			if full or dropped or callback then
+				await_answer(client, packet_id, callback, dropped)
+				return published(client, packet_id, callback, full)
+			end
+			return packet_id == 0 or packet_id
+		end
+	end
+
+	if type(opts) ~= "table" then
+		error(arguments.publish(opts), 2)
+	end
+	local callback = opts.callback
+	-- The session looks at the fields of a plain message itself.
+	if opts.properties ~= nil or opts.user_properties ~= nil or not client.connection
+		or callback ~= nil and type(callback) ~= "function" then
+		local problem = arguments.publish(opts)
+		if problem then
+			error(problem, 2)
+		end
+	end
+	if not (client.connection or client.opts.queue) then
+		return false, NOT_OPENED
+	elseif client._stuck and is_stuck(client) then
+		return false, "failed to send PUBLISH: " .. STUCK
+	end
+
+	local packet_id, time, full, dropped = send_publish(client, opts)
+	if packet_id == false and wait_for_room(client) then
+		packet_id, time, full, dropped = send_publish(client, opts)
+	end
+	if not packet_id then
+		local err, is_misuse = time, full
+		if is_misuse then
+			error(arguments.publish(opts) or err, 2)
+		end
+		return false, "failed to send PUBLISH: " .. err
+	end
+	-- Before anything that yields: the answer may come meanwhile.
+	await_answer(client, packet_id, callback, dropped)
+	if direct then
+		client.send_time = time
+	elseif client.connection then
+		local ok, err = sent(client, "PUBLISH")
+		-- If not, the connection is gone, which has been told; a message that is kept will be sent on the next one.
+		if not ok and (packet_id == 0 or not keeps_exchanges(client.opts)) then
+			return false, err
+		end
+	end
+	return published(client, packet_id, callback, full)
+end
+
+-- PUBACK and PUBREC --------------------------------------------------------------------------------------------------
+
+function requests.acknowledge(client, msg, rc, properties, user_properties)
+	local direct = client._direct
+	if direct and rc == nil and properties == nil and user_properties == nil then
+		local time = core_acknowledge_message(direct, msg, client._session_mt)
+		if time then
+			client.send_time = time
+			unacknowledged[msg] = nil
+			return true
+		end
+	end
+	if type(msg) ~= "table" or msg.type ~= PUBLISH then
+		error("expecting msg to be a publish packet", 2)
+	end
+	local err = arguments.reason(rc, properties, user_properties)
+	if err then
+		error(err, 2)
+	end
+	unacknowledged[msg] = nil
+	local packet_id, qos, mt = msg.packet_id, msg.qos, getmetatable(msg)
+	local is_over = mt ~= client._session_mt and packet.is_session_mt(mt)
+	if not client.connection then
+		if packet_id and qos == 2 and not is_over then
+			-- Counts when the session is resumed.
+			core_acknowledge(client._handle, packet_id, qos, rc or 0)
+		end
+		return false, NOT_OPENED
+	elseif not packet_id or qos == 0 then
+		return true
+	elseif is_over then
+		return false, "the session that this message belongs to is over"
+	end
+	local ok, misuse
+	local what = qos == 1 and "PUBACK" or "PUBREC"
+	if properties or user_properties then
+		ok, err = request(client, nil, what, "acknowledge", packet_id, qos, rc or 0, properties, user_properties)
+		if ok then
+			return true
+		end
+		return false, err
+	end
+	ok, err, misuse = core_acknowledge(client._handle, packet_id, qos, rc or 0)
+	if ok then
+		return sent(client, what)
+	elseif misuse then
+		error(err, 2)
+	end
+	return false, "failed to send " .. what .. ": " .. err
+end
+
+-- AUTH, PINGREQ and DISCONNECT ---------------------------------------------------------------------------------------
+
+function requests.auth(client, rc, properties, user_properties)
+	local err = arguments.reason(rc, properties, user_properties)
+	if not err and client._version ~= const.v50 then
+		err = "allowed only in MQTT v5.0 protocol"
+	end
+	if err then
+		error(err, 2)
+	end
+	local ok
+	ok, err = request(client, nil, "AUTH", "auth", rc or 0, properties, user_properties)
+	if ok then
+		return true
+	end
+	return false, err
+end
+
+function requests.send_pingreq(client)
+	local ok, err = request(client, nil, "PINGREQ", "ping")
+	if ok then
+		return true
+	end
+	return false, err
+end
+
+-- Waits for a while until the broker has taken what its receive maximum keeps back, where waiting holds up nobody else.
+local function drain(client)
+	local deadline = core.now() + DRAIN_TIMEOUT
+	while client._link:holds_back() do
+		local rest = deadline - core.now()
+		if rest <= 0 or not client._transport.wait_until_sent(client, rest) then
+			return
+		end
+	end
+end
+
+function requests.disconnect(client, rc, properties, user_properties)
+	local err = arguments.reason(rc, properties, user_properties)
+	if err then
+		error(err, 2)
+	end
+	local transport = client._transport
+	if transport.hand_over(client, requests.disconnect, rc, properties, user_properties) then
+		return true
+	elseif client._opening then
+		client:close_connection(ending.BY_CLIENT)
+	end
+	local conn = client.connection
+	drain(client)
+	if client.connection ~= conn then
+		return false, NOT_OPENED
+	end
+	local ok
+	ok, err = request(client, nil, "DISCONNECT", "disconnect", rc or 0, properties, user_properties)
+	if not ok then
+		if not client.connection then
+			ending.tell_waiting(client, ending.BY_CLIENT)
+		end
+		return false, err
+	end
+	transport.settle(client)
+	if client.connection == conn then
+		ending.close(client, ending.BY_CLIENT, true)
+	end
+	return true
+end
+
+return requests

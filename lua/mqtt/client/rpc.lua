@@ -1,0 +1,398 @@
+--- Requests and responses of MQTT 5.0 (4.10): `client._rpc`. `Client:request` and `Client:respond` are documented in
+-- `mqtt.client`.
+-- Internal to `mqtt.client`.
+
+local arguments = require("mqtt.client.arguments")
+local await = require("mqtt.client.await")
+local const = require("mqtt.const")
+local core = require("mqtt.core")
+local ending = require("mqtt.client.ending")
+local host = require("mqtt.host")
+local log = require("mqtt.log")
+local protect = require("mqtt.protect")
+local requests = require("mqtt.client.requests")
+local Waits = require("mqtt.client.waits")
+
+local error, ipairs, next, pairs, setmetatable, type = error, ipairs, next, pairs, setmetatable, type
+local str_format = string.format
+local table_sort = table.sort
+local raise, try = protect.raise, protect.try
+
+-- How long a response may take unless the request says otherwise, in seconds.
+local TIMEOUT = 10
+local REFUSED = await.REFUSED
+
+local Rpc = {}
+Rpc.__index = Rpc
+
+local function new(client)
+	return setmetatable({
+		client = client,
+		-- The last part of the topic for responses, and the first one of correlation data, with how many there were.
+		name = core.random_hex(32),
+		last = 0,
+		-- The topic for responses, and what it is below.
+		topic = nil,
+		base = nil,
+		-- Waits by correlation data, and topics that are listened to.
+		requests = setmetatable({}, { __mode = "v" }),
+		listeners = {},
+		-- Requests that wait until it is known where their responses are to come to, as those of a listener.
+		moved = {},
+		-- What sends the requests of QoS 1 again that have been sent, and their topics, if they name any, by their
+		-- waits.
+		sent = setmetatable({}, { __mode = "k" }),
+	}, Rpc)
+end
+
+-- A copy of a table with further fields.
+local function with(table, more)
+	local copy = {}
+	for key, value in pairs(table or {}) do
+		copy[key] = value
+	end
+	for key, value in pairs(more) do
+		copy[key] = value
+	end
+	return copy
+end
+
+-- Returns what is wrong with the options of a publish by one of these methods, or nil.
+local function explain(client, opts, also)
+	if client._version ~= const.v50 then
+		return "allowed only in MQTT v5.0 protocol"
+	elseif type(opts) ~= "table" then
+		return "expecting opts to be a table"
+	elseif opts.properties ~= nil and type(opts.properties) ~= "table" then
+		return "expecting opts.properties to be a table"
+	end
+	local properties = opts.properties or {}
+	if properties.correlation_data ~= nil then
+		return "expecting no opts.properties.correlation_data, which is given by the library"
+	end
+	return arguments.request("publish", with(opts, also or {}), client._version)
+end
+
+-- The listener of a topic is not needed any more. Handlers that the program has for that topic stay.
+local function drop_listener(self, topic)
+	local listener = self.listeners[topic]
+	if listener then
+		self.listeners[topic] = nil
+		self.client:off_topic(topic, listener.handler)
+	end
+end
+
+-- The topic to which responses are sent unless a request names another: below what the broker says is for this client
+-- (3.1.2.11.7), if it does, else one that nobody else has. Or nil and an error message.
+local function response_topic(self)
+	local conn = self.client.connection
+	local connack = conn and conn.connack
+	local base = connack and connack.properties and connack.properties.response_information or self.base or "responses"
+	if base ~= self.base then
+		local topic = base:gsub("/$", "") .. "/" .. self.name
+		local broken = core.check_topic_name(topic)
+		if broken then
+			return nil, "the broker's response information is of no use: " .. broken
+		end
+		self.base, self.topic = base, topic
+	end
+	return self.topic
+end
+
+-- Takes a message that came to a topic for responses.
+local function receive(self, message)
+	if message.qos > 0 then
+		local ok, err = self.client:acknowledge(message)
+		if not ok then
+			-- A handler of `message` may have been first.
+			log:debug("[LuaMQTT] client '%s' did not acknowledge a response: %s", self.client.opts.id, err)
+		end
+	end
+	local data = message.properties and message.properties.correlation_data
+	local wait = data and self.requests[data]
+	if wait then
+		self.requests[data] = nil
+		self.client._waits:finish(wait, message)
+	else
+		log:debug("[LuaMQTT] client '%s' received a response that nobody waits for", self.client.opts.id)
+	end
+end
+
+-- Whether requests may be sent whose responses come to a topic: the broker has granted it in this session.
+local function is_granted(self, listener)
+	local conn = self.client.connection
+	local connack = conn and conn.connack
+	return listener.is_ready and connack and connack.rc == 0
+end
+
+-- Sends the requests that have waited for their topic, in the order in which they were made; or, with an error message
+-- and perhaps a packet, ends them. Raises the first error.
+local function release(self, listener, err, pck)
+	local held, order, failure = listener.requests, {}, nil
+	listener.requests = {}
+	for wait in pairs(held) do
+		order[#order + 1] = wait
+	end
+	table_sort(order, function(a, b)
+		return a.number < b.number
+	end)
+	local waits = self.client._waits
+	for _, wait in ipairs(order) do
+		local send = held[wait]
+		if wait.results then -- luacheck: ignore 542
+			-- Its time is over, or the program has ended it meanwhile.
+		elseif err then
+			failure = try(failure, waits.finish, waits, wait, nil, err, pck)
+		elseif is_granted(self, listener) then
+			failure = try(failure, send)
+		else
+			-- The connection has been lost meanwhile.
+			listener.requests[wait] = send
+		end
+	end
+	raise(failure)
+end
+
+-- Subscribes to a topic for responses, once. Returns what is known of it, or nil and an error message.
+local function listen(self, topic)
+	local listener = self.listeners[topic]
+	if listener and not listener.is_former then
+		return listener
+	end
+	drop_listener(self, topic)
+	-- Requests are not sent before the broker has the subscription: what sends each, by its wait.
+	listener = { is_ready = false, requests = {} }
+	self.listeners[topic] = listener
+	function listener.handler(message)
+		receive(self, message)
+	end
+	local ok, err = self.client:on_topic {
+		topic = topic,
+		subscribe = true,
+		qos = 1,
+		handler = listener.handler,
+		callback = function(suback)
+			listener.is_ready = suback.rc[1] < REFUSED
+			if listener.is_ready then
+				return release(self, listener)
+			end
+			if self.listeners[topic] == listener then
+				drop_listener(self, topic)
+			end
+			release(self, listener, suback:reason_strings()[1], suback)
+		end,
+	}
+	if not ok then
+		if self.listeners[topic] == listener then
+			self.listeners[topic] = nil
+		end
+		-- Of other threads, meanwhile.
+		release(self, listener, err)
+		return nil, err
+	end
+	return listener
+end
+
+-- Subscribes to the topic for responses, or to the given one. Returns what is known of it, or nil and an error message.
+local function inbox(self, topic)
+	local err
+	if not topic then
+		topic, err = response_topic(self)
+	end
+	if not topic then
+		return nil, err
+	end
+	return listen(self, topic)
+end
+
+-- The broker does not have the session of before, which had the topics for responses: requests wait until it has
+-- granted them again. That includes those of QoS 1 which were sent: their responses may be lost, so they are sent once
+-- more.
+local function session_lost(self)
+	for topic, listener in pairs(with(self.listeners, {})) do
+		listener.is_ready = false
+		if listener.is_former then
+			drop_listener(self, topic)
+		end
+	end
+	for wait, request in pairs(self.sent) do
+		local listener = self.listeners[request.topic or self.topic]
+		local held = listener and listener.requests or self.moved
+		held[wait] = request.send
+	end
+end
+
+--- The broker has accepted the client. Finds which topics for responses there are from now on, before anything is sent.
+-- Neither yields nor raises.
+-- @tparam table connack the packet
+function Rpc:revise(connack)
+	if not connack.sp then
+		session_lost(self)
+	end
+	local before = self.topic
+	local old = response_topic(self) ~= before and self.listeners[before]
+	if not old then
+		return
+	end
+	self.moved = with(self.moved, old.requests)
+	-- It is not renewed any more. Responses to what has been sent may still come to it, if the session goes on.
+	self.client._topics.subscriptions[before] = nil
+	old.requests, old.is_former = {}, true
+	if not old.is_ready then
+		drop_listener(self, before)
+	end
+end
+
+--- Sends the requests that may be sent on a new connection. Those that wait for a topic which is not used any more wait
+-- for another, or end if that cannot be had. Raises the first error.
+function Rpc:renew()
+	local moved, failure = self.moved, nil
+	self.moved = {}
+	if next(moved) then
+		local listener, err = inbox(self)
+		if listener then
+			for wait, send in pairs(moved) do
+				listener.requests[wait] = send
+			end
+		else
+			failure = try(nil, release, self, { requests = moved }, err)
+		end
+	end
+	for _, listener in pairs(with(self.listeners, {})) do
+		if is_granted(self, listener) then
+			failure = try(failure, release, self, listener)
+		end
+	end
+	raise(failure)
+end
+
+--- The session has given back a request that was to be sent, perhaps again: the broker does not have the subscription
+-- for its response. The request waits for that subscription.
+-- @tparam string data its correlation data
+function Rpc:withdrawn(data)
+	local wait = self.requests[data]
+	if not wait or wait.results then
+		return
+	end
+	local listener, err = inbox(self, wait.request.topic)
+	if not listener then
+		return self.client._waits:finish(wait, nil, err)
+	end
+	listener.requests[wait] = wait.request.send
+	if is_granted(self, listener) then
+		release(self, listener)
+	end
+end
+
+function Rpc.request(client, opts)
+	local problem = explain(client, opts) or arguments.timeout(opts.timeout)
+	local topic = not problem and opts.properties and opts.properties.response_topic
+	if topic then
+		problem = core.check_topic_name(topic)
+		problem = problem and "opts.properties.response_topic: " .. problem
+	end
+	if problem then
+		error(problem, 2)
+	end
+	local sleep, wake
+	if not opts.callback then
+		sleep, wake = host.sleeper()
+		if sleep == false then
+			return nil, wake
+		end
+	end
+	if not (client.connection or client.opts.queue) or await.has_ended(client) then
+		return nil, ending.NOT_OPENED
+	end
+
+	local self, waits = client._rpc, Waits.of(client)
+	if not self then
+		self = new(client)
+		client._rpc = self
+	end
+	local listener, err = inbox(self, topic)
+	if not listener then
+		return nil, err
+	end
+	self.last = self.last + 1
+	local data = str_format("%s-%d", self.name, self.last)
+	local wait = waits:begin(opts.timeout or TIMEOUT, nil, opts.callback)
+	self.requests[data] = wait
+	-- Returns nil and an error message if it cannot be sent.
+	local function send()
+		if wait.results then
+			return true
+		end
+		local message = with(opts, {
+			properties = with(opts.properties, { response_topic = topic or self.topic, correlation_data = data }),
+		})
+		message.callback = nil
+		if opts.qos == 1 then
+			self.sent[wait] = wait.request
+		end
+		return requests.ask(client, "publish", message, function(answer, lost)
+			if lost then
+				waits:finish(wait, nil, lost)
+			elseif type(answer) == "table" and (answer.rc or 0) >= REFUSED then
+				waits:finish(wait, await.judge(answer))
+			end
+		end)
+	end
+	wait.request = {
+		topic = topic,
+		send = function()
+			local sent, reason = send()
+			if not sent then
+				waits:finish(wait, nil, reason)
+			end
+		end,
+	}
+	function wait.forget()
+		-- The exchange may go on without an end, and has the wait.
+		self.sent[wait], self.moved[wait], wait.request = nil, nil, nil
+		for _, other in pairs(self.listeners) do
+			other.requests[wait] = nil
+		end
+	end
+	local ok = true
+	if is_granted(self, listener) then
+		ok, err = send()
+	else
+		listener.requests[wait] = wait.request.send
+	end
+	if not ok then
+		wait.told = nil
+		waits:finish(wait, nil, err)
+		return nil, err
+	elseif opts.callback then
+		return true
+	end
+	return waits:await(wait, sleep, wake)
+end
+
+function Rpc.respond(client, request, opts)
+	if type(request) ~= "table" or type(request.topic) ~= "string" then
+		error("expecting request to be a publish packet", 2)
+	end
+	local problem = explain(client, opts, { topic = "response" })
+	if problem then
+		error(problem, 2)
+	end
+	local properties = request.properties or {}
+	local topic = properties.response_topic
+	if not topic then
+		return false, "the message wants no response"
+	end
+	-- It may be anything: it is the other side's.
+	local broken = core.check_topic_name(topic)
+	if broken then
+		return false, "the message has a response topic of no use: " .. broken
+	end
+	return client:publish(with(opts, {
+		topic = topic,
+		qos = opts.qos or request.qos,
+		properties = with(opts.properties, { correlation_data = properties.correlation_data }),
+	}))
+end
+
+return Rpc

@@ -1,0 +1,277 @@
+--- Handlers of topics, and the subscriptions that they have asked for: `client._topics`. `Client:on_topic` and
+-- `Client:off_topic` are documented in `mqtt.client`.
+-- Internal to `mqtt.client`. Which filters a topic matches is found by `mqtt.core`; here is what is done about it.
+
+local arguments = require("mqtt.client.arguments")
+local core = require("mqtt.core")
+local log = require("mqtt.log")
+local options = require("mqtt.client.options")
+local protect = require("mqtt.protect")
+local requests = require("mqtt.client.requests")
+local REFUSED = require("mqtt.client.await").REFUSED
+local validate_filter = require("mqtt.topics").validate_subscribe_topic
+
+local error, ipairs, pairs, setmetatable, tostring, type = error, ipairs, pairs, setmetatable, tostring, type
+local str_format = string.format
+local table_insert, table_remove, table_sort = table.insert, table.remove, table.sort
+local raise, try = protect.raise, protect.try
+
+-- The options of `Client:on_topic`: those that count in any case, and those of a subscription.
+local OPTIONS = { topic = true, handler = true, keys = true, subscribe = true }
+local SUBSCRIPTION = {
+	qos = true,
+	no_local = true,
+	retain_as_published = true,
+	retain_handling = true,
+	properties = true,
+	user_properties = true,
+	callback = true,
+}
+local Topics = {}
+Topics.__index = Topics
+
+local function new(client)
+	local insert, remove, matches = core.filters()
+	return setmetatable({
+		client = client,
+		-- Adds and removes a handler by filter and key, and finds those of a topic.
+		insert = insert,
+		remove = remove,
+		matches = matches,
+		-- The options of each handler by key: a number that grows. The last one, and the keys by filter.
+		handlers = {},
+		last = 0,
+		keys = {},
+		-- By filter: `opts`, `number`, and `state`, which is "asked", "granted" or nil; false: to be unsubscribed from.
+		subscriptions = {},
+	}, Topics)
+end
+
+-- Returns what is wrong with the options, or nil.
+local function explain(client, opts)
+	if type(opts.handler) ~= "function" then
+		return "expecting the handler to be a function"
+	elseif opts.keys ~= nil and type(opts.keys) ~= "table" then
+		return "expecting opts.keys to be a table"
+	elseif opts.subscribe ~= nil and type(opts.subscribe) ~= "boolean" then
+		return "expecting opts.subscribe to be a boolean"
+	end
+	for key in pairs(opts) do
+		if SUBSCRIPTION[key] and not opts.subscribe then
+			return "expecting opts.subscribe to be true where there is opts." .. key
+		elseif not (SUBSCRIPTION[key] or OPTIONS[key]) then
+			return "unexpected key in opts: " .. tostring(key)
+		end
+	end
+	local ok, err = validate_filter(opts.topic)
+	if not ok then
+		return err
+	elseif not opts.subscribe then
+		return nil
+	end
+	-- Some of that is looked at only when there is a connection: now is the time to blame the caller.
+	return arguments.request("subscribe", opts, client._version)
+end
+
+-- Reports that the broker will not send what a handler waits for.
+local function report(self, filter, problem, suback)
+	local message = str_format("no subscription to %s: %s", filter, problem)
+	local client = self.client
+	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
+	client:handle("error", message, client, suback)
+end
+
+-- Sends the SUBSCRIBE of a filter. Returns true, or false and an error message.
+local function subscribe(self, filter)
+	local subscription = self.subscriptions[filter]
+	subscription.state = "asked"
+	local ok, err = requests.ask(self.client, "subscribe", subscription.opts, function(suback)
+		local rc = suback and suback.rc[1]
+		subscription.state = suback and rc < REFUSED and "granted" or nil
+		if suback and rc >= REFUSED then
+			report(self, filter, suback:reason_strings()[1], suback)
+		end
+	end)
+	if not ok then
+		subscription.state = nil
+		return false, err
+	end
+	return true
+end
+
+-- Renews the subscriptions that a new connection does not have: those that the server has lost with its session, unless
+-- that is done by the library anyhow, and those that were asked for before.
+function Topics:renew(connack)
+	local client = self.client
+	local conn, opts, inboxes = client.connection, client.opts, client._rpc and client._rpc.listeners or {}
+	local filters = {}
+	for filter, subscription in pairs(self.subscriptions) do
+		local state = subscription and subscription.state
+		-- Requests wait for the SUBACK of their topic.
+		local has = state == "granted" and (connack.sp or opts.resubscribe and not inboxes[filter])
+			or state == "asked" and options.keeps_exchanges(opts)
+		if not has then
+			filters[#filters + 1] = filter
+		end
+	end
+	-- In the order in which they were asked for; what is to end comes first.
+	table_sort(filters, function(a, b)
+		local first, second = self.subscriptions[a], self.subscriptions[b]
+		return (first and first.number or 0) < (second and second.number or 0)
+	end)
+	local failure
+	for _, filter in ipairs(filters) do
+		local ok, err
+		if client.connection ~= conn then
+			break
+		elseif self.subscriptions[filter] then
+			ok, err = subscribe(self, filter)
+			if not ok and client.connection == conn then
+				failure = try(failure, report, self, filter, err)
+			end
+		elseif self.subscriptions[filter] == false then
+			-- Its last handler went while there was no connection.
+			self.subscriptions[filter] = nil
+			client:unsubscribe { topic = filter }
+		end
+	end
+	raise(failure)
+end
+
+-- Takes a handler out.
+local function remove(self, key)
+	local filter = self.handlers[key].topic
+	self.remove(filter, key)
+	self.handlers[key] = nil
+	local keys = self.keys[filter]
+	for i, other in ipairs(keys) do
+		if other == key then
+			table_remove(keys, i)
+			break
+		end
+	end
+	if not keys[1] then
+		self.keys[filter] = nil
+	end
+end
+
+function Topics.on_topic(client, filter, handler, opts)
+	if opts ~= nil and type(opts) ~= "table" then
+		error("expecting opts to be a table", 2)
+	end
+	local own = {}
+	for key, value in pairs(opts or type(filter) == "table" and filter or {}) do
+		own[key] = value
+	end
+	if type(filter) ~= "table" then
+		own.topic, own.handler = filter, handler
+	elseif handler ~= nil then
+		error("expecting the handler in the table of options", 2)
+	end
+	local problem = explain(client, own)
+	if problem then
+		error(problem, 2)
+	end
+	filter = own.topic
+
+	local self = client._topics
+	if not self then
+		self = new(client)
+		client._topics = self
+	end
+	local key = self.last + 1
+	self.last = key
+	self.handlers[key] = own
+	self.keys[filter] = self.keys[filter] or {}
+	table_insert(self.keys[filter], key)
+	self.insert(filter, key)
+	if not own.subscribe then
+		return true
+	end
+
+	local before = self.subscriptions[filter]
+	self.subscriptions[filter] = { opts = own, number = key }
+	local conn = client.connection
+	local ok, err = true, nil
+	if conn and conn.connack then
+		ok, err = subscribe(self, filter)
+	end
+	if not ok then
+		self.subscriptions[filter] = before
+		if self.handlers[key] then
+			remove(self, key)
+		end
+		return false, err
+	end
+	return true
+end
+
+function Topics.off_topic(client, filter, handler)
+	if type(filter) ~= "string" then
+		error("expecting the topic filter to be a string", 2)
+	elseif handler ~= nil and type(handler) ~= "function" then
+		error("expecting the handler to be a function", 2)
+	end
+	local self, found = client._topics, {}
+	for _, key in ipairs(self and self.keys[filter] or {}) do
+		if handler == nil or self.handlers[key].handler == handler and not found[1] then
+			found[#found + 1] = key
+		end
+	end
+	if not found[1] then
+		return false, "there is no such handler of " .. filter
+	end
+	for _, key in ipairs(found) do
+		remove(self, key)
+	end
+	local subscription = self.subscriptions[filter]
+	if not subscription or self.keys[filter] then
+		return true
+	end
+	self.subscriptions[filter] = nil
+	local conn = client.connection
+	if conn and conn.connack then
+		local ok, err = client:unsubscribe { topic = filter }
+		if not ok then
+			return false, err
+		end
+	elseif subscription.state then
+		self.subscriptions[filter] = false
+	end
+	return true
+end
+
+--- Calls the handlers whose filters the topic of a message matches. Raises the first error.
+-- @tparam table message the message
+-- @tparam ?table failure the first error of the handlers of the `message` event, as `protect.try` returns it
+function Topics:deliver(message, failure)
+	local found, err = self.matches(message.topic)
+	if not found then
+		raise(failure)
+		if err then
+			error(err, 0)
+		end
+		return
+	end
+	local handlers, client = self.handlers, self.client
+	for i = 1, #found, 2 do
+		local own = handlers[found[i]]
+		if own then
+			local captures, keys = found[i + 1], own.keys
+			for j = 1, keys and #captures or 0 do
+				local key = keys[j]
+				if key ~= nil then
+					captures[key] = captures[j]
+				end
+			end
+			if failure or found[i + 2] then
+				failure = try(failure, own.handler, message, captures, client)
+			else
+				own.handler(message, captures, client)
+			end
+		end
+	end
+	raise(failure)
+end
+
+return Topics

@@ -1,0 +1,47 @@
+--- What a client's link has for it, with names. Here alone it is known in which order `mqtt.core` gives the values of
+-- an event; `mqtt.client.incoming` has a copy for messages and their acknowledgements, which are most of them.
+-- Internal.
+
+local core = require("mqtt.core")
+local packet = require("mqtt.packet")
+
+local core_pop, core_step, BUILDS_MESSAGES = core.pop, core.step, core.builds_messages
+local shape, PUBLISH = packet.shape, packet.types.PUBLISH
+local setmetatable, type = setmetatable, type
+
+local events = {}
+
+-- Returns the kind of an event, and what there is to say of it:
+-- - the packet type, and the packet;
+-- - "opened", "closed" or "woken";
+-- - "open_failed", "failed", "broken" or "unrenewed", and a message that says why;
+-- - "dropped", the packet identifier, and a message;
+-- - "withdrawn", the packet identifier, and the correlation data.
+local function name(client, kind, first, second, ...)
+	if kind == nil or type(kind) == "string" then
+		return kind, first, second
+	elseif kind ~= PUBLISH then
+		return kind, (shape(client._version, kind, first, second, ...))
+	elseif BUILDS_MESSAGES then
+		return kind, first
+	end
+	return kind, setmetatable(shape(client._version, kind, first, second, ...), client._session_mt)
+end
+
+events.name = name
+
+--- Takes the next event that is at hand.
+-- @tparam Client client the client
+-- @return its kind and what there is to say of it, see above; or nil
+function events.pop(client)
+	return name(client, core_pop(client._handle, client._session_mt))
+end
+
+--- Likewise; if there is none, what has arrived is read, and what is to be sent is written, without blocking.
+-- @tparam Client client the client
+-- @return as above
+function events.step(client)
+	return name(client, core_step(client._handle, client._session_mt))
+end
+
+return events
