@@ -17,15 +17,17 @@ local events = {}
 -- - "open_failed", "failed", "broken" or "unrenewed", and a message that says why;
 -- - "dropped", the packet identifier, and a message;
 -- - "withdrawn", the packet identifier, and the correlation data.
-local function name(client, kind, first, second, ...)
-	if kind == nil or type(kind) == "string" then
-		return kind, first, second
-	elseif kind ~= PUBLISH then
-		return kind, (shape(client._version, kind, first, second, ...))
-	elseif BUILDS_MESSAGES then
+local function name(client, kind, first, second, third, fourth, fifth, sixth, seventh, eighth, ninth)
+	if kind == PUBLISH and BUILDS_MESSAGES then
 		return kind, first
+	elseif kind == nil or type(kind) == "string" then
+		return kind, first, second
 	end
-	return kind, setmetatable(shape(client._version, kind, first, second, ...), client._session_mt)
+	local pck = shape(client._version, kind, first, second, third, fourth, fifth, sixth, seventh, eighth, ninth)
+	if kind == PUBLISH then
+		setmetatable(pck, client._session_mt)
+	end
+	return kind, pck
 end
 
 events.name = name
