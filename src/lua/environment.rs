@@ -17,7 +17,7 @@ pub(super) fn register(core: &Stack) {
     });
 }
 
-/// `running()`: the running thread. `coroutine.running` of Lua 5.1 returns nil in the main thread; this does not.
+/// `running()`: the running thread, also the main thread, for which `coroutine.running` of Lua 5.1 returns nil.
 struct Running;
 
 impl RawFunction for Running {
@@ -30,7 +30,7 @@ impl RawFunction for Running {
     }
 }
 
-/// `now()`: seconds since the module was loaded. Under Copas it is asked every few messages.
+/// `now()`: seconds since the module was loaded. Under Copas `host.lua` calls it every few messages.
 struct Now(Instant);
 
 impl RawFunction for Now {

@@ -79,7 +79,7 @@ fn reserved_flags_are_fixed() {
                 PacketType::Pubrel | PacketType::Subscribe | PacketType::Unsubscribe => 2,
                 _ => 0,
             };
-            // The length is known before the packet has arrived.
+            // The fixed header is checked before the packet has arrived.
             let header = decode_header(version, &[first_byte, 5]);
             match first_byte & 0x0F {
                 flags if flags == expected => {
