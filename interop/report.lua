@@ -65,12 +65,12 @@ local HEAD = [[
 # Interoperability
 
 `make interop` writes this file. It starts each broker on the loopback, and lets
-[the same program](../interop/scenario.lua) try each feature with each broker. It leaves out a broker that it cannot install
-on the machine. It fails if a feature fails, unless [interop/faults.lua](../interop/faults.lua) says why the fault is not this
-library's. CI does the same with mosquitto, RabbitMQ and ejabberd.
+[the same program](../interop/scenario.lua) try each feature with each broker. It leaves out a broker that it cannot
+install on the machine. It fails if a feature fails, unless [interop/faults.lua](../interop/faults.lua) says why the
+fault is not this library's. CI does the same with mosquitto, RabbitMQ and ejabberd.
 
-"Not supported" means that the broker itself says so, by a reason code, in its CONNACK or by the QoS that it grants. "Not ok"
-means that the broker does it wrong.
+"Not supported" means that the broker itself says so, by a reason code, in its CONNACK or by the QoS that it grants.
+"Not ok" means that the broker does it wrong.
 ]]
 
 local out

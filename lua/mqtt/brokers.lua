@@ -13,14 +13,14 @@ local table_insert, table_remove = table.insert, table.remove
 local MIN, MAX, JITTER = 1, 60, 0.5
 -- The delay is doubled this many times at most.
 local DOUBLINGS = 64
--- A connection has held if it lasted as long as the next delay, and at least this many seconds. A connection that did not
--- hold counts as a failure: a broker may accept a client and then end its connection, again and again.
+-- A connection has held if it lasted as long as the next delay, and at least this many seconds. A connection that did
+-- not hold counts as a failure: a broker may accept a client and then end its connection, again and again.
 local HELD = 5
 -- The largest number of references that are taken from a packet.
 local REFERENCES = 8
 
--- A broker is a table. A broker of the list has its `uri` and its `position` in the list. A broker that another has referred
--- to has the `uri` of the other, its own `host` and perhaps `port`.
+-- A broker is a table. A broker of the list has its `uri` and its `position` in the list. A broker that another has
+-- referred to has the `uri` of the other, its own `host` and perhaps `port`.
 local Brokers = {
 	-- How many passes in a row have failed, and the random number for the delay after the last pass.
 	_failures = 0,
@@ -191,7 +191,8 @@ local function longest_delay(reconnect, failures)
 	return math_min(min * 2 ^ math_min(math_max(failures - 1, 0), DOUBLINGS), max)
 end
 
--- The connection was lost: the next pass begins with the same broker. If the connection had held, the delays start anew.
+-- The connection was lost: the next pass begins with the same broker. If the connection had held, the delays start
+-- anew.
 local function lost(self, is_wanted)
 	local current, references = self._current, self._references
 	if is_wanted or self._now() - self._since >= math_max(2 * self._last_delay, HELD) then
@@ -255,9 +256,10 @@ function Brokers:ended(is_wanted)
 	self._current, self._accepted = nil, false
 end
 
---- Takes the server reference (4.11) with which the broker ends the connection, or the attempt to connect. The reference
--- counts from the call of `ended` on.
--- @tparam string text references separated by blanks: hosts, perhaps with a colon and a port; IPv6 addresses in brackets
+--- Takes the server reference (4.11) with which the broker ends the connection, or the attempt to connect. The
+-- reference counts from the call of `ended` on.
+-- @tparam string text references separated by blanks: hosts, perhaps with a colon and a port; IPv6 addresses in
+-- brackets
 -- @tparam boolean moved whether the references hold from now on; otherwise they hold for this time only
 -- @treturn table the ignored references, a list of strings
 function Brokers:refer(text, moved)

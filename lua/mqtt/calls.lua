@@ -26,8 +26,9 @@ local function plain_fields(fields)
 	return copy
 end
 
---- Returns a packet, a will or a subscription as the core reads it. The core runs no Lua and so ignores metatables. A table
--- with a metatable is copied, with the fields that `__index` gives; lists and properties are read without metatables.
+--- Returns a packet, a will or a subscription as the core reads it. The core runs no Lua and so ignores metatables. A
+-- table with a metatable is copied, with the fields that `__index` gives; lists and properties are read without
+-- metatables.
 -- @param fields the table, or any other value
 -- @return a table with the same fields; the table itself if nothing had to be copied
 function calls.plain(fields)

@@ -1,8 +1,8 @@
 -- The log that the other modules write to. This file decides which logger gets it.
 
 --- The library's log: errors, warnings, connections that come and go, and requests.
--- If the program has loaded LuaLogging before this library, the log goes to LuaLogging's default logger. Otherwise it goes
--- nowhere. `log.set` chooses another logger. Without a logger nothing is formatted.
+-- If the program has loaded LuaLogging before this library, the log goes to LuaLogging's default logger. Otherwise it
+-- goes nowhere. `log.set` chooses another logger. Without a logger nothing is formatted.
 -- @module mqtt.log
 -- @usage
 -- local mqtt = require("mqtt")
@@ -64,9 +64,9 @@ end
 
 --- Sends the log to a logger from now on. Raises an error if the argument is no logger.
 -- @tparam[opt] table logger with any of the methods `debug`, `info`, `warn` and `error`, called as `logger:warn(text)`.
--- Levels without a method are discarded. A logger of LuaLogging, recognised by its method `setLevel`, gets the format and
--- its arguments, and formats only texts that its level lets through. Without an argument the log goes where it went at the
--- beginning
+-- Levels without a method are discarded. A logger of LuaLogging, recognised by its method `setLevel`, gets the format
+-- and its arguments, and formats only texts that its level lets through. Without an argument the log goes to
+-- LuaLogging's default logger, if LuaLogging is loaded by then, or nowhere
 function log.set(logger)
 	if logger == nil then
 		return set(default(), true)

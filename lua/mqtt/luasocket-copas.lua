@@ -1,6 +1,6 @@
 --- Connector on Copas, under its name in luamqtt 3.x. New programs use `mqtt.connector.copas`, or no connector.
--- A function table, see `mqtt.connector.v3`. Its functions wait by yielding to Copas, and have no TLS. As the `connector`
--- option of a client it stands for `mqtt.connector.copas`, with or without TLS.
+-- A function table, see `mqtt.connector.v3`. Its functions wait by yielding to Copas, and have no TLS. As the
+-- `connector` option of a client it stands for `mqtt.connector.copas`, with or without TLS.
 -- @module mqtt.luasocket-copas
 
 local copas = require("copas")

@@ -1,11 +1,11 @@
 --- Connector on the cosockets of OpenResty, under its name in luamqtt 3.x. New programs need no connector there.
--- A function table, see `mqtt.connector.v3`. As the `connector` option of a client it stands for `mqtt.connector.nginx`.
--- Outside of nginx it can be loaded, but not used.
+-- A function table, see `mqtt.connector.v3`. As the `connector` option of a client it stands for
+-- `mqtt.connector.nginx`. Outside of nginx it can be loaded, but not used.
 --
 -- A program's own connector that calls these functions works only in the timer or request that has connected, since a
--- cosocket belongs to its timer or request. Other timers and requests cannot use the client, and it is not shut down when
--- the worker exits. If the client shares an ioloop with others, nginx logs an error each time the loop looks for received
--- bytes, unless `lua_socket_log_errors` is off.
+-- cosocket belongs to its timer or request. Other timers and requests cannot use the client, and it is not shut down
+-- when the worker exits. If the client shares an ioloop with others, nginx logs an error each time the loop looks for
+-- received bytes, unless `lua_socket_log_errors` is off.
 -- @module mqtt.ngxsocket
 
 local sslhandshake = require("mqtt.connector.base.sslhandshake")

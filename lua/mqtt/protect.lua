@@ -10,8 +10,8 @@ local protect = {}
 -- Calls a function as `pcall` does, and lets the function yield.
 local protected = pcall
 
--- In Lua 5.1 no function can yield through `pcall`. Copas brings a `pcall` that lets its threads yield. In other coroutines
--- functions are not protected, so that they can yield: an error is raised at once.
+-- In Lua 5.1 no function can yield through `pcall`. Copas brings a `pcall` that lets its threads yield. In other
+-- coroutines functions are not protected, so that they can yield: an error is raised at once.
 if _VERSION == "Lua 5.1" and not loaded.jit then
 	function protected(func, ...)
 		if not coroutine_running() then
@@ -54,9 +54,9 @@ function protect.raise(failure)
 end
 local raise = protect.raise
 
---- Calls each function of a list, also functions that are added to the list meanwhile, and then perhaps a last function,
--- all with the same arguments. Then raises the first error. If no function has failed before it, the function that is
--- called last is not protected, so that its error keeps its traceback; mostly it is the only function.
+--- Calls each function of a list, also functions that are added to the list meanwhile, and then perhaps a last
+-- function, all with the same arguments. Then raises the first error. If no function has failed before it, the function
+-- that is called last is not protected, so that its error keeps its traceback; mostly it is the only function.
 -- @tparam table list the functions
 -- @tparam number first the index in the list to begin with
 -- @tparam ?function last a function to call after the list

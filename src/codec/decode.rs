@@ -31,8 +31,8 @@ impl Decoder {
         self.max_packet_size = size;
     }
 
-    /// Takes a packet off the buffer. Returns None, and leaves the buffer alone, if it holds no complete packet. Long strings
-    /// and the payload are slices of the buffer's memory. After an error, the rest of the stream has no meaning.
+    /// Takes a packet off the buffer. Returns None, and leaves the buffer alone, if it holds no complete packet. Long
+    /// strings and the payload are slices of the buffer's memory. After an error, the rest of the stream has no meaning.
     pub fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(header) = decode_header(self.version, buffer)? else {
             return Ok(None);

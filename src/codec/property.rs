@@ -149,8 +149,8 @@ mod holder {
         | Auth;
 }
 
-// Table 2-4, with the ranges of sections 3.1 to 3.15. The names are the standard's, in snake case; `subscription_identifiers`
-// is a plural, since Lua programs know it by this name.
+// Table 2-4, with the ranges of sections 3.1 to 3.15. The names are the standard's, in snake case;
+// `subscription_identifiers` is a plural, since Lua programs know it by this name.
 properties! {
     //   identifier                      name                                 kind     range   [holders]                        [repeated in]
     0x01 PayloadFormatIndicator          "payload_format_indicator"           Byte     Flag    [Publish Will]                   [];
@@ -556,8 +556,8 @@ impl Admission {
         }
     }
 
-    /// Authentication data needs a method (3.1.2.11.10), and an AUTH always names its method (3.15.2.2.2). An AUTH without any
-    /// property passes: the original library sends and expects it.
+    /// Authentication data needs a method (3.1.2.11.10), and an AUTH always names its method (3.15.2.2.2). An AUTH without
+    /// any property passes: the original library sends and expects it.
     fn finish(&self) -> Result<(), Fault> {
         let is_auth = self.holder == PropertyHolder::Packet(PacketType::Auth);
         let needs_method = is_auth || self.has_seen(PropertyId::AuthenticationData);

@@ -17,8 +17,8 @@ pub(super) fn register(core: &Stack) {
 
 /// `step(handle, metatable)`, `pop(handle, metatable)`: the link's next event. For a packet the results are its type and its
 /// values for `shape` of `mqtt.packet`; for a PUBLISH, if `core.builds_messages` is true, its type and its table with the
-/// metatable. For any other event they are a name and perhaps a message. If no event is there yet, `step` makes a turn of the
-/// runtime, without blocking, and looks again. Without an event there is no result.
+/// metatable. For any other event they are a name and perhaps a message. If no event is there yet, `step` makes a turn of
+/// the runtime, without blocking, and looks again. Without an event there is no result.
 struct NextEvent<const TURN: bool>;
 
 impl<const TURN: bool> RawFunction for NextEvent<TURN> {

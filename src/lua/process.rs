@@ -39,8 +39,8 @@ pub(crate) fn block_signals() {
     }
 }
 
-/// Duplicates the descriptor of a socket of the program. Returns `None` if the descriptor is not open or no socket, or if the
-/// process may open no more descriptors.
+/// Duplicates the descriptor of a socket of the program. Returns `None` if the descriptor is not open or no socket, or if
+/// the process may open no more descriptors.
 #[cfg(unix)]
 pub(crate) fn own_socket(fd: u32) -> Option<std::os::fd::OwnedFd> {
     let fd = i32::try_from(fd).ok()?;

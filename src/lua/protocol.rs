@@ -30,8 +30,8 @@ pub(crate) fn register(core: &Stack) {
     });
 }
 
-/// Adds the codec of a protocol version to a table of codecs. The version is part of the functions' types, so a call need not
-/// check an object that holds it.
+/// Adds the codec of a protocol version to a table of codecs. The version is part of the functions' types, so a call need
+/// not check an object that holds it.
 fn register_codec<const VERSION: u8>(codecs: &Stack) {
     codecs.push_integer(VERSION);
     codecs.push_table();

@@ -7,8 +7,8 @@ use crate::session::{QueueLimits, Settings};
 
 /// The settings of a session: `max_packet_size` in bytes, `server_receive_maximum`, `connack_timeout` and
 /// `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `requests`, the beginning
-/// of the correlation data of requests; `max_messages`, `max_bytes` and `drop_oldest` of a queue. A field that is nil has its
-/// default.
+/// of the correlation data of requests; `max_messages`, `max_bytes` and `drop_oldest` of a queue. A field that is nil has
+/// its default.
 pub(crate) fn settings_from_lua(args: &Args) -> Checked<Settings> {
     let defaults = Settings::default();
     let seconds = |key| args.optional(key, |scalar, name| scalar.seconds(name));

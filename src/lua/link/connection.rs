@@ -51,8 +51,8 @@ pub(super) fn is_full(arguments: &Stack) -> Returned<bool> {
     Ok(live.is_ok_and(|live| live.link.is_full()))
 }
 
-/// `wait_for_room(seconds)`: blocks until the link is no longer full or the time is over, but no longer than a second. Returns
-/// false if waiting is in vain, since the program must take events first.
+/// `wait_for_room(seconds)`: blocks until the link is no longer full or the time is over, but no longer than a second.
+/// Returns false if waiting is in vain, since the program must take events first.
 pub(super) fn wait_for_room(arguments: &Stack) -> Returned<bool> {
     let deadline = Instant::now() + arguments.argument(2).seconds(&"time")?;
     Ok(match LuaLink::of(arguments)?.live() {

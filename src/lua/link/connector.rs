@@ -44,8 +44,8 @@ pub(super) fn is_parting(arguments: &Stack) -> Returned<bool> {
     Ok(live.is_ok_and(|live| live.link.is_parting()))
 }
 
-/// `wait_until_parted(seconds)`: blocks until the server has read the last connection or the time is over, but no longer than
-/// a second.
+/// `wait_until_parted(seconds)`: blocks until the server has read the last connection or the time is over, but no longer
+/// than a second.
 pub(super) fn wait_until_parted(arguments: &Stack) -> Returned<()> {
     let deadline = Instant::now() + arguments.argument(2).seconds(&"time")?;
     if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {

@@ -1,5 +1,5 @@
-//! Keeps links out of reach that must not be used: links of the parent process in the child of a fork, and links that Lua has
-//! collected. Only this file sees the fields of [`Own`].
+//! Keeps links out of reach that must not be used: links of the parent process in the child of a fork, and links that Lua
+//! has collected. Only this file sees the fields of [`Own`].
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ const PARENTS: &str = "this client belongs to the parent process: create a new o
 const COLLECTED: &str = "nobody holds this client any more: it has been collected";
 
 /// A link and its driver. They are out of reach in the child of a fork: the parent's threads may have left any lock locked.
-/// `None` stands for a link that Lua has collected: finalizers of objects that are collected with the link may still call it.
+/// `None` stands for a link that Lua has collected: finalizers of objects that are collected with the link may still call
+/// it.
 pub(super) struct Own(Option<(Arc<Link>, Rc<Driver>)>);
 
 /// A link and its driver, in the process that made them.

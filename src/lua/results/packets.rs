@@ -77,8 +77,8 @@ pub(crate) fn push_packet(packet: &Packet, version: Version, to: &Stack) {
     }
 }
 
-/// Whether this file builds the tables of received messages. C is faster for the interpreters; LuaJIT compiles `shape`, which
-/// is faster there.
+/// Whether this file builds the tables of received messages. C is faster for the interpreters; LuaJIT compiles `shape`,
+/// which is faster there.
 pub(crate) const BUILDS_MESSAGES: bool = !cfg!(feature = "luajit");
 
 /// The fields of a message. They must be the constants of every function that calls [`push_message`].
