@@ -1,7 +1,7 @@
--- A bridge: passes messages of one broker on to another, at least once. It acknowledges a message to the first broker only
--- when the second has acknowledged it: so no message is lost when either connection, or this program, ends meanwhile.
--- Usage: bridge.lua [FROM-URI TO-URI]; without arguments MQTT_URI and MQTT_SECOND_URI in the environment. The lower half
--- tries the bridge out.
+-- A bridge: passes messages of one broker on to another, at least once. It acknowledges a message to the first broker
+-- only when the second has acknowledged it: so no message is lost when either connection, or this program, ends
+-- meanwhile. Usage: bridge.lua [FROM-URI TO-URI]; without arguments MQTT_URI and MQTT_SECOND_URI in the environment.
+-- The lower half tries the bridge out.
 
 local mqtt = require("mqtt")
 

@@ -1,6 +1,6 @@
--- A client without a socket: the program moves the bytes. Here they go through a "modem" that calls back, as a serial line
--- or a game engine would. The modem dials the broker by LuaSocket.
--- The broker's URI is the first argument or MQTT_URI in the environment.
+-- A client without a socket: the program moves the bytes. Here they go through a "modem" that calls back, as a serial
+-- line or a game engine would. The modem dials the broker by LuaSocket. The broker's URI is the first argument or
+-- MQTT_URI in the environment.
 
 local mqtt = require("mqtt")
 local socket = require("socket")

@@ -1,6 +1,6 @@
--- A secure connection. The broker's certificate is verified: against the system's certificate authorities, the authorities
--- in SSL_CERT_FILE, or the authorities in a file of your own.
--- Usage: tls.lua [URI [CAFILE]]; without arguments MQTTS_URI and MQTT_CAFILE in the environment.
+-- A secure connection. The broker's certificate is verified: against the system's certificate authorities, the
+-- authorities in SSL_CERT_FILE, or the authorities in a file of your own. Usage: tls.lua [URI [CAFILE]]; without
+-- arguments MQTTS_URI and MQTT_CAFILE in the environment.
 
 local mqtt = require("mqtt")
 

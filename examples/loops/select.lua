@@ -1,5 +1,5 @@
--- A client in a loop around LuaSocket's select, beside a UDP socket of the program: the program publishes each datagram.
--- The broker's URI is the first argument or MQTT_URI in the environment.
+-- A client in a loop around LuaSocket's select, beside a UDP socket of the program: the program publishes each
+-- datagram. The broker's URI is the first argument or MQTT_URI in the environment.
 
 local mqtt = require("mqtt")
 local socket = require("socket")
