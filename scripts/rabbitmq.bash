@@ -6,10 +6,10 @@ rabbitmq_mqtt_port=()
 rabbitmq_distribution_port=()
 epmd=
 
-# RabbitMQ's own scripts; those in PATH change the user.
+# RabbitMQ's own scripts: the scripts in PATH change the user.
 rabbitmq_bin=/usr/lib/rabbitmq/bin
 
-# Prints free ports of 127.0.0.1, below those that the system gives to outgoing connections: free_ports COUNT
+# Prints free ports of 127.0.0.1, below the range for outgoing connections: free_ports COUNT
 free_ports() {
 	local port count=$1
 	for port in $(shuf -i 20000-32000 -n $((count + 20))); do

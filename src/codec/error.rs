@@ -57,7 +57,7 @@ impl Fault {
     }
 }
 
-/// Received bytes that break a rule of the standard. Shown as `NAME: what is wrong`.
+/// Received bytes that break a rule of the standard. Shown as `NAME: broken rule`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
     packet: Option<PacketType>,
@@ -87,7 +87,7 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// A packet that the standard does not allow to be sent. Shown as `NAME: what is wrong`.
+/// A packet that the standard does not allow to be sent. Shown as `NAME: broken rule`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
     packet: PacketType,

@@ -19,7 +19,7 @@ pub fn check_topic_filter(filter: &str) -> Result<(), TopicError> {
     check_share(filter)
 }
 
-/// The rules of a topic name beyond those of a string.
+/// The rules of a topic name that a string need not meet.
 #[inline]
 pub(super) fn check_name(name: &[u8]) -> Result<(), TopicError> {
     if name.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), TopicError> {
     }
 }
 
-/// The rules of a topic filter beyond those of a string.
+/// The rules of a topic filter that a string need not meet.
 pub(super) fn check_filter(filter: &str) -> Result<(), TopicError> {
     if filter.is_empty() {
         return Err(TopicError::Empty);
@@ -53,7 +53,7 @@ pub(super) fn check_filter(filter: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// The rules of a shared subscription's filter beyond those of a filter (5.0 only: to 3.1.1 `$share` is a level).
+/// The rules of a shared subscription's filter that other filters need not meet. Only in 5.0: in 3.1.1 `$share` is a level.
 pub(super) fn check_share(filter: &str) -> Result<(), TopicError> {
     let mut levels = filter.splitn(3, '/');
     if levels.next() != Some(SHARE) {

@@ -10,7 +10,7 @@ use crate::net::random_bytes;
 pub(super) fn register(core: &Stack) {
     core.set_raw("running", Running);
     core.set_raw("now", Now(Instant::now()));
-    // random_hex(digits): so many random hexadecimal digits, 64 at most.
+    // random_hex(digits): a string of random hexadecimal digits, 64 at most.
     core.set_function("random_hex", |arguments| {
         let digits = arguments.argument(1).integer(0, 64, &"digits")?;
         Ok(random_hex(digits as usize)?)

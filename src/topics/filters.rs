@@ -565,7 +565,7 @@ mod tests {
         assert_no_match(&wild.join("/"), &name[..32767]);
     }
 
-    /// What 4.7 says, level by level.
+    /// The rules of 4.7, level by level.
     fn is_match(filter: &[&str], name: &[&str]) -> bool {
         match (filter, name) {
             ([], []) | (["#"], _) => true,

@@ -11,7 +11,7 @@ local super = require("mqtt.connector.base.non_buffered_base")
 local error, pairs = error, pairs
 
 local native = {
-	--- What kind of connector this is.
+	--- The kind of connector.
 	type = "native",
 	-- The library recognises the native connector by this field, since this file may be loaded more than once.
 	is_native = true,

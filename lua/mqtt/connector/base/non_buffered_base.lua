@@ -13,7 +13,7 @@
 local error, tostring, type = error, tostring, type
 
 local non_buffered = {
-	--- What kind of connector this is, in words.
+	--- The kind of connector, in words.
 	type = "non-buffered, yielding i/o",
 	--- How long connecting or sending may make no progress before it fails, in seconds. While the client connects, the
 	-- option `connect_timeout` replaces it.
