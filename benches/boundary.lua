@@ -5,7 +5,7 @@ local mqtt = require("mqtt")
 local protocol = require("mqtt.protocol")
 local packet_type = protocol.packet_type
 
--- How many messages there are in a round.
+-- The number of messages of a round.
 local MESSAGES = 16
 local TOPIC, PAYLOAD = "home/living/thermostat/setpoint", ("x"):rep(64)
 
@@ -24,7 +24,7 @@ local function message(qos, packet_id)
 	})
 end
 
--- What the client is to receive next.
+-- The bytes that the client receives next.
 local input, position = "", 1
 
 local connector = { signal_idle = {}, signal_closed = {} }
@@ -140,5 +140,5 @@ local cases = {
 }
 
 assert(cases[name], "there is no such case")()
--- Without what a program does at its end.
+-- The work at the end of a program is not counted.
 os.exit(0)

@@ -8,7 +8,7 @@ use mqtt_core::codec::*;
 use mqtt_core::session::{Event, Session, Settings};
 use mqtt_core::topics::Filters;
 
-/// How many messages there are in a round: fewer than a 3.1.1 session has unacknowledged with QoS 2.
+/// The number of messages of a round: fewer than the unacknowledged QoS 2 messages that a 3.1.1 session may have.
 const MESSAGES: u16 = 16;
 const TOPIC: &str = "home/living/thermostat/setpoint";
 const PAYLOAD: &[u8] = &[b'x'; 64];
@@ -17,7 +17,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let case = arguments.next().unwrap_or_default();
     let rounds = arguments.next().and_then(|word| word.parse().ok());
-    // cargo passes `--bench`: it wants this program to run, not to measure.
+    // cargo passes `--bench`, for which this program has nothing to measure.
     if let (Some(rounds), "match") = (rounds, &*case) {
         return match_filters(rounds);
     }
@@ -115,7 +115,7 @@ fn encode_messages(version: Version, rounds: u32) {
     }
 }
 
-/// A session and what reads and writes for it.
+/// A session, its input and its time.
 struct Client {
     session: Session,
     input: BytesMut,
@@ -170,7 +170,7 @@ impl Client {
     }
 }
 
-/// Received, taken, acknowledged, and the whole exchange of QoS 2.
+/// Receives, takes and acknowledges messages, with the whole exchange of QoS 2.
 fn receive(version: Version, qos: QoS, rounds: u32) {
     let messages = bytes(version, |id| message(version, qos, id));
     let releases = acknowledgements(PacketType::Pubrel, 1..=MESSAGES);
@@ -199,7 +199,7 @@ fn receive(version: Version, qos: QoS, rounds: u32) {
     }
 }
 
-/// Published, and the whole exchange of QoS 1 and 2.
+/// Publishes messages, with the whole exchange of QoS 1 and 2.
 fn publish(version: Version, qos: QoS, rounds: u32) {
     let properties = properties(version);
     let message = PublishRef {
@@ -239,8 +239,8 @@ fn publish(version: Version, qos: QoS, rounds: u32) {
     }
 }
 
-/// Topic names of five levels against 100,000 filters, a tenth of them with `+`, a tenth with `#`. Each name matches one
-/// that is plain, one of each kind with a wildcard, and three that match every name.
+/// Matches topic names of five levels against 100,000 filters, a tenth of them with `+`, a tenth with `#`. Each name matches
+/// a plain filter, a filter with `+`, a filter with `#`, and three filters that match every name.
 fn match_filters(rounds: u32) {
     let name = |number: u64, device| {
         let (site, line, cell) = (number / 1000 % 10, number / 10 % 100, number % 10);

@@ -1,15 +1,15 @@
 -- The native way of messages, from the socket to the handler and back, to count its instructions:
 -- lua benches/native.lua CASE ROUNDS; see scripts/instructions. `lua benches/native.lua peer` is the server, which
--- prints its port; the environment gives that to the others, as PEER_PORT.
+-- prints its port; the other processes find the port in their environment, as PEER_PORT.
 
 local protocol = require("mqtt.protocol4")
 local packet_type = require("mqtt.protocol").packet_type
 
--- How many messages there are in a round.
+-- The number of messages of a round.
 local MESSAGES = 1024
 local TOPIC, PAYLOAD = "home/living/thermostat/setpoint", ("x"):rep(64)
 
--- Takes the packets that are whole off the front of received bytes. Returns the rest.
+-- Takes complete packets off the front of received bytes. Returns the rest.
 local function take_packets(bytes, handle)
 	local position = 1
 	local function read(size)
@@ -27,7 +27,7 @@ local function take_packets(bytes, handle)
 	end
 end
 
--- Serves one client: answers "go" with what it has published as "burst".
+-- Serves a client: answers a message "go" with the payload of the client's message "burst".
 local function serve(connection)
 	local received, burst, answers = "", "", {}
 	local function handle(packet)
@@ -96,7 +96,7 @@ local function publish_all()
 	end
 end
 
--- Begins a round unless all are over.
+-- Begins a round, or ends the program after the last round.
 local function next_round(begin)
 	rounds = rounds - 1
 	if rounds < 0 then
@@ -106,7 +106,8 @@ local function next_round(begin)
 	end
 end
 
--- What begins a round, what the peer sends in it, and which event comes how often then.
+-- The function that begins a round, the bytes that the peer sends in the round, and the event that ends it after so
+-- many times.
 local begin, burst, event, times = go, {}, "message", MESSAGES
 if what == "receive" then
 	for i = 1, MESSAGES do

@@ -1,16 +1,16 @@
--- A bridge: passes messages of one broker on to another, at least once. A message is acknowledged to the one only when
--- the other has acknowledged it, so that none is lost when either connection, or this program, ends meanwhile.
--- Usage: bridge.lua [FROM-URI TO-URI]; without arguments MQTT_URI and MQTT_SECOND_URI in the environment. At the bottom
--- it is tried out.
+-- A bridge: passes messages of one broker on to another, at least once. It acknowledges a message to the first broker
+-- only when the second has acknowledged it: so no message is lost when either connection, or this program, ends
+-- meanwhile. Usage: bridge.lua [FROM-URI TO-URI]; without arguments MQTT_URI and MQTT_SECOND_URI in the environment.
+-- The lower half tries the bridge out.
 
 local mqtt = require("mqtt")
 
 local from_uri = arg[1] or os.getenv("MQTT_URI") or "mqtt://localhost"
 local to_uri = arg[2] or os.getenv("MQTT_SECOND_URI") or "mqtt://localhost:1884"
 
--- Passes on what matches `filter`, under topics that begin with `prefix`: without that, bridges in both directions
--- would pass messages round and round. Calls `on_ready` once the filter is subscribed, and `on_passed` after each
--- message. Returns its two clients.
+-- Passes on messages that match `filter`, under topics that begin with `prefix`. Without the prefix, bridges in both
+-- directions would pass messages round and round. Calls `on_ready` once the filter is subscribed, and `on_passed` after
+-- each message. Returns its two clients.
 local function bridge(filter, prefix, on_ready, on_passed)
 	-- Without a clean start the broker keeps messages for a client that is away.
 	local from = mqtt.client { uri = from_uri, id = "bridge-from", clean = false, reconnect = { min = 0.1 } }
@@ -34,7 +34,7 @@ local function bridge(filter, prefix, on_ready, on_passed)
 				end,
 			}
 			if not accepted then
-				-- The queue is full. What was not acknowledged is sent again on the next connection.
+				-- The queue is full. The broker sends unacknowledged messages again on the next connection.
 				print("bridge: cannot pass on:", err)
 				from:disconnect()
 			end
@@ -45,12 +45,12 @@ local function bridge(filter, prefix, on_ready, on_passed)
 	return from, to
 end
 
--- To try it out: a client of either broker.
+-- To try the bridge out: a client of each broker.
 local sender = mqtt.client { uri = from_uri, clean = true, queue = {} }
 local receiver = mqtt.client { uri = to_uri, clean = true }
 local clients
 
--- Publishes when this has been called twice: by the bridge and by the receiver.
+-- Publishes at its second call: the bridge and the receiver call it when they are ready.
 local not_ready = 2
 local function ready()
 	not_ready = not_ready - 1
@@ -59,7 +59,7 @@ local function ready()
 	end
 end
 
--- Ends when this has been called for each message twice: by the bridge and by the receiver.
+-- Ends the program when the bridge and the receiver have called it for each message.
 local to_come = 6
 local function done()
 	to_come = to_come - 1

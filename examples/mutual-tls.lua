@@ -1,5 +1,5 @@
--- Mutual TLS: the broker shows its certificate and asks for one of the client's. Both files are PEM; the key may be
--- PKCS#8 (encrypted or not), PKCS#1 or SEC1.
+-- Mutual TLS: the broker shows its certificate and asks for the client's. The files are PEM; the key may be PKCS#8
+-- (encrypted or not), PKCS#1 or SEC1.
 -- Usage: mutual-tls.lua [URI CAFILE CERTIFICATE KEY]; without arguments MQTTS_MUTUAL_URI, MQTT_CAFILE, MQTT_CERTIFICATE
 -- and MQTT_KEY in the environment.
 
@@ -12,7 +12,7 @@ local client = mqtt.client {
 		cafile = arg[2] or os.getenv("MQTT_CAFILE") or "ca.crt",
 		certificate = arg[3] or os.getenv("MQTT_CERTIFICATE") or "client.crt",
 		key = arg[4] or os.getenv("MQTT_KEY") or "client.key",
-		-- of an encrypted key: a string, or a function that returns it
+		-- for an encrypted key: a string, or a function that returns the string
 		password = os.getenv("MQTT_KEY_PASSWORD"),
 	},
 }
@@ -26,7 +26,7 @@ client:on {
 		client:disconnect()
 	end,
 
-	-- A broker that misses the certificate ends the connection: with TLS 1.3 after the handshake.
+	-- A broker that gets no certificate ends the connection: with TLS 1.3 after the handshake.
 	error = function(err)
 		print("error:", err)
 	end,

@@ -1,5 +1,5 @@
--- Publishes while there is no connection: before the first one, and while it is lost. The messages wait in a queue of
--- limited size and are sent, in order, when there is a connection.
+-- Publishes without a connection: before the first connection, and after it is lost. The messages wait in a queue of
+-- limited size and are sent, in order, on the next connection.
 -- The broker's URI is the first argument or MQTT_URI in the environment.
 
 local mqtt = require("mqtt")
@@ -9,10 +9,11 @@ local uri = arg[1] or os.getenv("MQTT_URI") or "mqtt://localhost"
 local sender = mqtt.client {
 	uri = uri,
 	version = mqtt.v50,
-	-- The first connection begins with nothing, later ones take the session up again, unless that takes longer than this.
+	-- The first connection begins a new session. Later connections take the session up again, if the client comes back
+	-- within the session's expiry interval.
 	clean = "first",
 	properties = { session_expiry_interval = 60 },
-	-- A tenth of a second after the first failure, then twice as long each time, up to a minute.
+	-- The delay is at most a tenth of a second after the first failure, and doubles each time, up to a minute.
 	reconnect = { min = 0.1, max = 60 },
 	queue = { max_messages = 100, max_bytes = 100000, when_full = "drop_oldest" },
 }
@@ -49,7 +50,7 @@ sender:on {
 	error = print,
 }
 
--- Who receives the messages; once it is ready, the sender begins.
+-- The receiver of the messages. When it is ready, the sender begins.
 local receiver = mqtt.client { uri = uri, clean = true }
 local received = {}
 receiver:on {

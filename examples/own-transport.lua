@@ -1,6 +1,6 @@
--- A client without any socket of its own: the program moves the bytes. Here they go through a "modem" that calls back,
--- as a serial line or a game engine would; it dials the broker by LuaSocket.
--- The broker's URI is the first argument or MQTT_URI in the environment.
+-- A client without a socket: the program moves the bytes. Here they go through a "modem" that calls back, as a serial
+-- line or a game engine would. The modem dials the broker by LuaSocket. The broker's URI is the first argument or
+-- MQTT_URI in the environment.
 
 local mqtt = require("mqtt")
 local socket = require("socket")
@@ -27,7 +27,7 @@ function modem.hang_up()
 	modem.line = nil
 end
 
--- Runs until the line is closed, calling `tick` after as many seconds as that returned.
+-- Runs until the line is closed, and calls `tick` again after as many seconds as it returned.
 function modem.run(tick)
 	local due = socket.gettime() + tick()
 	while modem.line do

@@ -1,11 +1,11 @@
--- Requests and responses of MQTT 5.0: one client tells the time, another one asks for it.
+-- Requests and responses of MQTT 5.0: one client tells the time, another asks for it.
 -- The broker's URI is the first argument or MQTT_URI in the environment.
 
 local mqtt = require("mqtt")
 
 local uri = arg[1] or os.getenv("MQTT_URI") or "mqtt://localhost"
 
--- The handler of a topic may bring its subscription along. What the wildcard stands for is its second argument.
+-- The handler of a topic may subscribe too. Its second argument has the level that the wildcard stands for.
 local clock = mqtt.client { uri = uri, clean = true, version = mqtt.v50 }
 clock:on_topic("luamqtt/clock/+", function(msg, captures)
 	print("asked for: ", captures[1])
@@ -13,7 +13,7 @@ clock:on_topic("luamqtt/clock/+", function(msg, captures)
 	clock:acknowledge(msg)
 end, { subscribe = true, qos = 1 })
 
--- In a coroutine requests return their responses.
+-- In a coroutine, requests return their responses.
 local asker = mqtt.client { uri = uri, clean = true, version = mqtt.v50 }
 local function ask()
 	assert(clock:await("connect"))
@@ -25,7 +25,7 @@ local function ask()
 	local _, err = asker:request { topic = "luamqtt/nobody", timeout = 0.2 }
 	print("nobody:    ", err)
 
-	-- With a callback they return at once.
+	-- With a callback, a request returns at once.
 	asker:request {
 		topic = "luamqtt/clock/time",
 		payload = "%H:%M",

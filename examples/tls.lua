@@ -1,6 +1,6 @@
--- A secure connection. The broker's certificate is verified: against the system's certificate authorities (or those in
--- SSL_CERT_FILE), or against those in a file of your own.
--- Usage: tls.lua [URI [CAFILE]]; without arguments MQTTS_URI and MQTT_CAFILE in the environment.
+-- A secure connection. The broker's certificate is verified: against the system's certificate authorities, the
+-- authorities in SSL_CERT_FILE, or the authorities in a file of your own. Usage: tls.lua [URI [CAFILE]]; without
+-- arguments MQTTS_URI and MQTT_CAFILE in the environment.
 
 local mqtt = require("mqtt")
 
@@ -9,8 +9,8 @@ local cafile = arg[2] or os.getenv("MQTT_CAFILE")
 local client = mqtt.client {
 	uri = arg[1] or os.getenv("MQTTS_URI") or "mqtts://localhost",
 	clean = true,
-	-- certificate = "client.crt" and key = "client.key" would be the client's own, for brokers that ask for one;
-	-- verify = "none" would trust anybody
+	-- For brokers that ask for the client's certificate, add certificate = "client.crt" and key = "client.key".
+	-- With verify = "none" the client would trust anybody.
 	secure = cafile and { cafile = cafile } or nil,
 }
 
@@ -32,7 +32,7 @@ client:on {
 		client:disconnect()
 	end,
 
-	-- says what is wrong with a certificate
+	-- names the fault of a certificate
 	error = function(err)
 		print("error:", err)
 	end,

@@ -7,7 +7,7 @@ local NO_DUP = "A repeated message has no DUP, against [MQTT-3.3.1-1]."
 return {
 	rabbitmq = {
 		["3.1.1"] = {
-			["QoS 2, 50 messages both ways"] = "Treated as QoS 1: SUBACK grants that, and PUBLISH gets a PUBACK.",
+			["QoS 2, 50 messages both ways"] = "Treated as QoS 1: SUBACK grants QoS 1, and PUBLISH gets a PUBACK.",
 		},
 		["5.0"] = {
 			["connect, disconnect"] = "Speaks MQTT 3.1.1 only; it closes the connection without a CONNACK.",
@@ -32,8 +32,8 @@ return {
 		},
 		["5.0"] = {
 			["session: what was not acknowledged comes again"] = NO_DUP,
-			["*"] = "Ends a connection now and then that comes right after another has ended: both have the same number, and "
-				.. "the end of the first is noted twice. So it gets 0.1 s before each connection.",
+			["*"] = "Sometimes ends a connection that comes right after another has ended: both have the same number, and "
+				.. "rumqttd notes the end of the first twice. So the program waits 0.1 s before each connection.",
 			["no local, retain as published"] = "Retain as published is ignored, against [MQTT-3.3.1-13].",
 		},
 	},

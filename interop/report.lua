@@ -64,13 +64,13 @@ end
 local HEAD = [[
 # Interoperability
 
-Made by `make interop`, which starts each broker on the loopback, lets [one program](../interop/scenario.lua) try the
-same things with all of them, and writes this file. A broker that cannot be had on the machine is left out. A feature
-that fails makes it fail, unless [interop/faults.lua](../interop/faults.lua) says why that is not this library's fault.
-CI does the same with mosquitto, RabbitMQ and ejabberd.
+`make interop` writes this file. It starts each broker on the loopback, and lets
+[the same program](../interop/scenario.lua) try each feature with each broker. It leaves out a broker that it cannot
+install on the machine. It fails if a feature fails, unless [interop/faults.lua](../interop/faults.lua) says why the
+fault is not this library's. CI does the same with mosquitto, RabbitMQ and ejabberd.
 
-"Not supported" is what the broker itself says, by a reason code, in its CONNACK or by the QoS that it grants; "not ok"
-is what it does wrong.
+"Not supported" means that the broker itself says so, by a reason code, in its CONNACK or by the QoS that it grants.
+"Not ok" means that the broker does it wrong.
 ]]
 
 local out

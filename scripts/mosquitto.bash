@@ -21,8 +21,8 @@ wait_for_line() {
 	echo "$line"
 }
 
-# Starts the broker and waits for the line in its log that says how that went: start_mosquitto CONFIGURATION LOG
-# Fails if it did not start. It ends with this shell.
+# Starts the broker and waits for the line in its log that tells the outcome: start_mosquitto CONFIGURATION LOG
+# Fails if the broker did not start. The broker ends with this shell.
 start_mosquitto() {
 	: >"$2"
 	setpriv --pdeathsig KILL mosquitto -c "$1" 2>>"$2" &

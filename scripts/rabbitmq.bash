@@ -1,15 +1,15 @@
 # To be sourced after mosquitto.bash: RabbitMQ nodes, a cluster if there are several, as children of this shell. They
-# listen on the loopback only, know nothing of a RabbitMQ that the machine runs, and keep everything in $dir.
-# Nodes have numbers from 1; the arrays hold the process of each, and its ports.
+# listen on the loopback only, are separate from a RabbitMQ that the machine runs, and keep all files in $dir.
+# Nodes have numbers from 1; the arrays hold the process and the ports of each node.
 rabbitmq=()
 rabbitmq_mqtt_port=()
 rabbitmq_distribution_port=()
 epmd=
 
-# RabbitMQ's own scripts; those in PATH change the user.
+# RabbitMQ's own scripts: the scripts in PATH change the user.
 rabbitmq_bin=/usr/lib/rabbitmq/bin
 
-# Prints free ports of 127.0.0.1, below those that the system gives to outgoing connections: free_ports COUNT
+# Prints free ports of 127.0.0.1, below the range for outgoing connections: free_ports COUNT
 free_ports() {
 	local port count=$1
 	for port in $(shuf -i 20000-32000 -n $((count + 20))); do
@@ -18,7 +18,7 @@ free_ports() {
 	done
 }
 
-# Makes ready for so many nodes: configure_rabbitmq COUNT [SETTING...]
+# Makes the files of COUNT nodes, and starts epmd: configure_rabbitmq COUNT [SETTING...]
 configure_rabbitmq() {
 	local count=$1 number ports
 	shift
@@ -42,8 +42,8 @@ configure_rabbitmq() {
 	epmd=$!
 }
 
-# Starts nodes at the same time, and waits until they are there: start_rabbitmq NUMBER...
-# Others than the first join that, so it has to be there before they are started for the first time.
+# Starts nodes at the same time, and waits until they are ready: start_rabbitmq NUMBER...
+# The other nodes join the first: it has to be ready before they are started for the first time.
 start_rabbitmq() {
 	local number node
 	for number; do
@@ -75,7 +75,7 @@ kill_rabbitmq() {
 	done
 }
 
-# Kills all nodes, and what told them of each other.
+# Kills all nodes, and the daemon that told them of each other.
 end_rabbitmq() {
 	kill_rabbitmq "${!rabbitmq[@]}"
 	[[ -z $epmd ]] || { kill -KILL "$epmd" && wait "$epmd"; } 2>/dev/null || :

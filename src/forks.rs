@@ -1,4 +1,4 @@
-//! How often this process has been forked, and what the child of a fork must have for itself. Below all rooms.
+//! How often this process has been forked, and values that each process of a fork has for itself. Below all rooms.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,20 +6,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Counted in the child by [`forked`].
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
-/// To be called in the child of a fork: what was made before belongs to the parent.
+/// To be called in the child of a fork. Everything made before the fork belongs to the parent.
 pub fn forked() {
     FORKS.fetch_add(1, Ordering::SeqCst);
 }
 
+/// How many forks lie between this process and the one that loaded the module.
 pub(crate) fn forks() -> usize {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// How many generations of processes that fork from each other have a value of their own.
+/// How many generations of forked processes have a value of their own. Later generations begin with the first value again.
 pub(crate) const GENERATIONS: usize = 64;
 
-/// A value behind a lock, for a static. The child of a fork begins with another one: a thread that has stayed behind in the
-/// parent may hold the lock of the parent's, which nobody would release in the child.
+/// A value behind a lock, for a static. The child of a fork uses another value with another lock: a thread of the parent may
+/// hold the parent's lock at the time of the fork, and nobody would release it in the child.
 pub(crate) struct PerProcess<T>(pub(crate) [Mutex<T>; GENERATIONS]);
 
 impl<T> PerProcess<T> {
@@ -28,7 +29,7 @@ impl<T> PerProcess<T> {
         self.of(forks())
     }
 
-    /// Locks it. The value stays consistent even if a holder has panicked.
+    /// Locks the value of this process. The value stays consistent even if a holder has panicked.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.mutex().lock().unwrap_or_else(PoisonError::into_inner)
     }

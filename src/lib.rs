@@ -1,7 +1,7 @@
-//! MQTT 3.1.1 and 5.0 for Lua. The rooms and the arrows between them: see `docs/architecture.md`.
+//! MQTT 3.1.1 and 5.0 for Lua. `docs/architecture.md` draws the rooms and which room may import which.
 
-// What no room may do unless this file allows it: `unsafe` and, see `clippy.toml`, asking for the time. Which files of
-// `lua` need `unsafe` stands there.
+// A room may use `unsafe`, or ask for the time (see `clippy.toml`), only if this file allows it. `lua/mod.rs` names the
+// files of `lua` that need `unsafe`.
 #![deny(unsafe_code, clippy::disallowed_methods)]
 
 pub mod codec;

@@ -1,14 +1,14 @@
 ---@meta mqtt
--- The types of the library, for editors with the Lua language server (LuaCATS): tell it where this file is, by
--- "workspace.library" in its settings. Nothing runs this file. spec/types_spec.lua compares it with the code.
+-- The types of the library, for editors with the Lua language server (LuaCATS): name the directory of this file in
+-- "workspace.library" of its settings. Nothing runs this file. spec/types_spec.lua compares it with the code.
 -- luacheck: ignore
 
---- What a program has after `local mqtt = require("mqtt")`.
+--- The module: `local mqtt = require("mqtt")`.
 ---@class mqtt
 ---@field v311 4 MQTT 3.1.1, for the option `version`
 ---@field v50 5 MQTT 5.0, for the option `version`
 ---@field _VERSION string version of the luamqtt API that this library reproduces
----@field log mqtt.Log where the library logs to
+---@field log mqtt.Log the library's log
 local mqtt = {}
 
 --- The options of a client.
@@ -23,17 +23,17 @@ local mqtt = {}
 ---@field version? 4|5 `mqtt.v311` (the default) or `mqtt.v50`
 ---@field id? string client identifier, random by default
 ---@field secure? boolean|mqtt.Secure use TLS
----@field ssl_module? string name of a LuaSec-compatible module to do TLS with
+---@field ssl_module? string name of a LuaSec-compatible module for TLS
 ---@field proxy? string `http://[username[:password]@]host[:port]`, or with `socks5://`
 ---@field ws_headers? table<string, string> header fields of the request for a WebSocket
 ---@field will? mqtt.Will last will
----@field keep_alive? integer seconds without traffic after which a PINGREQ is sent, 60 by default; 0 switches that off
----@field ping_timeout? number seconds that the broker may take to answer a PINGREQ
+---@field keep_alive? integer seconds without traffic after which a PINGREQ is sent, 60 by default; 0 switches keep alive off
+---@field ping_timeout? number seconds that the broker may take to answer a PINGREQ, `keep_alive` by default
 ---@field connect_timeout? number seconds that connecting may take altogether, 30 by default
----@field reconnect? boolean|number|mqtt.Reconnect after a lost connection; seconds, true means 30
----@field follow_server_reference? boolean MQTT 5.0: go where the broker refers to
+---@field reconnect? boolean|number|mqtt.Reconnect seconds until the client reconnects after a lost connection; true means 30
+---@field follow_server_reference? boolean MQTT 5.0: connect to the server that the broker refers to
 ---@field auto_ack? boolean acknowledge messages when all handlers have returned
----@field max_packet_size? integer largest packet accepted, in bytes
+---@field max_packet_size? integer largest packet accepted, in bytes, 256 MiB by default
 ---@field queue? mqtt.Queue accept messages while there is no connection
 ---@field resubscribe? boolean renew subscriptions when the broker has lost them
 ---@field server_receive_maximum? integer MQTT 3.1.1: how many QoS 2 messages the broker takes at a time, 20 by default
@@ -43,7 +43,7 @@ local mqtt = {}
 ---@field connector? table a connector class, or a function table of luamqtt 3.x
 ---@field on? mqtt.Handlers event handlers
 
---- TLS settings, as LuaSec calls them.
+--- TLS settings, by LuaSec's names.
 ---@class mqtt.Secure
 ---@field mode? "client"
 ---@field protocol? "any"|"tlsv1_2"|"tlsv1_3"|"sslv23"
@@ -52,10 +52,10 @@ local mqtt = {}
 ---@field cafile? string file with the certificates to trust
 ---@field capath? string directory with the certificates to trust
 ---@field certificate? string file with the client's certificate
----@field key? string file with its key
----@field password? string|fun(): string of an encrypted key
+---@field key? string file with the client's key
+---@field password? string|fun(): string password of an encrypted key
 ---@field alpn? string|string[] protocols to offer
----@field server_name? string name to ask for and to verify
+---@field server_name? string name that is sent as SNI and verified, the host by default
 
 ---@class mqtt.Will
 ---@field topic string
@@ -68,7 +68,7 @@ local mqtt = {}
 ---@class mqtt.Reconnect
 ---@field min? number seconds before the first attempt, 1 by default
 ---@field max? number seconds at most, 60 by default
----@field jitter? number random part that is taken off, 0 to 1, 0.5 by default
+---@field jitter? number largest part of a delay that chance takes off, 0 to 1, 0.5 by default
 
 ---@class mqtt.Queue
 ---@field max_messages? integer 1000 by default
@@ -76,10 +76,10 @@ local mqtt = {}
 ---@field when_full? "reject"|"drop_oldest" "reject" by default
 
 ---@alias mqtt.QoS 0|1|2
---- By name; in a list of pairs names may be repeated.
+--- Values by name, or a list of `{ name, value }` pairs, in which names may be repeated.
 ---@alias mqtt.UserProperties table<string, string>|[string, string][]
 
---- Properties of MQTT 5.0. The standard says which packet may have which.
+--- Properties of MQTT 5.0. The standard says which packet may have which property (2.2.2.2).
 ---@class mqtt.Properties
 ---@field payload_format_indicator? 0|1
 ---@field message_expiry_interval? integer seconds
@@ -119,7 +119,7 @@ local mqtt = {}
 --- A message.
 ---@class mqtt.PUBLISH: mqtt.Packet
 ---@field topic string
----@field payload? string nil if it is empty
+---@field payload? string nil if the payload is empty
 ---@field qos mqtt.QoS
 ---@field retain boolean
 ---@field dup boolean
@@ -127,7 +127,7 @@ local mqtt = {}
 
 ---@class mqtt.CONNACK: mqtt.Packet
 ---@field rc integer 0: the broker has accepted
----@field sp boolean the broker has the session that the program knows
+---@field sp boolean session present: the broker has the session that the program knows
 local CONNACK = {}
 
 --- Names the reason.
@@ -147,7 +147,7 @@ local SUBACK = {}
 --- Names the reasons.
 ---@return string[]
 function SUBACK:reason_strings() end
----@return string all of them
+---@return string all reasons, separated by commas
 function SUBACK:reason_string() end
 
 ---@class mqtt.UNSUBACK: mqtt.Packet
@@ -158,7 +158,7 @@ local UNSUBACK = {}
 --- Names the reasons; MQTT 5.0 only.
 ---@return string[]
 function UNSUBACK:reason_strings() end
----@return string all of them
+---@return string all reasons, separated by commas
 function UNSUBACK:reason_string() end
 
 ---@class mqtt.DISCONNECT: mqtt.Packet
@@ -200,9 +200,9 @@ function DISCONNECT:reason_string() end
 ---@class mqtt.SubscribeOptions
 ---@field topic string topic filter
 ---@field qos? mqtt.QoS 0 by default
----@field no_local? boolean MQTT 5.0: not what this client has published
+---@field no_local? boolean MQTT 5.0: no messages that this client has published
 ---@field retain_as_published? boolean MQTT 5.0
----@field retain_handling? 0|1|2|boolean MQTT 5.0: retained messages at each subscribe, only for a new one, not at all
+---@field retain_handling? 0|1|2|boolean MQTT 5.0: retained messages at each subscribe, only for a new subscription, not at all
 ---@field properties? mqtt.Properties MQTT 5.0
 ---@field user_properties? mqtt.UserProperties MQTT 5.0
 ---@field callback? fun(suback: mqtt.SUBACK, client: mqtt.Client)
@@ -221,7 +221,7 @@ function DISCONNECT:reason_string() end
 ---@field dup? boolean
 ---@field properties? mqtt.Properties MQTT 5.0
 ---@field user_properties? mqtt.UserProperties MQTT 5.0
----@field callback? fun(ack: mqtt.PUBACK|string, client: mqtt.Client) for QoS 0 at once, with a string
+---@field callback? fun(ack: mqtt.PUBACK|string, client: mqtt.Client) called at once, with a string, for QoS 0
 
 ---@class mqtt.RequestOptions
 ---@field topic string
@@ -236,7 +236,7 @@ function DISCONNECT:reason_string() end
 
 ---@class mqtt.RespondOptions
 ---@field payload? string
----@field qos? mqtt.QoS that of the request by default
+---@field qos? mqtt.QoS the request's by default
 ---@field retain? boolean
 ---@field dup? boolean
 ---@field properties? mqtt.Properties
@@ -274,8 +274,8 @@ function DISCONNECT:reason_string() end
 
 --- A client.
 ---@class mqtt.Client
----@field opts mqtt.ClientOptions its own copy of the options; what is changed counts from the next connect on
----@field connection? mqtt.Connection nil while there is none
+---@field opts mqtt.ClientOptions the client's own copy of the options; changes count from the next connect on
+---@field connection? mqtt.Connection nil while the client has no connection
 ---@field handlers table<mqtt.Event, function[]>
 ---@field first_connect boolean
 ---@field send_time integer
@@ -301,7 +301,7 @@ function Client:off(event, func) end
 ---@overload fun(self: mqtt.Client, opts: mqtt.TopicTable): boolean, string?
 function Client:on_topic(filter, handler, opts) end
 
---- Removes a handler of a topic filter, or all of them.
+--- Removes a handler of a topic filter, or all handlers of the filter.
 ---@param filter string
 ---@param handler? mqtt.TopicHandler
 ---@return boolean ok
@@ -323,11 +323,11 @@ function Client:unsubscribe(opts) end
 ---@return string? err
 function Client:publish(opts) end
 
---- Publishes a request and takes the response, MQTT 5.0 only. Without a callback it waits.
+--- Publishes a request and takes the response, MQTT 5.0 only (4.10). Without a callback it waits.
 ---@param opts mqtt.RequestOptions
 ---@return mqtt.PUBLISH|true|nil response true with a callback
 ---@return string? err
----@return mqtt.Packet? packet that says so
+---@return mqtt.Packet? packet with the reason
 function Client:request(opts) end
 
 --- Answers a request, MQTT 5.0 only.
@@ -342,7 +342,7 @@ function Client:respond(request, opts) end
 ---@param opts? table options of that method, and `timeout` in seconds
 ---@return mqtt.Packet|true|nil answer true for a message of QoS 0
 ---@return string? err
----@return mqtt.Packet? packet that says so
+---@return mqtt.Packet? packet with the reason
 function Client:await(what, opts) end
 
 --- Acknowledges a received message.
@@ -354,7 +354,7 @@ function Client:await(what, opts) end
 ---@return string? err
 function Client:acknowledge(msg, rc, properties, user_properties) end
 
---- Sends DISCONNECT and closes the connection. With `reconnect` the client comes back: see `Client:shutdown`.
+--- Sends DISCONNECT and closes the connection. With `reconnect` the client connects again; `Client:shutdown` does not.
 ---@param rc? integer MQTT 5.0: reason code
 ---@param properties? mqtt.Properties MQTT 5.0
 ---@param user_properties? mqtt.UserProperties MQTT 5.0
@@ -387,7 +387,7 @@ function Client:close_connection(reason) end
 ---@return string? err
 function Client:start_connecting() end
 
---- What the client has done so far.
+--- Returns the client's counters.
 ---@return mqtt.Stats
 function Client:stats() end
 
@@ -403,13 +403,13 @@ function Client:open_connection() end
 ---@return string? err
 function Client:send_connect() end
 
---- Sends a PINGREQ if it is time for one.
----@return number seconds until it is to be called again
+--- Sends a PINGREQ if one is due.
+---@return number seconds until this method must be called again
 ---@return string? err
 function Client:check_keep_alive() end
 
---- Does what there is to do, without blocking: -1 nothing, 0 something, above 0 seconds to wait, nil at the end.
----@return number? wait
+--- Does a step of the client's work, without blocking.
+---@return number? wait -1: nothing was received, 0: a packet was handled, above 0: seconds to wait, nil: the client has ended
 ---@return string? err
 function Client:step() end
 
@@ -418,7 +418,7 @@ function Client:step() end
 ---@return string? err
 function Client:getfd() end
 
---- Takes bytes that have arrived, with `mqtt.connector.bytes`.
+--- Gives the client received bytes, with `mqtt.connector.bytes`.
 ---@param bytes string
 ---@return boolean ok
 ---@return string? err
@@ -436,12 +436,12 @@ function Client:take() end
 ---@field sleep_max? number seconds
 ---@field sleep_function? fun(seconds: number)
 
---- The loop that comes with the library.
+--- The library's own loop.
 ---@class mqtt.Ioloop
 ---@field running boolean
 local Ioloop = {}
 
---- Adds a client, or a function that returns after how many seconds it wants to be called again.
+--- Adds a client, or a function, which returns the seconds until its next call.
 ---@param client mqtt.Client|fun(): number?
 ---@return boolean ok
 ---@return string? err
@@ -452,10 +452,10 @@ function Ioloop:add(client) end
 ---@return string? err
 function Ioloop:remove(client) end
 
---- Does one round.
+--- Runs a single round.
 function Ioloop:iteration() end
 
---- Runs until everything added has ended or been removed.
+--- Runs until all clients and functions have ended or been removed.
 ---@return true? ok nil if a client without an error handler has ended with an error
 ---@return string? err
 function Ioloop:run_until_clients() end
@@ -468,13 +468,13 @@ function Ioloop:run_until_clients() end
 ---@field warn? fun(self: mqtt.Logger, text: string, ...: any)
 ---@field error? fun(self: mqtt.Logger, text: string, ...: any)
 
---- Where the library logs to.
+--- The library's log.
 ---@class mqtt.Log
 ---@field set fun(logger?: mqtt.Logger) sends everything to a logger from now on
 
 -- The module ---------------------------------------------------------------------------------------------------------
 
---- Creates a client. It neither connects nor looks a name up.
+--- Creates a client. This neither connects nor looks up a name.
 ---@param opts mqtt.ClientOptions
 ---@return mqtt.Client
 function mqtt.client(opts) end

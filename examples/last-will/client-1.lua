@@ -1,4 +1,4 @@
--- Leaves a last will with the broker, and dies without saying goodbye when client-2 asks for it. Run it first.
+-- Leaves a last will with the broker, and ends without a DISCONNECT when client-2 asks for it. Run it first.
 -- The broker's URI is the first argument or MQTT_URI in the environment.
 
 local mqtt = require("mqtt")

@@ -1,4 +1,4 @@
--- A client in Copas: a thread publishes, and handlers give way to other threads.
+-- A client in Copas: a thread publishes, and handlers yield to other threads.
 -- The broker's URI is the first argument or MQTT_URI in the environment.
 
 local copas = require("copas")
@@ -32,7 +32,7 @@ client:on {
 }
 
 require("mqtt.loop").add(client)
--- `copas.loop()` would do; that of Copas 1, which Debian 12 has, never ends.
+-- With Copas 4 `copas.loop()` would do. The loop of Copas 1, as in Debian 12, never ends.
 local ended
 client:on("shutdown", function()
 	ended = true

@@ -1,4 +1,4 @@
--- A client in a controller of cqueues: one coroutine serves it, another one publishes.
+-- A client in a controller of cqueues: one coroutine serves the client, another publishes.
 -- The broker's URI is the first argument or MQTT_URI in the environment.
 
 local cqueues = require("cqueues")
@@ -29,7 +29,7 @@ client:on {
 	error = print,
 }
 
--- What cqueues polls: the descriptor is readable while the client has something to do, so there is no timeout.
+-- The object that cqueues polls. Its descriptor is readable while the client has something to do, so it has no timeout.
 local readable = { pollfd = client:getfd(), events = "r" }
 controller:wrap(function()
 	-- The first step starts to connect.

@@ -27,7 +27,7 @@ client:on {
 	error = print,
 }
 
--- The descriptor is readable while the client has something to do: something has arrived, or it is time to reconnect.
+-- The descriptor is readable while the client has something to do: bytes have arrived, or it is time to reconnect.
 local poll = uv.new_poll(client:getfd())
 local function serve()
 	local wait

@@ -1,5 +1,5 @@
--- A client in a loop around LuaSocket's select, beside a socket of the program's own: what arrives there by UDP is
--- published. The broker's URI is the first argument or MQTT_URI in the environment.
+-- A client in a loop around LuaSocket's select, beside a UDP socket of the program: the program publishes each
+-- datagram. The broker's URI is the first argument or MQTT_URI in the environment.
 
 local mqtt = require("mqtt")
 local socket = require("socket")
@@ -9,7 +9,7 @@ local client = mqtt.client { uri = arg[1] or os.getenv("MQTT_URI") or "mqtt://lo
 local udp = assert(socket.udp())
 assert(udp:setsockname("127.0.0.1", 0))
 
--- What select takes for a socket: the descriptor is readable while the client has something to do.
+-- An object that select takes for a socket. Its descriptor is readable while the client has something to do.
 local readable = {
 	getfd = function()
 		return client:getfd()
@@ -37,7 +37,7 @@ client:on {
 -- The first step starts to connect.
 local wait = client:step()
 while wait do
-	-- There is no need to look at `wait`: the descriptor becomes readable when it is time to reconnect.
+	-- The loop need not look at `wait`: the descriptor also becomes readable when it is time to reconnect.
 	local ready = socket.select({ readable, udp }, nil)
 	if ready[udp] then
 		client:publish { topic = "luamqtt/select", payload = udp:receive() }

@@ -1,4 +1,4 @@
--- Starts workers, each a process, hands out jobs to them and collects the results.
+-- Starts workers, each a process of its own, hands out jobs to them and collects the results.
 -- Usage: main.lua [WORKERS [JOBS]]; the brokers as in worker.lua.
 
 local mqtt = require("mqtt")
@@ -15,13 +15,13 @@ local client = mqtt.client { uri = brokers, reconnect = { min = 0.1, max = 5 }, 
 	properties = { session_expiry_interval = 3600 }, auto_ack = true }
 
 local function start_workers()
-	-- a service manager would do this, and on more than one machine
+	-- in production a service manager does this, on several machines
 	for i = 1, workers do
 		processes[i] = io.popen(("%s %sworker.lua worker-%d"):format(arg[-1], arg[0]:match("^.*/") or "", i))
 	end
 end
 
--- By the last level of the topic.
+-- Handlers of messages, by the last level of the topic.
 local handlers = {}
 
 function handlers.ready(name)
@@ -62,7 +62,7 @@ client:on {
 }
 
 mqtt.run_ioloop(client)
--- waits for them
+-- waits for the workers
 for _, process in ipairs(processes) do
 	process:close()
 end

@@ -1,6 +1,6 @@
--- A worker, one of as many as the work needs: each job goes to one of those that share the subscription.
--- main.lua starts some; the first argument is the worker's name. The brokers are MQTT_URIS in the environment, with
--- blanks between them, or MQTT_URI.
+-- A worker. Start as many as the work needs: each job goes to one of the workers that share the subscription.
+-- main.lua starts some workers; the first argument is the worker's name. The brokers are MQTT_URIS in the environment,
+-- with blanks between them, or MQTT_URI.
 
 local mqtt = require("mqtt")
 
@@ -10,11 +10,11 @@ for uri in (os.getenv("MQTT_URIS") or os.getenv("MQTT_URI") or "mqtt://localhost
 end
 
 local client = mqtt.client {
-	-- the nodes of a cluster: when one is lost, the next one has its turn
+	-- the nodes of a cluster: when a node is lost, the client tries the next
 	uri = brokers,
 	reconnect = { min = 0.1, max = 5 },
-	-- the same session again after a lost connection, or when the worker has died and is started again: jobs that it had
-	-- taken and not acknowledged come again then
+	-- the session goes on after a lost connection, or when the worker has died and is started again: jobs that it had
+	-- taken and not acknowledged come again
 	version = mqtt.v50,
 	id = "luamqtt-" .. arg[1],
 	clean = false,

@@ -1,7 +1,7 @@
---- Which broker a client tries next, and when.
+--- Decides which broker a client tries next, and when.
 -- Internal to `mqtt.client`. A state machine without I/O; it asks the time only to see for how long a connection held.
--- The brokers of a list are tried in turn, one pass after the other; only a pass in which all of them have failed is
--- followed by a delay. Where a broker refers to others, those come first.
+-- In each pass the brokers of a list are tried in turn. A delay follows a pass only if all brokers have failed in it.
+-- Brokers that a broker refers to come first.
 
 local core = require("mqtt.core")
 
@@ -11,55 +11,56 @@ local table_insert, table_remove = table.insert, table.remove
 
 -- The defaults of the table `reconnect`, in seconds and as a part of them.
 local MIN, MAX, JITTER = 1, 60, 0.5
--- The delay is doubled so many times at most.
+-- The delay is doubled this many times at most.
 local DOUBLINGS = 64
--- A connection has held if it lasted as long as the delay that comes next, and no less than this, in seconds. One that
--- did not counts as a failure: a broker may accept a client and then end its connection, again and again.
+-- A connection has held if it lasted as long as the next delay, and at least this many seconds. A connection that did
+-- not hold counts as a failure: a broker may accept a client and then end its connection, again and again.
 local HELD = 5
--- So many references are taken from one packet at most.
+-- The largest number of references that are taken from a packet.
 local REFERENCES = 8
 
--- A broker is a table: its `uri`; either its `position` in the list, or `host` and perhaps `port` if another one, whose
--- uri that is, has referred to it.
+-- A broker is a table. A broker of the list has its `uri` and its `position` in the list. A broker that another has
+-- referred to has the `uri` of the other, its own `host` and perhaps `port`.
 local Brokers = {
-	-- How many passes in a row have failed, and the random number for the delay after the last one.
+	-- How many passes in a row have failed, and the random number for the delay after the last pass.
 	_failures = 0,
 	_chance = 0,
-	-- The position in the list of the broker that has accepted last, with which a pass begins.
+	-- The position in the list of the broker that has accepted last: passes begin with it.
 	_first = 1,
-	-- Brokers that another one has referred to, if any, and whether for ever: they come before those of the list.
+	-- Brokers that another has referred to, and whether the reference holds for ever. They come before the list.
 	_references = nil,
 	_moved = false,
-	-- Those that are still to be tried in this pass; nil before the next pass.
+	-- The brokers that are still to be tried in this pass; nil before the next pass.
 	_queue = nil,
-	-- Whether the next one is to be tried without delay.
+	-- Whether the next broker is to be tried without delay.
 	_at_once = false,
-	-- The one that is being tried or has accepted, whether it has accepted, and when.
+	-- The broker that is being tried or has accepted, whether it has accepted, and when.
 	_current = nil,
 	_accepted = false,
 	_since = 0,
 	-- The last delay, without its random part.
 	_last_delay = 0,
-	-- What the client notes here, being larger itself: the time of the last attempt, and what tells of its collection.
+	-- Fields of the client, kept here since each field makes the client's own table larger: the time of the last attempt,
+	-- and the object whose finalizer tells of the client's collection.
 	last_attempt = nil,
 	guard = nil,
 }
 Brokers.__index = Brokers
 
 local brokers = {
-	--- What `reconnect = true` means, in seconds.
+	--- The delay of `reconnect = true`, in seconds.
 	DELAY = 30,
 }
 
 --- Makes the state of a client that has tried nothing.
 -- @tparam[opt] function random returns a number of at least 0 and less than 1
--- @tparam[opt] function now returns the time in seconds, of a clock that only goes forward
+-- @tparam[opt] function now returns the time in seconds, by a clock that only goes forward
 -- @treturn Brokers the state
 function brokers.new(random, now)
 	return setmetatable({ _random = random, _now = now }, Brokers)
 end
 
--- A random number: not the program's `math.random`, which may be the same everywhere.
+-- A random number. The program's `math.random` may give the same numbers in every process.
 function Brokers._random()
 	return tonumber(core.random_hex(8), 16) / 2 ^ 32
 end
@@ -70,9 +71,9 @@ local function is_seconds(value)
 	return type(value) == "number" and value > 0 and value < math_huge
 end
 
---- Checks a value of the option `reconnect` that is a table.
+--- Checks a table of the option `reconnect`.
 -- @tparam table reconnect the value
--- @treturn string what is wrong with it, or nil
+-- @treturn string the fault, or nil
 function brokers.check_reconnect(reconnect)
 	for key, value in pairs(reconnect) do
 		if key == "min" or key == "max" then
@@ -91,9 +92,9 @@ function brokers.check_reconnect(reconnect)
 	end
 end
 
---- Checks a value of the option `uri` that is a list, but not what the uris say.
+--- Checks a list of the option `uri`, but not the uris in it.
 -- @tparam table uris the value
--- @treturn string what is wrong with it, or nil
+-- @treturn string the fault, or nil
 function brokers.check_uris(uris)
 	local count = 0
 	for key in pairs(uris) do
@@ -112,7 +113,7 @@ function brokers.check_uris(uris)
 	end
 end
 
--- The only brokers of clients with one uri, which share them: they are never changed.
+-- The brokers of clients with a single uri, by uri. Clients share them; nobody changes them.
 local only = setmetatable({}, { __mode = "v" })
 
 -- The brokers of a pass, in turn.
@@ -134,11 +135,11 @@ local function queue(self, uris)
 	return list
 end
 
---- Returns the broker to try now, which counts as being tried from then on.
+--- Returns the broker to try now, and notes that it is being tried.
 -- @tparam string|table uris the option `uri`; another value than last time begins anew
--- @treturn string the broker's uri, or that of the one that has referred to it
--- @treturn string the host that was referred to, or nil
--- @treturn number the port that was given with the host, or nil
+-- @treturn string the broker's uri, or the uri of the broker that has referred to it
+-- @treturn string the host of the reference, or nil
+-- @treturn number the port of the reference, or nil
 function Brokers:next(uris)
 	if self._uris == nil then
 		self._uris = uris
@@ -161,7 +162,7 @@ function Brokers:succeeded()
 		self._at_once = false
 	end
 	if current then
-		-- Of this pass nobody else is tried.
+		-- No other broker of this pass is tried.
 		self._queue = nil
 	end
 	if current and current.position and (current.position ~= self._first or self._references) then
@@ -169,7 +170,7 @@ function Brokers:succeeded()
 	end
 end
 
--- The pass is over: what comes next waits.
+-- The pass is over: a delay comes before the next attempt.
 local function end_pass(self)
 	self._queue, self._at_once = nil, false
 	self._chance = self._random()
@@ -183,14 +184,15 @@ local function remove(list, item)
 	end
 end
 
--- The delay after so many failures, by the option `reconnect`, a table, without its random part.
+-- The delay after a number of failures, by the table `reconnect`, without its random part.
 local function longest_delay(reconnect, failures)
 	local min = reconnect.min or math_min(MIN, reconnect.max or MAX)
 	local max = reconnect.max or math_max(MAX, min)
 	return math_min(min * 2 ^ math_min(math_max(failures - 1, 0), DOUBLINGS), max)
 end
 
--- The connection was lost: the next pass begins with the same broker. The delays start anew if it had held.
+-- The connection was lost: the next pass begins with the same broker. If the connection had held, the delays start
+-- anew.
 local function lost(self, is_wanted)
 	local current, references = self._current, self._references
 	if is_wanted or self._now() - self._since >= math_max(2 * self._last_delay, HELD) then
@@ -208,7 +210,7 @@ end
 local function failed(self)
 	local current = table_remove(self._queue, 1)
 	if not (current.position or self._moved) then
-		-- It was to be used this time only.
+		-- The reference was for this time only.
 		remove(self._references, current)
 	end
 	self._at_once = self._queue[1] ~= nil
@@ -218,8 +220,8 @@ local function failed(self)
 	end
 end
 
--- The broker has referred to others: those come next. At once, unless it was referred to itself: brokers may refer to
--- each other for ever.
+-- The broker has referred to others, which come next. They come at once, unless a reference led to the broker itself:
+-- brokers may refer to each other for ever.
 local function referred(self)
 	local current, left = self._current, self._queue
 	self._references, self._moved, self._pending = self._pending.list, self._pending.moved, nil
@@ -239,8 +241,8 @@ local function referred(self)
 	self._at_once = true
 end
 
---- Notes that the connection to the broker, or the attempt to get one, has ended. Does nothing if there was none.
--- @tparam[opt] boolean is_wanted whether it was the program that ended it
+--- Notes that the connection to the broker, or the attempt to connect, has ended. Does nothing if there was neither.
+-- @tparam[opt] boolean is_wanted whether the program has ended it
 function Brokers:ended(is_wanted)
 	if not self._current then -- luacheck: ignore 542
 		-- noted before
@@ -254,11 +256,12 @@ function Brokers:ended(is_wanted)
 	self._current, self._accepted = nil, false
 end
 
---- Takes the server reference (4.11) with which the broker ends the connection, or the attempt to get one. It counts
--- once that has `ended`.
--- @tparam string text references apart by blanks: hosts, perhaps with a colon and a port; IPv6 addresses in brackets
--- @tparam boolean moved whether they are to be used from now on, else only this time
--- @treturn table what was ignored, a list of strings
+--- Takes the server reference (4.11) with which the broker ends the connection, or the attempt to connect. The
+-- reference counts from the call of `ended` on.
+-- @tparam string text references separated by blanks: hosts, perhaps with a colon and a port; IPv6 addresses in
+-- brackets
+-- @tparam boolean moved whether the references hold from now on; otherwise they hold for this time only
+-- @treturn table the ignored references, a list of strings
 function Brokers:refer(text, moved)
 	local list, ignored = {}, {}
 	if not self._current then
@@ -278,14 +281,14 @@ function Brokers:refer(text, moved)
 	return ignored
 end
 
---- Whether the next broker is to be tried without delay, since this pass is not over.
+--- Whether the next broker is to be tried without delay: this pass is not over.
 function Brokers:is_midway()
 	return self._at_once
 end
 
---- Returns how long to wait since the last attempt.
+--- Returns the delay between the last attempt and the next.
 -- @tparam boolean|number|table reconnect the option `reconnect`, not false
--- @treturn number so many seconds
+-- @treturn number seconds
 function Brokers:delay(reconnect)
 	if self._at_once then
 		return 0

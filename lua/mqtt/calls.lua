@@ -1,5 +1,4 @@
---- How the core is called: what it takes of tables, and calls that run once for each message, as fast as this Lua makes
--- them.
+--- Calls of the core: the tables as it reads them, and the fastest `publish` for this Lua.
 -- Internal.
 
 local core = require("mqtt.core")
@@ -27,10 +26,11 @@ local function plain_fields(fields)
 	return copy
 end
 
---- Returns a packet, a will or a subscription as the core reads it: what its metatable makes of its fields is in them.
--- The core runs no Lua, so it does not ask metatables. Lists and properties are what is in their tables.
--- @param fields the table, or anything else
--- @return a table of the same fields, the same one if it has no metatable
+--- Returns a packet, a will or a subscription as the core reads it. The core runs no Lua and so ignores metatables. A
+-- table with a metatable is copied, with the fields that `__index` gives; lists and properties are read without
+-- metatables.
+-- @param fields the table, or any other value
+-- @return a table with the same fields; the table itself if nothing had to be copied
 function calls.plain(fields)
 	local copy = plain_fields(fields)
 	if type(copy) ~= "table" or copy.will == nil and copy.subscriptions == nil then
@@ -53,19 +53,19 @@ end
 if core.builds_messages then
 	--- Publishes a message that has no properties, on a connection.
 	-- @function calls.publish
-	-- @param handle what stands for the link
-	-- @tparam table opts as `Client:publish` takes them
+	-- @param handle the link's handle
+	-- @tparam table opts the options of `Client:publish`
 	-- @treturn[1] number the packet identifier, 0 for QoS 0
 	-- @treturn[1] number the time as of `os.time`
 	-- @treturn[1] boolean whether the program should wait before it sends more
-	-- @return[1] a list of the packet identifiers of messages that had to make room for it, or nil
+	-- @return[1] a list of the packet identifiers of messages that were dropped to make room for it, or nil
 	-- @return[1] `opts.callback`
-	-- @return[2] nil: nothing has been done, since something else is to be done, or is wrong
+	-- @return[2] nil: nothing has been done. The message needs the general way, which does more and returns errors
 	calls.publish = core.publish_table
 	return calls
 end
 
--- LuaJIT compiles what goes through its FFI, as long as that has not been left out.
+-- LuaJIT compiles calls through its FFI. Some builds of LuaJIT have no FFI.
 local has_ffi, ffi = pcall(require, "ffi")
 if not has_ffi then
 	return calls
@@ -75,15 +75,14 @@ local address, publish_number = core.publish_address, core.publish_number
 if not address then
 	return calls
 end
--- Nobody else is to have it. Whoever loads this file again publishes through `core.publish`.
+-- No other code may have the address. If this file is loaded again, that copy publishes through `core.publish`.
 core.publish_address = nil
 local publish_plain = ffi.cast(
 	"double (*)(uint32_t link, const char *topic, uint32_t, const char *payload, uint32_t, uint32_t flags)",
 	ffi.cast("uintptr_t", address))
 local LARGE_PAYLOAD = core.large_payload
 
--- What stands for a link on the other side, by its handle: any number may be given there, but no pointer to something
--- else.
+-- The numbers of links, by handle. The FFI does not check pointers; a wrong number does no harm.
 local numbers = setmetatable({}, {
 	__mode = "k",
 	__index = function(self, handle)

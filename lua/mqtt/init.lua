@@ -30,7 +30,7 @@ local mqtt = {
 	--- Version of the luamqtt API that this library reproduces.
 	_VERSION = const._VERSION,
 
-	--- Where the library logs to: `mqtt.log`, with `log.set`.
+	--- The library's log, `mqtt.log`: `log.set` chooses the logger.
 	log = log,
 
 	--- Creates a client. See `Client:__init` for the options.
@@ -53,11 +53,11 @@ local mqtt = {
 }
 
 --- Runs the default ioloop until all its clients and functions are gone. Clients without a connection start to connect
--- at once, also those that had one before.
--- @param ... clients and functions to add before, see `Ioloop:add`
+-- at once, also clients that have been connected before.
+-- @param ... clients and functions, added to the loop first: see `Ioloop:add`
 -- @treturn[1] boolean true
 -- @return[2] nil: a client that has no `error` handler has ended with an error
--- @treturn[2] string error message, the last one if there are several
+-- @treturn[2] string error message, the last if several clients have ended so
 -- @usage assert(mqtt.run_ioloop(client1, client2, func))
 function mqtt.run_ioloop(...)
 	for i = 1, select("#", ...) do
@@ -79,7 +79,7 @@ end
 
 --- Connects a client and serves it until its connection is gone, without reconnecting.
 -- @tparam Client cl the client
--- @return nothing after a connection that ended in order, or `false` and an error message
+-- @return nothing after a connection that has ended in order; or `false` and an error message
 function mqtt.run_sync(cl)
 	local ok, err
 	repeat

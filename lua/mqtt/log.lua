@@ -1,8 +1,8 @@
--- The logger that the other modules write to: where that goes is decided here.
+-- The log that the other modules write to. This file decides which logger gets it.
 
---- What the library logs: errors, warnings, connections that come and go, and requests.
--- It goes to LuaLogging's default logger when the program has loaded LuaLogging before this library, else nowhere,
--- until `log.set` says otherwise. While nobody listens nothing is formatted.
+--- The library's log: errors, warnings, connections that come and go, and requests.
+-- If the program has loaded LuaLogging before this library, the log goes to LuaLogging's default logger. Otherwise it
+-- goes nowhere. `log.set` chooses another logger. Without a logger nothing is formatted.
 -- @module mqtt.log
 -- @usage
 -- local mqtt = require("mqtt")
@@ -20,7 +20,7 @@ local LEVELS = { "debug", "info", "warn", "error" }
 
 local log = {}
 
--- Where it goes, or nil.
+-- The logger, or nil.
 local current
 
 local function discard() end
@@ -34,7 +34,7 @@ local function default()
 	end
 end
 
--- A function that calls a method of the current logger, if it has that then, with the same arguments.
+-- A function that calls a method of the logger with the same arguments, if the logger has the method at that time.
 local function forward(name)
 	return function(_, ...)
 		local method = current[name]
@@ -44,7 +44,7 @@ local function forward(name)
 	end
 end
 
--- The same, with the arguments formatted.
+-- A function that does the same with the formatted text.
 local function forward_text(name)
 	return function(_, text, ...)
 		local method = current[name]
@@ -54,7 +54,7 @@ local function forward_text(name)
 	end
 end
 
--- Sends everything to a logger, which formats itself or gets text.
+-- Sends the log to a logger. With `formats` the logger formats by itself; otherwise it gets text.
 local function set(logger, formats)
 	current = logger
 	for _, level in ipairs(LEVELS) do
@@ -62,10 +62,11 @@ local function set(logger, formats)
 	end
 end
 
---- Sends everything to a logger from now on.
+--- Sends the log to a logger from now on. Raises an error if the argument is no logger.
 -- @tparam[opt] table logger with any of the methods `debug`, `info`, `warn` and `error`, called as `logger:warn(text)`.
--- What it has no method for is discarded. A logger of LuaLogging (one that has `setLevel`) gets the format and its
--- arguments, and formats only what its level lets through. Without a logger it is as at the beginning
+-- Levels without a method are discarded. A logger of LuaLogging, recognised by its method `setLevel`, gets the format
+-- and its arguments, and formats only texts that its level lets through. Without an argument the log goes to
+-- LuaLogging's default logger, if LuaLogging is loaded by then, or nowhere
 function log.set(logger)
 	if logger == nil then
 		return set(default(), true)
@@ -83,7 +84,7 @@ end
 set(default(), true)
 
 return setmetatable(log, {
-	-- What else LuaLogging's logger has.
+	-- The other fields of LuaLogging's logger.
 	__index = function(_, name)
 		local value = current and current[name]
 		if value == nil then

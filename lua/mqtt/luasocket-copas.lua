@@ -1,6 +1,6 @@
---- Connector on Copas, under its name in luamqtt 3.x. New programs use `mqtt.connector.copas`, or none at all.
--- A function table, see `mqtt.connector.v3`. Its functions wait by yielding to Copas, and know no TLS. As the
--- `connector` of a client it is `mqtt.connector.copas`, with or without TLS.
+--- Connector on Copas, under its name in luamqtt 3.x. New programs use `mqtt.connector.copas`, or no connector.
+-- A function table, see `mqtt.connector.v3`. Its functions wait by yielding to Copas, and have no TLS. As the
+-- `connector` option of a client it stands for `mqtt.connector.copas`, with or without TLS.
 -- @module mqtt.luasocket-copas
 
 local copas = require("copas")
@@ -29,7 +29,7 @@ function connector.receive(conn, size)
 	return conn.sock:receive(size)
 end
 
---- Does nothing: other threads have their turn however long one waits.
+--- Does nothing: a thread that waits holds up no other thread, however long it waits.
 function connector.settimeout() end
 
 return connector

@@ -1,6 +1,6 @@
 --- Connector on LuaSocket, under its name in luamqtt 3.x. New programs use `mqtt.connector.luasocket`.
--- A function table, see `mqtt.connector.v3`. Its `connect` knows no TLS: `mqtt.luasocket_ssl` does. As the `connector`
--- of a client it is `mqtt.connector.luasocket`, with or without TLS.
+-- A function table, see `mqtt.connector.v3`. Its `connect` has no TLS; `mqtt.luasocket_ssl` has. As the `connector`
+-- option of a client it stands for `mqtt.connector.luasocket`, with or without TLS.
 -- @module mqtt.luasocket
 
 local class = require("mqtt.connector.luasocket")
@@ -21,7 +21,7 @@ function luasocket.receive(conn, size)
 end
 
 function luasocket.settimeout(conn, seconds)
-	-- For each wait, and for the call as a whole.
+	-- The limit holds for each wait, and for the call as a whole.
 	conn.sock:settimeout(seconds)
 	conn.sock:settimeout(seconds, "t")
 end

@@ -1,6 +1,6 @@
 --- Connector on LuaSocket and LuaSec, under its name in luamqtt 3.x. New programs use `mqtt.connector.luasocket`.
--- A function table, see `mqtt.connector.v3`. As everywhere, the server's certificate and name are verified unless
--- `secure` says otherwise.
+-- A function table, see `mqtt.connector.v3`. The server's certificate and name are verified unless the option `secure`
+-- switches verification off.
 -- @module mqtt.luasocket_ssl
 
 local class = require("mqtt.connector.luasocket")

@@ -1,10 +1,11 @@
---- Connector on the cosockets of OpenResty, under its name in luamqtt 3.x. New programs need none.
--- A function table, see `mqtt.connector.v3`. As the `connector` of a client it is `mqtt.connector.nginx`. It can be
--- loaded, but not used, outside of nginx.
+--- Connector on the cosockets of OpenResty, under its name in luamqtt 3.x. New programs need no connector there.
+-- A function table, see `mqtt.connector.v3`. As the `connector` option of a client it stands for
+-- `mqtt.connector.nginx`. Outside of nginx it can be loaded, but not used.
 --
--- A connector that calls the functions serves only the timer or request that has connected, since cosockets belong to
--- that: others cannot use the client, nor is it shut down when the worker exits. If it shares an ioloop with others,
--- nginx logs an error for each look at whether something has arrived, unless `lua_socket_log_errors` is off.
+-- A program's own connector that calls these functions works only in the timer or request that has connected, since a
+-- cosocket belongs to its timer or request. Other timers and requests cannot use the client, and it is not shut down
+-- when the worker exits. If the client shares an ioloop with others, nginx logs an error each time the loop looks for
+-- received bytes, unless `lua_socket_log_errors` is off.
 -- @module mqtt.ngxsocket
 
 local sslhandshake = require("mqtt.connector.base.sslhandshake")
@@ -12,7 +13,7 @@ local verifies = require("mqtt.connector.base.verifies")
 
 local globals, rawget = _G, rawget
 
--- How long a cosocket waits for ever, and for a connection, in milliseconds.
+-- The time limit that means "for ever" to a cosocket, and the time limit for connecting, in milliseconds.
 local FOR_EVER = 0x7FFFFFFF
 local CONNECT_TIMEOUT = 30000
 

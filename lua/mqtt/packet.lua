@@ -1,4 +1,4 @@
--- Packets as the tables that programs get: their fields, their metatables, their text. Bytes are not known here.
+-- Packets as the tables that programs get: their fields, their metatables, their text. This file knows no bytes.
 
 --- Received packets.
 -- @module mqtt.packet
@@ -72,7 +72,7 @@ local function reason_mt(names)
 	return self_mt
 end
 
--- A metatable with methods that name the reason codes of the packet: each, and all.
+-- A metatable with methods that name the reason codes of the packet, as a list and as one string.
 local function reasons_mt(names)
 	local self_mt = { __tostring = packet.tostring }
 	self_mt.__index = self_mt
@@ -83,7 +83,7 @@ local function reasons_mt(names)
 		end
 		return strings
 	end
-	-- For handlers of `error`, which get a CONNACK, a DISCONNECT or a SUBACK.
+	-- Handlers of `error` get a CONNACK, a DISCONNECT or a SUBACK, and call this method of any of them.
 	function self_mt.reason_string(self)
 		return concat(self:reason_strings(), ", ")
 	end
@@ -118,8 +118,8 @@ packet.disconnect5_mt = reason_mt(packet.disconnect5_rc)
 
 -- Shapes -------------------------------------------------------------------------------------------------------------
 
--- How to build a packet, by protocol version and packet type, from the values that mqtt.core gives for it.
--- 5.0 packets always have tables of properties, which mqtt.core leaves out when there are none.
+-- Functions that build a packet from the values of mqtt.core, by protocol version and packet type.
+-- mqtt.core leaves out empty tables of properties; 5.0 packets always have these tables.
 local shapes = { [v311] = {}, [v50] = {} }
 local v4, v5 = shapes[v311], shapes[v50]
 
@@ -226,13 +226,13 @@ v5[types.DISCONNECT] = function(...)
 	return setmetatable(v5[types.AUTH](...), packet.disconnect5_mt)
 end
 
--- Another function than that of other packets: it tells the metatables of messages from theirs.
+-- A function of its own for the metatables of received messages: `is_session_mt` recognises them by it.
 local function session_tostring(self)
 	return packet.tostring(self)
 end
 
---- Returns a new metatable for received messages. It prints packets as all do, and tells by its identity which session
--- of the server's a message belongs to.
+--- Returns a new metatable for received messages. Each session of the server has a metatable of its own, so a message's
+-- metatable identifies its session. It prints packets as the other metatables do.
 function packet.new_session_mt()
 	return { __tostring = session_tostring }
 end
@@ -248,10 +248,10 @@ packet.shape_publish = { [v311] = v4[types.PUBLISH], [v50] = v5[types.PUBLISH] }
 --- The functions that build a PUBACK or PUBREC as `shape` does, by protocol version.
 packet.shape_ack = { [v311] = ack4, [v50] = ack5 }
 
---- Builds a packet from the values that mqtt.core gives for one.
+--- Builds a packet from the values of mqtt.core.
 -- @tparam number version protocol version
 -- @tparam ?number ptype packet type, or nil if there is no packet
--- @param ... fields in the order that the packet type has here; or an error if there is no packet
+-- @param ... fields in the order of the packet type's shape; or an error if there is no packet
 -- @treturn[1] table packet
 -- @treturn[2] boolean false
 -- @return[2] the error

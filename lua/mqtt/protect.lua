@@ -1,5 +1,5 @@
---- Calls functions of the program, any of which may raise an error.
--- Internal. An error keeps no other function from being called: when all have been called, the first error is raised.
+--- Calls functions of the program, which may raise errors.
+-- Internal. After an error the other functions are still called; then the first error is raised.
 
 local coroutine_running = coroutine.running
 local error, pcall, type = error, pcall, type
@@ -7,11 +7,11 @@ local loaded = package.loaded
 
 local protect = {}
 
--- Calls a function as `pcall` does, and lets it yield.
+-- Calls a function as `pcall` does, and lets the function yield.
 local protected = pcall
 
--- In Lua 5.1 nothing yields through `pcall`. Copas brings a `pcall` there that lets its threads yield. In a coroutine
--- of anybody else nothing is protected: an error is raised at once.
+-- In Lua 5.1 no function can yield through `pcall`. Copas brings a `pcall` that lets its threads yield. In other
+-- coroutines functions are not protected, so that they can yield: an error is raised at once.
 if _VERSION == "Lua 5.1" and not loaded.jit then
 	function protected(func, ...)
 		if not coroutine_running() then
@@ -25,17 +25,17 @@ if _VERSION == "Lua 5.1" and not loaded.jit then
 	end
 end
 
---- Calls a function as `pcall` does, where that lets it yield; in Lua 5.1, in a coroutine of anybody but Copas, it just
--- calls it.
+--- Calls a function as `pcall` does, and lets the function yield. In Lua 5.1, in a coroutine that is not Copas', the
+-- function is not protected.
 -- @function protect.call
 protect.call = protected
 
 --- Calls a function.
--- @tparam ?table failure the first error of earlier calls, as this function returned it
+-- @tparam ?table failure the first error of earlier calls, a result of this function
 -- @tparam function func the function
 -- @param ... its arguments
 -- @treturn ?table the first error, for `raise`; nil if there is none
--- @return what the function returned first, unless it has raised an error
+-- @return the function's first result, unless the function has raised an error
 function protect.try(failure, func, ...)
 	local ok, result = protected(func, ...)
 	if ok then
@@ -46,7 +46,7 @@ end
 local try = protect.try
 
 --- Raises the first error, if there is one.
--- @tparam ?table failure what `try` returned
+-- @tparam ?table failure the result of `try`
 function protect.raise(failure)
 	if failure then
 		error(failure[1], 0)
@@ -54,12 +54,12 @@ function protect.raise(failure)
 end
 local raise = protect.raise
 
---- Calls each function of a list, those too that are added to it meanwhile, and then perhaps a last one, all with the
--- same arguments. Then raises the first error. The function that is called last, mostly the only one, is not protected:
--- its error keeps its traceback.
+--- Calls each function of a list, also functions that are added to the list meanwhile, and then perhaps a last
+-- function, all with the same arguments. Then raises the first error. If no function has failed before it, the function
+-- that is called last is not protected, so that its error keeps its traceback; mostly it is the only function.
 -- @tparam table list the functions
--- @tparam number first where in the list to begin
--- @tparam ?function last one more
+-- @tparam number first the index in the list to begin with
+-- @tparam ?function last a function to call after the list
 -- @param ... the arguments
 function protect.call_all(list, first, last, ...)
 	local failure

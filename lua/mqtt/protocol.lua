@@ -1,9 +1,9 @@
--- What both protocol versions share in Lua: the elements of the wire format, and reading and making packets with the
--- codec in mqtt.core. What packets look like to programs is in mqtt.packet.
+-- The parts of the wire format that both protocol versions share. The codec in mqtt.core reads and makes packets;
+-- mqtt.packet has their tables.
 
 --- Elements of the MQTT wire format.
--- Clauses are those of MQTT 5.0.
--- A `read_func` is a function that, given a size above 0, returns exactly so many bytes, or false and an error.
+-- Clauses refer to MQTT 5.0.
+-- A `read_func` gets a size above 0, and returns exactly this number of bytes, or false and an error.
 -- @module mqtt.protocol
 local protocol = {}
 
@@ -41,14 +41,14 @@ local max_variable_length = protocol.max_variable_length
 
 -- Integers -----------------------------------------------------------------------------------------------------------
 
--- Raises, at the caller of the function that was given `value`, unless it is an integer from `min` to `max`.
+-- Raises an error, at the caller of the function that got `value`, unless `value` is an integer from `min` to `max`.
 local function check_integer(value, min, max)
 	if type(value) ~= "number" or value < min or value > max or value % 1 ~= 0 then
 		error(format("expecting an integer from %d to %.0f, got: %s", min, max, tostring(value)), 3)
 	end
 end
 
--- The lowest `size` bytes of an integer, the highest first.
+-- The lowest `size` bytes of an integer, the highest byte first.
 local function big_endian(value, size)
 	local bytes = {}
 	for i = size, 1, -1 do
@@ -165,7 +165,7 @@ local function read_integer(read_func, size)
 	return value
 end
 
--- Passes on a value that was read, unless it lies outside of `min` to `max`.
+-- Passes on a value that was read, if it is an integer from `min` to `max`.
 local function in_range(value, err, min, max)
 	if not value then
 		return false, err
@@ -303,9 +303,9 @@ function protocol.check_packet_id(value)
 	return value >= 1 and value <= 0xFFFF
 end
 
---- The packet identifier after another one; 65535 is followed by 1 (2.2.1).
+--- The next packet identifier after another; 1 follows 65535 (2.2.1).
 -- @tparam[opt] number current packet identifier
--- @treturn number packet identifier, 1 if none was given
+-- @treturn number packet identifier, 1 without an argument
 function protocol.next_packet_id(current)
 	if current == nil or current == 0xFFFF then
 		return 1
@@ -322,7 +322,7 @@ end
 
 --- Whether a packet has a packet identifier (2.2.1).
 -- @tparam table args packet, as for `make_packet`
--- @treturn boolean true if it has
+-- @treturn boolean true if the packet has one
 function protocol.packet_id_required(args)
 	if type(args) ~= "table" or type(args.type) ~= "number" then
 		error("expecting args to be a table with a number as its type", 2)
@@ -337,7 +337,7 @@ end
 
 local combined_mt = {
 	__tostring = function(self)
-		if #self == 1 then -- as make_packet leaves it
+		if #self == 1 then -- made by make_packet
 			return tostring(self[1])
 		end
 		local parts = {}
@@ -356,15 +356,15 @@ local combined_mt = {
 		return len
 	end,
 
-	-- Adds one more part.
+	-- Adds a part.
 	append = function(self, part)
 		self[#self + 1] = part
 	end,
 }
 combined_mt.__index = combined_mt
 
---- Joins parts of a packet: `tostring` gives the bytes, `:len()` their number, `:append(part)` adds one more.
--- @param ... strings, or objects of this kind
+--- Joins parts of a packet: `tostring` gives the bytes, `:len()` their number, `:append(part)` adds a part.
+-- @param ... strings, or results of this function
 -- @treturn table the object
 function protocol.combine(...)
 	return setmetatable({ ... }, combined_mt)
@@ -372,7 +372,7 @@ end
 
 -- Whole packets ------------------------------------------------------------------------------------------------------
 
--- Reads a packet's first byte, as a number, and what follows the fixed header.
+-- Reads a packet. Returns its first byte, as a number, and the bytes after the fixed header.
 local function read_packet(read_func)
 	local first, err = read_func(1)
 	if not first then
@@ -393,7 +393,7 @@ local function read_packet(read_func)
 	return byte(first), body
 end
 
---- Reads the fixed header and the rest of a packet, to be parsed by the caller.
+--- Reads the fixed header and the rest of a packet. The caller parses the rest.
 -- @tparam function read_func source of bytes
 -- @treturn[1] number packet type
 -- @treturn[1] number flags of the fixed header
@@ -419,14 +419,14 @@ function protocol.start_parse_packet(read_func)
 	return floor(first / 16), first % 16, input
 end
 
--- The version of a CONNECT is the first of its values.
+-- The first value of a CONNECT is its version.
 local function shape_connect(ptype, version, ...)
 	return shape(version, ptype, version, ...)
 end
 
---- Parses what follows the fixed header of a CONNECT (3.1).
+--- Parses the bytes after the fixed header of a CONNECT (3.1).
 -- @tparam table input from `start_parse_packet`
--- @tparam[opt] number version the protocol version it must have; any if absent
+-- @tparam[opt] number version the protocol version that the CONNECT must have; any if absent
 -- @treturn[1] table packet
 -- @treturn[2] boolean false
 -- @return[2] error
@@ -436,7 +436,7 @@ end
 
 --- Reads a CONNECT, as a server does with the first packet of a connection (3.1).
 -- @tparam function read_func source of bytes
--- @tparam[opt] number version the protocol version it must have; any if absent
+-- @tparam[opt] number version the protocol version that the CONNECT must have; any if absent
 -- @treturn[1] table packet
 -- @treturn[2] boolean false
 -- @return[2] error
@@ -453,7 +453,7 @@ function protocol.parse_packet_connect(read_func, version)
 	return protocol.parse_packet_connect_input(input, version)
 end
 
---- What `mqtt.protocol4` and `mqtt.protocol5` offer for their version.
+--- The functions of `mqtt.protocol4` and `mqtt.protocol5`.
 -- @tparam number version protocol version
 -- @treturn table `make_packet` and `parse_packet`
 function protocol.for_version(version)

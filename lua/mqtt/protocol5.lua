@@ -1,19 +1,19 @@
--- MQTT 5.0 as mqtt.protocol offers it.
+-- The packets of MQTT 5.0, by `for_version` of mqtt.protocol.
 
 --- Packets of MQTT 5.0.
 -- @module mqtt.protocol5
 local packet = require("mqtt.packet")
 local protocol5 = require("mqtt.protocol").for_version(require("mqtt.const").v50)
 
---- Makes a packet. Raises if something is missing or wrong.
+--- Makes a packet. Raises an error if a field is missing or wrong.
 -- @function make_packet
--- @tparam table args fields of the packet, its type among them
+-- @tparam table args fields of the packet, including `type`
 -- @treturn table the packet: `tostring` gives its bytes, `:len()` their number
 -- @usage local bytes = tostring(protocol5.make_packet{ type = protocol.packet_type.PUBACK, packet_id = 1, rc = 0 })
 
 --- Reads a packet.
 -- @function parse_packet
--- @tparam function read_func source of bytes: see `mqtt.protocol`
+-- @tparam function read_func source of bytes, see `mqtt.protocol`
 -- @treturn[1] table packet
 -- @treturn[2] boolean false
 -- @return[2] error

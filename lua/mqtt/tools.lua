@@ -1,4 +1,4 @@
--- Small helpers of programs and specs; nothing here knows MQTT.
+-- Small helpers for programs and specs. This file knows no MQTT.
 
 --- Helpers for bytes, numbers and tables.
 -- @module mqtt.tools
@@ -20,7 +20,7 @@ function tools.hex(bytes)
 end
 
 --- Hexadecimal digits of a commented listing: blanks, and comments from `--` to the end of a line, are dropped.
--- Raises if something else than digits is left, or an odd number of them.
+-- Raises an error if other characters are left, or an odd number of digits.
 -- @tparam string listing one or more lines
 -- @treturn string the digits
 -- @usage tools.extract_hex("20 02 -- CONNACK\n 0000") --> "20020000"
@@ -54,7 +54,7 @@ local function key_before(a, b)
 end
 
 --- Iterates over a table in the order of its keys: numbers first, then strings.
--- Raises at the call if there is a key of another type.
+-- Raises an error at the call if a key has another type.
 -- @tparam table tbl the table
 -- @treturn function iterator of key and value
 function tools.sortedpairs(tbl)

@@ -1,4 +1,4 @@
--- Topic names and topic filters: their rules, and matching one against the other. The rules themselves are the codec's.
+-- Checks topic names and topic filters, and matches a name against a filter. The rules are in `src/codec/topic.rs`.
 
 --- Topic names and topic filters (4.7).
 -- @module mqtt.topics
@@ -18,38 +18,38 @@ local function validate(topic, check)
 	return topic
 end
 
---- Checks a topic filter, as given to subscribe: wildcards are allowed.
+--- Checks a topic filter, as `subscribe` takes it: wildcards are allowed (4.7.1).
 -- @tparam string topic topic filter
 -- @treturn[1] string the topic filter
 -- @treturn[2] boolean false
--- @treturn[2] string which rule it breaks
+-- @treturn[2] string the broken rule
 -- @usage local filter = assert(mqtt.validate_subscribe_topic("home/+/thermostat/#"))
 function topics.validate_subscribe_topic(topic)
 	return validate(topic, core.check_topic_filter)
 end
 
---- Checks a topic name, as given to publish: wildcards are not allowed.
+--- Checks a topic name, as `publish` takes it: wildcards are not allowed [MQTT-3.3.2-2].
 -- @tparam string topic topic name
 -- @treturn[1] string the topic name
 -- @treturn[2] boolean false
--- @treturn[2] string which rule it breaks
+-- @treturn[2] string the broken rule
 -- @usage local topic = assert(mqtt.validate_publish_topic("home/living/thermostat/setpoint"))
 function topics.validate_publish_topic(topic)
 	return validate(topic, core.check_topic_name)
 end
 
--- Lua pattern of a wildcard that stands as a whole level.
+-- The Lua pattern of each wildcard.
 local WILDCARDS = { ["+"] = "([^/]-)", ["#"] = "(.-)" }
 
 local function level_pattern(level)
 	return WILDCARDS[level] or level:gsub("[%^%$%(%)%%%.%[%*%+%-%?\\]", "%%%0")
 end
 
---- Translates a topic filter into a Lua pattern that captures what its wildcards stand for.
+--- Translates a topic filter into a Lua pattern. The pattern captures the levels that the wildcards stand for.
 -- @tparam string topic topic filter
 -- @treturn[1] string Lua pattern
 -- @treturn[2] boolean false
--- @treturn[2] string which rule the topic filter breaks
+-- @treturn[2] string the rule that the topic filter breaks
 -- @usage
 -- local pattern = mqtt.compile_topic_pattern("homes/+/+/#")
 -- local home, room, rest = ("homes/mine/living/light/level"):match(pattern)
@@ -58,7 +58,7 @@ function topics.compile_topic_pattern(topic)
 	if not ok then
 		return false, err
 	end
-	if topic == "#" then -- at least one character, as every topic name has [MQTT-4.7.3-1]
+	if topic == "#" then -- a topic name has at least one character [MQTT-4.7.3-1]
 		return "^(.+)$"
 	end
 	return "^" .. topic:gsub("[^/]+", level_pattern) .. "$"
@@ -73,15 +73,15 @@ local function split(part)
 	return levels
 end
 
---- Matches a topic name against a topic filter and names what its wildcards stand for.
+--- Matches a topic name against a topic filter, and returns the levels that the wildcards stand for.
 -- @tparam string topic topic name
 -- @tparam table opts options
 -- @tparam[opt] string opts.topic topic filter; may be absent if there is a pattern
--- @tparam[opt] string opts.pattern Lua pattern from `compile_topic_pattern`; when absent it is compiled from
---   `opts.topic` and kept here for the next call
+-- @tparam[opt] string opts.pattern Lua pattern from `compile_topic_pattern`. If it is absent, it is compiled from
+--   `opts.topic` and stored in this field for the next call
 -- @tparam[opt] table opts.keys names of the wildcards, in their order
--- @treturn[1] table what each wildcard stands for, as an array and by the names of `opts.keys`
--- @treturn[1] table the levels under `#`, empty if there is no such wildcard
+-- @treturn[1] table the part of the topic name for each wildcard, as an array and by the names of `opts.keys`
+-- @treturn[1] table the levels that `#` stands for; empty if the filter has no `#`
 -- @treturn[2] boolean false: no match
 -- @treturn[3] boolean false: bad arguments
 -- @treturn[3] string error

@@ -1,4 +1,4 @@
-//! Bytes to packets: the incremental decoder, and the layout of each packet (3.1 to 3.15).
+//! Decodes packets: the incremental decoder, and the layout of each packet (3.1 to 3.15).
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -9,7 +9,7 @@ use super::{
     Publish, QoS, Str, Suback, Subscribe, Subscription, Unsubscribe, Version, Will, rules,
 };
 
-/// Takes packets off the front of a byte stream, however it is split.
+/// Takes packets off the front of a byte stream, in whatever pieces the stream arrives.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     version: Version,
@@ -17,7 +17,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for a connection of that version, with no limit but the protocol's own.
+    /// A decoder for a connection of a version. Only the protocol limits its packets.
     pub fn new(version: Version) -> Self {
         let max_packet_size = u32::MAX;
         Self {
@@ -31,8 +31,8 @@ impl Decoder {
         self.max_packet_size = size;
     }
 
-    /// Takes one packet off the buffer, or leaves the buffer alone if it holds no complete one. The packet's long
-    /// strings and payload are slices of the buffer's memory. Once it fails, the rest of the stream has no meaning.
+    /// Takes a packet off the buffer. Returns None, and leaves the buffer alone, if it holds no complete packet. Long
+    /// strings and the payload are slices of the buffer's memory. After an error, the rest of the stream has no meaning.
     pub fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(header) = decode_header(self.version, buffer)? else {
             return Ok(None);
@@ -66,7 +66,7 @@ pub struct FixedHeader {
     pub size: usize,
 }
 
-/// Reads the fixed header at the start of the bytes, if they hold all of it.
+/// Reads the fixed header at the start of the bytes. Returns None if they do not hold all of it.
 pub fn decode_header(version: Version, bytes: &[u8]) -> Result<Option<FixedHeader>, DecodeError> {
     let Some((&first_byte, rest)) = bytes.split_first() else {
         return Ok(None);
@@ -96,7 +96,7 @@ pub fn decode_frame(version: Version, first_byte: u8, body: Bytes) -> Result<Pac
     decode_body(version, packet_type, flags, body)
 }
 
-/// Decodes a CONNECT as [`decode_frame`] does, of either version unless one is expected.
+/// Decodes a CONNECT as [`decode_frame`] does, of the expected version, or of either version if none is expected.
 pub fn decode_connect(
     first_byte: u8,
     body: Bytes,
@@ -139,7 +139,7 @@ fn check_first_byte(version: Version, first_byte: u8) -> Result<(PacketType, u8)
 fn check_publish_flags(version: Version, flags: u8) -> Result<(PacketType, u8), DecodeError> {
     let fault = match (flags >> 1 & 3, flags & 8 != 0) {
         (3, _) => Fault::malformed("QoS must be 0, 1 or 2, got 3"),
-        // [MQTT-3.3.1-2] holds in 5.0 too, but the original library expects such a packet to be read.
+        // [MQTT-3.3.1-2] holds in 5.0 too, but the original library reads such a packet.
         (0, true) if version == Version::V311 => Fault::protocol(rules::DUP_WITH_QOS_0),
         _ => return Ok((PacketType::Publish, flags)),
     };
@@ -278,11 +278,11 @@ fn connack(mut from: Reader, version: Version) -> Result<Connack, Fault> {
         let rule = format!("connect acknowledge flags must be 0 or 1, got {flags}");
         return Err(Fault::malformed(rule));
     }
-    // A session present despite a refusal breaks [MQTT-3.2.2-6], but the original library expects it to be read.
+    // Session present with a refusal breaks [MQTT-3.2.2-6], but the original library reads such a packet.
     let session_present = flags == 1;
     let mut reason = from.byte("reason code")?;
     let properties = if version == Version::V50 && reason == 1 && from.is_empty() {
-        // A server of 3.1.1 says in its own words that it does not know 5.0 (3.1.1: 3.2.2.3).
+        // A server of 3.1.1 refuses 5.0 by a CONNACK of 3.1.1 (3.1.1: 3.2.2.3).
         reason = Fault::UNSUPPORTED_VERSION;
         Properties::default()
     } else {
@@ -327,8 +327,8 @@ fn ack(mut from: Reader, version: Version, packet_type: PacketType) -> Result<Ac
     })
 }
 
-/// Reason code and properties at the end of a packet, each of which may be left out (3.4.2.1, 3.14.2). An AUTH of one
-/// byte is no form of 3.15.2, yet harmless.
+/// Reads the reason code and properties at the end of a packet. Either may be missing (3.4.2.1, 3.14.2). 3.15.2 does not
+/// know an AUTH of a single byte, but it does no harm.
 fn disconnect(
     mut from: Reader,
     version: Version,
@@ -395,7 +395,7 @@ fn topic_filter(from: &mut Reader, version: Version) -> Result<Str, Fault> {
 fn suback(mut from: Reader, version: Version, packet_type: PacketType) -> Result<Suback, Fault> {
     let packet_id = packet_id(&mut from)?;
     let properties = properties(&mut from, version, packet_type)?;
-    // Any code passes, also in 3.1.1 [MQTT-3.9.3-2]: the original library expects it.
+    // Any code passes, against [MQTT-3.9.3-2] in 3.1.1: the original library expects it.
     let reasons = match (version, packet_type) {
         (Version::V311, PacketType::Unsuback) => {
             from.finish()?;

@@ -1,4 +1,4 @@
-//! Packets to bytes (3.1 to 3.15). What the standard forbids to send is an error.
+//! Encodes packets (3.1 to 3.15). A packet that the standard does not allow is an error.
 
 use bytes::{BufMut, BytesMut};
 
@@ -39,7 +39,7 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(
     Ok(())
 }
 
-/// A PUBLISH whose parts lie elsewhere.
+/// A PUBLISH with borrowed parts.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishRef<'a> {
     /// Duplicate delivery flag.
@@ -72,7 +72,7 @@ impl<'a> From<&'a Publish> for PublishRef<'a> {
     }
 }
 
-/// Appends a PUBLISH as [`encode`] does, from its parts, with no allocation but in `out`.
+/// Appends a PUBLISH as [`encode`] does, from its parts. Allocates only in `out`.
 pub fn encode_publish(
     publish: &PublishRef<'_>,
     version: Version,
@@ -83,7 +83,7 @@ pub fn encode_publish(
     Ok(())
 }
 
-/// The same without the payload, which has to follow.
+/// Appends a PUBLISH without its payload. The caller has to append or send the payload.
 pub fn encode_publish_head(
     publish: &PublishRef<'_>,
     version: Version,
@@ -92,7 +92,7 @@ pub fn encode_publish_head(
     append_publish_head(publish, version, 0, out)
 }
 
-/// Appends what comes before the payload, and makes room for so many bytes of that.
+/// Appends the part of a PUBLISH before its payload, and reserves `room` bytes for the payload.
 #[inline]
 fn append_publish_head(
     publish: &PublishRef<'_>,
@@ -116,7 +116,7 @@ fn append_publish_head(
     Ok(())
 }
 
-/// Says how many bytes the properties take, and the remaining length.
+/// Checks a PUBLISH. Returns how many bytes the properties take, and the remaining length.
 fn check_publish(publish: &PublishRef<'_>, version: Version) -> Result<(u32, u32), Fault> {
     let mut size = 2 + publish.topic.len() + publish.payload.len();
     match publish.qos {
@@ -168,7 +168,7 @@ fn needs_v50(what: &str) -> Fault {
     Fault::protocol(format!("{what} needs MQTT 5.0"))
 }
 
-/// Says how many bytes the properties take.
+/// Checks a packet. Returns how many bytes the properties take.
 #[inline]
 fn check_properties(
     properties: &Properties,
@@ -263,7 +263,8 @@ fn disconnect(
     put_outcome(packet.reason, &packet.properties, version, packet_type, out)
 }
 
-/// Reason code and properties at the end of a packet, left out if they say nothing (3.4.2.1, 3.14.2.1).
+/// Appends the reason code and properties at the end of a packet. Leaves both out if the code is 0 and there are no
+/// properties (3.4.2.1, 3.14.2.1).
 fn put_outcome(
     reason: u8,
     properties: &Properties,

@@ -1,11 +1,11 @@
-//! What is wrong with a packet, on its way in or out. The rules themselves stand where they are checked.
+//! Errors of packets that break a rule, received or sent. The rules stand where they are checked.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use super::PacketType;
 
-/// A broken rule, before it is known whose packet breaks it.
+/// A broken rule, not yet with the type of the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     /// Reason code that tells the other side (2.4).
@@ -26,17 +26,17 @@ impl Fault {
         Self { reason, rule }
     }
 
-    /// The bytes cannot be a packet (4.13.1, Malformed Packet).
+    /// The fault of bytes that cannot be a packet (4.13.1, Malformed Packet).
     pub(super) fn malformed(rule: impl Into<Cow<'static, str>>) -> Self {
         Self::new(0x81, rule)
     }
 
-    /// A packet, but not one the standard allows (4.13.1, Protocol Error).
+    /// The fault of a packet that the standard does not allow (4.13.1, Protocol Error).
     pub(super) fn protocol(rule: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Self::PROTOCOL_ERROR, rule)
     }
 
-    /// Says where the fault is, in front of what it is.
+    /// Puts the place of the fault in front of the rule.
     pub(super) fn within(self, place: &str) -> Self {
         Self::new(self.reason, format!("{place}{}", self.rule))
     }
@@ -57,7 +57,7 @@ impl Fault {
     }
 }
 
-/// Received bytes that break a rule of the standard. Shown as `NAME: what is wrong`.
+/// Received bytes that break a rule of the standard. Shown as `NAME: broken rule`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
     packet: Option<PacketType>,
@@ -65,7 +65,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Type of the packet, unless the fixed header has none.
+    /// Type of the packet; None if the fixed header has no valid type.
     pub fn packet(&self) -> Option<PacketType> {
         self.packet
     }
@@ -87,7 +87,7 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// A packet that the standard does not allow to be sent. Shown as `NAME: what is wrong`.
+/// A packet that the standard does not allow to be sent. Shown as `NAME: broken rule`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
     packet: PacketType,

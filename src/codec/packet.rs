@@ -1,4 +1,4 @@
-//! The packets of both protocol versions as plain data. How they look on the wire lives beside this file.
+//! The packets of both protocol versions as plain data. `encode.rs` and `decode.rs` know their bytes.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// The version with this protocol level, if there is one.
+    /// The version with this protocol level, if it is 4 or 5.
     pub fn from_code(code: u8) -> Option<Self> {
         match code {
             4 => Some(Self::V311),
@@ -124,7 +124,7 @@ pub enum QoS {
 }
 
 impl QoS {
-    /// The quality of service with this number; 3 is not one [MQTT-3.3.1-4].
+    /// The quality of service with this number, 0 to 2 [MQTT-3.3.1-4].
     pub fn from_code(code: u8) -> Option<Self> {
         match code {
             0 => Some(Self::AtMostOnce),
@@ -135,7 +135,7 @@ impl QoS {
     }
 }
 
-/// A packet of either version. What 3.1.1 does not have (properties, most reason codes) is empty there.
+/// A packet of either version. In 3.1.1, properties are empty and most reason codes are 0.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Packet {
@@ -157,7 +157,7 @@ pub enum Packet {
 }
 
 impl Packet {
-    /// Its type.
+    /// Packet type.
     pub fn packet_type(&self) -> PacketType {
         match self {
             Self::Connect(_) => PacketType::Connect,

@@ -1,5 +1,5 @@
-//! The properties of 5.0 (2.2.2): the table of what the standard says about each, lists of them, and both directions of
-//! the wire, derived from the table.
+//! The properties of 5.0 (2.2.2): the standard's table of properties, lists of properties, and their encoder and decoder,
+//! which follow the table.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::string::Str;
 use super::wire::{MAX_VAR_INT, Reader, put_prefixed, put_var_int, var_int_len};
 use super::{PacketType, rules};
 
-/// Who may carry a property.
+/// A packet or will that carries properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PropertyHolder {
     /// A packet.
@@ -65,18 +65,18 @@ enum Range {
     Topic,
 }
 
-/// What the standard says about a property.
+/// The standard's rules for a property.
 struct Spec {
     name: &'static str,
     kind: PropertyKind,
     range: Range,
-    /// Who may carry it.
+    /// The holders that may carry it.
     holders: u16,
-    /// Who may carry it more than once.
+    /// The holders that may carry it more than once.
     repeats: u16,
 }
 
-/// The table. From it come `PropertyId`, and through `Spec` everything else.
+/// Makes `PropertyId` from the table, and `Spec` from each row.
 macro_rules! properties {
     ($($code:literal $id:ident $name:literal $kind:ident $range:ident [$($holder:ident)+] [$($repeat:ident)*];)+) => {
         /// Identifier of a property (2.2.2.2).
@@ -88,10 +88,10 @@ macro_rules! properties {
         }
 
         impl PropertyId {
-            /// All of them, by ascending identifier.
+            /// All properties, by ascending identifier.
             pub const ALL: &'static [Self] = &[$(Self::$id),+];
 
-            /// The property with this identifier, if there is one.
+            /// The property with this identifier, if the standard has one.
             pub fn from_code(code: u8) -> Option<Self> {
                 match code {
                     $($code => Some(Self::$id),)+
@@ -137,7 +137,7 @@ mod holder {
         | packet(PacketType::Pubcomp)
         | packet(PacketType::Suback)
         | packet(PacketType::Unsuback);
-    /// Who may carry properties at all.
+    /// The holders that may carry properties at all.
     pub(super) const All: u16 = Will
         | Connect
         | Connack
@@ -149,8 +149,8 @@ mod holder {
         | Auth;
 }
 
-// Table 2-4, with the ranges of sections 3.1 to 3.15. The names are the standard's in snake case, except for the plural
-// that the Lua programs know.
+// Table 2-4, with the ranges of sections 3.1 to 3.15. The names are the standard's, in snake case;
+// `subscription_identifiers` is a plural, since Lua programs know it by this name.
 properties! {
     //   identifier                      name                                 kind     range   [holders]                        [repeated in]
     0x01 PayloadFormatIndicator          "payload_format_indicator"           Byte     Flag    [Publish Will]                   [];
@@ -183,7 +183,7 @@ properties! {
 }
 
 impl PropertyId {
-    /// The property with this name, if there is one.
+    /// The property with this name, if the standard has one.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|id| id.name() == name)
     }
@@ -198,12 +198,12 @@ impl PropertyId {
         self.spec().kind
     }
 
-    /// Whether that packet or will may carry it.
+    /// Whether a packet or will may carry it.
     pub fn allowed_in(self, holder: PropertyHolder) -> bool {
         self.spec().holders & holder.bit() != 0
     }
 
-    /// Whether that packet or will may carry it more than once.
+    /// Whether a packet or will may carry it more than once.
     pub fn repeats_in(self, holder: PropertyHolder) -> bool {
         self.spec().repeats & holder.bit() != 0
     }
@@ -234,7 +234,7 @@ pub enum PropertyValue {
 }
 
 impl PropertyValue {
-    /// How it is written.
+    /// How the value is written.
     pub fn kind(&self) -> PropertyKind {
         match self {
             Self::Byte(_) => PropertyKind::Byte,
@@ -247,7 +247,7 @@ impl PropertyValue {
         }
     }
 
-    /// The number, if it is one.
+    /// The number, if the value is a number.
     fn number(&self) -> Option<u32> {
         match *self {
             Self::Byte(number) => Some(number.into()),
@@ -257,7 +257,7 @@ impl PropertyValue {
         }
     }
 
-    /// How many bytes it takes.
+    /// How many bytes the value takes.
     fn len(&self) -> usize {
         match self {
             Self::Byte(_) => 1,
@@ -338,12 +338,12 @@ impl Properties {
         self.0.iter()
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many there are.
+    /// The number of properties.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -354,7 +354,7 @@ impl Properties {
         found.map(|property| &property.value)
     }
 
-    /// Value of the first such property, if it is a byte.
+    /// Value of the first property with this identifier, if it is a byte.
     pub fn byte(&self, id: PropertyId) -> Option<u8> {
         match self.first(id) {
             Some(PropertyValue::Byte(number)) => Some(*number),
@@ -362,7 +362,7 @@ impl Properties {
         }
     }
 
-    /// Value of the first such property, if it is a Two Byte Integer.
+    /// Value of the first property with this identifier, if it is a Two Byte Integer.
     pub fn two_byte(&self, id: PropertyId) -> Option<u16> {
         match self.first(id) {
             Some(PropertyValue::TwoByte(number)) => Some(*number),
@@ -370,7 +370,7 @@ impl Properties {
         }
     }
 
-    /// Value of the first such property, if it is a Four Byte Integer.
+    /// Value of the first property with this identifier, if it is a Four Byte Integer.
     pub fn four_byte(&self, id: PropertyId) -> Option<u32> {
         match self.first(id) {
             Some(PropertyValue::FourByte(number)) => Some(*number),
@@ -378,7 +378,7 @@ impl Properties {
         }
     }
 
-    /// Value of the first such property, if it is a string.
+    /// Value of the first property with this identifier, if it is a string.
     pub fn string(&self, id: PropertyId) -> Option<&Str> {
         match self.first(id) {
             Some(PropertyValue::String(text)) => Some(text),
@@ -386,7 +386,7 @@ impl Properties {
         }
     }
 
-    /// Value of the first such property, if it is binary data.
+    /// Value of the first property with this identifier, if it is binary data.
     pub fn binary(&self, id: PropertyId) -> Option<&Bytes> {
         match self.first(id) {
             Some(PropertyValue::Binary(bytes)) => Some(bytes),
@@ -448,7 +448,7 @@ impl Properties {
         Ok(properties)
     }
 
-    /// Checks what is to be written and says how many bytes it takes without the property length.
+    /// Checks the properties before they are written. Returns how many bytes they take without the property length.
     pub(super) fn check(&self, holder: PropertyHolder) -> Result<u32, Fault> {
         if self.is_empty() {
             return Ok(0);
@@ -470,7 +470,7 @@ impl Properties {
         }
     }
 
-    /// Writes the property length, which `check` said, and the properties.
+    /// Writes the property length, which `check` has returned, and the properties.
     pub(super) fn write(&self, size: u32, out: &mut BytesMut) {
         put_var_int(out, size);
         for Property { id, value } in self {
@@ -480,10 +480,10 @@ impl Properties {
     }
 }
 
-/// The rules for the properties of one holder, as the list goes by.
+/// Checks the properties of a holder, one after the other.
 struct Admission {
     holder: PropertyHolder,
-    /// One bit for each identifier met.
+    /// A bit for each identifier that has come.
     seen: u64,
 }
 
@@ -515,7 +515,7 @@ impl Admission {
         Ok(())
     }
 
-    /// A value that was not read off the wire may be of any kind and size.
+    /// Checks the kind and size of a value that was not decoded.
     fn check_kind(&self, id: PropertyId, value: &PropertyValue) -> Result<(), Fault> {
         let (expected, got) = (id.kind(), value.kind());
         if expected != got {
@@ -556,8 +556,8 @@ impl Admission {
         }
     }
 
-    /// Authentication data belongs to a method (3.1.2.11.10); an AUTH always names its method (3.15.2.2.2). An AUTH
-    /// without any property passes: the original library sends and expects such.
+    /// Authentication data needs a method (3.1.2.11.10), and an AUTH always names its method (3.15.2.2.2). An AUTH without
+    /// any property passes: the original library sends and expects it.
     fn finish(&self) -> Result<(), Fault> {
         let is_auth = self.holder == PropertyHolder::Packet(PacketType::Auth);
         let needs_method = is_auth || self.has_seen(PropertyId::AuthenticationData);
@@ -592,7 +592,7 @@ mod tests {
         assert_eq!(PropertyId::from_name("subscription_identifier"), None);
     }
 
-    /// The sections on each packet against the table, which follows the standard's own.
+    /// Compares the table, which follows the standard's table, with the standard's sections on each packet.
     #[test]
     fn packets_carry_what_their_sections_say() {
         use PacketType::*;

@@ -1,9 +1,9 @@
-//! The reason codes of 5.0 (2.4) and the return codes of 3.1.1 (3.2.2.3, 3.9.3): their names and who carries them.
+//! The reason codes of 5.0 (2.4) and the return codes of 3.1.1 (3.2.2.3, 3.9.3): their names and their packets.
 
 use super::PacketType::{self, *};
 use super::Version;
 
-/// The standard's name of a reason code in that packet, if it lists the code there.
+/// The standard's name of a reason code in a packet, if the standard lists the code for that packet.
 pub fn reason_name(version: Version, packet: PacketType, code: u8) -> Option<&'static str> {
     let table = match version {
         Version::V311 => RETURN_CODES,
@@ -15,7 +15,7 @@ pub fn reason_name(version: Version, packet: PacketType, code: u8) -> Option<&'s
     listed.map(|(_, name, _)| *name)
 }
 
-/// Whether the standard lists the reason code for that packet. Where 3.1.1 has no codes, there is only 0.
+/// Whether the standard lists the reason code for a packet. Packets of 3.1.1 without a code have only 0.
 pub fn reason_listed(version: Version, packet: PacketType, code: u8) -> bool {
     version == Version::V311 && code == 0 || reason_name(version, packet, code).is_some()
 }

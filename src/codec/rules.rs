@@ -1,4 +1,4 @@
-//! Rules about fields that hold in both directions, each stated once.
+//! Rules about fields of received and of sent packets, each stated once.
 
 use super::error::Fault;
 use super::string::MAX_LEN;
@@ -37,13 +37,13 @@ pub(super) fn binary(bytes: &[u8], field: &str) -> Result<(), Fault> {
     }
 }
 
-/// [MQTT-4.7.1-1], [MQTT-4.7.3-1].
+/// [MQTT-4.7.0-1], [MQTT-4.7.3-1]; [MQTT-4.7.1-1] in place of the first in 3.1.1.
 #[inline]
 pub(super) fn topic_name(name: &[u8], field: &str) -> Result<(), Fault> {
     check_name(name).map_err(|error| error.of(field, Fault::TOPIC_NAME_INVALID))
 }
 
-/// The topic name of a PUBLISH may be empty only if a topic alias stands for it, else it is a Protocol Error (3.3.2.1).
+/// A PUBLISH may have an empty topic name only if it has a topic alias; otherwise it is a Protocol Error (3.3.2.1).
 #[inline]
 pub(super) fn publish_topic(name: &[u8], properties: &Properties) -> Result<(), Fault> {
     match name.is_empty() {
@@ -53,7 +53,8 @@ pub(super) fn publish_topic(name: &[u8], properties: &Properties) -> Result<(), 
     }
 }
 
-/// [MQTT-4.7.1-1], [MQTT-4.7.3-1], [MQTT-4.8.2-2]. To 3.1.1, `$share` is a level like any other.
+/// [MQTT-4.7.1-1], [MQTT-4.7.1-2], [MQTT-4.7.3-1]; in 5.0 [MQTT-4.8.2-1], [MQTT-4.8.2-2]. In 3.1.1 `$share` is a level
+/// like any other.
 pub(super) fn topic_filter(filter: &str, version: Version) -> Result<(), Fault> {
     let checked = match version {
         Version::V311 => check_filter(filter),
@@ -85,7 +86,7 @@ pub(super) fn subscriptions(count: usize) -> Result<(), Fault> {
     }
 }
 
-/// [MQTT-3.8.4-6], [MQTT-3.11.3-1]: one for each topic filter, of which there is at least one.
+/// A reason code for each topic filter [MQTT-3.8.4-6], [MQTT-3.11.3-1], so at least one.
 pub(super) fn reasons(count: usize) -> Result<(), Fault> {
     match count {
         0 => Err(Fault::protocol("empty reason code list")),

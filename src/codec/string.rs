@@ -11,15 +11,14 @@ use bytes::{Buf, Bytes};
 /// Most bytes in a string or in binary data: the length is sent as a Two Byte Integer.
 pub(super) const MAX_LEN: usize = u16::MAX as usize;
 
-/// Most bytes of a string that needs no memory of its own: what fits beside the tag into the size of [`Bytes`].
+/// Most bytes of a string without memory of its own: the space beside the tag in the size of [`Bytes`].
 pub(super) const SHORT: usize = 23;
 
-/// A string as MQTT has them: well-formed UTF-8 without U+0000, at most 65,535 bytes. Cloning it copies no text but that
-/// of short ones.
+/// An MQTT string: well-formed UTF-8 without U+0000, at most 65,535 bytes. Cloning copies the text only if it is short.
 #[derive(Clone)]
 pub struct Str(Text);
 
-/// A short text is copied: that costs less than to count one more owner of the buffer that it came with.
+/// A short text is copied: the copy costs less than counting another owner of the received buffer.
 #[derive(Clone)]
 enum Text {
     Short { len: u8, bytes: [u8; SHORT] },
@@ -29,13 +28,13 @@ enum Text {
 const _: () = assert!(size_of::<Str>() == size_of::<Bytes>());
 
 impl Str {
-    /// Takes the bytes over if they are such a string.
+    /// Takes the bytes over if they are an MQTT string.
     pub fn new(bytes: Bytes) -> Result<Self, StrError> {
         check_bytes(&bytes)?;
         Ok(Self::short(&bytes).unwrap_or(Self(Text::Shared(bytes))))
     }
 
-    /// Takes a string of so many bytes off the front of others, which there are.
+    /// Takes a string of `len` bytes off the front of `from`, which has at least as many.
     #[inline]
     pub(super) fn take(from: &mut Bytes, len: usize) -> Result<Self, StrError> {
         let bytes = &from[..len];
@@ -67,7 +66,7 @@ impl Str {
         Self(Text::Shared(Bytes::from_static(text.as_bytes())))
     }
 
-    /// The text. Looks at the bytes again (this room has no `unsafe`), so [`as_bytes`](Self::as_bytes) is faster.
+    /// The text. Checks the bytes again, since this room has no `unsafe`; [`as_bytes`](Self::as_bytes) is faster.
     pub fn as_str(&self) -> &str {
         str::from_utf8(self.as_bytes()).expect("checked when the Str was made")
     }
@@ -86,7 +85,7 @@ impl Str {
         self.as_bytes().len()
     }
 
-    /// Whether there is no text.
+    /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.as_bytes().is_empty()
     }
@@ -94,7 +93,7 @@ impl Str {
 
 #[inline]
 fn check_bytes(bytes: &[u8]) -> Result<(), StrError> {
-    // Looks at every byte, so that it becomes vector code.
+    // The fold looks at every byte, without an early end, so the compiler makes vector code of it.
     let is_ascii = bytes
         .iter()
         .fold(true, |all, byte| all & matches!(byte, 1..=0x7F));
@@ -105,7 +104,7 @@ fn check_bytes(bytes: &[u8]) -> Result<(), StrError> {
     Ok(())
 }
 
-/// The rules that every Rust string meets are not looked at.
+/// Checks the rules of MQTT that a Rust string may break.
 pub(super) fn check(text: &str) -> Result<(), StrError> {
     if text.len() > MAX_LEN {
         return Err(StrError::TooLong(text.len()));
@@ -200,10 +199,10 @@ impl fmt::Display for Str {
     }
 }
 
-/// Why something is not an MQTT string. Shown as what it must be, to follow the name of the field.
+/// Why bytes are not an MQTT string. Shown as "must ...", to follow the name of the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StrError {
-    /// Longer than a Two Byte Integer can say; holds the length.
+    /// Longer than the greatest Two Byte Integer; holds the length.
     TooLong(usize),
     /// Ill-formed UTF-8, encoded surrogates included [MQTT-1.5.4-1]; holds the offset of the first bad byte.
     NotUtf8(usize),

@@ -1,4 +1,4 @@
-//! Topic names and topic filters (4.7, 4.8.2). Whether a name matches a filter is not known here.
+//! Topic names and topic filters (4.7, 4.8.2). `topics` matches names against filters.
 
 use std::fmt;
 
@@ -19,14 +19,14 @@ pub fn check_topic_filter(filter: &str) -> Result<(), TopicError> {
     check_share(filter)
 }
 
-/// The rules of a topic name beyond those of a string.
+/// The rules of a topic name that a string need not meet.
 #[inline]
 pub(super) fn check_name(name: &[u8]) -> Result<(), TopicError> {
     if name.is_empty() {
         return Err(TopicError::Empty);
     }
     let is_wildcard = |byte: &u8| matches!(byte, b'+' | b'#');
-    // Looks at every byte, so that it becomes vector code.
+    // The fold looks at every byte, without an early end, so the compiler makes vector code of it.
     match name.iter().fold(false, |any, byte| any | is_wildcard(byte)) {
         true => Err(TopicError::Wildcard(
             String::from_utf8_lossy(name).into_owned(),
@@ -35,7 +35,7 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), TopicError> {
     }
 }
 
-/// The rules of a topic filter beyond those of a string.
+/// The rules of a topic filter that a string need not meet.
 pub(super) fn check_filter(filter: &str) -> Result<(), TopicError> {
     if filter.is_empty() {
         return Err(TopicError::Empty);
@@ -53,7 +53,7 @@ pub(super) fn check_filter(filter: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// The rules of a shared subscription's filter beyond those of a filter (5.0 only: to 3.1.1 `$share` is a level).
+/// The rules of a shared subscription's filter that other filters need not meet. Only in 5.0: in 3.1.1 `$share` is a level.
 pub(super) fn check_share(filter: &str) -> Result<(), TopicError> {
     let mut levels = filter.splitn(3, '/');
     if levels.next() != Some(SHARE) {
@@ -66,7 +66,7 @@ pub(super) fn check_share(filter: &str) -> Result<(), TopicError> {
     }
 }
 
-/// Whether the filter is one of a shared subscription (4.8.2).
+/// Whether the filter belongs to a shared subscription (4.8.2).
 pub(super) fn is_shared(filter: &str) -> bool {
     filter.split('/').next() == Some(SHARE)
 }
@@ -74,7 +74,7 @@ pub(super) fn is_shared(filter: &str) -> bool {
 /// First level of a shared subscription's filter.
 const SHARE: &str = "$share";
 
-/// Why something is not a topic name or filter. Shown as what it must be, to follow the name of the field.
+/// Why a string is not a topic name or topic filter. Shown as "must ...", to follow the name of the field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopicError {
     /// Not an MQTT string.
@@ -83,16 +83,16 @@ pub enum TopicError {
     Empty,
     /// A name with a wildcard in it; holds the name.
     Wildcard(String),
-    /// A filter with `#` elsewhere than alone in its last level; holds the filter.
+    /// A filter with a `#` that is not alone in the last level; holds the filter.
     MultiLevelWildcard(String),
     /// A filter with `+` beside other characters of a level; holds the filter.
     SingleLevelWildcard(String),
-    /// A filter that starts as a shared one and does not go on as one; holds the filter.
+    /// A filter that begins with `$share` and has no share name or no topic filter; holds the filter.
     Share(String),
 }
 
 impl TopicError {
-    /// The fault of a field with this name; `reason` is the reason code unless the string itself is malformed.
+    /// The fault of a field with this name. A malformed string has its own reason code; otherwise it is `reason`.
     pub(super) fn of(self, field: &str, reason: u8) -> Fault {
         let rule = format!("{field} {self}");
         match self {

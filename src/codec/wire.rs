@@ -1,4 +1,4 @@
-//! The data representations of the standard (1.5): how a number, a string and binary data are read and written.
+//! Reads and writes the data representations of the standard (1.5): numbers, strings and binary data.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -8,13 +8,13 @@ use super::string::{MAX_LEN, Str};
 /// Greatest Variable Byte Integer (1.5.5), and so the greatest remaining length.
 pub(super) const MAX_VAR_INT: u32 = 268_435_455;
 
-/// What a Variable Byte Integer at the start of some bytes says.
+/// A Variable Byte Integer at the start of some bytes.
 pub(super) enum VarInt {
-    /// The number, and how many bytes it took. 5.0 allows no more than it needs [MQTT-1.5.5-1].
+    /// The number, and how many bytes it takes. 5.0 allows no more bytes than the number needs [MQTT-1.5.5-1].
     Complete(u32, usize),
-    /// The bytes end before it does.
+    /// The bytes end before the number does.
     Incomplete,
-    /// It goes on after the fourth byte.
+    /// The number goes on after the fourth byte.
     TooLong,
 }
 
@@ -74,7 +74,7 @@ pub(super) fn put_prefixed(out: &mut BytesMut, bytes: &[u8]) {
     out.put_slice(bytes);
 }
 
-/// Reads fields off the front of a packet's body. Long strings and binary data are slices of it.
+/// Reads fields off the front of a packet's body. Long strings and binary data are slices of the body.
 pub(super) struct Reader(Bytes);
 
 impl Reader {
@@ -96,7 +96,7 @@ impl Reader {
         self.0
     }
 
-    /// Nothing may follow the last field.
+    /// Checks that nothing follows the last field.
     pub(super) fn finish(self) -> Result<(), Fault> {
         match self.is_empty() {
             true => Ok(()),

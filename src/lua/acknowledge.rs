@@ -1,4 +1,4 @@
-//! The acknowledgements that run once for each message: `core.acknowledge` and `core.acknowledge_message`.
+//! Acknowledgements without properties, once for each message: `core.acknowledge` and `core.acknowledge_message`.
 
 use super::environment::unix_time;
 use super::link::{Live, LuaLink};
@@ -33,8 +33,8 @@ impl RawFunction for AcknowledgeValues {
     }
 }
 
-/// `acknowledge_message(handle, message, metatable)`: the time as of `os.time`. Or nothing, and nothing has been done,
-/// unless the message is a table with that metatable, of QoS 1 or 2, and can be acknowledged.
+/// `acknowledge_message(handle, message, metatable)`: acknowledges a message of QoS 1 or 2, a table with the metatable, and
+/// returns the time as of `os.time`. If it cannot, it does nothing and returns nothing.
 ///
 /// The hot copy of `acknowledge`, which reads the message itself: a received message of QoS 1 takes 10,000 instructions
 /// with it, 13,000 without.

@@ -10,14 +10,14 @@ use crate::net::random_bytes;
 pub(super) fn register(core: &Stack) {
     core.set_raw("running", Running);
     core.set_raw("now", Now(Instant::now()));
-    // random_hex(digits): so many random hexadecimal digits, 64 at most.
+    // random_hex(digits): a string of random hexadecimal digits, 64 at most.
     core.set_function("random_hex", |arguments| {
         let digits = arguments.argument(1).integer(0, 64, &"digits")?;
         Ok(random_hex(digits as usize)?)
     });
 }
 
-/// `running()`: the running thread. `coroutine.running` of Lua 5.1 returns nil in the main thread; this does not.
+/// `running()`: the running thread, also the main thread, for which `coroutine.running` of Lua 5.1 returns nil.
 struct Running;
 
 impl RawFunction for Running {
@@ -30,7 +30,7 @@ impl RawFunction for Running {
     }
 }
 
-/// `now()`: seconds since the module was loaded. Under Copas it is asked every few messages.
+/// `now()`: seconds since the module was loaded. Under Copas `host.lua` calls it every few messages.
 struct Now(Instant);
 
 impl RawFunction for Now {

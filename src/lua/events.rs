@@ -1,4 +1,4 @@
-//! How Lua takes the events of a link: `core.step` and `core.pop`.
+//! Gives the events of a link to Lua: `core.step` and `core.pop`.
 
 use super::link::{Live, LuaLink, Stale};
 use super::results::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet, set};
@@ -15,10 +15,10 @@ pub(super) fn register(core: &Stack) {
     });
 }
 
-/// `step(handle, metatable)`, `pop(handle, metatable)`: the link's next event. A packet is its type and its values for
-/// `shape` of `mqtt.packet`; a PUBLISH where `core.builds_messages` is true is its type and its table, with the metatable.
-/// Any other event is a name and perhaps a message. Without an event there is no result, but `step` first makes a turn of
-/// the runtime, without blocking.
+/// `step(handle, metatable)`, `pop(handle, metatable)`: the link's next event. For a packet the results are its type and its
+/// values for `shape` of `mqtt.packet`; for a PUBLISH, if `core.builds_messages` is true, its type and its table with the
+/// metatable. For any other event they are a name and perhaps a message. If no event is there yet, `step` makes a turn of
+/// the runtime, without blocking, and looks again. Without an event there is no result.
 struct NextEvent<const TURN: bool>;
 
 impl<const TURN: bool> RawFunction for NextEvent<TURN> {

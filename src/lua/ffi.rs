@@ -1,5 +1,5 @@
-//! How `mqtt.calls` publishes through LuaJIT's FFI: LuaJIT compiles such a call, but no call of a function for Lua.
-//! The FFI does not check pointers. So a number stands for a link here.
+//! How `mqtt.calls` publishes through LuaJIT's FFI: LuaJIT compiles calls through its FFI, but not calls of C functions for
+//! Lua. The FFI does not check pointers, so a link has a number here.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,10 +23,11 @@ thread_local! {
     static BY_NUMBER: RefCell<HashMap<u32, Arc<Link>>> = RefCell::default();
 }
 
-/// One count for all threads: a Lua state, and with it a link, may move to another one.
+/// All threads count here: a Lua state, and with it a link, may move to another thread.
 static LAST_NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// Adds to `mqtt.core` the address of [`publish_plain`], and `publish_number(handle)`: the number of a link there.
+/// Adds two fields to `mqtt.core`: `publish_address`, the address of [`publish_plain`], and `publish_number(handle)`, which
+/// returns the number of a link for `publish_plain`.
 pub(super) fn register(core: &Stack) {
     set(core, "publish_address", |core| {
         core.push_number(publish_plain as *const () as usize as f64);
@@ -49,15 +50,15 @@ pub(super) fn forget(number: u32) {
     let _ = BY_NUMBER.try_with(|links| links.borrow_mut().remove(&number));
 }
 
-/// Publishes a message without properties whose packet identifier is to be chosen. `flags` are those of the first byte of
-/// a PUBLISH (3.3.1). Returns the packet identifier, 0 for QoS 0; plus 65,536 if the program should wait before it sends
-/// more; plus the time as of `os.time` times 131,072. Or -1, and nothing has been done: `core.publish` then does more,
-/// or says what is wrong.
+/// Publishes a message without properties; the session chooses the packet identifier. `flags` are the flags in the first
+/// byte of a PUBLISH (3.3.1). Returns the packet identifier, 0 for QoS 0; plus 65,536 if the program should wait before it
+/// sends more; plus the time as of `os.time` times 131,072. If it returns -1, it has done nothing: the caller then calls
+/// `core.publish`, which can do more or returns the error.
 ///
 /// The hot copy of `core.publish` for LuaJIT: a message of QoS 0 takes 1,500 instructions with it, 3,100 without.
 ///
 /// # Safety
-/// The pointers must be to so many bytes each.
+/// `topic` must point to `topic_size` bytes, and `payload` to `payload_size` bytes.
 unsafe extern "C" fn publish_plain(
     number: u32,
     topic: *const u8,

@@ -88,8 +88,9 @@ impl RawFunction for Remove {
     }
 }
 
-/// `matches(topic)`: nothing if no filter matches the topic name; else a list of the keys of the filters that match, in
-/// ascending order, each followed by a list of the parts of the topic that its wildcards stand for. Or nil and an error.
+/// `matches(topic)`: nothing if no filter matches the topic name. Otherwise a list: the keys of the matching filters, in
+/// ascending order, each followed by a list of the parts of the topic that the filter's wildcards stand for. Or nil and an
+/// error.
 struct FindMatches(Shared);
 
 impl RawFunction for FindMatches {

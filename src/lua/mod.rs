@@ -1,4 +1,4 @@
-//! The Lua module `mqtt.core`: what the Lua files of `lua/mqtt` call. The only room where Lua may appear.
+//! The Lua module `mqtt.core`, which the Lua files of `lua/mqtt` call. Lua may appear in this room only.
 
 #[allow(unsafe_code)]
 mod stack;
@@ -35,8 +35,8 @@ use mlua::{Lua, Table};
 use shared_driver::SharedDriver;
 use stack::Stack;
 
-/// Makes the module's table. mlua knows how Lua opens a module, and the API of each Lua; its own objects and functions
-/// trust whoever reaches them by the library `debug`, so those of `stack` take their place.
+/// Makes the module's table. mlua knows how Lua opens a module, and the API of each Lua. Objects and functions come from
+/// `stack`: mlua's would trust a program that reaches them by the library `debug`.
 pub(crate) fn open(lua: &Lua) -> mlua::Result<Table> {
     process::watch();
     stack::make_table(lua, add_functions)

@@ -1,6 +1,6 @@
 //! The whole process: forks, its end, signals and descriptors.
 
-/// Has the process tell the driver of forks and of its end.
+/// Registers handlers that tell the driver of forks and of the end of the process.
 pub(crate) fn watch() {
     #[cfg(unix)]
     {
@@ -26,7 +26,7 @@ pub(crate) fn watch() {
     }
 }
 
-/// Blocks all signals in the calling thread: the program's threads may wait to be interrupted by one.
+/// Blocks all signals in the calling thread: they are for the program's threads, which a signal may have to interrupt.
 pub(crate) fn block_signals() {
     #[cfg(unix)]
     {
@@ -39,8 +39,8 @@ pub(crate) fn block_signals() {
     }
 }
 
-/// Duplicates the descriptor of a socket of the program. Returns `None` if it is not open or no socket, or the process may
-/// open no more.
+/// Duplicates the descriptor of a socket of the program. Returns `None` if the descriptor is not open or no socket, or if
+/// the process may open no more descriptors.
 #[cfg(unix)]
 pub(crate) fn own_socket(fd: u32) -> Option<std::os::fd::OwnedFd> {
     let fd = i32::try_from(fd).ok()?;

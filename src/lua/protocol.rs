@@ -1,5 +1,5 @@
-//! Packets as bytes, reason codes and the rules for topics, for `mqtt.packet`, `mqtt.protocol` and `mqtt.topics`. No
-//! connection and no client is known here.
+//! Packets as bytes, reason codes and the rules for topics, for `mqtt.packet`, `mqtt.protocol` and `mqtt.topics`. This file
+//! knows no connection and no client.
 
 use std::fmt;
 
@@ -30,8 +30,8 @@ pub(crate) fn register(core: &Stack) {
     });
 }
 
-/// Adds the codec of one protocol version to a table of codecs. The version is part of the functions' types, so they need
-/// no object, which each call would check.
+/// Adds the codec of a protocol version to a table of codecs. The version is part of the functions' types, so a call need
+/// not check an object that holds it.
 fn register_codec<const VERSION: u8>(codecs: &Stack) {
     codecs.push_integer(VERSION);
     codecs.push_table();
@@ -42,7 +42,7 @@ fn register_codec<const VERSION: u8>(codecs: &Stack) {
     codecs.set();
 }
 
-/// The version with a protocol level (3.1.2.2). Only the levels of the two versions are given.
+/// The version with a protocol level (3.1.2.2), which is 4 or 5.
 const fn version(level: u8) -> Version {
     match level {
         4 => Version::V311,
@@ -185,7 +185,7 @@ impl<const VERSION: u8> RawFunction for EncodePublish<VERSION> {
     }
 }
 
-/// The rule that the topic, the first argument, breaks; None for a valid topic.
+/// The rule that the first argument, a topic, breaks; None for a valid topic.
 fn check_topic<E: fmt::Display>(
     arguments: &Stack,
     check: fn(&str) -> Result<(), E>,

@@ -13,9 +13,9 @@ use super::stack::{RawFunction, Stack};
 use crate::codec::{Properties, PublishRef, QoS};
 use crate::driver::{Accepted, Driver, Lent, Link, Request};
 
-/// For a payload of so many bytes or more, a turn of the runtime costs less than a copy.
+/// The least size of a large payload, in bytes: from there on a turn of the runtime costs less than a copy.
 const LARGE_PAYLOAD: usize = 128 << 10;
-/// How long the connection may take to write a large payload, where waiting holds up nobody else.
+/// How long the connection may take to write a large payload, if waiting holds up no other client.
 const LARGE_PATIENCE: Duration = Duration::from_millis(2);
 
 /// Adds the functions of this file to `mqtt.core`.
@@ -27,7 +27,7 @@ pub(super) fn register(core: &Stack) {
     });
 }
 
-/// A message that was accepted, as Lua gets it.
+/// An accepted message, as Lua gets it.
 pub(super) struct Published(Accepted);
 
 impl Published {
@@ -39,7 +39,7 @@ impl Published {
 }
 
 /// The packet identifier, 0 for QoS 0, the time as of `os.time`, whether the program should wait before it sends more, and
-/// perhaps a list of the packet identifiers of messages that had to make room.
+/// perhaps a list of the packet identifiers of messages that were dropped to make room.
 impl Results for Published {
     fn push(&self, to: &Stack) {
         let Accepted {
@@ -68,7 +68,7 @@ pub(super) fn publish<'a>(
     Ok(Published(link.ask(request(packet))?))
 }
 
-/// A packet identifier of the program's own, or 0: the session chooses one.
+/// A packet identifier that the program has chosen, or 0 if the session shall choose one.
 fn packet_id(argument: Scalar<'_>) -> Checked<u16> {
     match argument {
         Scalar::Nil => Ok(0),
@@ -76,10 +76,10 @@ fn packet_id(argument: Scalar<'_>) -> Checked<u16> {
     }
 }
 
-/// `publish(handle, topic, payload, qos, retain, dup, packet_id, may_wait)`, without properties: see [`Published`]; or
-/// false and an error message if so much waits already that the program must wait; or nil, an error message and whether
-/// it is misuse. With `may_wait` it may take two milliseconds to spare a copy of a payload of `core.large_payload` bytes
-/// or more, with QoS 0.
+/// `publish(handle, topic, payload, qos, retain, dup, packet_id, may_wait)`: publishes a message without properties. Returns
+/// the results of [`Published`]; or false and an error message if the program must wait until fewer bytes are waiting; or
+/// nil, an error message and whether it is misuse. With `may_wait` it may take two milliseconds to spare a copy of a payload
+/// of `core.large_payload` bytes or more, with QoS 0.
 struct PublishValues;
 
 impl RawFunction for PublishValues {
@@ -111,7 +111,7 @@ impl RawFunction for PublishValues {
 /// The third argument of `publish` as a lent payload.
 ///
 /// # Safety
-/// It must go to `Link::ask`: nothing refers to its bytes any more when that returns.
+/// The payload must go to `Link::ask`: nothing refers to its bytes when `ask` has returned.
 unsafe fn lent<'a>(arguments: &Stack, driver: &'a Driver) -> Lent<'a> {
     let may_wait = matches!(arguments.argument(8), Scalar::Boolean(true));
     Lent {
@@ -125,14 +125,14 @@ unsafe fn lent<'a>(arguments: &Stack, driver: &'a Driver) -> Lent<'a> {
     }
 }
 
-/// `publish_table(handle, opts)`: as `publish`, with a list of packet identifiers in any case, and the callback. Or
-/// nothing, and nothing has been done, unless `opts` is a table as `Client:publish` takes them, without properties and
-/// without a metatable, the payload is not large, and the message is accepted.
+/// `publish_table(handle, opts)`: publishes the message of a table of `Client:publish`. Returns the results of `publish`,
+/// with nil in place of a missing list of packet identifiers, and then the callback. It does nothing and returns nothing if
+/// `opts` has properties or a metatable, if the payload is large, or if the message is refused.
 ///
 /// The hot copy of `publish` for the interpreters: a message of QoS 0 takes 6,100 instructions with it, 9,700 without.
 struct PublishTable;
 
-/// The fields that `publish_table` reads: the arguments of `publish` in their order, the callback, and two fields that
+/// The fields that `publish_table` reads: the arguments of `publish` in their order, the callback, and the properties, which
 /// must be nil.
 const PUBLISH_FIELDS: &[&str] = &[
     "topic",
@@ -145,7 +145,7 @@ const PUBLISH_FIELDS: &[&str] = &[
     "properties",
     "user_properties",
 ];
-/// Where the fields begin on the stack, behind the link and `opts`.
+/// The place of the first field on the stack, behind the link and `opts`.
 const FIRST_FIELD: i32 = 3;
 const CALLBACK: i32 = FIRST_FIELD + 6;
 
@@ -189,7 +189,8 @@ impl RawFunction for PublishTable {
     }
 }
 
-/// `publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties)`, a method: as `core.publish`.
+/// `publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties)`, a method: returns the results of
+/// `core.publish`.
 pub(super) fn publish_with_properties(arguments: &Stack) -> Answer<Published> {
     let this = LuaLink::of(arguments)?;
     let answer = || {

@@ -1,4 +1,4 @@
-//! Why a request was refused: the typed errors of `driver` become words for Lua here.
+//! Turns the typed errors of refused requests into error messages for Lua.
 
 use super::results::{Results, push_failure};
 use super::stack::Stack;
@@ -11,11 +11,11 @@ pub(super) enum Refusal {
     Misuse(String),
     /// The session cannot do it now.
     Failure(String),
-    /// So much waits to be sent or acknowledged that the program must wait.
+    /// Too many bytes wait to be sent or acknowledged: the program must wait.
     TooMuch(String),
 }
 
-/// The result of a request; or nil, the message and whether it is misuse; or false and the message if too much waits.
+/// The result of a request; or nil, the message and whether it is misuse; or, for `TooMuch`, false and the message.
 impl<T: Results> Results for Result<T, Refusal> {
     fn push(&self, to: &Stack) {
         let (message, is_misuse) = match self {

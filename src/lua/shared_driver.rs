@@ -9,7 +9,7 @@ use super::results::{Results, push_failure};
 use super::stack::{RawFunction, Stack};
 use crate::driver::Driver;
 
-/// The driver, made when it is first needed, and anew in the child of a fork.
+/// The driver of a Lua state. It is made at its first use, and anew in the child of a fork.
 #[derive(Clone, Default)]
 pub(super) struct SharedDriver(Rc<RefCell<Option<Rc<Driver>>>>);
 
@@ -50,8 +50,8 @@ impl RawFunction for NextReady {
     }
 }
 
-/// `wait(seconds)`: drives the runtime until a link has an event or the time is over; for a single turn with 0. A signal
-/// handler that has set a debug hook ends the wait. Returns true, or nil and an error.
+/// `wait(seconds)`: drives the runtime until a link has an event or the time is over; with 0, for a single turn. A signal
+/// handler that sets a debug hook ends the wait. Returns true, or nil and an error.
 struct Wait(SharedDriver);
 
 impl RawFunction for Wait {

@@ -1,10 +1,10 @@
-//! Where a client connects to and how: reads the arguments into a `Target` of `net`.
+//! Reads the arguments that say where and how a client connects into a `Target` of `net`.
 
 use super::args::{Checked, Scalar, Value};
 use super::stack::Stack;
 use crate::net::{Proxy, Scheme, Target, TlsConfig, WebSocketConfig};
 
-/// Adds to `mqtt.core` `check_target(...)`: whether a client can connect that way; or nil and an error.
+/// Adds `check_target(...)` to `mqtt.core`: true if a client can connect to the target; or nil and an error.
 pub(crate) fn register(core: &Stack) {
     core.set_function("check_target", |arguments| {
         Ok(read(arguments, 1).map(|_| true))
@@ -12,8 +12,8 @@ pub(crate) fn register(core: &Stack) {
 }
 
 /// Reads and checks a target, the arguments from `first` on: protocol, host, port, path, TLS settings (a result of the
-/// function `tls`, which a build without TLS does not have), header fields for WebSocket, proxy. Any of them may be nil.
-/// They are arguments, since a table for each client would be left to the collector.
+/// function `tls`, which a build without TLS does not have), header fields for WebSocket, proxy. Each may be nil. They are
+/// no table, since each client would leave its table to the collector.
 pub(crate) fn read(arguments: &Stack, first: i32) -> Checked<Target> {
     let text = |index: i32, name| match arguments.argument(first + index) {
         Scalar::Nil => Ok::<_, String>(None),

@@ -1,4 +1,4 @@
-//! What `mqtt.client` and `mqtt.brokers` read the `uri` option with.
+//! Reads the `uri` option, for `mqtt.client` and `mqtt.brokers`.
 
 use super::results::{Results, push_failure};
 use super::stack::{RawFunction, Stack};
@@ -9,7 +9,7 @@ pub(super) fn register(core: &Stack) {
     core.set_raw("parse_uri", ParseUri);
 }
 
-/// `parse_uri(uri)`: true, scheme, username, password, host, port and path, each of them or nil; or nil and an error.
+/// `parse_uri(uri)`: true, scheme, username, password, host, port and path, each nil if it is missing; or nil and an error.
 struct ParseUri;
 
 impl RawFunction for ParseUri {

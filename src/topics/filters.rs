@@ -1,5 +1,5 @@
-//! Topic filters, and which of them a topic name matches (4.7). What is done about a match, and whether filters and names
-//! keep the rules, is not known here.
+//! Finds the topic filters that match a topic name (4.7). This file neither acts on a match nor checks names and filters:
+//! `codec/topic.rs` has the rules.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -7,43 +7,45 @@ use std::mem;
 use std::ops::Range;
 use std::slice;
 
-/// A set of topic filters, each with a key, that finds those which a topic name matches: a trie of topic levels.
+/// A set of topic filters, each with a key: a trie of topic levels. It finds the filters that match a topic name.
 ///
-/// The time this takes depends on the number of levels and of wildcards on the way, not on how many filters there are.
+/// The time depends on the number of levels and of wildcards on the way, not on the number of filters.
 pub struct Filters {
     nodes: Vec<Node>,
-    /// Nodes that are in no use.
+    /// Unused nodes.
     free: Vec<u32>,
-    /// Each level that occurs in a filter and is no wildcard. A topic name is hashed here only, each level once; the
-    /// names come from others, so this hash is keyed.
+    /// Each level that occurs in a filter and is no wildcard. Only this map hashes topic names, each level once. The names
+    /// come from other clients, so this hash is keyed.
     levels: HashMap<Box<[u8]>, Level>,
-    /// Numbers of levels that are gone, for new ones.
+    /// Numbers of removed levels, for new levels.
     free_levels: Vec<u32>,
     /// The child of a node for a level.
     children: HashMap<(u32, u32), u32, BuildHasherDefault<PairHasher>>,
-    // What `matches` works with, kept for the next time.
+    // Working memory of `matches`, kept for the next call.
     passed: Vec<Passed>,
     todo: Vec<Branch>,
     captures: Vec<Range<usize>>,
 }
 
-/// What filters that begin alike have in common. It is looked up at random: all of it fits into a cache line.
+/// The common beginning of some filters. Nodes are looked up at random, so a node fits into a cache line.
 #[derive(Default)]
 struct Node {
-    /// Keys of the filters that end here, and of those that go on with `#` from here.
+    /// Keys of the filters that end here.
     here: Keys,
+    /// Keys of the filters that end with `#` behind this node.
     below: Keys,
     /// The child for `+`, or [`NONE`].
     plus: u32,
-    /// How many children there are for levels. If there is one, it is here, by its level's number: most are alone, and
-    /// this spares the look into [`Filters::children`], where it is too.
+    /// How many children the node has for levels.
     children: u32,
+    /// The level's number and the node of the only child. Most children are alone; this field then spares the lookup in
+    /// [`Filters::children`], which has the child too.
     only_child: (u32, u32),
 }
 
 const _: () = assert!(size_of::<Node>() <= 64);
 
-/// The keys of filters that are the same: mostly one.
+/// The keys of equal filters: mostly a single key.
 #[derive(Default)]
 enum Keys {
     #[default]
@@ -64,7 +66,7 @@ impl Keys {
         }
     }
 
-    /// Returns whether it was there.
+    /// Returns whether the key was there.
     fn remove(&mut self, key: u64) -> bool {
         let Some(position) = self.as_slice().iter().position(|other| *other == key) else {
             return false;
@@ -94,11 +96,11 @@ impl Keys {
 /// A level that occurs in filters.
 struct Level {
     number: u32,
-    /// How many nodes are children for it.
+    /// How many nodes are children for this level.
     nodes: u32,
 }
 
-/// A level of the topic name: where it is, and its number if it occurs in a filter.
+/// A level of the topic name: its place in the name, and its number if the level occurs in a filter.
 struct Passed {
     range: Range<usize>,
     number: Option<u32>,
@@ -107,10 +109,11 @@ struct Passed {
 /// A node that the topic name leads to.
 struct Branch {
     node: u32,
-    /// How many levels lead there.
+    /// How many levels lead to the node.
     depth: usize,
-    /// How many captures there are from the nodes above, and the one for this node.
+    /// How many captures the nodes above have.
     captures: usize,
+    /// The capture of this node.
     capture: Option<Range<usize>>,
 }
 
@@ -124,19 +127,19 @@ enum Step<'a> {
 /// The filters that a topic name has matched.
 #[derive(Debug, Default)]
 pub struct Matches {
-    /// The key of each, and where its captures are.
+    /// The key of each filter, and the place of its captures.
     keys: Vec<(u64, Range<usize>)>,
     captures: Vec<Range<usize>>,
 }
 
 impl Matches {
-    /// Whether there is none.
+    /// Whether no filter has matched.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Each filter's key, and where in the topic name there is what its wildcards stand for, in their order. A `#` that
-    /// stands for no level is at the end of the name.
+    /// Each filter's key, and the ranges of the topic name that its wildcards stand for, in their order. A `#` that stands
+    /// for no level has an empty range at the end of the name.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[Range<usize>])> {
         self.keys
             .iter()
@@ -176,8 +179,8 @@ impl Default for Filters {
 }
 
 impl Filters {
-    /// Adds a filter under a key. Of a shared subscription's filter counts what comes after the share name: the server
-    /// sends the messages without it (4.8.2).
+    /// Adds a filter under a key. Of a shared subscription, only the topic filter after the share name counts: the server
+    /// sends messages with plain topic names (4.8.2).
     pub fn insert(&mut self, filter: &str, key: u64) {
         let mut node = ROOT;
         for step in steps(filter) {
@@ -200,7 +203,7 @@ impl Filters {
         self.nodes[node as usize].here.push(key);
     }
 
-    /// Removes a filter that was added under this key. Returns whether it was there.
+    /// Removes a filter that was added under this key. Returns whether the filter was there.
     pub fn remove(&mut self, filter: &str, key: u64) -> bool {
         let mut path = Vec::new();
         let mut node = ROOT;
@@ -244,8 +247,8 @@ impl Filters {
         true
     }
 
-    /// Returns the filters that a topic name matches, by ascending key. Names that begin with `$` match none that
-    /// begins with a wildcard [MQTT-4.7.2-1].
+    /// Returns the filters that match a topic name, by ascending key. Filters that begin with a wildcard do not match names
+    /// that begin with `$` [MQTT-4.7.2-1].
     pub fn matches(&mut self, name: &[u8]) -> Matches {
         let mut found = Matches::default();
         self.passed.clear();
@@ -304,7 +307,7 @@ impl Filters {
         found
     }
 
-    /// Whether there is no filter.
+    /// Whether the set has no filter.
     pub fn is_empty(&self) -> bool {
         self.nodes[ROOT as usize].is_empty()
     }
@@ -328,12 +331,12 @@ impl Filters {
         }
     }
 
-    /// The child of a node for a level, made if there is none.
+    /// The child of a node for a level. Makes a missing child.
     fn child_for(&mut self, node: u32, name: &[u8]) -> u32 {
         let number = match self.levels.get(name) {
             Some(level) => level.number,
             None => {
-                // Without a free one, all below the count are in use.
+                // Without a free number, all numbers below the count are in use.
                 let count = self.levels.len() as u32;
                 let number = self.free_levels.pop().unwrap_or(count);
                 let level = Level { number, nodes: 0 };
@@ -358,7 +361,7 @@ impl Filters {
         child
     }
 
-    /// Lets go of an empty node, and of its level if that occurs nowhere else.
+    /// Frees an empty node, and its level's number if the level occurs nowhere else.
     fn free_child(&mut self, parent: u32, step: &Step, child: u32) {
         match step {
             Step::Level(name) => {
@@ -398,7 +401,7 @@ fn steps(filter: &str) -> impl Iterator<Item = Step<'_>> {
     })
 }
 
-/// Spreads a pair of numbers that we have given ourselves, in their order, over 64 bits: no better hash is needed.
+/// Spreads a pair of numbers over 64 bits. The numbers are our own and ascend, so this hash needs no key.
 #[derive(Default)]
 struct PairHasher(u64);
 
@@ -424,7 +427,7 @@ mod tests {
 
     use super::*;
 
-    /// The keys of the filters that a name matches, and what their wildcards stand for.
+    /// The keys of the filters that match a name, and their captures.
     fn matches(filters: &mut Filters, name: &str) -> Vec<(u64, Vec<String>)> {
         let text = |range: &Range<usize>| name[range.clone()].to_owned();
         filters
@@ -562,7 +565,7 @@ mod tests {
         assert_no_match(&wild.join("/"), &name[..32767]);
     }
 
-    /// What 4.7 says, level by level.
+    /// The rules of 4.7, level by level.
     fn is_match(filter: &[&str], name: &[&str]) -> bool {
         match (filter, name) {
             ([], []) | (["#"], _) => true,

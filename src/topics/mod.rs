@@ -1,4 +1,4 @@
-//! Topic names and topic filters (4.7): which of many filters a name matches. No session and no Lua may appear here.
+//! Finds which of many topic filters match a topic name (4.7). No session and no Lua may appear here.
 
 mod filters;
 

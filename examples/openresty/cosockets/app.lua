@@ -1,4 +1,4 @@
--- The client of this worker, and what the locations of nginx.conf do with it.
+-- The client of this worker, and the handlers of the locations in nginx.conf.
 
 local mqtt = require("mqtt")
 local add_client = require("mqtt.loop").add
@@ -32,7 +32,7 @@ function app.start()
 	assert(add_client(client))
 end
 
--- Publishes what has been POSTed, and waits for the broker's acknowledgement.
+-- Publishes the body of a POST, and waits for the broker's acknowledgement.
 function app.publish()
 	ngx.req.read_body()
 	local acknowledged = require("ngx.semaphore").new()
@@ -55,7 +55,7 @@ function app.publish()
 	end
 end
 
--- Shows what has been received.
+-- Shows the received messages.
 function app.show_messages()
 	for _, message in ipairs(messages) do
 		ngx.say(message)

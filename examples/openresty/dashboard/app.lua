@@ -1,16 +1,16 @@
--- A dashboard: what the locations of nginx.conf do. The client of this worker collects the last message of each topic,
--- and pages get each message as it comes, by Server-Sent Events.
+-- A dashboard: the handlers of the locations in nginx.conf. The client of this worker collects the last message of each
+-- topic, and pages get each message as it comes, by Server-Sent Events.
 
 local mqtt = require("mqtt")
 local semaphore = require("ngx.semaphore")
 
 local app = {}
 
--- How many topics are kept for pages that are opened later, and how many messages for a page that is slow.
+-- How many topics are kept for pages that are opened later, and how many messages for a slow page.
 local MOST_TOPICS = 1000
 local MOST_WAITING = 1000
 
--- The last payload by topic, and how many topics these are.
+-- The last payload by topic, and the number of topics.
 local last, topics = {}, 0
 -- The open pages: `{ waiting = { message, ... }, signal = semaphore }` each.
 local pages = {}
@@ -63,12 +63,12 @@ function app.send_events()
 	end
 	pages[page] = true
 	repeat
-		-- A comment, if there is nothing to say: it finds out whether the page is still there.
+		-- Without a message the page gets a comment, which fails if the page has been closed.
 		local text = page.waiting[1] and table.concat(page.waiting) or ":\n\n"
 		page.waiting = {}
 		local ok = ngx.print(text) and ngx.flush(true)
 		if ok and not page.waiting[1] then
-			-- One post for each message: all of these are sent at once.
+			-- The signal has a post for each message; all waiting messages are sent at once.
 			page.signal:wait(1)
 			page.signal:wait(0)
 		end

@@ -1,4 +1,4 @@
--- The client of this worker, and what the locations of nginx.conf do with it.
+-- The client of this worker, and the handlers of the locations in nginx.conf.
 
 local mqtt = require("mqtt")
 
@@ -7,7 +7,7 @@ local app = {}
 local client
 local messages = {}
 
--- The timer of the client. It never blocks the worker: connecting, TLS and keep alive go on in the background.
+-- The timer of the client. It never blocks the worker: connecting, TLS and keep alive run in the background.
 local function serve(premature)
 	local wait = 0
 	while wait and not premature do
@@ -16,7 +16,7 @@ local function serve(premature)
 			wait = client:step()
 			packets = packets + 1
 		until wait ~= 0 or packets == 100
-		-- Lets the worker do something else, then looks again.
+		-- Lets the worker do other work, then looks again.
 		ngx.sleep(wait == 0 and 0.001 or 0.01)
 		if ngx.worker.exiting() then
 			client:shutdown()
@@ -49,7 +49,7 @@ function app.start()
 	assert(ngx.timer.at(0, serve))
 end
 
--- Publishes what has been POSTed. The client sees to it that it is acknowledged.
+-- Publishes the body of a POST. The client repeats the message until it is acknowledged.
 function app.publish()
 	ngx.req.read_body()
 	local packet_id, err = client:publish {
@@ -65,7 +65,7 @@ function app.publish()
 	end
 end
 
--- Shows what has been received.
+-- Shows the received messages.
 function app.show_messages()
 	for _, message in ipairs(messages) do
 		ngx.say(message)

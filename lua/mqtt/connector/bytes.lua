@@ -1,16 +1,17 @@
 --- Connector for programs that move the bytes themselves.
--- For transports that no socket library opens: sockets that call back, serial lines, game engines, tests. It does no
--- I/O and knows no time. The program
+-- For transports that no socket library opens: sockets that call back, serial lines, game engines, tests. This
+-- connector does no I/O and knows no time. The program
 --
 -- - calls `Client:start_connecting` when its transport is open,
--- - passes what arrives to `Client:feed`, which calls the handlers,
--- - sends what `Client:take` returns, whenever it has called a method of the client,
--- - calls `Client:check_keep_alive` again after as many seconds as that returned,
--- - and calls `Client:close_connection` when the transport has closed; after a close event it closes the transport.
+-- - passes received bytes to `Client:feed`, which calls the handlers,
+-- - sends the bytes that `Client:take` returns, after each call of a method of the client,
+-- - calls `Client:check_keep_alive` again after as many seconds as it returned,
+-- - calls `Client:close_connection` when the transport has closed, and closes the transport after a close event.
 --
--- The `uri` of such a client only names the broker. TLS, if any, is the transport's. The client is not added to a loop:
--- that would take it for connected whenever it wants to be. A derived class can open the transport in `connect`, close
--- it in `shutdown` and send in `send`; then it may be added to a loop, and `feed` is all that is left.
+-- The `uri` of such a client only names the broker. The transport does TLS, if any. Do not add the client to a loop: a
+-- loop connects clients when it likes, whether the transport is open or not. A derived class can open the transport in
+-- `connect`, close it in `shutdown` and send in `send`; then the client may be added to a loop, and the program only
+-- has to call `feed`.
 -- @module mqtt.connector.bytes
 -- @usage
 -- local client = mqtt.client { uri = "modem", clean = true, connector = require("mqtt.connector.bytes") }
@@ -58,7 +59,7 @@ end
 function bytes:shutdown() -- luacheck: no unused args
 end
 
---- Keeps the data for `take`.
+--- Keeps data for `take`.
 -- @tparam string data the bytes
 -- @return `true`
 function bytes:send(data)
@@ -67,13 +68,13 @@ function bytes:send(data)
 	return true
 end
 
--- Keeps what has arrived until it is received.
+-- Keeps received bytes until `plain_receive` takes them.
 function bytes:feed(data)
 	local received = self._received
 	received[#received + 1] = data
 end
 
--- Returns what is to be sent, or nil.
+-- Returns the bytes that the program has to send, or nil.
 function bytes:take()
 	local sent = self._sent
 	if sent[1] then
@@ -82,7 +83,7 @@ function bytes:take()
 	end
 end
 
---- Receives what was fed.
+--- Receives the bytes that `feed` has kept.
 -- @return at least one byte; or `nil` and `signal_idle`
 function bytes:plain_receive()
 	local data = concat(self._received)

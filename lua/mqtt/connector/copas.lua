@@ -1,6 +1,7 @@
---- Connector on Copas: the one of `mqtt.connector.luasocket`, whose sockets yield to Copas instead of blocking.
--- Looking up the broker's name still blocks. Threads may use the client at the same time. Keep alive is taken care of,
--- except with Copas 1.x: that has no timers, so a program must call `Client:check_keep_alive`; nor can it do TLS.
+--- Connector on Copas: `mqtt.connector.luasocket` with sockets that yield to Copas instead of blocking.
+-- Looking up the broker's name still blocks. Several threads may use the client at the same time. The client keeps the
+-- connection alive by itself, except with Copas 1.x, which has no timers: the program must call
+-- `Client:check_keep_alive` there. Copas 1.x has no TLS either.
 -- @module mqtt.connector.copas
 
 local copas = require("copas")
@@ -14,15 +15,15 @@ local error, ipairs, setmetatable, tostring = error, ipairs, setmetatable, tostr
 local math_max = math.max
 local pcall = pcall
 if _VERSION == "Lua 5.1" and not rawget(_G, "jit") then
-	-- The one that can be yielded across; Copas loads it as well.
+	-- Functions can yield through this `pcall`. Copas loads it as well.
 	pcall = require("coxpcall").pcall
 end
 
--- Copas 1.x has neither timers nor TLS. It closes the socket that a thread has waited for when that thread ends, though
--- other threads may use it, and it does not wake a thread whose socket another one has closed.
+-- Copas 1.x has neither timers nor TLS. When a thread ends, Copas 1.x closes the socket that the thread has waited for,
+-- although other threads may use it. It does not wake a thread whose socket another thread has closed.
 local is_old = copas.close == nil
 
--- How long connecting to an address may take when others have left no time for it, in seconds: it fails then.
+-- The time limit for an address when earlier addresses have left no time, in seconds: connecting fails then.
 local LEAST_TIME = 0.001
 
 -- Stands in for a socket which Copas 1.x must not close.
@@ -38,15 +39,15 @@ local function keep_open(sock)
 	})
 end
 
--- The inherited `plain_receive` and `send` set a time limit before each operation. With 0 a socket of Copas receives
--- what has arrived, and waits if that is nothing.
+-- The inherited `plain_receive` and `send` set a time limit before each operation. With the limit 0 a socket of Copas
+-- returns the bytes that have arrived, and waits if there are none.
 local connector = setmetatable({
 	super = super,
 	type = "buffered, yielding i/o",
 }, super)
 connector.__index = connector
 
---- Checks the TLS settings, if the connection is secure. Raises if they are of no use.
+--- Checks the TLS settings, if the connection is secure. Raises an error if they are not usable.
 function connector:validate()
 	if not self.secure then
 		return
@@ -80,7 +81,7 @@ function connector:connect_tcp()
 	return false, ("connection to '%s:%s' failed: %s"):format(self.host, self.port, err)
 end
 
---- Makes `self.sock`, a plain connection, a TLS one.
+--- Turns `self.sock`, a plain connection, into a TLS connection.
 -- @return `true`, or `false` and an error message
 function connector:start_tls()
 	local sock, err = luasec.wrap(self, self.sock, function(wrapped)
@@ -106,21 +107,21 @@ function connector:connect()
 	return ok, err
 end
 
---- Closes the network connection. A thread that waits for it finds it closed.
+--- Closes the network connection. A thread that waits for the connection finds it closed.
 function connector:shutdown()
 	local sock = self.sock.socket
 	if is_old then
-		-- The thread finds it closed when the broker has closed it, or the library has waited long enough for that.
+		-- The thread finds the connection closed when the broker has closed it, or when the library stops waiting for this.
 		sock:shutdown("send")
 	else
 		copas.close(sock)
-		-- A thread that has just found nothing to receive may give way before it waits for the socket. Copas wakes only
-		-- those who wait when it is closed: hence once more, when that thread has had its turn.
+		-- Copas wakes only threads that wait when the socket is closed. A thread that has just found nothing to receive may
+		-- yield before it waits. So the socket is closed once more, after that thread has had its turn.
 		copas.addthread(copas.close, sock)
 	end
 end
 
---- Tells the descriptor of the connection.
+--- Returns the descriptor of the connection.
 -- @treturn number the descriptor
 function connector:getfd()
 	return self.sock.socket:getfd()

@@ -1,7 +1,7 @@
 --- Connector on LuaSocket, with LuaSec for TLS (see `mqtt.connector.base.luasec`).
--- For programs that need the socket in Lua, or that derive connectors of their own. Others are better served without:
--- the native connection neither polls nor blocks. With this one connecting, the TLS handshake and sending block the
--- program, receiving does not.
+-- For programs that need the socket in Lua, or that derive their own connectors. Other programs should use the native
+-- connection, which neither polls nor blocks. With this connector, connecting, the TLS handshake and sending block the
+-- program; receiving does not.
 -- @module mqtt.connector.luasocket
 -- @usage
 -- local super = require("mqtt.connector.luasocket")
@@ -25,13 +25,13 @@ local super = require("mqtt.connector.base.buffered_base")
 local rawget, setmetatable = rawget, setmetatable
 local math_max = math.max
 
--- How long a TLS handshake may take when connecting has left no time for it, in seconds: it fails then.
+-- The time limit for a TLS handshake when connecting has left no time, in seconds: the handshake fails then.
 local LEAST_TIME = 0.001
 
 local luasocket = setmetatable({
 	super = super,
 	read_ahead = 8192,
-	--- Errors of LuaSocket and LuaSec that mean that the time is up, as a set.
+	--- Errors of LuaSocket and LuaSec for a time limit that is over, as a set.
 	timeout_errors = {
 		timeout = true,
 		wantread = true,
@@ -40,12 +40,13 @@ local luasocket = setmetatable({
 }, super)
 luasocket.__index = luasocket
 
---- Checks the TLS settings, if the connection is secure. Raises if they are of no use.
+--- Checks the TLS settings, if the connection is secure. Raises an error if they are not usable.
 function luasocket:validate()
 	luasec.validate(self)
 end
 
---- Opens a TCP connection: `self.sock`. To be replaced where that takes a detour, for instance a proxy.
+--- Opens a TCP connection: `self.sock`. A derived class may replace this method, to connect through a proxy for
+-- instance.
 -- @return `true`, or `false` and an error message
 function luasocket:connect_tcp()
 	local sock = socket.tcp()
@@ -60,7 +61,7 @@ function luasocket:connect_tcp()
 	return true
 end
 
---- Makes `self.sock`, a plain connection, a TLS one.
+--- Turns `self.sock`, a plain connection, into a TLS connection.
 -- @return `true`, or `false` and an error message
 function luasocket:start_tls()
 	local sock, err = luasec.wrap(self, self.sock, function(wrapped)
@@ -71,7 +72,7 @@ function luasocket:start_tls()
 	return sock ~= nil, err
 end
 
---- Opens the network connection: `self.sock`, by `connect_tcp` and, if it is secure, `start_tls`. Both together may
+--- Opens the network connection, `self.sock`: by `connect_tcp` and, if it is secure, `start_tls`. Both together may
 -- take `timeout` seconds.
 -- @return `true`, or `false` and an error message
 function luasocket:connect()
@@ -92,14 +93,14 @@ function luasocket:shutdown()
 	self.sock:close()
 end
 
---- Tells the descriptor of the connection.
--- @treturn number the descriptor, or nil if `self.sock` does not tell it
+--- Returns the descriptor of the connection.
+-- @treturn number the descriptor, or nil if `self.sock` has no method `getfd`
 function luasocket:getfd()
 	local sock = self.sock
 	return sock.getfd and sock:getfd()
 end
 
---- Sends all of the data. Fails when the peer has taken none for `timeout` seconds.
+--- Sends all of the data. Fails when the peer has taken nothing for `timeout` seconds.
 -- @tparam string data the bytes
 -- @return `true`, or `false` and an error message
 function luasocket:send(data)
@@ -116,8 +117,8 @@ function luasocket:send(data)
 	return true
 end
 
---- Receives what has arrived, without waiting.
--- @tparam number size how many bytes at most
+--- Receives the bytes that have arrived, without waiting.
+-- @tparam number size the greatest number of bytes
 -- @return at least one byte; or `nil` and `signal_idle` if there is none, `signal_closed`, or an error message
 function luasocket:plain_receive(size)
 	local sock = self.sock

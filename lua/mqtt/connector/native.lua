@@ -1,9 +1,9 @@
 --- The native connection, as a value of the `connector` option of `Client:__init`.
--- With it the connection lives in Rust and none of these methods is called. That is the default except inside nginx,
--- where a client with this connector has to be polled; see `mqtt.connector`.
+-- The connection lives in Rust then, and the library calls none of these methods. The native connection is the default,
+-- except inside nginx, where a client with this connector has to be polled; see `mqtt.connector`.
 --
--- Programs for luamqtt 3.x call functions of a connector themselves. Of the native one `settimeout` works, the others
--- raise an error which says what to do instead.
+-- Programs for luamqtt 3.x call functions of a connector themselves. Of these functions `settimeout` works. The others
+-- raise an error that says what to do instead.
 -- @module mqtt.connector.native
 
 local super = require("mqtt.connector.base.non_buffered_base")
@@ -11,23 +11,23 @@ local super = require("mqtt.connector.base.non_buffered_base")
 local error, pairs = error, pairs
 
 local native = {
-	--- What kind of connector this is.
+	--- The kind of connector.
 	type = "native",
-	-- What it is recognised by: this file may be loaded more than once.
+	-- The library recognises the native connector by this field, since this file may be loaded more than once.
 	is_native = true,
 	--- Returned by `receive` when nothing has arrived.
 	signal_idle = {},
 	--- Returned by `receive` when the peer has closed the connection.
 	signal_closed = {},
-	--- Limits how long a step that waits does so.
+	--- Limits how long a waiting step waits.
 	-- @function settimeout
 	-- @tparam table conn the connection: `client.connection`
-	-- @tparam[opt] number seconds how long, without a limit of the program's if nil
+	-- @tparam[opt] number seconds the limit; nil removes it
 	settimeout = super.settimeout,
 }
 native.__index = native
 
--- The methods that a connector needs, and what a program may call instead.
+-- The methods of a connector, and the calls that a program may make instead.
 local INSTEAD = {
 	connect = "call client:start_connecting()",
 	shutdown = "call client:close_connection()",

@@ -1,11 +1,12 @@
 --- Connector on the cosockets of OpenResty, the default inside nginx.
--- Nothing blocks the worker. A connection belongs to the timer or request that opened it, like all cosockets; other
--- requests of the same worker may use the client all the same: what they want sent is sent in the owner's context.
+-- Nothing blocks the worker. Like all cosockets, a connection belongs to the timer or request that opened it. Other
+-- requests of the same worker may use the client all the same: their packets are sent in the owner's context.
 --
--- nginx looks names up with the name servers of its `resolver` directive; addresses and `localhost` need none. With TLS
+-- nginx looks up names with the name servers of its `resolver` directive; addresses and `localhost` need none. With TLS
 -- it verifies the server's certificate against `lua_ssl_trusted_certificate` (`lua_ssl_verify_depth` is 1 unless set),
--- and the host's name, or `server_name` of the option `secure`; it knows no addresses in certificates. Of that option
--- `verify`, `server_name`, `certificate` and `key` count here; `lua_ssl_protocols` and `lua_ssl_ciphers` set the rest.
+-- and the host's name, or `server_name` of the option `secure`. It does not verify addresses in certificates. Of the
+-- option `secure` the fields `verify`, `server_name`, `certificate` and `key` count; `lua_ssl_protocols` and
+-- `lua_ssl_ciphers` set the rest.
 -- @module mqtt.connector.nginx
 
 local semaphore = require("ngx.semaphore")
@@ -23,21 +24,22 @@ local ngx = host.openresty()
 local concat = table.concat
 local spawn, kill = ngx.thread.spawn, ngx.thread.kill
 
--- How long waiting goes on before it is begun anew, in seconds: "forever" is not to be had.
+-- The longest wait, in seconds. nginx cannot wait for ever, so waiting begins anew after this time.
 local LONG = 24 * 60 * 60
--- How many bytes one read takes at most, and after how many bytes other threads have their turn for as many seconds:
--- a broker that sends without pause must not keep the worker for itself.
+-- The largest read, in bytes.
 local CHUNK = 16384
+-- After this many bytes other threads have their turn, for this many seconds: a broker that sends without pause must
+-- not keep the worker busy.
 local TURN_BYTES, TURN_PAUSE = 65536, 0.001
--- How long a TLS handshake may take when connecting has left no time for it, in seconds: it fails then.
+-- The time limit for a TLS handshake when connecting has left no time, in seconds: the handshake fails then.
 local LEAST_TIME = 0.001
--- How long a closed connection goes on to be read, in seconds.
+-- How long a closed connection is still read, in seconds.
 local PARTING_TIME = 2
 
 local connector = setmetatable({
 	super = super,
 	type = "buffered, yielding i/o",
-	-- What has arrived, and how much of it has been returned.
+	-- The received bytes, and how many of them have been returned.
 	_buffer = "",
 	_position = 0,
 }, super)
@@ -63,7 +65,7 @@ local function is_address(name)
 	return name:find(":", 1, true) ~= nil or name:find("^%d+%.%d+%.%d+%.%d+$") ~= nil
 end
 
--- Reads a file of PEM that the option `secure` names. Returns what ngx.ssl makes of it. Raises if that is nothing.
+-- Reads a PEM file that the option `secure` names. Returns the result of ngx.ssl. Raises an error if there is none.
 local function load_pem(params, key, parse)
 	local path = params[key]
 	if type(path) ~= "string" then
@@ -83,7 +85,7 @@ local function load_pem(params, key, parse)
 	return parsed
 end
 
---- Checks the TLS settings, if the connection is secure. Raises if they are of no use.
+--- Checks the TLS settings, if the connection is secure. Raises an error if they are not usable.
 function connector:validate()
 	local params = self.secure_params or {}
 	if not self.secure then
@@ -103,7 +105,7 @@ function connector:validate()
 	end
 end
 
--- Makes the connection a TLS one. Returns true, or false and an error message.
+-- Turns the connection into a TLS connection. Returns true, or false and an error message.
 local function handshake(self, sock)
 	local params = self.secure_params or {}
 	local verify = verifies(params)
@@ -118,12 +120,12 @@ local function handshake(self, sock)
 			return false, err
 		end
 	end
-	-- An address is not sent (RFC 6066, 3), but without a name nginx would not compare any.
+	-- SNI has no addresses (RFC 6066, 3), but without a name nginx would verify none.
 	ok, err = sslhandshake(sock, (verify or not is_address(name)) and name or nil, verify)
 	if ok then
 		return true
 	end
-	-- The first kind is OpenSSL's, with its number: X509_V_ERR_...
+	-- An error of OpenSSL begins with its number: X509_V_ERR_...
 	if err:find("^%d+: ") or err:find("certificate", 1, true) then
 		err = "verification of the server's certificate failed: " .. err
 		if err:find("issuer", 1, true) then
@@ -135,7 +137,7 @@ local function handshake(self, sock)
 	return false, err
 end
 
--- The thread that reads, each time that `receive` wants something; a closed connection to its end.
+-- The thread that reads: a chunk each time `receive` needs bytes, and a closed connection to its end.
 local function read(self)
 	local sock, since_turn = self.sock, 0
 	local data, err
@@ -171,10 +173,10 @@ local function serve(self)
 	end
 end
 
--- The thread that closes: a cosocket cannot be closed while a thread reads from it, and only the thread that has
--- started that one can end it. Ending it closes the socket. But not while a thread sends, which would not wake up.
--- Nor before the broker has closed, if it does so in time: with received data unread, that would reset the connection
--- and could destroy what the broker has not read yet.
+-- The thread that closes. A cosocket cannot be closed while a thread reads from it, and only the parent of the reading
+-- thread can end that thread, which closes the socket. This thread waits while another thread sends: the sender would
+-- not wake up. It then waits, for a limited time, until the broker has closed: closing a socket with unread data would
+-- reset the connection, and could destroy data that the broker has not read yet.
 local function keep(self)
 	local reader, server = spawn(read, self), spawn(serve, self)
 	repeat
@@ -189,9 +191,9 @@ local function keep(self)
 	ngx.thread.wait(server)
 end
 
--- Limits how long connecting and shaking hands may take.
+-- Limits how long connecting and the TLS handshake may take.
 local function set_timeouts(self, sock, seconds)
-	-- The class's own limit is for sending; `self.timeout` may be there for connecting only.
+	-- The limit for sending is the class's: `self.timeout` may be a limit for connecting only.
 	sock:settimeouts(seconds * 1000, getmetatable(self).timeout * 1000, LONG * 1000)
 end
 
@@ -228,8 +230,8 @@ function connector:connect()
 	return true
 end
 
---- Closes the network connection. A thread that receives from it finds it closed. May be called in any context. What
--- the broker still sends is read in the background, until it closes too, or for two seconds.
+--- Closes the network connection, from any context. A thread that receives from the connection finds it closed. Bytes
+-- that the broker still sends are read in the background, until the broker closes too, or for two seconds.
 function connector:shutdown()
 	if not self._closed then
 		self._closed = true
@@ -238,7 +240,7 @@ function connector:shutdown()
 	end
 end
 
---- Whether the connection has been closed, and the broker may still be reading what was sent.
+--- Whether the connection has been closed, and the broker may still be reading sent data.
 -- @treturn boolean
 function connector:is_parting()
 	return self._closed and not self._is_over or false
@@ -260,7 +262,7 @@ function connector:send(data)
 	return ok ~= nil, err
 end
 
--- Returns what arrives within some seconds, if so limited: at least one byte; or nil and an error.
+-- Returns at least one received byte; or nil and an error. With a timeout it waits for so many seconds at most.
 local function receive_some(self, timeout)
 	if self._closed then
 		return nil, "closed"
@@ -278,15 +280,15 @@ local function receive_some(self, timeout)
 	return self._data, self._error
 end
 
---- Called when the packet to which the received bytes belong has been dealt with.
+--- Called when the packet of the received bytes has been handled.
 function connector:buffer_clear()
 	self._inside = false
 end
 
---- Receives bytes: waits, by yielding, until all are there. With the field `receive_timeout` it waits only so many
--- seconds for a packet to begin.
--- @tparam number size how many, at least 1
--- @return exactly that many bytes; or `nil` and `signal_idle`, `signal_closed` or an error message
+--- Receives bytes: waits, by yielding, until all have arrived. The field `receive_timeout` limits the wait for the
+-- beginning of a packet, in seconds.
+-- @tparam number size the number of bytes, at least 1
+-- @return exactly `size` bytes; or `nil` and `signal_idle`, `signal_closed` or an error message
 function connector:receive(size)
 	local position = self._position
 	if position + size > #self._buffer then
@@ -309,17 +311,18 @@ function connector:receive(size)
 	return self._buffer:sub(position + 1, position + size)
 end
 
---- Tells how much has arrived of the packet that is being received.
+--- Returns how many bytes of an incomplete packet have arrived.
 -- @treturn number bytes
 function connector:arriving()
 	return self._arriving or 0
 end
 
---- Has a function called in the context that the connection belongs to, if the caller runs in another one.
--- Such calls are made one after the other. Errors that they raise are logged.
+--- Has a function called in the connection's context, if the caller runs in another context. These calls are made one
+-- after the other. Their errors are logged.
 -- @tparam function func the function
 -- @param ... its arguments
--- @treturn boolean whether it will be called; if not, the caller runs in that context, or the connection is closed
+-- @treturn boolean whether the function will be called; if not, the caller runs in the connection's context, or the
+-- connection is closed
 function connector:hand_over(func, ...)
 	if self._closed or this_context() == self._context then
 		return false

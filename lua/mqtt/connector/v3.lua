@@ -1,20 +1,20 @@
---- Makes connector classes of the function tables that luamqtt 3.x has for connectors.
--- The `connector` option of `Client:__init` takes such tables too; new connectors are better derived from a class. The
--- functions get the connection table, whose fields `host`, `port`, `secure`, `secure_params` and `ssl_module` are set:
+--- Makes connector classes from the function tables that are luamqtt 3.x's connectors.
+-- The `connector` option of `Client:__init` takes these tables too; a new connector should be derived from a class. The
+-- functions get the connection table, with the fields `host`, `port`, `secure`, `secure_params` and `ssl_module`:
 --
 -- - `connect(conn)` opens the connection. Returns true, or false and an error message.
--- - `shutdown(conn)` closes it.
--- - `send(conn, data, i)` sends the data from its i-th byte on. Returns the index of the last byte sent, which need not
---   be the last one; or nil, an error message, and perhaps that index.
--- - `receive(conn, size)` returns exactly so many bytes; or nil, an error message, and perhaps the bytes that have
+-- - `shutdown(conn)` closes the connection.
+-- - `send(conn, data, i)` sends the data from its i-th byte on, or a part of it. Returns the index of the last byte
+--   sent; or nil, an error message, and perhaps this index.
+-- - `receive(conn, size)` returns exactly `size` bytes; or nil, an error message, and perhaps the bytes that have
 --   arrived.
 -- - `settimeout(conn, seconds)` limits how long `send` and `receive` wait before they return the error "timeout"
 --   ("wantread" and "wantwrite" mean the same); nil is for ever.
 --
--- A `receive` that keeps the bytes which arrived before a timeout to itself loses them. So until it has been seen to
--- return them, it is asked for one byte at a time when there is a limit. With the field `returns_partial = true` a
--- table says that it does. A field `class` names the module of a connector class that does the same: where the table
--- itself is the `connector`, that is used.
+-- If `receive` does not return the bytes that have arrived before a timeout, these bytes are lost. So while there is a
+-- limit, it is asked for a single byte at a time, until it has returned such bytes once. A table with the field
+-- `returns_partial = true` promises that its `receive` returns them. A field `class` names the module of a connector
+-- class that does the same as the table: this class is used when the table is the `connector` option.
 -- @module mqtt.connector.v3
 
 local host = require("mqtt.host")
@@ -24,9 +24,9 @@ local super = require("mqtt.connector.base.buffered_base")
 local math_max, math_min = math.max, math.min
 local rawget, require, setmetatable, type = rawget, require, setmetatable, type
 
--- How long receiving waits while others want their turn, in seconds. Not 0, which cosockets take for a default.
+-- How long receiving waits while other clients want their turn, in seconds. Cosockets take 0 for a default.
 local TURN = 0.001
--- How many bytes are sent at once, which must not take longer than `timeout`.
+-- The largest number of bytes sent at once. Sending them must not take longer than `timeout`.
 local PIECE = 0x10000
 
 local TIMEOUT_ERRORS = { timeout = true, wantread = true, wantwrite = true }
@@ -34,8 +34,8 @@ local TIMEOUT_ERRORS = { timeout = true, wantread = true, wantwrite = true }
 local v3 = setmetatable({
 	super = super,
 	type = "luamqtt 3.x functions",
-	--- How long receiving may wait for bytes, in seconds; false is for ever: inside nginx others have their turn
-	-- meanwhile, and an error is logged at the end of that time.
+	--- How long receiving may wait for bytes, in seconds. Inside nginx it is false, for ever: other threads have their
+	-- turn meanwhile, and nginx logs an error when a limit is over.
 	receive_timeout = not host.openresty() and TURN,
 }, super)
 v3.__index = v3
@@ -50,9 +50,9 @@ function v3.is(connector)
 	return type(connector.settimeout) == "function" and connector.signal_idle == nil
 end
 
---- Returns the class that connects by a function table.
+--- Returns the connector class of a function table.
 -- @tparam table functions the function table
--- @treturn table the same class each time
+-- @treturn table the class, the same at each call
 function v3.class(functions)
 	local name = rawget(functions, "class")
 	if name then
@@ -67,7 +67,7 @@ function v3.class(functions)
 	return class
 end
 
--- Lets the functions wait so long from now on.
+-- Sets the time limit of the functions.
 local function set_timeout(self, seconds)
 	if self._timeout ~= seconds then
 		self._timeout = seconds
@@ -75,7 +75,8 @@ local function set_timeout(self, seconds)
 	end
 end
 
---- Makes `secure_params` a complete table for LuaSec's `wrap`, if the connection is secure. Raises if it is of no use.
+--- Makes `secure_params` a complete table for LuaSec's `wrap`, if the connection is secure. Raises an error if the
+-- settings are not usable.
 function v3:validate()
 	if self.secure then
 		self.secure_params = luasec.complete(self.secure_params)
@@ -94,7 +95,7 @@ function v3:shutdown()
 	self._functions.shutdown(self)
 end
 
---- Tells the descriptor of the connection, if it is a socket that the functions keep in the field `sock`.
+--- Returns the descriptor of the connection, if the functions keep its socket in the field `sock`.
 -- @treturn number the descriptor, or nil
 function v3:getfd()
 	local sock = self.sock
@@ -108,7 +109,7 @@ function v3:send(data)
 	local send = self._functions.send
 	for first = 1, #data, PIECE do
 		local piece = data:sub(first, math_min(first + PIECE - 1, #data))
-		-- What is left of it is sent as data of its own: not all tables count from the first byte.
+		-- The rest of a piece is sent as data of its own, since not all tables count from the first byte of the data.
 		while piece ~= "" do
 			set_timeout(self, self.timeout)
 			local last, err, partial = send(self, piece, 1)
@@ -124,8 +125,8 @@ function v3:send(data)
 	return true
 end
 
---- Receives what has arrived, after waiting for `receive_timeout`.
--- @tparam number size how many bytes at most
+--- Receives bytes, and waits for them for `receive_timeout` at most.
+-- @tparam number size the greatest number of bytes
 -- @return at least one byte; or `nil` and `signal_idle` if there is none, `signal_closed`, or an error message
 function v3:plain_receive(size)
 	local functions, seconds = self._functions, self.receive_timeout

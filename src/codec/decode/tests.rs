@@ -1,4 +1,4 @@
-//! Each rule that a received packet can break, and what decoding promises besides.
+//! Each rule that a received packet can break, and the other promises of the decoder.
 
 use super::Version::{V50, V311};
 use super::*;
@@ -13,7 +13,8 @@ fn decode(version: Version, bytes: &[u8]) -> Result<Option<Packet>, DecodeError>
     Decoder::new(version).decode(&mut BytesMut::from(bytes))
 }
 
-/// Each of these is refused with that reason code and text, and no part of it gets another packet or error.
+/// Checks that each row is refused with its reason code and text, and that no part of its bytes gives a packet or another
+/// error.
 fn assert_refused(table: &[(Version, &str, u8, &str)]) {
     for &(version, bytes, reason, text) in table {
         let bytes = hex(bytes);
@@ -51,7 +52,7 @@ fn fixed_header_rules() {
     assert_eq!(decode(V311, &hex("C0 8000")), Ok(Some(Packet::Pingreq)));
 }
 
-/// 5.0: 3.1.2.2, 3.1.1: 3.1.2.2. Whatever else lacks a property length is malformed.
+/// 5.0: 3.1.2.2, 3.1.1: 3.1.2.2. Every other packet without a property length is malformed.
 #[test]
 fn a_server_of_3_1_1_refuses_5_0_in_its_own_words() {
     let refusal = Connack {
@@ -78,7 +79,7 @@ fn reserved_flags_are_fixed() {
                 PacketType::Pubrel | PacketType::Subscribe | PacketType::Unsubscribe => 2,
                 _ => 0,
             };
-            // Known before the packet is there.
+            // The fixed header is checked before the packet has arrived.
             let header = decode_header(version, &[first_byte, 5]);
             match first_byte & 0x0F {
                 flags if flags == expected => {
@@ -98,7 +99,7 @@ fn packet_size_limit() {
     for (max, bytes, ok) in [
         (5, "30 03 0001 61", true),
         (4, "30 03 0001 61", false),
-        // Refused before it is there.
+        // The packet is refused before it has arrived.
         (4, "30 03", false),
         (1000, "30 FFFFFF7F", false),
     ] {
@@ -273,7 +274,7 @@ fn property_rules() {
         (V50, "20 07 00 00 04 16000161", 0x82, "CONNACK: failed to parse packet properties: property authentication_data (22) must come with authentication_method (21)"),
         (V50, "F0 06 18 04 1F000161", 0x82, "AUTH: failed to parse packet properties: property authentication_method (21) is missing"),
         (V50, "40 08 0001 00 04 1F0001FF", 0x81, "PUBACK: failed to parse packet properties: reason_string must be well-formed UTF-8, got bad bytes at 0"),
-        // The property list ends where its length says, not where the packet does.
+        // The property list ends where its length says, before the end of the packet.
         (V50, "40 08 0001 00 03 1F000161", 0x81, "PUBACK: failed to parse packet properties: not enough bytes for reason_string: expected 1, got 0"),
         (V50, "40 05 0001 00 02 1F", 0x81, "PUBACK: failed to parse packet properties: not enough bytes for property list: expected 2, got 1"),
         (V50, "20 02 00 00", 0x81, "CONNACK: failed to parse packet properties: not enough bytes for property length: expected 1, got 0"),

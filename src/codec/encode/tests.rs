@@ -6,7 +6,7 @@ use super::Version::{V50, V311};
 use super::*;
 use crate::codec::{Property, PropertyId as Id, PropertyValue as Value, Str, Subscription, Will};
 
-/// Each of these is refused with that text, and leaves the output as it was.
+/// Checks that each packet is refused with its text, and leaves the output unchanged.
 fn assert_refused<const N: usize>(table: [(Version, Packet, &str); N]) {
     for (version, packet, text) in table {
         let mut out = BytesMut::from("before");

@@ -1,5 +1,6 @@
-//! What programs give, as plain data: single values, tables of arguments, packets, settings and requests. Errors name the
-//! argument and what was expected of it; Lua raises them with a position of its own. `results` is the other direction.
+//! Reads the arguments of programs into plain data: single values, tables of arguments, packets, settings and requests.
+//! Errors name the argument and the expected value; Lua raises them with a position of its own. `results` is the other
+//! direction.
 
 mod packets;
 mod properties;

@@ -9,7 +9,7 @@ use crate::codec::{
     Subscription, Unsubscribe, Version, Will,
 };
 
-/// The packet for `make_packet`: `type` says which.
+/// The packet for `make_packet`, of the type in the field `type`.
 pub(crate) fn packet_from_lua(args: &Args, version: Version) -> Checked<Packet> {
     let code = args.byte("type")?;
     let packet_type = PacketType::from_code(code)
@@ -121,7 +121,7 @@ fn disconnect_from_lua(args: &Args, version: Version) -> Checked<Disconnect> {
     })
 }
 
-/// 3.1.1 has no reason code in acknowledgements and DISCONNECT.
+/// The reason code; 0 in 3.1.1, which has none in acknowledgements and DISCONNECT.
 fn reason_from_lua(args: &Args, version: Version) -> Checked<u8> {
     match version {
         Version::V311 => Ok(0),
@@ -150,7 +150,7 @@ fn subscription_from_lua(
         retain_as_published: false,
         retain_handling: 0,
     };
-    // 3.1.1 has none of these options: programs may give them all the same, as with properties.
+    // 3.1.1 has none of these options. It ignores them, as it ignores properties, so that programs can serve both versions.
     if version == Version::V50 {
         subscription.no_local = args.flag("no_local")?;
         subscription.retain_as_published = args.flag("retain_as_published")?;

@@ -7,9 +7,8 @@ use super::value::{bytes_from_lua, integer_from_lua, list_from_lua, str_from_lua
 use super::{Checked, Scalar, Table, Value};
 use crate::codec::{Properties, Property, PropertyId, PropertyKind, PropertyValue};
 
-/// Properties from the two tables, in the order in which they are sent: by identifier, then the user properties. Errors
-/// call the tables `properties` and `user_properties` below `path`. The encoder checks which packet may carry which
-/// property, and how often.
+/// Properties from the two tables, in the order of sending: by identifier, then the user properties. Errors call the tables
+/// `properties` and `user_properties` below `path`. The encoder checks which packet may carry which property, and how often.
 pub(crate) fn properties_from_lua(
     properties: &Value,
     user_properties: &Value,
@@ -82,8 +81,8 @@ fn property_value(id: PropertyId, value: Scalar<'_>, name: &dyn Display) -> Chec
     })
 }
 
-/// First the `{name, value}` pairs of the array part in their order, then the named values, sorted. A named value equal to
-/// the last pair of its name is left out.
+/// Appends the user properties: first the `{name, value}` pairs of the array part in their order, then the named values,
+/// sorted. A named value that equals the last pair of its name is left out.
 fn user_properties(table: &Value, path: &dyn Display, all: &mut Vec<Property>) -> Checked<()> {
     let pairs = list_from_lua(table, path, |pair, name| {
         let pair = pair.table(name)?;

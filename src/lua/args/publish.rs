@@ -1,4 +1,4 @@
-//! The arguments of a PUBLISH, checked where they lie: nothing is copied before the packet is written.
+//! The arguments of a PUBLISH, checked in place: nothing is copied before the packet is written.
 
 use super::{Checked, Scalar};
 use crate::codec::{Properties, PublishRef, QoS};
@@ -29,7 +29,7 @@ impl<'a> PublishArgs<'a> {
         })
     }
 
-    /// The message from LuaJIT's FFI. `flags` are those of the first byte of a PUBLISH (3.3.1).
+    /// The message from LuaJIT's FFI. `flags` are the flags in the first byte of a PUBLISH (3.3.1).
     #[cfg(feature = "luajit")]
     pub(crate) fn from_flags(topic: &'a [u8], payload: &'a [u8], flags: u32) -> Checked<Self> {
         Ok(Self {

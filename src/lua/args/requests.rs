@@ -12,8 +12,8 @@ pub(crate) fn connect(options: &Args, version: Version) -> Checked<Request<'stat
     Ok(Request::Connect(connect.into()))
 }
 
-/// `subscribe(topic, qos, no_local, retain_as_published, retain_handling, properties, user_properties)`. 3.1.1 reads only
-/// the topic and the QoS: programs may give the rest all the same.
+/// `subscribe(topic, qos, no_local, retain_as_published, retain_handling, properties, user_properties)`. For 3.1.1 only the
+/// topic and the QoS are read; the other arguments are ignored.
 pub(crate) fn subscribe(arguments: &Stack, version: Version) -> Checked<Request<'static>> {
     let mut subscription = Subscription {
         filter: str_from_lua(arguments.argument(2), &"topic")?,
@@ -75,8 +75,8 @@ pub(crate) fn auth(arguments: &Stack, version: Version) -> Checked<Request<'stat
     })
 }
 
-/// The properties and user properties, which are the arguments from `index` on. 3.1.1 has none: programs may give them
-/// all the same, so that one piece of code speaks both versions.
+/// The properties and user properties, which are the arguments from `index` on. 3.1.1 ignores them, so that a program can
+/// serve both versions.
 pub(crate) fn properties(arguments: &Stack, index: i32, version: Version) -> Checked<Properties> {
     match version {
         Version::V311 => Ok(Properties::new()),

@@ -6,9 +6,9 @@ use super::{Args, Checked, Scalar, Value};
 use crate::session::{QueueLimits, Settings};
 
 /// The settings of a session: `max_packet_size` in bytes, `server_receive_maximum`, `connack_timeout` and
-/// `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `requests`, the
-/// beginning of their correlation data; `max_messages`, `max_bytes` and `drop_oldest` of the queue, if there is to be one.
-/// A field that is nil has its default.
+/// `pingresp_timeout` in seconds, `keep_exchanges`, `resubscribe` and `topic_aliases` as booleans; `requests`, the beginning
+/// of the correlation data of requests; `max_messages`, `max_bytes` and `drop_oldest` of a queue. A field that is nil has
+/// its default.
 pub(crate) fn settings_from_lua(args: &Args) -> Checked<Settings> {
     let defaults = Settings::default();
     let seconds = |key| args.optional(key, |scalar, name| scalar.seconds(name));
@@ -34,7 +34,7 @@ pub(crate) fn settings_from_lua(args: &Args) -> Checked<Settings> {
     })
 }
 
-/// The limits of the queue. There is one if `max_messages` is not nil.
+/// The limits of the queue. The session has a queue if `max_messages` is not nil.
 fn queue_limits(args: &Args) -> Checked<Option<QueueLimits>> {
     let Some(max_messages) = args.optional("max_messages", whole_number)? else {
         return Ok(None);
@@ -56,12 +56,12 @@ fn count<'a>(args: &Args<'a>, key: &'a str, most: u32) -> Checked<Option<u32>> {
     })
 }
 
-/// Whether Lua takes a field for true: nil and false are not.
+/// Whether a field is true for Lua: neither nil nor false.
 fn is_true(args: &Args, key: &str) -> bool {
     !matches!(args.get(key), Value::Nil | Value::Boolean(false))
 }
 
-/// A whole number of any size. A number above `usize::MAX` counts as that.
+/// A whole number of any size. A number above `usize::MAX` counts as `usize::MAX`.
 fn whole_number(scalar: Scalar<'_>, name: &dyn Display) -> Checked<usize> {
     match scalar {
         Scalar::Number(number) if number >= 0.0 => Ok(number as usize),

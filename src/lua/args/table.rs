@@ -27,7 +27,7 @@ impl Display for Name<'_> {
 }
 
 impl<'a> Args<'a> {
-    /// The table that is an argument itself.
+    /// A table that is an argument itself.
     pub(crate) fn new(table: &'a Table) -> Self {
         Self::at(table, &"")
     }
@@ -42,7 +42,7 @@ impl<'a> Args<'a> {
         Name { path, key }
     }
 
-    /// A field, nil if there is none.
+    /// A field; nil if the table does not have it.
     pub(crate) fn get(&self, key: &str) -> &'a Value {
         self.table.get(key)
     }
@@ -108,8 +108,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The fields `properties` and `user_properties`. 3.1.1 has none: there they are ignored, so that one table serves both
-    /// versions.
+    /// The fields `properties` and `user_properties`. 3.1.1 ignores them, so that a table can serve both versions.
     pub(crate) fn properties(&self, version: Version) -> Checked<Properties> {
         if version == Version::V311 {
             return Ok(Properties::new());

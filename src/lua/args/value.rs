@@ -8,10 +8,10 @@ use bytes::Bytes;
 use super::Checked;
 use crate::codec::{QoS, Str};
 
-/// The longest time that is taken from Lua. A longer one means "for ever".
+/// The longest time from Lua. A longer time is cut to it, and means "for ever".
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// A value from Lua, looked at where it lies. The methods take the name that errors call it by.
+/// A value from Lua, read in place. The methods take its name for error messages.
 #[derive(Clone, Copy)]
 pub(crate) enum Scalar<'a> {
     Nil,
@@ -85,7 +85,7 @@ impl<'a> Scalar<'a> {
         })
     }
 
-    /// A time in seconds: a negative one and NaN are 0, and there is a longest time.
+    /// A time in seconds. A negative number and NaN are 0; a time is cut to the longest time.
     pub(crate) fn seconds(self, name: &dyn Display) -> Checked<Duration> {
         match self {
             Self::Number(seconds) => Ok(duration(seconds)),
@@ -142,7 +142,7 @@ impl Value {
 }
 
 impl Table {
-    /// The value of a field, nil if there is none.
+    /// The value of a field; nil if the table does not have it.
     pub(crate) fn get(&self, key: &str) -> &Value {
         let is_key = |(name, _): &&(Value, Value)| matches!(name, Value::String(name) if **name == *key.as_bytes());
         match self.fields.iter().find(is_key) {

@@ -1,4 +1,4 @@
-//! The methods of a link about its connection: to open it, wait for it, wake its waiter and close it.
+//! The methods of a link that open its connection, wait for it, wake a waiting program and close it.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ pub(super) fn token(arguments: &Stack) -> Answer<u32> {
 }
 
 /// `open(timeout, ...)`: starts to open a connection to the target that the other arguments describe, see [`target::read`].
-/// The event "opened" or "open_failed" follows. Returns true, or nil and what is wrong with the target.
+/// The event "opened" or "open_failed" follows. Returns true, or nil and the fault of the target.
 pub(super) fn open(arguments: &Stack) -> Returned<Checked<bool>> {
     let this = LuaLink::of(arguments)?;
     let timeout = arguments.argument(2).seconds(&"time")?;
@@ -36,7 +36,7 @@ pub(super) fn has_events(arguments: &Stack) -> Returned<bool> {
     Ok(live.map_or(true, |live| live.link.has_events()))
 }
 
-/// `wait(seconds)`: blocks until there is an event, for a second at most.
+/// `wait(seconds)`: blocks until the link has an event or the time is over, but no longer than a second.
 pub(super) fn wait(arguments: &Stack) -> Returned<()> {
     let deadline = Instant::now() + arguments.argument(2).seconds(&"time")?;
     if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
@@ -45,14 +45,14 @@ pub(super) fn wait(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `is_full()`: whether so much waits to be sent that the program should wait.
+/// `is_full()`: whether the program should wait before it sends more.
 pub(super) fn is_full(arguments: &Stack) -> Returned<bool> {
     let live = LuaLink::of(arguments)?.live();
     Ok(live.is_ok_and(|live| live.link.is_full()))
 }
 
-/// `wait_for_room(seconds)`: blocks until the link is not full any more, for a second at most. Returns false if waiting is
-/// in vain, since the program must take events first.
+/// `wait_for_room(seconds)`: blocks until the link is no longer full or the time is over, but no longer than a second.
+/// Returns false if waiting is in vain, since the program must take events first.
 pub(super) fn wait_for_room(arguments: &Stack) -> Returned<bool> {
     let deadline = Instant::now() + arguments.argument(2).seconds(&"time")?;
     Ok(match LuaLink::of(arguments)?.live() {
@@ -70,7 +70,7 @@ pub(super) fn holds_back(arguments: &Stack) -> Returned<bool> {
     Ok(live.is_ok_and(|live| live.link.holds_back()))
 }
 
-/// `wait_until_sent(seconds)`: blocks until no message is kept back any more, for a second at most.
+/// `wait_until_sent(seconds)`: blocks until no message is kept back or the time is over, but no longer than a second.
 pub(super) fn wait_until_sent(arguments: &Stack) -> Returned<()> {
     let deadline = Instant::now() + arguments.argument(2).seconds(&"time")?;
     if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
@@ -79,7 +79,7 @@ pub(super) fn wait_until_sent(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `leave()`: closes the connection for a program that will not come back: all accepted messages are sent.
+/// `leave()`: closes the connection for a program that will not call again. All accepted messages are sent.
 pub(super) fn leave(arguments: &Stack) -> Returned<()> {
     if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
         link.leave();
@@ -87,8 +87,8 @@ pub(super) fn leave(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `close([seconds])`: closes the connection; messages accepted on it are sent in the background. With a time, waits until
-/// they are written, but no longer.
+/// `close([seconds])`: closes the connection. Messages accepted on it are sent in the background. With a time, `close` waits
+/// until they are written or the time is over.
 pub(super) fn close(arguments: &Stack) -> Returned<()> {
     let patience = match arguments.argument(2) {
         Scalar::Nil => None,
@@ -127,7 +127,7 @@ pub(super) fn outgoing_bytes(arguments: &Stack) -> Returned<f64> {
     Ok(live.map_or(0, |live| live.link.outgoing_bytes()) as f64)
 }
 
-/// `getfd()`: a descriptor that is readable while there are events; or nil and an error.
+/// `getfd()`: a descriptor that is readable while the link has events; or nil and an error.
 #[cfg(unix)]
 pub(super) fn getfd(arguments: &Stack) -> Returned<Checked<u32>> {
     Ok(match LuaLink::of(arguments)?.live() {

@@ -10,8 +10,8 @@ use crate::lua::args::Scalar;
 use crate::lua::process;
 use crate::lua::stack::Stack;
 
-/// `attach([fd])`: the connector has opened its connection. With its descriptor the connection ends in order even when
-/// the connector closes that, or nobody does.
+/// `attach([fd])`: the connector has opened its connection. With its descriptor the connection ends in order, even if the
+/// connector closes the descriptor, or the program ends without closing it.
 pub(super) fn attach(arguments: &Stack) -> Returned<()> {
     let fd = match arguments.argument(2) {
         Scalar::Nil => None,
@@ -23,7 +23,7 @@ pub(super) fn attach(arguments: &Stack) -> Returned<()> {
         if let Some(socket) = fd.and_then(process::own_socket) {
             link.hold(driver, socket);
         }
-        // Elsewhere the connection ends as the connector closes it.
+        // On other systems the connection ends as the connector closes it.
         #[cfg(not(unix))]
         let _ = (fd, driver);
     }
@@ -44,7 +44,8 @@ pub(super) fn is_parting(arguments: &Stack) -> Returned<bool> {
     Ok(live.is_ok_and(|live| live.link.is_parting()))
 }
 
-/// `wait_until_parted(seconds)`: blocks until the server has read the last connection, for a second at most.
+/// `wait_until_parted(seconds)`: blocks until the server has read the last connection or the time is over, but no longer
+/// than a second.
 pub(super) fn wait_until_parted(arguments: &Stack) -> Returned<()> {
     let deadline = Instant::now() + arguments.argument(2).seconds(&"time")?;
     if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
@@ -53,7 +54,7 @@ pub(super) fn wait_until_parted(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `feed(header, body)`: takes a received packet.
+/// `feed(header, body)`: gives the session a received packet.
 pub(super) fn feed(arguments: &Stack) -> Returned<()> {
     let header = arguments.argument(2).bytes(&"header")?;
     let body = match arguments.argument(3) {
@@ -69,7 +70,7 @@ pub(super) fn feed(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `arriving(bytes)`: the connector has so many bytes of a packet that is not whole.
+/// `arriving(bytes)`: the connector has received this number of bytes of an incomplete packet.
 pub(super) fn arriving(arguments: &Stack) -> Returned<()> {
     let bytes = match arguments.argument(2) {
         Scalar::Number(bytes) => bytes as usize,
@@ -81,7 +82,7 @@ pub(super) fn arriving(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `take()`: the bytes to send, or nil.
+/// `take()`: the bytes that the connector has to send, or nil.
 pub(super) fn take(arguments: &Stack) -> Returned<Option<BytesMut>> {
     let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() else {
         return Ok(None);
@@ -90,7 +91,7 @@ pub(super) fn take(arguments: &Stack) -> Returned<Option<BytesMut>> {
     Ok((!bytes.is_empty()).then_some(bytes))
 }
 
-/// `handle_timeout()`: does the work of keep alive that is due.
+/// `handle_timeout()`: does the due work of keep alive.
 pub(super) fn handle_timeout(arguments: &Stack) -> Returned<()> {
     if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
         link.handle_timeout();

@@ -1,4 +1,4 @@
-//! A link as Lua holds it: the userdata, and the table of its methods. Each file below has the methods of one kind.
+//! A link as Lua holds it: the userdata, and the table of its methods. Each file below has one kind of methods.
 
 mod connection;
 mod connector;
@@ -66,8 +66,8 @@ pub(super) fn register(core: &Stack, shared: &SharedDriver) {
     core.set_raw("link", NewLink(shared.clone()));
 }
 
-/// `link(version)`: a link without a connection, for its methods; and once more as the handle, for functions that are no
-/// methods. Or nil and an error.
+/// `link(version)`: a link without a connection, twice: as an object with methods, and as the handle for functions of
+/// `mqtt.core` that are no methods. Or nil and an error.
 struct NewLink(SharedDriver);
 
 impl RawFunction for NewLink {

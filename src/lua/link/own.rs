@@ -1,5 +1,5 @@
-//! Keeps a link of the parent process out of reach in the child of a fork, and says of a link that Lua has collected that
-//! it is gone. Only this file sees the fields of [`Own`].
+//! Keeps links out of reach that must not be used: links of the parent process in the child of a fork, and links that Lua
+//! has collected. Only this file sees the fields of [`Own`].
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +15,9 @@ const PARENTS: &str = "this client belongs to the parent process: create a new o
 /// The error of a call on a link that Lua has collected.
 const COLLECTED: &str = "nobody holds this client any more: it has been collected";
 
-/// A link and its driver. Nobody reaches them in the child of a fork: the parent's threads may have left any lock locked.
-/// `None` stands for a link that Lua has collected: what it collects with the link may still call.
+/// A link and its driver. They are out of reach in the child of a fork: the parent's threads may have left any lock locked.
+/// `None` stands for a link that Lua has collected: finalizers of objects that are collected with the link may still call
+/// it.
 pub(super) struct Own(Option<(Arc<Link>, Rc<Driver>)>);
 
 /// A link and its driver, in the process that made them.
@@ -61,7 +62,7 @@ impl LuaLink {
         }
     }
 
-    /// The first argument.
+    /// The link that is the first argument.
     #[inline]
     pub(in crate::lua) fn of(arguments: &Stack) -> Result<&LuaLink, String> {
         match arguments.object(1) {
@@ -71,7 +72,7 @@ impl LuaLink {
         }
     }
 
-    /// The link and its driver that are the first argument.
+    /// The link that is the first argument, and its driver.
     #[inline]
     pub(in crate::lua) fn live_of(arguments: &Stack) -> Result<Live<'_>, Refusal> {
         Ok(Self::of(arguments)?.live()?)

@@ -1,4 +1,4 @@
-//! The methods of a link that ask the session to send a packet: `lua/args` reads the request, [`Link::ask`] takes it.
+//! The methods of a link that ask the session to send a packet: `lua/args` reads the request, [`Link::ask`] passes it on.
 //!
 //! [`Link::ask`]: crate::driver::Link::ask
 

@@ -6,7 +6,7 @@ use crate::lua::results::{Results, set};
 use crate::lua::stack::Stack;
 use crate::session::Stats;
 
-/// `configure(settings)`: the settings from now on, see [`settings_from_lua`]. Returns true.
+/// `configure(settings)`: sets the settings, see [`settings_from_lua`]. Returns true.
 pub(super) fn configure(arguments: &Stack) -> Answer<bool> {
     let this = LuaLink::of(arguments)?;
     let settings = arguments.value(2)?;
@@ -62,7 +62,7 @@ impl Results for LinkStats {
     }
 }
 
-/// `deadline()`: seconds until keep alive has something to do, or nil, and whether the server is given up then.
+/// `deadline()`: the seconds until keep alive has work to do, or nil; and whether the client gives up the server then.
 pub(super) fn deadline(arguments: &Stack) -> Returned<(Option<f64>, bool)> {
     let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() else {
         return Ok((None, false));

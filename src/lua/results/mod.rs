@@ -1,4 +1,4 @@
-//! What functions return to Lua: the trait [`Results`], and packets in `packets.rs`. `args` is the other direction.
+//! Results of functions for Lua: the trait [`Results`], and packets in `packets.rs`. `args` is the other direction.
 
 mod packets;
 

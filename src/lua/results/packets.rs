@@ -1,5 +1,5 @@
-//! Packets as values for `shape` of `mqtt.packet`, which builds their tables. For the interpreters, where C is faster than
-//! Lua, the table of a received message is built here.
+//! Packets as values for `shape` of `mqtt.packet`, which builds their tables. For the interpreters, which run C faster than
+//! Lua, this file builds the table of a received message itself.
 
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
@@ -12,7 +12,7 @@ use crate::codec::{
 use crate::lua::stack::Stack;
 
 /// Pushes the type of a packet and its fields, in the order of the shapes in `mqtt.packet`. The tables of properties come
-/// last and are left out if the packet has none.
+/// last; without properties both are left out.
 pub(crate) fn push_packet(packet: &Packet, version: Version, to: &Stack) {
     to.push_integer(packet.packet_type() as u8);
     match packet {
@@ -77,8 +77,8 @@ pub(crate) fn push_packet(packet: &Packet, version: Version, to: &Stack) {
     }
 }
 
-/// Whether the tables of received messages are built here: functions of C are fast for the interpreters, but LuaJIT
-/// compiles `shape` and is faster with it.
+/// Whether this file builds the tables of received messages. C is faster for the interpreters; LuaJIT compiles `shape`,
+/// which is faster there.
 pub(crate) const BUILDS_MESSAGES: bool = !cfg!(feature = "luajit");
 
 /// The fields of a message. They must be the constants of every function that calls [`push_message`].
@@ -179,7 +179,7 @@ fn push_subscription(subscription: &Subscription, version: Version, to: &Stack) 
     }
 }
 
-/// Pushes a table of properties and one of user properties, or nothing at all if there are none.
+/// Pushes a table of properties and a table of user properties, or nothing if there are neither.
 fn push_properties(properties: &Properties, to: &Stack) {
     if !properties.is_empty() {
         push_named(properties, to);
@@ -193,7 +193,7 @@ fn push_named(properties: &Properties, to: &Stack) {
     for Property { id, value } in properties {
         match id {
             PropertyId::UserProperty => {}
-            // The first one makes the list of all.
+            // The first subscription identifier makes the list of all of them.
             PropertyId::SubscriptionIdentifier => {
                 if properties
                     .first(*id)

@@ -15,7 +15,7 @@ use crate::lua::results::Results;
 /// A function for Lua, in two steps. Pushing a value may raise a Lua error (out of memory, a failing finalizer), which
 /// leaves Rust's frames without running destructors. So `run` does the work, and `push` holds nothing with a destructor.
 pub(crate) trait RawFunction: 'static {
-    /// The results, before they are pushed.
+    /// The results of `run`, which `push` pushes.
     type Output;
 
     /// The strings that [`Stack::push_constant`] pushes, counted from 1.
@@ -24,7 +24,7 @@ pub(crate) trait RawFunction: 'static {
     /// Does the work, with the arguments on the stack. A panic becomes a Lua error.
     fn run(&self, arguments: &Stack) -> Self::Output;
 
-    /// Pushes the results. Must hold nothing that has a destructor, and must not panic.
+    /// Pushes the results. Must hold nothing with a destructor, and must not panic.
     fn push(output: &Self::Output, results: &Stack);
 
     /// Whether the result, a string, is raised as an error.

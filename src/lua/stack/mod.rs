@@ -20,7 +20,7 @@ use mlua::{Lua, ffi, lua_State};
 use super::args::Scalar;
 pub(super) use function::{Misuse, RawFunction};
 
-/// Strings of so many bytes or more may have the collector run before they are pushed.
+/// The least size of a large string, in bytes. The collector may run before a large string is pushed.
 const LARGE: usize = 64 << 10;
 
 /// The stack of a running function: its arguments, counted from 1, and the pushed values above them. Lua grants a function
@@ -70,8 +70,8 @@ impl Stack {
         }
     }
 
-    /// Returns a function that tells whether the debug hook has been set since. A signal handler must not call Lua; it sets
-    /// a hook, which Lua calls soon. The stand-alone interpreter handles Ctrl-C so.
+    /// Returns a function that tells whether the debug hook has been set since. A signal handler must not call Lua. It sets
+    /// a hook, which Lua calls soon: this is how the stand-alone interpreter handles Ctrl-C.
     pub(crate) fn hook_is_set(&self) -> impl Fn() -> bool {
         let hook = || {
             // SAFETY: only reads. Handlers run in this thread, or write no more than a pointer and two numbers.
@@ -151,9 +151,9 @@ impl Stack {
         unsafe { ffi::lua_pushlstring(self.state, bytes.as_ptr().cast(), bytes.len()) };
     }
 
-    /// Collects garbage before a string of `size` bytes is made, if Lua holds at most twice as much. The collector then goes
-    /// through little more than is copied anyhow, and the last large string is freed before the next one is made. In
-    /// generational mode, the collector of Lua 5.4 would keep two otherwise.
+    /// Collects garbage before a string of `size` bytes is made, if Lua holds at most twice as many bytes. The collector
+    /// then goes through little more memory than the copy, and the last large string is freed before the next is made.
+    /// Otherwise the collector of Lua 5.4 would keep two large strings in generational mode.
     #[cfg(not(any(feature = "lua51", feature = "luajit")))]
     #[cold]
     fn collect_for(&self, size: usize) {
@@ -167,8 +167,8 @@ impl Stack {
         }
     }
 
-    /// Does nothing: Lua 5.1 cannot tell whether its collector was stopped. LuaJIT's collector frees large strings early, and
-    /// a full collection is slow.
+    /// Does nothing: Lua 5.1 cannot tell whether its collector was stopped. LuaJIT's collector frees large strings early,
+    /// and a full collection is slow.
     #[cfg(any(feature = "lua51", feature = "luajit"))]
     fn collect_for(&self, _size: usize) {}
 
@@ -178,7 +178,7 @@ impl Stack {
         self.push_table_for(0);
     }
 
-    /// Pushes an empty table with room for so many fields.
+    /// Pushes an empty table with room for a number of fields.
     #[inline]
     pub(crate) fn push_table_for(&self, fields: c_int) {
         // SAFETY: there is room.

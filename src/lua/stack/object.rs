@@ -10,7 +10,7 @@ use mlua::{ffi, lua_State};
 
 use super::Stack;
 
-/// The content of a userdata of ours. Its first bytes, the tag, say what it is.
+/// The content of our userdata. Its first bytes, the tag, name the type of the value.
 #[repr(C)]
 struct Object<T> {
     tag: TypeId,
@@ -30,8 +30,8 @@ impl Stack {
     /// The object that an argument is, also after its finalizer.
     #[inline]
     fn object_at<T: 'static>(&self, index: c_int) -> Option<NonNull<Object<T>>> {
-        // SAFETY: the size is checked before the tag is read. A userdata of this size with the type's identifier in its
-        // first bytes is ours.
+        // SAFETY: the size is checked before the tag is read. Only our userdata has this size and the type's identifier in
+        // its first bytes.
         unsafe {
             let object = ffi::lua_touserdata(self.state, index).cast::<Object<T>>();
             let is_ours = !object.is_null()
@@ -57,8 +57,8 @@ impl Stack {
             .is_some_and(|object| unsafe { object.as_ref() }.value.is_none())
     }
 
-    /// Pushes an object with a value, which functions find among their arguments by [`object`](Self::object). `methods`
-    /// sets the methods as fields of the table on top of the stack.
+    /// Pushes an object with a value. Functions that get the object as an argument find the value by
+    /// [`object`](Self::object). `methods` sets the methods as fields of the table on top of the stack.
     pub(crate) fn push_object<T: 'static>(&self, value: T, methods: impl FnOnce(&Stack)) {
         const {
             assert!(
@@ -69,8 +69,8 @@ impl Stack {
         let state = self.state;
         // If Lua has no memory, the value leaks.
         let value = ManuallyDrop::new(value);
-        // SAFETY: there is room for five values. The userdata is initialized before anything can read it, and Lua frees it
-        // only after its finalizer. A function that reads it between the two (when the state closes) finds None.
+        // SAFETY: there is room for five values. The userdata is initialized before any function can read it, and Lua frees
+        // it only after its finalizer. A function that reads it after its finalizer (when the state closes) finds None.
         unsafe {
             let object = ffi::lua_newuserdata(state, size_of::<Object<T>>()).cast::<Object<T>>();
             object.write(Object {

@@ -1,4 +1,4 @@
-//! Tables among the arguments: as plain data, or field by field.
+//! Reads tables among the arguments: as plain data, or field by field.
 
 use std::ffi::c_int;
 
@@ -7,9 +7,9 @@ use mlua::ffi;
 use super::Stack;
 use crate::lua::args::{Checked, Scalar, Table, Value};
 
-/// Tables are read to this depth: no argument has a deeper one.
+/// The greatest depth of tables that is read: no valid argument has deeper tables.
 const MOST_NESTED: usize = 5;
-/// So many values at most are read from the tables of an argument.
+/// The greatest number of values in the tables of an argument.
 const MOST_VALUES: usize = 1 << 20;
 
 impl Stack {
@@ -72,8 +72,8 @@ impl Stack {
         Ok(table)
     }
 
-    /// Pushes the fields that the first constants name of an argument that is a table without a metatable. They replace the
-    /// arguments behind it. Else returns None.
+    /// Pushes fields of an argument that is a table without a metatable: the function's first `fields` constants name them.
+    /// The fields replace the arguments behind the table. Returns None for any other argument.
     pub(crate) fn push_fields(&self, table: c_int, fields: c_int) -> Option<()> {
         // SAFETY: only a table is asked for its metatable.
         let is_plain =
@@ -81,8 +81,8 @@ impl Stack {
         is_plain.then(|| self.push_raw_fields(table, table, fields))
     }
 
-    /// Does the same for a table with the metatable that is another argument. The fields replace the arguments behind the
-    /// metatable.
+    /// As [`push_fields`](Self::push_fields), for a table whose metatable is another argument. The fields replace the
+    /// arguments behind the metatable.
     pub(crate) fn push_fields_of_class(
         &self,
         table: c_int,

@@ -1,7 +1,7 @@
---- Base class of connectors that buffer what they read.
--- For sockets that do not yield: a packet of which only a part has arrived is received again, from its first byte, when
--- the client asks next. A derived class brings along `plain_receive`, and the methods that
--- `mqtt.connector.base.non_buffered_base` leaves open, except `receive`.
+--- Base class of connectors that buffer received bytes.
+-- For sockets that do not yield: if only a part of a packet has arrived, the client's next call receives the packet
+-- again, from its first byte. A derived class has to define `plain_receive`, and the methods that
+-- `mqtt.connector.base.non_buffered_base` does not implement, except `receive`.
 -- @module mqtt.connector.base.buffered_base
 
 local super = require("mqtt.connector.base.non_buffered_base")
@@ -13,11 +13,11 @@ local max = math.max
 local buffered = setmetatable({
 	super = super,
 	type = "buffered, blocking i/o",
-	--- How many bytes `plain_receive` is asked for at least. Set this where it returns what has arrived even if that is
-	-- less: fewer calls are made then.
+	--- The least size that `plain_receive` is asked for, in bytes. A class whose `plain_receive` may return fewer bytes
+	-- should set this, for fewer calls.
 	read_ahead = 1,
-	-- The buffer is the string _buffer followed by those of the list _chunks, _size bytes in all. The packet that is being
-	-- received begins behind its first _taken bytes, what is returned next behind its first _position bytes.
+	-- The buffer is the string _buffer followed by the strings of the list _chunks, _size bytes in all. The packet that is
+	-- being received begins behind the first _taken bytes. The next byte to return is behind the first _position bytes.
 	_buffer = "",
 	_size = 0,
 	_taken = 0,
@@ -25,12 +25,12 @@ local buffered = setmetatable({
 }, super)
 buffered.__index = buffered
 
---- Forgets everything that was received, for a new connection.
+--- Forgets all received bytes, for a new connection.
 function buffered:buffer_reset()
 	self._buffer, self._chunks, self._size, self._taken, self._position = nil, nil, nil, nil, nil
 end
 
---- Called when the packet to which the received bytes belong has been dealt with: they need not be kept.
+--- Called when the packet of the received bytes has been handled: the bytes need not be kept.
 function buffered:buffer_clear()
 	if self._position == self._size then
 		self:buffer_reset()
@@ -39,10 +39,10 @@ function buffered:buffer_clear()
 	end
 end
 
---- Receives bytes, from the buffer and, as far as that is lacking, by `plain_receive`.
--- @tparam number size how many, at least 1
--- @return exactly that many bytes; or `nil` and `signal_idle`, after which everything since the last `buffer_clear` is
--- returned once more; or `nil` and `signal_closed` or an error message
+--- Receives bytes, from the buffer, and missing bytes by `plain_receive`. After `signal_idle`, all bytes since the last
+-- `buffer_clear` are returned once more.
+-- @tparam number size the number of bytes, at least 1
+-- @return exactly `size` bytes; or `nil` and `signal_idle`, `signal_closed` or an error message
 function buffered:receive(size)
 	local lacking = self._position + size - self._size
 	while lacking > 0 do
@@ -60,7 +60,7 @@ function buffered:receive(size)
 		lacking = lacking - #data
 	end
 	if self._position + size > #self._buffer then
-		-- Joined once, when all is there: a large packet comes in many chunks.
+		-- The chunks are joined once, when all have arrived: a large packet comes in many chunks.
 		self._buffer = self._buffer:sub(self._taken + 1) .. concat(self._chunks)
 		self._chunks = nil
 		self._size = #self._buffer
@@ -71,15 +71,15 @@ function buffered:receive(size)
 	return self._buffer:sub(first, self._position)
 end
 
---- Tells how much has arrived of the packet that is being received.
+--- Returns how many bytes of an incomplete packet have arrived.
 -- @treturn number bytes
 function buffered:arriving()
 	return self._size - self._taken
 end
 
---- Receives what has arrived, without waiting.
+--- Receives the bytes that have arrived, without waiting.
 -- @function plain_receive
--- @tparam number size how many bytes at most
+-- @tparam number size the greatest number of bytes
 -- @return at least one byte; or `nil` and `signal_idle` if there is none, `signal_closed`, or an error message
 function buffered:plain_receive(size) -- luacheck: no unused args
 	error("method 'plain_receive' of the connector is not implemented", 2)

@@ -1,7 +1,7 @@
 --- TLS by LuaSec, for connectors on LuaSocket's sockets.
--- As on the native connection the server's certificate is verified, against the system's root certificates, and so is
--- its name, unless `secure` says otherwise. LuaSec 1.2 compares no names: that is done here, right after the handshake.
--- Nor does it say what was wrong with a certificate: the native connection does.
+-- As on the native connection, the server's certificate is verified against the system's root certificates, and its
+-- name is verified too, unless `secure` switches this off. LuaSec 1.2 compares no names, so this module compares them,
+-- right after the handshake. LuaSec does not tell the fault of a certificate; the native connection does.
 -- @module mqtt.connector.base.luasec
 
 local verifies = require("mqtt.connector.base.verifies")
@@ -13,7 +13,7 @@ local concat = table.concat
 
 local luasec = {}
 
--- Where systems keep their root certificates: Debian, Fedora, openSUSE, RHEL, Alpine and the BSDs, macOS.
+-- The files of root certificates in systems: Debian, Fedora, openSUSE, RHEL, Alpine and the BSDs, macOS.
 local SYSTEM_ROOTS = {
 	"/etc/ssl/certs/ca-certificates.crt",
 	"/etc/pki/tls/certs/ca-bundle.crt",
@@ -27,7 +27,7 @@ local SUBJECT_ALT_NAME = "2.5.29.17"
 
 local REFUSED = "verification of the server's certificate failed"
 
--- Sets where root certificates come from, if the program has not. Raises if there are none.
+-- Sets the source of root certificates, if the program has set none. Raises an error if the system has none.
 local function add_roots(params)
 	if params.cafile or params.capath then
 		return
@@ -48,9 +48,9 @@ local function add_roots(params)
 		.. " or install the ca-certificates package", 0)
 end
 
---- Completes settings for LuaSec's `newcontext` or `wrap`. Raises if they are of no use.
+--- Completes settings for LuaSec's `newcontext` or `wrap`. Raises an error if they are not usable.
 -- @tparam[opt] table given the settings of the program
--- @treturn table a copy of them, with what they lack
+-- @treturn table a copy of the settings, with defaults for missing fields
 function luasec.complete(given)
 	if given ~= nil and type(given) ~= "table" then
 		error("expecting secure_params to be a table, got: " .. type(given), 0)
@@ -69,7 +69,7 @@ function luasec.complete(given)
 	end
 	if verifies(params) then
 		if type(params.verify) == "table" and params.verify[1] == nil then
-			-- No flag at all would switch it off.
+			-- An empty list of flags would switch verification off.
 			params.verify = "peer"
 		end
 		add_roots(params)
@@ -78,7 +78,8 @@ function luasec.complete(given)
 end
 
 --- Checks the settings of a connection, and completes them: `conn.secure_params` becomes a table for LuaSec's
--- `newcontext`, `conn.secure_context` the context. Raises if they are of no use. Without `conn.secure` it does nothing.
+-- `newcontext`, `conn.secure_context` the context. Raises an error if the settings are not usable. Without
+-- `conn.secure` it does nothing.
 -- @tparam table conn the connection
 function luasec.validate(conn)
 	if not conn.secure then
@@ -100,13 +101,13 @@ local function is_address(name)
 	return name:find(":", 1, true) ~= nil or name:find("^%d+%.%d+%.%d+%.%d+$") ~= nil
 end
 
--- Whether a name of a certificate is meant: labels are equal, or the first one is a wildcard (RFC 6125, 6.4.3).
+-- Whether a name of a certificate matches: its labels are equal, or its first label is a wildcard (RFC 6125, 6.4.3).
 local function matches(pattern, name)
 	pattern = pattern:lower()
 	return pattern == name or pattern:sub(1, 2) == "*." and name:match("^[^.]+%.(.+)$") == pattern:sub(3)
 end
 
--- Returns what is wrong with the names of a certificate, or nil.
+-- Returns the fault of a certificate's names, or nil.
 local function explain_names(certificate, name)
 	local names = certificate:extensions()[SUBJECT_ALT_NAME] or {}
 	local list, kind = names.dNSName, "name"
@@ -123,10 +124,10 @@ local function explain_names(certificate, name)
 		list and "only for " .. concat(list, ", ") or "its subjectAltName has no such " .. kind)
 end
 
---- Makes a connected socket a TLS one.
+--- Turns a connected socket into a TLS socket.
 -- @tparam table conn the connection, validated
--- @param sock LuaSocket's socket, of no use after that
--- @tparam function handshake called with LuaSec's socket, returns true, or false and an error message; may yield
+-- @param sock LuaSocket's socket, not usable afterwards
+-- @tparam function handshake called with LuaSec's socket; returns true, or false and an error message; may yield
 -- @return LuaSec's socket, or nil and an error message
 function luasec.wrap(conn, sock, handshake)
 	local params = conn.secure_params
@@ -134,7 +135,7 @@ function luasec.wrap(conn, sock, handshake)
 	local wrapped, err = require(conn.ssl_module or "ssl").wrap(sock, conn.secure_context)
 	local ok = wrapped ~= nil
 	if ok then
-		-- An address is not sent (RFC 6066, 3).
+		-- SNI has no addresses (RFC 6066, 3).
 		if not is_address(name) then
 			wrapped:sni(name)
 		end
@@ -155,7 +156,7 @@ function luasec.wrap(conn, sock, handshake)
 	return nil, ("TLS handshake with '%s:%s' failed: %s"):format(conn.host, conn.port, tostring(err))
 end
 
--- The module can be called as well, for `luasec.validate`.
+-- A call of the module is a call of `luasec.validate`.
 return setmetatable(luasec, {
 	__call = function(_, conn)
 		luasec.validate(conn)

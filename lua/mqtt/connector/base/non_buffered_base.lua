@@ -1,8 +1,9 @@
---- Base class of connectors whose sockets yield, and what every connector has.
--- A connector is a class table, which becomes the metatable of the connection table (`client.connection`). Its methods
--- find there the fields `host`, `port`, `secure`, `secure_params` and `ssl_module`.
+--- Base class of connectors whose sockets yield, and the interface of every connector.
+-- A connector is a class table, which becomes the metatable of the connection table (`client.connection`). The
+-- connection table has the fields `host`, `port`, `secure`, `secure_params` and `ssl_module`.
 --
--- Methods may yield. No two threads send at the same time, and no two receive, but one may send while another receives.
+-- Methods may yield. Two threads never send at the same time, and never receive at the same time, but a thread may send
+-- while another receives.
 -- @module mqtt.connector.base.non_buffered_base
 -- @usage
 -- local super = require("mqtt.connector.base.non_buffered_base")
@@ -12,10 +13,10 @@
 local error, tostring, type = error, tostring, type
 
 local non_buffered = {
-	--- What kind of connector this is, in words.
+	--- The kind of connector, in words.
 	type = "non-buffered, yielding i/o",
-	--- How long connecting or sending may get nowhere before it fails, in seconds. While the client connects, the option
-	-- `connect_timeout` takes its place.
+	--- How long connecting or sending may make no progress before it fails, in seconds. While the client connects, the
+	-- option `connect_timeout` replaces it.
 	timeout = 30,
 	--- Returned by `receive` in place of an error: nothing has arrived.
 	signal_idle = {},
@@ -24,14 +25,15 @@ local non_buffered = {
 }
 non_buffered.__index = non_buffered
 
--- A method that a derived class has to bring along.
+-- Defines a method that a derived class has to replace.
 local function missing(name)
 	non_buffered[name] = function()
 		error("method '" .. name .. "' of the connector is not implemented", 2)
 	end
 end
 
---- Checks the connection's settings, when a client is created and before it connects. Raises if they are of no use.
+--- Checks the connection's settings, when a client is created and before it connects. Raises an error if they are not
+-- usable.
 function non_buffered:validate() -- luacheck: no unused args
 end
 
@@ -50,21 +52,22 @@ missing("shutdown")
 -- @return `true`, or `false` and an error message
 missing("send")
 
---- Receives bytes: waits, by yielding, until all are there.
--- After `signal_idle` the client starts again at the packet's first byte. So that may be returned only while there is
--- none of it, unless the class keeps the bytes until `buffer_clear`, as `mqtt.connector.base.buffered_base` does.
+--- Receives bytes: waits, by yielding, until all have arrived.
+-- After `signal_idle` the client starts again at the packet's first byte. So a class may return `signal_idle` only
+-- before the packet's first byte has arrived, unless it keeps the bytes until `buffer_clear`, as
+-- `mqtt.connector.base.buffered_base` does.
 -- @function receive
--- @tparam number size how many, at least 1
--- @return exactly that many bytes; or `nil` and `signal_idle`, `signal_closed` or an error message
+-- @tparam number size the number of bytes, at least 1
+-- @return exactly `size` bytes; or `nil` and `signal_idle`, `signal_closed` or an error message
 missing("receive")
 
---- Called when the packet to which the received bytes belong has been dealt with.
+--- Called when the packet of the received bytes has been handled.
 function non_buffered:buffer_clear() -- luacheck: no unused args
 end
 
---- Limits how long `Client:_sync_iteration` waits for something to receive, as programs for luamqtt 3.x do:
--- `client.args.connector.settimeout(client.connection, 0.05)`. Nothing that a client does calls this.
--- @tparam[opt] number seconds how long; nil is what it is without this
+--- Limits how long `Client:_sync_iteration` waits for bytes, for programs for luamqtt 3.x:
+-- `client.args.connector.settimeout(client.connection, 0.05)`. The client itself never calls this method.
+-- @tparam[opt] number seconds the limit; nil restores the default
 function non_buffered:settimeout(seconds)
 	if type(self) ~= "table" then
 		error("expecting a connection, got: " .. type(self), 2)
@@ -74,27 +77,27 @@ function non_buffered:settimeout(seconds)
 	self.longest_wait = seconds
 end
 
---- A connector that can tell how much has arrived of the packet that is being received should have this method. A
--- broker whose large packet is still arriving is then not given up for the PINGRESP that comes behind it.
+--- A connector should have this method if it knows how many bytes of an incomplete packet have arrived. The client then
+-- goes on waiting for a PINGRESP that comes behind a large packet.
 -- @function arriving
 -- @treturn number bytes
 
---- A connector whose connections are sockets should have this method. When a connection is closed, or the program ends,
--- the library then ends it in order: what was sent reaches the broker, also where the broker has sent something that
--- was not received. The library holds a descriptor of its own for that, so `shutdown` may close the socket as it likes.
+--- A connector whose connections are sockets should have this method. The library then ends each connection in order,
+-- when it is closed or the program ends: sent data reaches the broker, even if received data is still unread. The
+-- library holds a duplicate of the descriptor, so `shutdown` may close the socket in any way.
 -- @function getfd
 -- @treturn number the descriptor of the open connection; or nil: the connection ends as `shutdown` ends it
 
---- A connector that ends its connections in order by itself, after `shutdown` has returned, may have this method. The
--- client's next connection waits for it, for half a second at most.
+--- A connector may have this method if it ends its connections in order by itself, after `shutdown` has returned. The
+-- client's next connection waits until this method returns false, for half a second at most.
 -- @function is_parting
--- @treturn boolean whether the broker may still be reading what was sent
+-- @treturn boolean whether the broker may still be reading sent data
 
---- A connector whose connections belong to one of several contexts, such as the requests of OpenResty, may have this
--- method: it has a function called in the connection's context if the caller runs in another one.
+--- A connector may have this method if its connections belong to contexts, such as the requests of OpenResty. The
+-- method has a function called in the connection's context, if the caller runs in another context.
 -- @function hand_over
 -- @tparam function func the function; its results are lost
 -- @param ... its arguments
--- @treturn boolean whether it will be called; if not, the caller goes on by itself
+-- @treturn boolean whether the function will be called; if not, the caller goes on by itself
 
 return non_buffered

@@ -2,9 +2,9 @@
 
 local error, pcall, require, tostring = error, pcall, require, tostring
 
--- Where a handshake is over before it has to wait, and has failed, lua-resty-core raises, with the reason still where
--- it keeps them. (Asked for no session to use again it would say that all is well.)
--- Returns a true value, or nil and an error message.
+-- Returns a true value, or nil and an error message. If a handshake fails before it has to wait, lua-resty-core raises
+-- an error; its buffer for error messages still holds the reason. (If no session were requested, lua-resty-core would
+-- report success.)
 return function(sock, name, verify)
 	local called, ok, err = pcall(sock.sslhandshake, sock, nil, name, verify)
 	if called then

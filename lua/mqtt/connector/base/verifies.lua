@@ -1,9 +1,9 @@
--- What LuaSec's `verify` says about verification, for the connectors that do TLS.
+-- Reads LuaSec's setting `verify`, for the connectors that do TLS.
 
 local ipairs, type = ipairs, type
 
--- Whether settings ask for verification. LuaSec joins flags, of which "none" is no bit at all: so nothing but "none",
--- alone, switches it off.
+-- Whether settings ask for verification. LuaSec joins flags as bits, and "none" has no bit: so only "none", alone,
+-- switches verification off.
 return function(params)
 	local verify = params.verify
 	if type(verify) ~= "table" then
