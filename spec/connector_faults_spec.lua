@@ -84,6 +84,7 @@ for version, name in pairs({ [mqtt.v311] = "MQTT 3.1.1", [mqtt.v50] = "MQTT 5.0"
 				-- Bytes are let go of when a packet has been received.
 				local what = method == "send" and "send" or "receive"
 				assert.matches("connector." .. what .. " failed: out of order", events[1][2], 1, true)
+				connect()
 				assert.is_number((deliver({ topic = "t", qos = 1 })))
 				assert.equal(2, server.accepted)
 			end)

@@ -303,9 +303,15 @@ local function serve_ready(self, most)
 end
 
 -- Asks a client with a connector. Returns in how many seconds it wants to be asked again.
-local function poll_client(self, client)
+local function poll_client(self, client, most)
 	local opts, sleeps = self.opts, self._sleeps
-	local wait, err = client:step()
+	local wait, err
+	if client._serve then
+		wait, err = client:_serve(most)
+	else
+		-- What a program has made to look like a client.
+		wait, err = client:step()
+	end
 	if not self.clients[client] then
 		return nil
 	elseif not wait then
@@ -327,14 +333,14 @@ local function call(func, opts)
 end
 
 -- Asks everything that has to be asked, as far as it is still there.
-local function poll(self)
+local function poll(self, most)
 	local clients, wishes = self.clients, self._wishes
 	for _, item in ipairs(self._polled) do
 		local wish
 		if not clients[item] then -- luacheck: ignore 542
 			-- removed by one before it
 		elseif type(item) == "table" then
-			wish = poll_client(self, item)
+			wish = poll_client(self, item, most)
 		elseif not (called[item] and is_at_work(called[item], call, item)) then
 			wishes[item] = nil
 			wish = call(item, self.opts)
@@ -356,7 +362,7 @@ local function iterate(self, longest, most)
 	serve_ready(self, most)
 	-- Rounds within rounds wait once, not each on its way out.
 	local has_waited = waits ~= waits_before
-	poll(self)
+	poll(self, most)
 	if not next(self.clients) then
 		return
 	elseif has_waited or self._first <= self._last then

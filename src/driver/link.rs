@@ -85,14 +85,16 @@ pub struct Link {
     state: Mutex<LinkState>,
 }
 
-struct LinkState {
-    session: Session,
+pub(super) struct LinkState {
+    pub(super) session: Session,
     attached: Option<Attached>,
     /// The connection before, if it had something to send when it was closed: the next one waits for its end. A server ends
     /// a connection when its client comes by another one, and reads what is left of it no more.
     previous: Option<Arc<Transport>>,
     /// Mailbox of the task that holds the socket of a connector, from `hold` to `let_go`.
     held: Option<Arc<Transport>>,
+    /// What a connector has received of a packet that is not whole. Boxed: few links have it.
+    pub(super) input: Option<Box<BytesMut>>,
     /// When to wake Lua. Boxed: few links have one.
     alarm: Option<Box<Alarm>>,
     /// Lua is to be woken, and has not been told.
@@ -133,6 +135,7 @@ impl Link {
                 attached: None,
                 previous: None,
                 held: None,
+                input: None,
                 alarm: None,
                 woken: false,
                 flow: Flow::default(),
@@ -389,7 +392,7 @@ impl Link {
         Ok(fd)
     }
 
-    fn lock(&self) -> MutexGuard<'_, LinkState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, LinkState> {
         lock(&self.state)
     }
 
@@ -410,7 +413,7 @@ impl Link {
         }
     }
 
-    fn see_to_transmit(&self, state: &mut LinkState) {
+    pub(super) fn see_to_transmit(&self, state: &mut LinkState) {
         let nothing = state.session.fill().is_empty();
         if state.attached.is_none() {
             return;

@@ -137,7 +137,7 @@ end
 
 --- Takes messages and acknowledgements from the link to the program, on the shortest way, as long as the client stays
 -- where it is: on its connection and in its loop.
--- @tparam Client client the client, whose transport has all events at hand
+-- @tparam Client client the client
 -- @tparam number most how many at most
 -- @tparam ?table thread the record of `mqtt.loop.copas`: handlers may wait meanwhile, and then another thread has taken
 -- the next step
@@ -147,7 +147,8 @@ function incoming.serve(client, most, thread)
 	local handle, session_mt, auto_ack = client._handle, client._session_mt, client.opts.auto_ack
 	local shape = shape_publish[client._version]
 	-- The loop that comes with the library drives the runtime when all its clients have been served.
-	local next_event = thread and core_step or core_pop
+	local in_background = client._transport.in_background
+	local next_event = thread and in_background and core_step or core_pop
 	local worker, timeouts, error_handler, gettimeouts, geterrorhandler, removed
 	if thread then
 		worker, timeouts, error_handler, removed = thread.worker, thread.timeouts, thread.error_handler, thread.removed
@@ -188,7 +189,7 @@ function incoming.serve(client, most, thread)
 			if answers == ANSWERS_PER_TURN and not thread then
 				break
 			end
-		elseif not (kind or thread) then
+		elseif not kind and in_background and not thread then
 			return -1
 		else
 			return nil, events.name(client, kind, first, second, third, fourth, fifth, sixth, seventh, eighth, ninth)

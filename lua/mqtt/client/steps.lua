@@ -269,7 +269,8 @@ function steps:_serve(most, thread)
 		until wait ~= 0 or left == 0 or self.ioloop ~= loop
 		return wait, err
 	end
-	if not self.connection or self._closing or not self._transport.in_background or self.handle ~= incoming.handle
+	local transport = self._transport
+	if not self.connection or self._closing or self.handle ~= incoming.handle
 		or self._receive_packet ~= steps._receive_packet
 		or not thread and (host.in_copas() or self.handle_received_packet ~= steps.handle_received_packet) then
 		if thread then
@@ -282,6 +283,9 @@ function steps:_serve(most, thread)
 		return wait
 	elseif thread then
 		thread.handling = false
+	end
+	if not (kind or transport.in_background) then
+		kind, what, more = transport.next(self)
 	end
 	return finish_step(self, kind, what, more)
 end

@@ -14,7 +14,6 @@ local outside, protected = host.outside, protect.call
 local error, ipairs, rawget, require, select = error, ipairs, rawget, require, select
 local setmetatable, tostring, type = setmetatable, tostring, type
 local math_min = math.min
-local str_byte = string.byte
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
 local DRAIN_PAUSE = 0.005
@@ -28,8 +27,8 @@ local POLL_PAUSE = 0.01
 -- The greatest number that a descriptor can have.
 local MOST_DESCRIPTOR = 0x7FFFFFFF
 
--- Greatest remaining length of a packet that is read whole before it is judged, in bytes.
-local SMALL = 16383
+-- How many bytes are received at once.
+local GULP = 0x10000
 
 local bridge = { in_background = false }
 
@@ -255,63 +254,46 @@ function bridge.flush(client)
 	return false, broken[conn]
 end
 
--- Reads one packet. Returns its fixed header and its body, or nil and an error or signal. After an idle signal the next
--- call starts with the same bytes again, if the connector keeps them (`buffer_clear` says when it need not).
--- A large body is not waited for if the header breaks a rule.
-local function receive_packet(conn, link)
-	local header, err = conn:receive(1)
-	if not header then
-		return nil, err
+-- Receives all that has arrived, where the connector can tell, else a packet in pieces, and feeds it to the link.
+-- Returns true, or nil and an error or signal.
+local function take_bytes(client, conn, link)
+	local data, err, is_whole
+	if conn.receive_some and conn.receive == conn.receive_in_full and conn.read_ahead ~= 1 then
+		data, err = conn:receive_some(GULP)
+		if data and client.connection == conn then
+			conn:buffer_clear()
+			link:feed(data)
+		end
+		return data ~= nil, err
 	end
-	-- The remaining length, at most four bytes (2.1.4); a fifth would be malformed, and is left to the session to
-	-- judge.
-	local length, unit = 0, 1
-	local byte
 	repeat
-		local data
-		data, err = conn:receive(1)
-		if not data then
+		data, err = conn:receive(link:missing())
+		if client.connection ~= conn then
+			return nil
+		elseif not data then
+			if err == conn.signal_idle then
+				-- The connector begins with the packet's first byte again.
+				link:begin_anew()
+			else
+				conn:buffer_clear()
+			end
 			return nil, err
 		end
-		byte = str_byte(data)
-		header = header .. data
-		length = length + byte % 128 * unit
-		unit = unit * 128
-	until byte < 128 or #header > 5
-	if length > SMALL then
-		link:feed(header)
-		if link:is_failed() then
-			return header
-		end
-	end
-	local body
-	if length > 0 and #header <= 5 then
-		body, err = conn:receive(length)
-		if not body then
-			return nil, err
-		end
-	end
-	return header, body
-end
-
--- Reads one packet as `receive_packet` does, and lets go of its bytes.
-local function take_packet(client, conn, link)
-	local header, body = receive_packet(conn, link)
-	if client.connection == conn and (header or body ~= conn.signal_idle) then
-		conn:buffer_clear()
-	end
-	return header, body
+		is_whole = link:feed(data)
+	until is_whole
+	conn:buffer_clear()
+	return true
 end
 
 -- The same: an error that the connector raises is returned like one that it returns.
 local function receive(client, conn, link)
 	client._receiving = conn
-	local called, header, body = protected(take_packet, client, conn, link)
+	local called, received, err = protected(take_bytes, client, conn, link)
 	client._receiving = false
 	if not called then
-		return nil, "connector.receive failed: " .. tostring(header)
+		return nil, "connector.receive failed: " .. tostring(received)
 	end
-	return header, body
+	return received, err
 end
 
 -- Receives a packet, which may let the session send more, unless another thread does or will. What the program is to
@@ -323,11 +305,10 @@ function bridge.wait_until_sent(client)
 	elseif client._copas or client._receiving == conn then
 		return host.pause(DRAIN_PAUSE)
 	end
-	local header, body = receive(client, conn, link)
-	if header and client.connection == conn then
-		link:feed(header, body)
+	local received, err = receive(client, conn, link)
+	if received and client.connection == conn then
 		return bridge.flush(client)
-	elseif body ~= conn.signal_idle then
+	elseif err ~= conn.signal_idle then
 		return false
 	end
 	client:_pause()
@@ -357,22 +338,21 @@ function bridge.next(client)
 		-- An answer that came by the last connection, if anything.
 		return kind, what, more
 	elseif not kind then
-		local header, body = call_outside(client, receive, conn, link)
+		local received, err = call_outside(client, receive, conn, link)
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
 			return nil, 0
 		end
-		client._may_have_more = header ~= nil
-		if header then
-			link:feed(header, body)
+		client._may_have_more = received
+		if received then
 			kind, what, more = pop(client)
-		elseif body == conn.signal_idle then
+		elseif err == conn.signal_idle then
 			return nil
-		elseif body == conn.signal_closed or link:is_failed() then
+		elseif err == conn.signal_closed or link:is_failed() then
 			-- Once DISCONNECT has been sent it does not matter how the connection ends.
 			kind = "closed"
 		else
-			kind, what = "failed", tostring(body)
+			kind, what = "failed", tostring(err)
 		end
 	end
 	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.

@@ -54,18 +54,23 @@ pub(super) fn wait_until_parted(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `feed(header, body)`: gives the session a received packet.
-pub(super) fn feed(arguments: &Stack) -> Returned<()> {
-    let header = arguments.argument(2).bytes(&"header")?;
-    let body = match arguments.argument(3) {
-        Scalar::Nil => &[],
-        body => body.bytes(&"body")?,
-    };
-    let mut packet = BytesMut::with_capacity(header.len() + body.len());
-    packet.extend_from_slice(header);
-    packet.extend_from_slice(body);
+/// `feed(bytes)`: takes received bytes, in whatever portions. Returns whether they end with a whole packet.
+pub(super) fn feed(arguments: &Stack) -> Returned<bool> {
+    let bytes = arguments.argument(2).bytes(&"bytes")?;
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.map_or(true, |live| live.link.feed(bytes)))
+}
+
+/// `missing()`: how many bytes, at least, the packet that is being received lacks.
+pub(super) fn missing(arguments: &Stack) -> Returned<u32> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.map_or(1, |live| live.link.missing()) as u32)
+}
+
+/// `begin_anew()`: forgets the bytes of a packet that is not whole, since the connector will return them once more.
+pub(super) fn begin_anew(arguments: &Stack) -> Returned<()> {
     if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
-        link.feed(&mut packet);
+        link.begin_anew();
     }
     Ok(())
 }

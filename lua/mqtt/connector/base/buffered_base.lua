@@ -16,8 +16,9 @@ local buffered = setmetatable({
 	--- The least size that `plain_receive` is asked for, in bytes. A class whose `plain_receive` may return fewer bytes
 	-- should set this, for fewer calls.
 	read_ahead = 1,
-	-- The buffer is the string _buffer followed by the strings of the list _chunks, _size bytes in all. The packet that is
-	-- being received begins behind the first _taken bytes. The next byte to return is behind the first _position bytes.
+	-- The buffer is the string _buffer followed by the strings of the list _chunks, _size bytes in all. The packet that
+	-- is being received begins behind the first _taken bytes. The next byte to return is behind the first _position
+	-- bytes.
 	_buffer = "",
 	_size = 0,
 	_taken = 0,
@@ -70,6 +71,18 @@ function buffered:receive(size)
 	self._position = self._position + size
 	return self._buffer:sub(first, self._position)
 end
+
+-- See `mqtt.connector.base.non_buffered_base`. Where `read_ahead` is 1 this is not called: `plain_receive` may wait
+-- until it has all the bytes that it is asked for.
+function buffered:receive_some(most)
+	local rest = self._size - self._position
+	if rest > 0 then
+		return self:receive(rest)
+	end
+	return self:plain_receive(max(most, self.read_ahead))
+end
+
+buffered.receive_in_full = buffered.receive
 
 --- Returns how many bytes of an incomplete packet have arrived.
 -- @treturn number bytes

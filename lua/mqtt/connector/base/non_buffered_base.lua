@@ -82,6 +82,13 @@ end
 -- @function arriving
 -- @treturn number bytes
 
+--- A connector that can return all the bytes that have arrived should have this method: then a message costs no call of
+-- the connector of its own. The class also has the field `receive_in_full`, which is its `receive`: in a derived class
+-- with another `receive`, that is called instead.
+-- @function receive_some
+-- @tparam number most the greatest number of bytes
+-- @return at least one byte; or `nil` and `signal_idle` if there is none, `signal_closed`, or an error message
+
 --- A connector whose connections are sockets should have this method. The library then ends each connection in order,
 -- when it is closed or the program ends: sent data reaches the broker, even if received data is still unread. The
 -- library holds a duplicate of the descriptor, so `shutdown` may close the socket in any way.
