@@ -380,6 +380,47 @@ describe("with Copas 4", function()
 		assert.matches("connector.send failed: the thread that sent has been ended", events[1][2], 1, true)
 	end)
 
+	it("an answer to a received packet that cannot be sent ends the connection, though nothing more comes", function()
+		if not copas then
+			return pending(missing)
+		end
+		local server = servers.start(4, function(self, packet)
+			servers.accept(self, packet)
+			if packet.type == 3 then
+				self:send({ type = 5, packet_id = packet.packet_id })
+			end
+		end)
+		local faults = {}
+		local client = harness.client({ uri = server.uri, reconnect = 0.01, keep_alive = 0,
+			connector = faulty(require("mqtt.connector.copas"), faults) })
+		local events = harness.record(client, { "error", "close" })
+		require("mqtt.loop.copas").add(client)
+		local deadline = harness.now() + 10
+		local function run(done)
+			while not done() do
+				assert(harness.now() < deadline, "nothing came of it in time")
+				server:poll()
+				copas.step(0.002)
+			end
+		end
+		run(function()
+			return client.connection and client.connection.connack
+		end)
+		copas.addthread(function()
+			client:publish({ topic = "t", qos = 2 })
+			-- The next thing to be sent is the PUBREL.
+			faults.send = raise
+		end)
+		run(function()
+			return events[1]
+		end)
+		assert.matches("connector.send failed: out of order", events[1][2], 1, true)
+		run(function()
+			return server.accepted == 2
+		end)
+		assert.same({ "error", "close" }, harness.names(events))
+	end)
+
 	it("a thread that is about to wait for a connection finds it closed", function()
 		if not copas then
 			return pending(missing)

@@ -356,6 +356,9 @@ function bridge.step(client, begin, handle_event)
 			return handle_event(client, kind, a, b, c, d, e, f, g, h, i)
 		end
 		return begin(client)
+	elseif not kind and broken[conn] then
+		-- An answer to what was received last could not be sent: nothing more may come.
+		return handle_event(client, "failed", broken[conn])
 	elseif not kind then
 		local header, body
 		if in_copas then
