@@ -234,7 +234,7 @@ function bridge.flush(client)
 	if not data then
 		return true
 	end
-	client._sending, senders[client] = conn, running_thread()
+	client._sending, senders[client] = conn, host.note_thread(running_thread())
 	local ok, err = send_all(client, conn, data)
 	if client._sending == conn then
 		client._sending = false

@@ -586,7 +586,7 @@ end
 local function fail(self, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
 	local conn = self.connection
-	self._closing, closers[self] = reason, coroutine_running()
+	self._closing, closers[self] = reason, host.note_thread(coroutine_running())
 	self._failure, self._ended_by = message, pck
 	self._brokers:ended()
 	local failure = try(nil, self.handle, self, "error", message, self, pck)
@@ -601,10 +601,10 @@ local function fail(self, message, reason, pck)
 	raise(failure)
 end
 
--- Whether `fail` is still at work, in another coroutine.
+-- Whether `fail` is still at work, in another coroutine, which somebody may resume.
 local function is_closing(self)
 	local closer = closers[self]
-	return closer and closer ~= coroutine_running() and coroutine_status(closer) ~= "dead"
+	return closer and closer ~= coroutine_running() and coroutine_status(closer) ~= "dead" and not host.is_removed(closer)
 end
 
 -- Ends a request that is in the session's send buffer already: a connector has to write it. The native connection does
