@@ -586,6 +586,49 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			end)
 		end)
 
+		it("fails at once when the broker does not take the subscription to its topic", function()
+			server.connack_properties = { maximum_packet_size = 40 }
+			subject = harness.client({ uri = server.uri, version = mqtt.v50, connector = connector })
+			subject:on("error", function(message)
+				results.event = message
+			end)
+			assert(subject:start_connecting())
+			assert(subject:request({ topic = "reverse", callback = note }))
+			serve(function()
+				return results[1]
+			end)
+			assert.is_nil(results[1][1])
+			assert.matches("the server accepts packets of at most 40 bytes", results[1][2], 1, true)
+			assert.matches("the server accepts packets of at most 40 bytes", results.event, 1, true)
+		end)
+
+		it("fails at once when the next broker does not take the subscription that is under way", function()
+			connect({ reconnect = 0.01 })
+			local _, has_asked = grant_later(server)
+			assert(subject:request({ topic = "reverse", payload = "ab", callback = note }))
+			serve(function()
+				return has_asked(1)
+			end)
+			server.connack_properties = { maximum_packet_size = 40 }
+			server:drop()
+			serve(function()
+				return results[1]
+			end)
+			assert.is_nil(results[1][1])
+			assert.matches("the server accepts packets of at most 40 bytes", results[1][2], 1, true)
+			-- The next one tries again.
+			server.connack_properties, server.on_packet = nil, answer
+			server:drop()
+			serve(function()
+				return server.accepted == 3 and subject.connection and subject.connection.connack
+			end)
+			assert(subject:request({ topic = "reverse", payload = "cd", callback = note }))
+			serve(function()
+				return results[2]
+			end)
+			assert.equal("dc", results[2][1].payload)
+		end)
+
 		it("fails when there will be no other connection, and at disconnect", function()
 			for _, ending in ipairs({ "drop", "disconnect" }) do
 				results = {}

@@ -165,6 +165,17 @@ local function listen(self, state, topic)
 	return listener
 end
 
+-- The SUBSCRIBE of a topic cannot be sent: the requests end that wait for it, if it is one for responses. The next one
+-- tries again.
+function Client:_inbox_failed(topic, err)
+	local state = self._responses
+	local listener = state.listeners[topic]
+	if listener and not listener.is_ready then
+		drop_listener(self, state, topic)
+		release(self, listener, err)
+	end
+end
+
 -- Subscribes to the topic for responses, or to the given one. Returns what is known of it, or nil and an error message.
 local function inbox(self, state, topic)
 	local err

@@ -67,11 +67,13 @@ end
 local function subscribe(self, filter)
 	local subscription = self._subscriptions[filter]
 	subscription.state = "asked"
-	local ok, err = self:_ask("subscribe", subscription.opts, function(suback)
+	local ok, err = self:_ask("subscribe", subscription.opts, function(suback, lost)
 		local rc = suback and suback.rc[1]
 		subscription.state = suback and rc < REFUSED and "granted" or nil
 		if suback and rc >= REFUSED then
 			report(self, filter, suback:reason_strings()[1], suback)
+		elseif lost and self._responses then
+			self:_inbox_failed(filter, lost)
 		end
 	end)
 	if not ok then
@@ -109,6 +111,9 @@ function Client:_renew_subscriptions(connack)
 			ok, err = subscribe(self, filter)
 			if not ok and self.connection == conn then
 				failure = try(failure, report, self, filter, err)
+				if self._responses then
+					failure = try(failure, self._inbox_failed, self, filter, err)
+				end
 			end
 		elseif self._subscriptions[filter] == false then
 			-- Its last handler went while there was no connection.
