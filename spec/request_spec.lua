@@ -802,6 +802,48 @@ for _, version in ipairs({ 1, 4 }) do
 	end
 end
 
+for way, reconnect in pairs({ ["that ends"] = false, ["that connects again"] = 0.01 }) do
+	it("a request that a client " .. way .. " cannot send is refused, or its callback is told", function()
+		local found, luasocket = pcall(require, "mqtt.connector.luasocket")
+		if not found then
+			return pending("no LuaSocket for this Lua: " .. luasocket:match("[^\n]*"))
+		end
+		local server, class = responding(), setmetatable({ super = luasocket }, luasocket)
+		class.__index = class
+		finally(function()
+			harness.cleanup()
+			server:stop()
+		end)
+		local subject = harness.client({ uri = server.uri, version = mqtt.v50, reconnect = reconnect, connector = class })
+		local responses, told = {}, {}
+		local function serve(done)
+			harness.serve({ subject, server.serve }, done)
+		end
+		serve(function()
+			return subject.connection and subject.connection.connack
+		end)
+		assert(subject:request({ topic = "reverse", payload = "ab", callback = function(response)
+			responses[1] = response
+		end }))
+		serve(function()
+			return responses[1]
+		end)
+		class.send = function()
+			return false, "out of order"
+		end
+		local ok, err = subject:request({ topic = "reverse", payload = "cd", callback = function(_, reason)
+			told[#told + 1] = reason
+		end })
+		class.send = luasocket.send
+		subject:shutdown()
+		if ok then
+			err = told[1]
+		end
+		assert.equal(ok and 1 or 0, #told)
+		assert.matches("out of order", err, 1, true)
+	end)
+end
+
 -- A client that answers requests by its payload, turned round.
 local function responder(topic)
 	local client = harness.client({ version = mqtt.v50 })

@@ -382,11 +382,12 @@ function Client:request(opts)
 	else
 		listener.requests[wait] = wait.request.send
 	end
-	if not ok then
+	if not (ok or opts.callback and wait.results) then
 		wait.told = nil
 		self:_end_wait(wait, nil, err)
 		return nil, err
 	elseif opts.callback then
+		-- It may have been told already: the connection has been lost over this, and there will be no other.
 		return true
 	end
 	return self:_wait_for(wait, sleep, wake)
