@@ -230,6 +230,35 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			assert.equal(1, errors)
 		end)
 
+		it("and has closed the first connection lets no other step connect again", function()
+			server = servers.start(4, function(self)
+				self:send({ type = 2, sp = false, rc = 5 })
+			end)
+			client = harness.client({ uri = server.uri, connector = require(connector) })
+			client:on("error", function()
+				client:close_connection()
+				coroutine.yield("waiting")
+			end)
+			local thread = coroutine.create(function()
+				while true do
+					client:step()
+					coroutine.yield()
+				end
+			end)
+			local deadline = harness.now() + 10
+			local ok, state
+			repeat
+				server:poll()
+				ok, state = coroutine.resume(thread)
+				assert(ok, state)
+				assert(harness.now() < deadline)
+			until state == "waiting"
+			assert.same({ nil, "network connection is not opened" }, { client:step() })
+			assert(coroutine.resume(thread))
+			assert.same({ nil, "network connection is not opened" }, { client:step() })
+			assert.equal(1, server.accepted)
+		end)
+
 		it("and is abandoned does not keep the client from its end", function()
 			wait_in_handler()
 			collectgarbage()

@@ -560,6 +560,9 @@ local function close(self, reason, flush)
 			-- It has not failed, it is over: without `reconnect` only a call connects again.
 			self.first_connect = false
 			self._endings = self._endings + 1
+		else
+			-- By `fail`, or by a handler that it calls, behind which other threads may step the client.
+			self.first_connect = is_first_pass(self)
 		end
 		self._brokers:ended(reason == CLOSED_BY_CLIENT)
 	end
