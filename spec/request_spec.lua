@@ -602,6 +602,57 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			assert.matches("the server accepts packets of at most 40 bytes", results.event, 1, true)
 		end)
 
+		it("is told of that after the connect event, and no message comes before it", function()
+			server.connack_properties = { maximum_packet_size = 40 }
+			function server:on_packet(packet)
+				answer(self, packet)
+				if packet.type == packet_type.CONNECT then
+					self:send({ type = packet_type.PUBLISH, topic = "t", payload = "", qos = 0 })
+				end
+			end
+			subject = harness.client({ uri = server.uri, version = mqtt.v50, connector = connector })
+			local names = {}
+			-- Each serves the client once more.
+			local function note_event(name)
+				return function()
+					names[#names + 1] = name
+					if #names < 10 then
+						subject:step()
+					end
+				end
+			end
+			for _, name in ipairs({ "connect", "error", "message" }) do
+				subject:on(name, note_event(name))
+			end
+			assert(subject:start_connecting())
+			assert(subject:request({ topic = "reverse", callback = note_event("callback") }))
+			serve(function()
+				return names[4]
+			end)
+			assert.equal("connect", names[1])
+			table.sort(names)
+			assert.same({ "callback", "connect", "error", "message" }, names)
+		end)
+
+		it("waits for the next connection when the broker has ended this one as it accepted", function()
+			local count = 0
+			function server:on_packet(packet)
+				if packet.type ~= packet_type.CONNECT or count > 0 then
+					return answer(self, packet)
+				end
+				count = count + 1
+				answer(self, packet)
+				self:send({ type = packet_type.DISCONNECT, rc = 0x8B })
+			end
+			subject = harness.client({ uri = server.uri, version = mqtt.v50, connector = connector, reconnect = 0.01 })
+			assert(subject:start_connecting())
+			assert(subject:request({ topic = "reverse", payload = "ab", callback = note }))
+			serve(function()
+				return results[1]
+			end)
+			assert.equal("ba", results[1][1] and results[1][1].payload or results[1][2])
+		end)
+
 		it("fails at once when the next broker does not take the subscription that is under way", function()
 			connect({ reconnect = 0.01 })
 			local _, has_asked = grant_later(server)

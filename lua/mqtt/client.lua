@@ -1298,9 +1298,9 @@ local function connack_received(self, connack)
 		-- The broker may want another keep alive.
 		self._check_soon()
 	end
-	local failure
+	local failure, unrenewed
 	if self._subscriptions then
-		failure = try(nil, self._renew_subscriptions, self, connack)
+		failure, unrenewed = try(nil, self._renew_subscriptions, self, connack)
 		if self.connection ~= conn then
 			raise(failure)
 			return false, NOT_OPENED
@@ -1317,6 +1317,9 @@ local function connack_received(self, connack)
 	self.first_connect = false
 	if self._waits then
 		failure = try(failure, self._end_waits, self, "connect", connack)
+	end
+	if unrenewed and unrenewed[1] and self.connection == conn then
+		failure = try(failure, self._report_unrenewed, self, unrenewed)
 	end
 	raise(failure)
 	return true

@@ -155,6 +155,18 @@ function Client:_end_wait(wait, ...)
 	end
 end
 
+--- Ends a wait, unless it is over, for one who must not have a function of the program called now. The next step calls
+-- it.
+-- @tparam table wait the wait
+-- @param ... results
+function Client:_end_wait_soon(wait, ...)
+	put_over(self, wait, ...)
+	if self._over and self._over[1] then
+		self._next_timeout = core.now()
+		set_timer(self)
+	end
+end
+
 --- Ends all waits, or all of a kind.
 -- @tparam ?string kind the kind
 -- @param ... results
@@ -260,7 +272,7 @@ end
 -- @tparam ?table packet the packet that ended it
 -- @tparam boolean is_last whether there will be no other
 function Client:_connection_ended(reason, packet, is_last)
-	if not (self._waits and next(self._waits)) then -- luacheck: ignore 542
+	if not (self._waits and next(self._waits) or self._over and self._over[1]) then -- luacheck: ignore 542
 		-- nobody
 	elseif is_last then
 		self:_end_waits(nil, nil, reason, packet)

@@ -92,10 +92,11 @@ local function receive(self, state, message)
 	end
 end
 
--- Whether requests may be sent whose responses come to a topic: the broker has granted it in this session.
+-- Whether requests may be sent whose responses come to a topic: the broker has granted it in this session. A connection
+-- that the session has given up takes none: they wait for the next one.
 local function is_granted(self, listener)
 	local connack = self.connection and self.connection.connack
-	return listener.is_ready and connack and connack.rc == 0
+	return listener.is_ready and connack and connack.rc == 0 and not self._link:is_failed()
 end
 
 -- Sends the requests that have waited for their topic, in the order in which they were made; or, with an error message
@@ -114,7 +115,7 @@ local function release(self, listener, err, pck)
 		if wait.results then -- luacheck: ignore 542
 			-- Its time is over, or the program has ended it meanwhile.
 		elseif err then
-			failure = try(failure, self._end_wait, self, wait, nil, err, pck)
+			self:_end_wait_soon(wait, nil, err, pck)
 		elseif is_granted(self, listener) then
 			failure = try(failure, send)
 		else
@@ -365,7 +366,7 @@ function Client:request(opts)
 		send = function()
 			local sent, reason = send()
 			if not sent then
-				self:_end_wait(wait, nil, reason)
+				self:_end_wait_soon(wait, nil, reason)
 			end
 		end,
 	}

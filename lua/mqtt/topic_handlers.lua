@@ -84,7 +84,8 @@ local function subscribe(self, filter)
 end
 
 -- Renews the subscriptions that a new connection does not have: those that the server has lost with its session, unless
--- that is done by the library anyhow, and those that were asked for before.
+-- that is done by the library anyhow, and those that were asked for before. Returns those that could not be sent, as
+-- `_report_unrenewed` takes them: nothing of the program is called before the handlers of `connect`.
 function Client:_renew_subscriptions(connack)
 	local conn, opts, inboxes = self.connection, self.opts, self._responses and self._responses.listeners or {}
 	local filters = {}
@@ -102,23 +103,37 @@ function Client:_renew_subscriptions(connack)
 		local first, second = self._subscriptions[a], self._subscriptions[b]
 		return (first and first.number or 0) < (second and second.number or 0)
 	end)
-	local failure
+	local failed = {}
 	for _, filter in ipairs(filters) do
 		local ok, err
 		if self.connection ~= conn then
 			break
 		elseif self._subscriptions[filter] then
 			ok, err = subscribe(self, filter)
-			if not ok and self.connection == conn then
-				failure = try(failure, report, self, filter, err)
-				if self._responses then
-					failure = try(failure, self._inbox_failed, self, filter, err)
-				end
+			-- What a connection that is over does not take the next one gets.
+			if not ok and self.connection == conn and not self._link:is_failed() then
+				failed[#failed + 1] = { filter, err }
 			end
 		elseif self._subscriptions[filter] == false then
 			-- Its last handler went while there was no connection.
 			self._subscriptions[filter] = nil
 			self:unsubscribe { topic = filter }
+		end
+	end
+	return failed
+end
+
+-- Tells of the subscriptions that could not be renewed, as `_renew_subscriptions` returned them. Raises the first
+-- error.
+function Client:_report_unrenewed(failed)
+	local conn, failure = self.connection, nil
+	for _, item in ipairs(failed) do
+		local filter, err = item[1], item[2]
+		if conn and self.connection == conn then
+			failure = try(failure, report, self, filter, err)
+			if self._responses then
+				failure = try(failure, self._inbox_failed, self, filter, err)
+			end
 		end
 	end
 	raise(failure)
