@@ -378,6 +378,28 @@ function Run:collect()
 	end
 end
 
+-- Has Copas let go of threads that have been ended: it holds on to each until the timeout of what that waited for, half a
+-- minute perhaps, and with it to its client, and to a message of megabytes.
+local function forget_timeouts(threads)
+	local wheel, timers
+	for i = 1, math.huge do
+		local name, value = debug.getupvalue(package.loaded.copas.timeout, i)
+		if not name then
+			break
+		elseif name == "timerwheel" then
+			wheel = value
+		elseif name == "timeout_register" then
+			timers = value
+		end
+	end
+	for thread in pairs(threads) do
+		if timers[thread] then
+			wheel:cancel(timers[thread])
+			timers[thread] = nil
+		end
+	end
+end
+
 local MAIN = { where = "main", leave = nothing }
 
 --- Runs a program.
@@ -458,9 +480,13 @@ function M.run(program, control, limit, patience)
 		end
 	end
 	if next(run.killed) then
-		-- Copas holds on to a thread that has been ended until its timeout.
-		for client in pairs(M.alive) do
-			M.alive[client] = nil
+		forget_timeouts(run.killed)
+		if no_yield_across_pcall then
+			-- coxpcall notes the thread of each coroutine for as long as that lives, and in Lua 5.1 both live for ever if the
+			-- thread has the coroutine.
+			for client in pairs(M.alive) do
+				M.alive[client] = nil
+			end
 		end
 	end
 	control:stop()
