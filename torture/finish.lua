@@ -136,8 +136,22 @@ function Run:is_waiting()
 	return false
 end
 
+-- Whether a thread is about to return from a call of the library, and has its arguments until then.
+function Run:is_calling()
+	for thread in pairs(self.calling) do
+		if coroutine.status(thread) ~= "dead" and not self.killed[thread] then
+			return true
+		end
+	end
+	return false
+end
+
 -- Whether anything holds on to the callbacks of requests that are over.
 function Run:check_garbage()
+	local deadline = core.now() + self.patience
+	while self:is_calling() and core.now() < deadline and not self.is_interrupted do
+		self.host.serve(self, MAIN)
+	end
 	local jit = rawget(_G, "jit")
 	if jit then
 		jit.flush()
