@@ -231,6 +231,35 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			assert.equal(1, errors)
 		end)
 
+		it("and has closed the first connection lets no other step connect again", function()
+			server = servers.start(4, function(self)
+				self:send({ type = 2, sp = false, rc = 5 })
+			end)
+			client = harness.client({ uri = server.uri, connector = require(connector) })
+			client:on("error", function()
+				client:close_connection()
+				coroutine.yield("waiting")
+			end)
+			local thread = coroutine.create(function()
+				while true do
+					client:step()
+					coroutine.yield()
+				end
+			end)
+			local deadline = harness.now() + 10
+			local ok, state
+			repeat
+				server:poll()
+				ok, state = coroutine.resume(thread)
+				assert(ok, state)
+				assert(harness.now() < deadline)
+			until state == "waiting"
+			assert.same({ nil, "network connection is not opened" }, { client:step() })
+			assert(coroutine.resume(thread))
+			assert.same({ nil, "network connection is not opened" }, { client:step() })
+			assert.equal(1, server.accepted)
+		end)
+
 		it("and is abandoned does not keep the client from its end", function()
 			wait_in_handler()
 			collectgarbage()
@@ -379,6 +408,47 @@ describe("with Copas 4", function()
 		end)
 		assert.same({ "error", "close" }, harness.names(events))
 		assert.matches("connector.send failed: the thread that sent has been ended", events[1][2], 1, true)
+	end)
+
+	it("an answer to a received packet that cannot be sent ends the connection, though nothing more comes", function()
+		if not copas then
+			return pending(missing)
+		end
+		local server = servers.start(4, function(self, packet)
+			servers.accept(self, packet)
+			if packet.type == 3 then
+				self:send({ type = 5, packet_id = packet.packet_id })
+			end
+		end)
+		local faults = {}
+		local client = harness.client({ uri = server.uri, reconnect = 0.01, keep_alive = 0,
+			connector = faulty(require("mqtt.connector.copas"), faults) })
+		local events = harness.record(client, { "error", "close" })
+		require("mqtt.loop.copas").add(client)
+		local deadline = harness.now() + 10
+		local function run(done)
+			while not done() do
+				assert(harness.now() < deadline, "nothing came of it in time")
+				server:poll()
+				copas.step(0.002)
+			end
+		end
+		run(function()
+			return client.connection and client.connection.connack
+		end)
+		copas.addthread(function()
+			client:publish({ topic = "t", qos = 2 })
+			-- The next thing to be sent is the PUBREL.
+			faults.send = raise
+		end)
+		run(function()
+			return events[1]
+		end)
+		assert.matches("connector.send failed: out of order", events[1][2], 1, true)
+		run(function()
+			return server.accepted == 2
+		end)
+		assert.same({ "error", "close" }, harness.names(events))
 	end)
 
 	it("a thread that is about to wait for a connection finds it closed", function()

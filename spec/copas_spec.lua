@@ -52,6 +52,29 @@ for _, version in ipairs({ 1, 4 }) do
 			return steps
 		end
 
+		-- In Lua 5.1 one that waits for ever may be kept, and with it the client.
+		with_copas("leaves no thread behind that waits for ever", function()
+			local add, threads = copas.addthread, {}
+			function copas.addthread(...)
+				local thread = add(...)
+				threads[#threads + 1] = thread
+				return thread
+			end
+			local subject = harness.client()
+			require("mqtt.loop").add(subject)
+			drive(function()
+				return subject.connection and subject.connection.connack
+			end)
+			copas.addthread(function()
+				subject:shutdown()
+			end)
+			drive(copas.finished)
+			assert.is_true(#threads > 1)
+			for _, thread in ipairs(threads) do
+				assert.equal("dead", coroutine.status(thread))
+			end
+		end, 4)
+
 		-- Has a client publish something to itself and disconnect. Returns a function that says whether it has.
 		local function talk_to_itself(subject)
 			local topic = harness.topic()

@@ -586,6 +586,100 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			end)
 		end)
 
+		it("fails at once when the broker does not take the subscription to its topic", function()
+			server.connack_properties = { maximum_packet_size = 40 }
+			subject = harness.client({ uri = server.uri, version = mqtt.v50, connector = connector })
+			subject:on("error", function(message)
+				results.event = message
+			end)
+			assert(subject:start_connecting())
+			assert(subject:request({ topic = "reverse", callback = note }))
+			serve(function()
+				return results[1]
+			end)
+			assert.is_nil(results[1][1])
+			assert.matches("the server accepts packets of at most 40 bytes", results[1][2], 1, true)
+			assert.matches("the server accepts packets of at most 40 bytes", results.event, 1, true)
+		end)
+
+		it("is told of that after the connect event, and no message comes before it", function()
+			server.connack_properties = { maximum_packet_size = 40 }
+			function server:on_packet(packet)
+				answer(self, packet)
+				if packet.type == packet_type.CONNECT then
+					self:send({ type = packet_type.PUBLISH, topic = "t", payload = "", qos = 0 })
+				end
+			end
+			subject = harness.client({ uri = server.uri, version = mqtt.v50, connector = connector })
+			local names = {}
+			-- Each serves the client once more.
+			local function note_event(name)
+				return function()
+					names[#names + 1] = name
+					if #names < 10 then
+						subject:step()
+					end
+				end
+			end
+			for _, name in ipairs({ "connect", "error", "message" }) do
+				subject:on(name, note_event(name))
+			end
+			assert(subject:start_connecting())
+			assert(subject:request({ topic = "reverse", callback = note_event("callback") }))
+			serve(function()
+				return names[4]
+			end)
+			assert.equal("connect", names[1])
+			table.sort(names)
+			assert.same({ "callback", "connect", "error", "message" }, names)
+		end)
+
+		it("waits for the next connection when the broker has ended this one as it accepted", function()
+			local count = 0
+			function server:on_packet(packet)
+				if packet.type ~= packet_type.CONNECT or count > 0 then
+					return answer(self, packet)
+				end
+				count = count + 1
+				answer(self, packet)
+				self:send({ type = packet_type.DISCONNECT, rc = 0x8B })
+			end
+			subject = harness.client({ uri = server.uri, version = mqtt.v50, connector = connector, reconnect = 0.01 })
+			assert(subject:start_connecting())
+			assert(subject:request({ topic = "reverse", payload = "ab", callback = note }))
+			serve(function()
+				return results[1]
+			end)
+			assert.equal("ba", results[1][1] and results[1][1].payload or results[1][2])
+		end)
+
+		it("fails at once when the next broker does not take the subscription that is under way", function()
+			connect({ reconnect = 0.01 })
+			local _, has_asked = grant_later(server)
+			assert(subject:request({ topic = "reverse", payload = "ab", callback = note }))
+			serve(function()
+				return has_asked(1)
+			end)
+			server.connack_properties = { maximum_packet_size = 40 }
+			server:drop()
+			serve(function()
+				return results[1]
+			end)
+			assert.is_nil(results[1][1])
+			assert.matches("the server accepts packets of at most 40 bytes", results[1][2], 1, true)
+			-- The next one tries again.
+			server.connack_properties, server.on_packet = nil, answer
+			server:drop()
+			serve(function()
+				return server.accepted == 3 and subject.connection and subject.connection.connack
+			end)
+			assert(subject:request({ topic = "reverse", payload = "cd", callback = note }))
+			serve(function()
+				return results[2]
+			end)
+			assert.equal("dc", results[2][1].payload)
+		end)
+
 		it("fails when there will be no other connection, and at disconnect", function()
 			for _, ending in ipairs({ "drop", "disconnect" }) do
 				results = {}
@@ -757,6 +851,48 @@ for _, version in ipairs({ 1, 4 }) do
 			assert.same({}, server.early)
 		end)
 	end
+end
+
+for way, reconnect in pairs({ ["that ends"] = false, ["that connects again"] = 0.01 }) do
+	it("a request that a client " .. way .. " cannot send is refused, or its callback is told", function()
+		local found, luasocket = pcall(require, "mqtt.connector.luasocket")
+		if not found then
+			return pending("no LuaSocket for this Lua: " .. luasocket:match("[^\n]*"))
+		end
+		local server, class = responding(), setmetatable({ super = luasocket }, luasocket)
+		class.__index = class
+		finally(function()
+			harness.cleanup()
+			server:stop()
+		end)
+		local subject = harness.client({ uri = server.uri, version = mqtt.v50, reconnect = reconnect, connector = class })
+		local responses, told = {}, {}
+		local function serve(done)
+			harness.serve({ subject, server.serve }, done)
+		end
+		serve(function()
+			return subject.connection and subject.connection.connack
+		end)
+		assert(subject:request({ topic = "reverse", payload = "ab", callback = function(response)
+			responses[1] = response
+		end }))
+		serve(function()
+			return responses[1]
+		end)
+		class.send = function()
+			return false, "out of order"
+		end
+		local ok, err = subject:request({ topic = "reverse", payload = "cd", callback = function(_, reason)
+			told[#told + 1] = reason
+		end })
+		class.send = luasocket.send
+		subject:shutdown()
+		if ok then
+			err = told[1]
+		end
+		assert.equal(ok and 1 or 0, #told)
+		assert.matches("out of order", err, 1, true)
+	end)
 end
 
 -- A client that answers requests by its payload, turned round.

@@ -480,6 +480,7 @@ end
 function Connection:receive()
 	local bytes, err, partial = self.sock:receive(65536)
 	self.buffer = self.buffer .. (bytes or partial)
+	self.read = self.read + #(bytes or partial)
 	for packet, size in take_packet, self do
 		self.count = self.count + 1
 		self.record.received = self.count
@@ -523,6 +524,7 @@ local function accepted(scenario, broker, index)
 		count = 0,
 		requests = 0,
 		sent = 0,
+		read = 0,
 		-- What the client may not exceed, once it has been accepted, and its messages that have not been answered.
 		limits = {},
 		in_flight = {},
@@ -615,7 +617,7 @@ local function log(scenario)
 	for index, broker in ipairs(scenario.brokers) do
 		local connections = {}
 		for i, connection in ipairs(broker.connections) do
-			connections[i] = { sent = connection.sent, received = connection.count, requests = connection.requests,
+			connections[i] = { sent = connection.sent, read = connection.read, received = connection.count, requests = connection.requests,
 				closed_by = connection.record.closed_by,
 				is_listening = connection.sock ~= nil and not connection.has_ended and not connection.is_deaf }
 		end

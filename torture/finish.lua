@@ -52,7 +52,7 @@ function Run:serve_all()
 end
 
 -- Returns a request of the last connection that the broker has not seen though nothing keeps it back, or nil: the
--- receive maximum is for messages only.
+-- receive maximum is for messages only. Also how many bytes the broker has read of that connection.
 function Run:held_up()
 	local log
 	for index, rec in pairs(self.records) do
@@ -62,20 +62,24 @@ function Run:held_up()
 			local connections = log[index].connections
 			local last = connections[#connections]
 			if last and last.is_listening and not log[index].requested[exchange.tag] then
-				return exchange
+				return exchange, last.read
 			end
 		end
 	end
 end
 
--- Whether what no broker keeps back arrives while that does not answer.
+-- Whether what no broker keeps back arrives while that does not answer. A message of megabytes before it takes its time.
 function Run:check_held_up()
 	local deadline = core.now() + SOON
-	local exchange = self:held_up()
+	local exchange, read = self:held_up()
 	while exchange and core.now() < deadline and not self.is_interrupted do
 		self:serve_all()
 		self.host.serve(self, MAIN)
-		exchange = self:held_up()
+		local before = read
+		exchange, read = self:held_up()
+		if read ~= before then
+			deadline = core.now() + SOON
+		end
 	end
 	if exchange then
 		self:violation("a SUBSCRIBE or UNSUBSCRIBE waits for answers to messages", exchange.tag)
@@ -136,8 +140,22 @@ function Run:is_waiting()
 	return false
 end
 
+-- Whether a thread is about to return from a call of the library, and has its arguments until then.
+function Run:is_calling()
+	for thread in pairs(self.calling) do
+		if coroutine.status(thread) ~= "dead" and not self.killed[thread] then
+			return true
+		end
+	end
+	return false
+end
+
 -- Whether anything holds on to the callbacks of requests that are over.
 function Run:check_garbage()
+	local deadline = core.now() + self.patience
+	while self:is_calling() and core.now() < deadline and not self.is_interrupted do
+		self.host.serve(self, MAIN)
+	end
 	local jit = rawget(_G, "jit")
 	if jit then
 		jit.flush()

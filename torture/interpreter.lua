@@ -36,23 +36,6 @@ end
 -- Threads that others wait for, as a set.
 local waited_for = setmetatable({}, { __mode = "k" })
 
--- Calls a function in a thread of Copas of its own, whose errors Copas catches. Returns what pcall would.
-local function in_thread(f, ...)
-	local copas = package.loaded.copas
-	local arguments, results = pack(...), nil
-	local thread = copas.addthread(function()
-		copas.seterrorhandler(function(err)
-			results = pack(false, err)
-		end)
-		results = pack(true, f(unpack(arguments, 1, arguments.n)))
-	end)
-	waited_for[thread] = true
-	while not results do
-		copas.pause(0.001)
-	end
-	return unpack(results, 1, results.n)
-end
-
 local function is_thrown(err)
 	return err == THROWN or type(err) == "table" and err.torture or type(err) == "string" and err:find(THROWN, 1, true)
 end
@@ -90,6 +73,24 @@ for name, method in pairs(finish) do
 	Run[name] = method
 end
 
+-- Calls a function in a thread of Copas of its own, whose errors Copas catches. Returns what pcall would.
+function Run:in_thread(f, ...)
+	local copas, caller = package.loaded.copas, running()
+	local arguments, results = pack(...), nil
+	local thread = copas.addthread(function()
+		copas.seterrorhandler(function(err)
+			results, self.has_lost_thread = pack(false, err), true
+		end)
+		results = pack(true, f(unpack(arguments, 1, arguments.n)))
+	end)
+	waited_for[thread], self.calling[caller] = true, true
+	while not results do
+		copas.pause(0.001)
+	end
+	self.calling[caller] = nil
+	return unpack(results, 1, results.n)
+end
+
 function Run:violation(kind, text)
 	self.has_failed = true
 	if not self.violations[kind] then
@@ -105,6 +106,7 @@ end
 function Run:caught(err)
 	local text = type(err) == "string" and err or ""
 	local is_blamed = self:take_blame(err)
+	self.has_lost_thread = not self.host.is_ordered
 	if is_thrown(err) then
 		self.pending = nil
 	elseif is_interrupt(err) then
@@ -268,7 +270,7 @@ function Run:guarded(ctx, f, ...)
 		-- Errors end the coroutine.
 		return true, f(...)
 	end
-	return in_thread(f, ...)
+	return self:in_thread(f, ...)
 end
 
 -- The client that a step is about, and its record.
@@ -378,6 +380,28 @@ function Run:collect()
 	end
 end
 
+-- Has Copas let go of threads that have been ended: it holds on to each until the timeout of what that waited for, half
+-- a minute perhaps, and with it to its client, and to a message of megabytes.
+local function forget_timeouts(threads)
+	local wheel, timers
+	for i = 1, math.huge do
+		local name, value = debug.getupvalue(package.loaded.copas.timeout, i)
+		if not name then
+			break
+		elseif name == "timerwheel" then
+			wheel = value
+		elseif name == "timeout_register" then
+			timers = value
+		end
+	end
+	for thread in pairs(threads) do
+		if timers[thread] then
+			wheel:cancel(timers[thread])
+			timers[thread] = nil
+		end
+	end
+end
+
 local MAIN = { where = "main", leave = nothing }
 
 --- Runs a program.
@@ -413,11 +437,15 @@ function M.run(program, control, limit, patience)
 		finalizing = 0,
 		finalized = 0,
 		waiting = {},
+		-- The threads that wait in `in_thread`, as a set.
+		calling = setmetatable({}, { __mode = "k" }),
 		-- Where an error has been thrown that still has to come out: "main", or the coroutine.
 		pending = nil,
 		-- Whether bad arguments are to blame for the next error.
 		is_blamed = nil,
 		has_thrown = false,
+		-- Whether an error has ended a thread of Copas.
+		has_lost_thread = false,
 		-- Whether what has begun is brought to its end; programs may not connect any more; they may do nothing any more.
 		is_settling = false,
 		is_ending = false,
@@ -458,7 +486,11 @@ function M.run(program, control, limit, patience)
 		end
 	end
 	if next(run.killed) then
-		-- Copas holds on to a thread that has been ended until its timeout.
+		forget_timeouts(run.killed)
+	end
+	if no_yield_across_pcall and (next(run.killed) or run.has_lost_thread) then
+		-- coxpcall notes the thread of each coroutine for as long as that lives. In Lua 5.1 both live for ever if the thread
+		-- has the coroutine on its stack, as one has that was ended or that an error has ended.
 		for client in pairs(M.alive) do
 			M.alive[client] = nil
 		end

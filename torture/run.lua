@@ -14,8 +14,7 @@ local data = require("torture.data")
 local generate = require("torture.generate")
 local here = require("torture.here")
 
--- After how many programs memory should not grow any more, and of how many the least counts: Copas keeps a thread that
--- has been ended, and the message that it had, for a while.
+-- After how many programs memory should not grow any more, and of how many the least counts.
 local WARM, LAST = 30, 10
 -- How many collections there are after each program, at least and at most: a finalizer may hold what has one, and of
 -- what the weak tables of Lua 5.1 hold each collection finds one link.

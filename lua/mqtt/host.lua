@@ -230,35 +230,62 @@ local function copas_around()
 	end
 end
 
--- The table in which Copas notes threads to drop when their turn comes, by Copas: it has no function that tells.
+-- Two tables of Copas, by Copas: the threads to drop when their turn comes, and all threads that it has been given and
+-- has not dropped. It has no function that tells.
 local removed_threads = setmetatable({}, { __mode = "k" })
+local registered_threads = setmetatable({}, { __mode = "k" })
+
+-- Looks for a table that a function of Copas uses. Returns an empty one where that is not known.
+local function table_of(copas, wanted)
+	for i = 1, getupvalue and copas.removethread and math_huge or 0 do
+		local name, value = getupvalue(copas.removethread, i)
+		if not name then
+			break
+		elseif name == wanted then
+			return value
+		end
+	end
+	return {}
+end
 
 --- Returns the table in which Copas notes which threads the program has had it remove: they are its keys.
 -- @tparam table copas the module
 -- @treturn table an empty one where that is not known
 function host.removed_threads(copas)
-	local removed = removed_threads[copas]
-	if not removed then
-		removed = {}
-		for i = 1, getupvalue and copas.removethread and math_huge or 0 do
-			local name, value = getupvalue(copas.removethread, i)
-			if not name then
-				break
-			elseif name == "_canceled" then
-				removed = value
-			end
-		end
-		removed_threads[copas] = removed
+	if not removed_threads[copas] then
+		removed_threads[copas] = table_of(copas, "_canceled")
+		registered_threads[copas] = table_of(copas, "_threads")
 	end
-	return removed
+	return removed_threads[copas]
 end
 
---- Whether the program has had Copas remove a thread, which will not be resumed any more.
--- @tparam thread thread the thread
+-- The threads of Copas in which coroutines run, by coroutine. Nothing here keeps one of them alive.
+local threads_of = setmetatable({}, { __mode = "kv" })
+
+--- Notes which thread of Copas a coroutine runs in, for `host.is_removed`.
+-- @tparam ?thread coroutine the coroutine that is running
+-- @treturn ?thread the same
+function host.note_thread(coroutine)
+	local copas, coxpcall = loaded.copas, loaded.coxpcall
+	if coroutine and type(copas) == "table" then
+		host.removed_threads(copas)
+		local thread = coroutine
+		if type(coxpcall) == "table" and type(coxpcall.running) == "function" then
+			thread = coxpcall.running(coroutine)
+		end
+		threads_of[coroutine] = thread and registered_threads[copas][thread] and thread or nil
+	end
+	return coroutine
+end
+
+--- Whether the program has had Copas remove the thread that a coroutine runs in: nobody will resume it any more. Copas
+-- forgets that when it drops the thread.
+-- @tparam thread coroutine the coroutine, of which `host.note_thread` has been told
 -- @treturn boolean false too where that is not known
-function host.is_removed(thread)
-	local copas = loaded.copas
-	return type(copas) == "table" and host.removed_threads(copas)[thread] ~= nil
+function host.is_removed(coroutine)
+	local copas, thread = loaded.copas, threads_of[coroutine]
+	return thread ~= nil and type(copas) == "table"
+		and (host.removed_threads(copas)[thread] ~= nil or not registered_threads[copas][thread])
 end
 
 --- Whether a function is on the stack of a thread, with a certain first argument. What an error has ended leaves no

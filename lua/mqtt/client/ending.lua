@@ -1,6 +1,7 @@
 --- How a connection ends, and what is left to do when Lua collects a client.
 -- Internal to `mqtt.client`.
 
+local host = require("mqtt.host")
 local log = require("mqtt.log")
 local packet_type = require("mqtt.packet").types
 local protect = require("mqtt.protect")
@@ -81,6 +82,9 @@ function ending.close(client, reason, flushes)
 			-- It has not failed, it is over: without `reconnect` only a call connects again.
 			client.first_connect = false
 			client._endings = client._endings + 1
+		else
+			-- By `fail`, or by a handler that it calls, behind which other threads may step the client.
+			client.first_connect = is_first_pass(client)
 		end
 		client._brokers:ended(reason == CLOSED_BY_CLIENT)
 	end
@@ -109,7 +113,7 @@ end
 function ending.fail(client, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
 	local conn = client.connection
-	client._closing, closers[client] = reason, coroutine_running()
+	client._closing, closers[client] = reason, host.note_thread(coroutine_running())
 	client._failure, client._ended_by = message, pck
 	client._brokers:ended()
 	local failure = try(nil, client.handle, client, "error", message, client, pck)
@@ -124,12 +128,13 @@ function ending.fail(client, message, reason, pck)
 	raise(failure)
 end
 
---- Whether `fail` is still at work, in another coroutine.
+--- Whether `fail` is still at work, in another coroutine, which somebody may resume.
 -- @tparam Client client the client
 -- @treturn boolean
 function ending.is_failing(client)
 	local closer = closers[client]
 	return closer ~= nil and closer ~= coroutine_running() and coroutine_status(closer) ~= "dead"
+		and not host.is_removed(closer)
 end
 
 -- Lua has collected a client that may still be connected, or have requests under way: those who wait for them are told.

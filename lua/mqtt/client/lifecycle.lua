@@ -359,9 +359,9 @@ function lifecycle.connack_received(client, connack)
 	end
 	-- The broker may want another keep alive.
 	client._transport.look_soon(client)
-	local failure
+	local failure, unrenewed
 	if topics then
-		failure = try(nil, topics.renew, topics, connack)
+		failure, unrenewed = try(nil, topics.renew, topics, connack)
 	end
 	if rpc and client.connection == conn then
 		failure = try(failure, rpc.renew, rpc)
@@ -375,6 +375,9 @@ function lifecycle.connack_received(client, connack)
 	local waits = client._waits
 	if waits then
 		failure = try(failure, waits.finish_all, waits, "connect", connack)
+	end
+	if unrenewed and unrenewed[1] and client.connection == conn then
+		failure = try(failure, topics.report_unrenewed, topics, unrenewed)
 	end
 	raise(failure)
 	return true

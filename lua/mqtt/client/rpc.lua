@@ -118,11 +118,12 @@ local function receive(self, message)
 	end
 end
 
--- Whether requests may be sent whose responses come to a topic: the broker has granted it in this session.
+-- Whether requests may be sent whose responses come to a topic: the broker has granted it in this session. A connection
+-- that the session has given up takes none: they wait for the next one.
 local function is_granted(self, listener)
 	local conn = self.client.connection
 	local connack = conn and conn.connack
-	return listener.is_ready and connack and connack.rc == 0
+	return listener.is_ready and connack and connack.rc == 0 and not self.client._link:is_failed()
 end
 
 -- Sends the requests that have waited for their topic, in the order in which they were made; or, with an error message
@@ -142,7 +143,7 @@ local function release(self, listener, err, pck)
 		if wait.results then -- luacheck: ignore 542
 			-- Its time is over, or the program has ended it meanwhile.
 		elseif err then
-			failure = try(failure, waits.finish, waits, wait, nil, err, pck)
+			waits:finish_soon(wait, nil, err, pck)
 		elseif is_granted(self, listener) then
 			failure = try(failure, send)
 		else
@@ -191,6 +192,18 @@ local function listen(self, topic)
 		return nil, err
 	end
 	return listener
+end
+
+--- The SUBSCRIBE of a topic cannot be sent: the requests end that wait for it, if it is one for responses. The next one
+-- tries again.
+-- @tparam string topic the topic
+-- @tparam string err why
+function Rpc:inbox_failed(topic, err)
+	local listener = self.listeners[topic]
+	if listener and not listener.is_ready then
+		drop_listener(self, topic)
+		release(self, listener, err)
+	end
 end
 
 -- Subscribes to the topic for responses, or to the given one. Returns what is known of it, or nil and an error message.
@@ -343,7 +356,7 @@ function Rpc.request(client, opts)
 		send = function()
 			local sent, reason = send()
 			if not sent then
-				waits:finish(wait, nil, reason)
+				waits:finish_soon(wait, nil, reason)
 			end
 		end,
 	}
@@ -360,11 +373,12 @@ function Rpc.request(client, opts)
 	else
 		listener.requests[wait] = wait.request.send
 	end
-	if not ok then
+	if not (ok or opts.callback and wait.results) then
 		wait.told = nil
 		waits:finish(wait, nil, err)
 		return nil, err
 	elseif opts.callback then
+		-- It may have been told already: the connection has been lost over this, and there will be no other.
 		return true
 	end
 	return waits:await(wait, sleep, wake)

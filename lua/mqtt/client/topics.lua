@@ -85,11 +85,13 @@ end
 local function subscribe(self, filter)
 	local subscription = self.subscriptions[filter]
 	subscription.state = "asked"
-	local ok, err = requests.ask(self.client, "subscribe", subscription.opts, function(suback)
+	local ok, err = requests.ask(self.client, "subscribe", subscription.opts, function(suback, lost)
 		local rc = suback and suback.rc[1]
 		subscription.state = suback and rc < REFUSED and "granted" or nil
 		if suback and rc >= REFUSED then
 			report(self, filter, suback:reason_strings()[1], suback)
+		elseif lost and self.client._rpc then
+			self.client._rpc:inbox_failed(filter, lost)
 		end
 	end)
 	if not ok then
@@ -100,7 +102,8 @@ local function subscribe(self, filter)
 end
 
 -- Renews the subscriptions that a new connection does not have: those that the server has lost with its session, unless
--- that is done by the library anyhow, and those that were asked for before.
+-- that is done by the library anyhow, and those that were asked for before. Returns those that could not be sent, as
+-- `report_unrenewed` takes them: nothing of the program is called before the handlers of `connect`.
 function Topics:renew(connack)
 	local client = self.client
 	local conn, opts, inboxes = client.connection, client.opts, client._rpc and client._rpc.listeners or {}
@@ -119,20 +122,38 @@ function Topics:renew(connack)
 		local first, second = self.subscriptions[a], self.subscriptions[b]
 		return (first and first.number or 0) < (second and second.number or 0)
 	end)
-	local failure
+	local failed = {}
 	for _, filter in ipairs(filters) do
 		local ok, err
 		if client.connection ~= conn then
 			break
 		elseif self.subscriptions[filter] then
 			ok, err = subscribe(self, filter)
-			if not ok and client.connection == conn then
-				failure = try(failure, report, self, filter, err)
+			-- What a connection that is over does not take the next one gets.
+			if not ok and client.connection == conn and not client._link:is_failed() then
+				failed[#failed + 1] = { filter, err }
 			end
 		elseif self.subscriptions[filter] == false then
 			-- Its last handler went while there was no connection.
 			self.subscriptions[filter] = nil
 			client:unsubscribe { topic = filter }
+		end
+	end
+	return failed
+end
+
+--- Tells of the subscriptions that could not be renewed. Raises the first error.
+-- @tparam table failed as `renew` has returned it
+function Topics:report_unrenewed(failed)
+	local client, failure = self.client, nil
+	local conn = client.connection
+	for _, item in ipairs(failed) do
+		local filter, err = item[1], item[2]
+		if conn and client.connection == conn then
+			failure = try(failure, report, self, filter, err)
+			if client._rpc then
+				failure = try(failure, client._rpc.inbox_failed, client._rpc, filter, err)
+			end
 		end
 	end
 	raise(failure)

@@ -128,6 +128,18 @@ function Waits:finish(wait, ...)
 	end
 end
 
+--- Ends a wait, unless it is over, for one who must not have a function of the program called now. The next step calls
+-- it.
+-- @tparam table wait the wait
+-- @param ... results
+function Waits:finish_soon(wait, ...)
+	put_over(self, wait, ...)
+	if self.over[1] then
+		self.next_timeout = core.now()
+		set_timer(self)
+	end
+end
+
 --- Ends all waits, or all of a kind.
 -- @tparam ?string kind the kind
 -- @param ... results
@@ -225,7 +237,7 @@ end
 -- @tparam ?table packet the packet that ended it
 -- @tparam boolean is_last whether there will be no other
 function Waits:connection_ended(reason, packet, is_last)
-	if not next(self.pending) then -- luacheck: ignore 542
+	if not (next(self.pending) or self.over[1]) then -- luacheck: ignore 542
 		-- nobody
 	elseif is_last then
 		self:finish_all(nil, nil, reason, packet)

@@ -88,6 +88,20 @@ local function work(record)
 		end
 		record.is_back = true
 		coroutine_yield()
+		if record.worker ~= thread then
+			return
+		end
+	end
+end
+
+-- Ends the worker. One that stayed suspended would keep the client from being collected in Lua 5.1: coxpcall holds it as
+-- long as anything is left on its stack of a coroutine that has called a handler.
+local function dismiss(record)
+	local worker = record.worker
+	if worker then
+		record.worker = nil
+		host.drive(worker, nil)
+		coroutine_resume(worker)
 	end
 end
 
@@ -169,6 +183,7 @@ local function serve(record)
 			client:_wait(wait)
 		end
 	until not wait
+	dismiss(record)
 	leave(record)
 end
 

@@ -242,7 +242,7 @@ function bridge.flush(client)
 	if not data then
 		return true
 	end
-	client._sending, senders[client] = conn, running_thread()
+	client._sending, senders[client] = conn, host.note_thread(running_thread())
 	local ok, err = send_all(client, conn, data)
 	if client._sending == conn then
 		client._sending = false
@@ -337,6 +337,9 @@ function bridge.next(client)
 	if not conn then
 		-- An answer that came by the last connection, if anything.
 		return kind, what, more
+	elseif not kind and broken[conn] then
+		-- An answer to what was received last could not be sent: nothing more may come.
+		return "failed", broken[conn]
 	elseif not kind then
 		local received, err = call_outside(client, receive, conn, link)
 		if client.connection ~= conn then
