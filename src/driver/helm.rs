@@ -13,7 +13,7 @@ use super::wheel::{Hands, Hearing, Wheel};
 /// How long a program that calls `step` in a loop of its own takes from one call to the next, at most.
 pub(super) const BETWEEN_STEPS: Duration = Duration::from_millis(50);
 /// How often a program without a pause between its steps looks for what has arrived. Most of such a step is the system call.
-const BETWEEN_TURNS: Duration = Duration::from_micros(5);
+const BETWEEN_TURNS: Duration = Duration::from_micros(3);
 
 #[derive(Default)]
 pub(super) struct Helm {
