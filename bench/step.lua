@@ -1,6 +1,6 @@
--- A program that calls `step` in a loop of its own: lua bench/step.lua PAUSE [IDLE]
--- PAUSE is the time between two calls in milliseconds, 0 for none. With IDLE nothing is sent, and what is measured is the
--- CPU time of a call. Else it is the time from a publish until the message is back, through a real broker.
+-- A program that calls `step` in a loop of its own: lua bench/step.lua PAUSE [IDLE] PAUSE is the time between two
+-- calls in milliseconds, 0 for none. With IDLE nothing is sent, and what is measured is the CPU time of a call. Else
+-- it is the time from a publish until the message is back, through a real broker.
 
 local bench = require("bench")
 
