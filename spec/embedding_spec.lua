@@ -1,7 +1,9 @@
 -- Clients among other things: an event loop of the program's, other clients, many of them.
 
 local harness = require("spec.support.harness")
+local lfs = require("lfs")
 local mqtt = require("mqtt")
+local servers = require("spec.support.server")
 local socket = require("socket")
 
 local unpack = table.unpack or unpack -- luacheck: ignore 143
@@ -111,6 +113,70 @@ describe("a client in an event loop of the program", function()
 		select_until(function()
 			return one.connection and one.connection.connack and two.connection and two.connection.connack
 		end, one, two)
+	end)
+end)
+
+describe("a client that a loop of the program steps", function()
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+	end)
+
+	-- How often the library's thread has slept, where the system tells.
+	local function times_slept()
+		local count
+		for task in lfs.dir("/proc/self/task") do
+			local file = io.open("/proc/self/task/" .. task .. "/status")
+			local status = file and file:read("*a") or ""
+			if file then
+				file:close()
+			end
+			if status:find("^Name:%s+mqtt%-caretaker") then
+				count = (count or 0) + tonumber(status:match("\nvoluntary_ctxt_switches:%s+(%d+)"))
+			end
+		end
+		return assert(count, "no such thread")
+	end
+
+	local it_on_linux = lfs.attributes("/proc/self/task") and it or pending
+
+	it_on_linux("is served by its steps, without another thread for each message", function()
+		local MESSAGES = 1000
+		local server = servers.start(4)
+		local received, connected = 0, false
+		local client = harness.client({ uri = "mqtt://127.0.0.1:" .. server.port })
+		client:on({
+			connect = function()
+				connected = true
+			end,
+			message = function()
+				received = received + 1
+			end,
+		})
+		local deadline = harness.now() + 20
+		local function step_until(done)
+			while not done() do
+				assert(harness.now() < deadline, "nothing came of it in time")
+				client:step()
+				server.serve()
+			end
+		end
+		step_until(function()
+			return connected
+		end)
+		-- That the program steps shows in its first steps.
+		local before
+		for i = 1, MESSAGES do
+			if i == 50 then
+				before = times_slept()
+			end
+			server:send({ type = 3, topic = "question", qos = 0, payload = "hello" })
+			step_until(function()
+				return received == i
+			end)
+		end
+		local slept = times_slept() - before
+		assert.is_true(slept < MESSAGES / 2, slept)
 	end)
 end)
 

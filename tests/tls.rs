@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use mqtt_core::net::{OpenError, Secret, Stream, Target, TlsConfig, TlsOptions, TlsVersion, open};
+use mqtt_core::net::{
+    OpenError, Secret, Stream, Target, TlsConfig, TlsOptions, TlsVersion, describe, open,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
@@ -579,7 +581,7 @@ async fn a_refused_client_learns_why() {
             };
             // In TLS 1.3 the client is done before the server has seen its certificate: the first read tells.
             let text = match connect("localhost", port, &options).await {
-                Ok(mut stream) => stream.read_u8().await.unwrap_err().to_string(),
+                Ok(mut stream) => describe(&stream.read_u8().await.unwrap_err()),
                 Err(error) => error.to_string(),
             };
             assert!(text.ends_with(expected), "{version:?}: {text}");

@@ -617,7 +617,8 @@ local function log(scenario)
 	for index, broker in ipairs(scenario.brokers) do
 		local connections = {}
 		for i, connection in ipairs(broker.connections) do
-			connections[i] = { sent = connection.sent, read = connection.read, received = connection.count, requests = connection.requests,
+			connections[i] = { sent = connection.sent, read = connection.read, received = connection.count,
+				requests = connection.requests,
 				closed_by = connection.record.closed_by,
 				is_listening = connection.sock ~= nil and not connection.has_ended and not connection.is_deaf }
 		end

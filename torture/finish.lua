@@ -68,7 +68,8 @@ function Run:held_up()
 	end
 end
 
--- Whether what no broker keeps back arrives while that does not answer. A message of megabytes before it takes its time.
+-- Whether what no broker keeps back arrives while that does not answer. A message of megabytes before it takes its
+-- time.
 function Run:check_held_up()
 	local deadline = core.now() + SOON
 	local exchange, read = self:held_up()

@@ -9,7 +9,7 @@ use loom::thread;
 
 use crate::dirty::Dirty;
 use crate::sync::{AtomicBool, AtomicUsize, SeqCst};
-use crate::wheel::{Hands, Wheel};
+use crate::wheel::{Hands, Hearing, Wheel};
 use crate::{Call, every_way};
 
 /// What `Helm`, `Hub`, a link and its transport are to each other, without what they do.
@@ -21,6 +21,10 @@ struct Driver {
     /// Somebody drives.
     is_driven: AtomicBool,
     tasks: AtomicUsize,
+    /// The caretaker waits for Lua's next step until it is woken.
+    is_patient: bool,
+    /// Lua's visit count when the caretaker began to wait for its next step.
+    seen: AtomicUsize,
     dirty: Dirty,
     /// How many dirty transports are listed.
     listed: Mutex<usize>,
@@ -31,6 +35,8 @@ struct Driver {
     token: Call,
     /// The task has done something.
     done: Call,
+    /// The caretaker has begun to drive, for longer than a turn.
+    driven: Call,
 }
 
 impl Driver {
@@ -51,9 +57,18 @@ impl Driver {
         }
     }
 
-    /// What `Driver::drive` does for Lua.
+    /// What `Driver::take_wheel` does for Lua.
     fn lua_drives(&self) {
-        if self.wheel.enter() {
+        self.lua_visits(false);
+    }
+
+    /// The same for a step.
+    fn lua_steps(&self) {
+        self.lua_visits(true);
+    }
+
+    fn lua_visits(&self, steps: bool) {
+        if self.wheel.enter(steps) {
             self.call.notify();
         }
         self.drive(|| {
@@ -77,8 +92,10 @@ impl Driver {
         self.work.lock().unwrap().0 += 1;
         if self.dirty.mark() {
             *self.listed.lock().unwrap() += 1;
-            if self.wheel.is_to_hear_of_dirty() {
-                self.call.notify();
+            match self.wheel.hear_of_dirty() {
+                Hearing::Called => self.call.notify(),
+                Hearing::Woken => self.token.notify(),
+                Hearing::Not => {}
             }
         }
     }
@@ -116,8 +133,32 @@ impl Hands for Driver {
         self.token.wait_shortly();
     }
 
+    fn follow(&self, visits: usize) -> bool {
+        if self.is_patient {
+            self.token.wait();
+            return true;
+        }
+        // Once for each visit, as if it had come just before.
+        let is_new = self.seen.swap(visits, SeqCst) != visits;
+        if is_new {
+            self.token.wait_shortly();
+        }
+        is_new
+    }
+
+    fn has_dirty(&self) -> bool {
+        *self.listed.lock().unwrap() > 0
+    }
+
+    fn turn(&self) {
+        self.drive(|| {
+            self.wake_dirty();
+        });
+    }
+
     fn drive(&self, served: impl Future<Output = ()>) {
         self.drive(|| {
+            self.driven.notify();
             // Nothing in here is ever pending: to wait blocks the thread.
             let done = pin!(served).poll(&mut Context::from_waker(Waker::noop()));
             assert_eq!(done, Poll::Ready(()));
@@ -143,8 +184,20 @@ impl Hands for Driver {
 
 /// Runs what Lua's thread does beside the caretaker, which has to come to its end then.
 fn beside_caretaker(lua: impl Fn(&Driver) + Send + Sync + 'static) {
+    beside(false, lua);
+}
+
+/// The same, with a caretaker that waits for Lua's next step as long as nobody wakes it.
+fn beside_patient_caretaker(lua: impl Fn(&Driver) + Send + Sync + 'static) {
+    beside(true, lua);
+}
+
+fn beside(is_patient: bool, lua: impl Fn(&Driver) + Send + Sync + 'static) {
     every_way(move || {
-        let driver = Arc::new(Driver::default());
+        let driver = Arc::new(Driver {
+            is_patient,
+            ..Driver::default()
+        });
         let of_thread = Arc::clone(&driver);
         let caretaker = thread::spawn(move || of_thread.wheel.run(&*of_thread));
         lua(&driver);
@@ -213,5 +266,60 @@ fn a_task_that_begins_while_the_caretaker_falls_asleep_is_driven() {
         driver.request();
         driver.spawn();
         driver.wait_until_done();
+    });
+}
+
+#[test]
+fn what_is_asked_for_after_a_step_is_done_though_no_step_follows() {
+    beside_patient_caretaker(|driver| {
+        driver.spawn();
+        driver.lua_steps();
+        driver.request();
+        driver.wait_until_done();
+    });
+}
+
+#[test]
+fn what_is_asked_for_between_steps_is_done() {
+    beside_patient_caretaker(|driver| {
+        driver.spawn();
+        driver.lua_steps();
+        driver.request();
+        driver.lua_steps();
+        driver.request();
+        driver.wait_until_done();
+    });
+}
+
+#[test]
+fn a_program_that_steps_no_more_has_a_driver() {
+    beside_caretaker(|driver| {
+        driver.spawn();
+        driver.lua_steps();
+        driver.request();
+        driver.wait_until_done();
+    });
+}
+
+#[test]
+fn a_program_that_steps_and_then_waits_has_a_driver() {
+    beside_caretaker(|driver| {
+        driver.spawn();
+        driver.lua_steps();
+        driver.request();
+        driver.lua_drives();
+        driver.request();
+        driver.wait_until_done();
+    });
+}
+
+#[test]
+fn a_caretaker_that_waits_for_the_next_step_hears_that_there_is_none() {
+    beside_patient_caretaker(|driver| {
+        driver.spawn();
+        driver.lua_steps();
+        driver.wheel.end_steps();
+        driver.token.notify();
+        driver.driven.wait();
     });
 }

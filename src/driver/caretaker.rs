@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::helm::BETWEEN_STEPS;
 use super::hub::Hub;
 use super::wheel::Hands;
 
@@ -27,6 +28,8 @@ struct Tools<'a> {
     hub: &'a Hub,
     /// When it was woken last.
     woken: Cell<Instant>,
+    /// Lua's visit count as last seen, and since when it has been that.
+    seen: Cell<(usize, Instant)>,
 }
 
 impl Hands for Tools<'_> {
@@ -45,6 +48,30 @@ impl Hands for Tools<'_> {
 
     fn pause(&self) {
         park_timeout(GRACE);
+    }
+
+    fn follow(&self, visits: usize) -> bool {
+        let now = Instant::now();
+        let (last, mut since) = self.seen.get();
+        if last != visits {
+            since = now;
+            self.seen.set((visits, now));
+        }
+        let left = BETWEEN_STEPS.saturating_sub(now - since);
+        if left.is_zero() {
+            return false;
+        }
+        park_timeout(left);
+        true
+    }
+
+    fn has_dirty(&self) -> bool {
+        self.hub.has_dirty()
+    }
+
+    fn turn(&self) {
+        let _wheel = self.hub.helm.hold();
+        self.runtime.block_on(self.hub.turn());
     }
 
     fn drive(&self, served: impl Future<Output = ()>) {
@@ -81,6 +108,7 @@ pub(super) fn start(
                 runtime: &runtime,
                 hub: &of_thread,
                 woken: Cell::new(Instant::now()),
+                seen: Cell::new((0, Instant::now())),
             };
             of_thread.helm.run(&tools);
         })?;

@@ -202,7 +202,7 @@ impl Connection<'_> {
             let read =
                 instruction.read && !instruction.finish && self.read(instruction.missing, cx);
             if !read && let Some(error) = self.write_error.take() {
-                self.end(ended_by(&error));
+                self.end(error.into());
             }
             // What was written of more is told as well: it shows that the connection takes something.
             let took_some = self.io.written > 0;
@@ -385,7 +385,7 @@ impl Connection<'_> {
                 Poll::Ready(Ok(0)) => self.end(Ended::Closed),
                 Poll::Ready(Ok(_)) if input.len() < input.capacity() => continue,
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => self.end(ended_by(&error)),
+                Poll::Ready(Err(error)) => self.end(error.into()),
                 Poll::Pending if input.is_empty() => {
                     // An idle connection keeps no buffer.
                     *input = BytesMut::new();
@@ -421,14 +421,6 @@ struct Rest {
     progress: Instant,
 }
 
-/// A peer that resets the connection, or ends TLS without saying so, has closed it.
-fn ended_by(error: &io::Error) -> Ended {
-    match net::is_closed(error) {
-        true => Ended::Closed,
-        false => Ended::Broken(net::describe(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
@@ -459,9 +451,8 @@ mod tests {
         connection.io.output.extend_from_slice(b"x");
         assert!(!connection.write(&mut Context::from_waker(Waker::noop())));
         assert!(!connection.has_output());
-        let error = connection.write_error.unwrap();
-        assert!(
-            matches!(ended_by(&error), Ended::Broken(reason) if reason == "the connection takes nothing")
-        );
+        let ended = Ended::from(connection.write_error.unwrap());
+        assert!(matches!(ended, Ended::Broken(_)));
+        assert_eq!(ended.to_string(), "the connection takes nothing");
     }
 }

@@ -69,6 +69,6 @@ impl Link {
 
     /// Whether the session has given the connection up.
     pub fn is_failed(&self) -> bool {
-        self.with_session(|session| session.state() == State::Disconnected)
+        self.look(|session| session.state() == State::Disconnected)
     }
 }

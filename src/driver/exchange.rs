@@ -1,8 +1,11 @@
 //! What a link and the task of its connection give each other: the task's bytes against what it is to do next.
 
 use std::time::Instant;
+use std::{fmt, io};
 
 use bytes::BytesMut;
+
+use crate::net;
 
 /// What a connection's task brings to an exchange, and takes from it.
 #[derive(Default)]
@@ -18,11 +21,34 @@ pub(super) struct Exchange {
 }
 
 /// How a connection ended by itself.
-pub(super) enum Ended {
-    /// The peer closed it.
+#[derive(Debug)]
+pub enum Ended {
+    /// The peer closed it, in whatever manner.
     Closed,
-    /// It broke, with what the operating system or TLS said.
-    Broken(String),
+    /// The network or TLS broke it.
+    Broken(io::Error),
+    /// Its task has panicked.
+    Panicked,
+}
+
+impl From<io::Error> for Ended {
+    /// A peer that resets the connection, or ends TLS without saying so, has closed it.
+    fn from(error: io::Error) -> Self {
+        match net::is_closed(&error) {
+            true => Self::Closed,
+            false => Self::Broken(error),
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the peer closed the connection"),
+            Self::Broken(error) => f.write_str(&net::describe(error)),
+            Self::Panicked => f.write_str("internal error"),
+        }
+    }
 }
 
 /// What a connection's task is to do after an exchange.

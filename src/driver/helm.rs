@@ -3,11 +3,17 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::lock;
-use super::wheel::{Hands, Wheel};
+use super::wheel::{Hands, Hearing, Wheel};
+
+/// How long a program that calls `step` in a loop of its own takes from one call to the next, at most.
+pub(super) const BETWEEN_STEPS: Duration = Duration::from_millis(50);
+/// How often a program without a pause between its steps looks for what has arrived. Most of such a step is the system call.
+const BETWEEN_TURNS: Duration = Duration::from_micros(3);
 
 #[derive(Default)]
 pub(super) struct Helm {
@@ -16,6 +22,8 @@ pub(super) struct Helm {
     wheel: Wheel,
     /// Makes a driving caretaker look up: Lua wants the wheel, or a transport became dirty.
     call: Notify,
+    /// When a step of Lua's drove last, or would have done so if the caretaker had not been driving.
+    last_turn: Mutex<Option<Instant>>,
     /// The caretaker's.
     thread: OnceLock<Thread>,
 }
@@ -31,9 +39,9 @@ impl Helm {
         self.wheel.is_driving()
     }
 
-    /// Lua is about to take the wheel.
-    pub(super) fn lua_enters(&self) {
-        if self.wheel.enter() {
+    /// Lua is about to take the wheel, for a step or to wait.
+    pub(super) fn lua_enters(&self, steps: bool) {
+        if self.wheel.enter(steps) {
             self.call.notify_one();
         }
     }
@@ -52,11 +60,35 @@ impl Helm {
         }
     }
 
-    /// A transport became dirty: makes a driving caretaker look at it.
+    /// A transport became dirty: makes the caretaker look at it.
     pub(super) fn call_for_dirty(&self) {
-        if self.wheel.is_to_hear_of_dirty() {
-            self.call.notify_one();
+        match self.wheel.hear_of_dirty() {
+            Hearing::Called => self.call.notify_one(),
+            Hearing::Woken => self.unpark(),
+            Hearing::Not => {}
         }
+    }
+
+    /// Lua will not come back for another step.
+    pub(super) fn lua_stays_away(&self) {
+        self.wheel.end_steps();
+        self.unpark();
+    }
+
+    /// Whether Lua's step is to drive `now`, perhaps since something `is_dirty`. It takes the wheel from a driving caretaker
+    /// if the step before it was not long ago: so whoever steps seldom wakes nobody.
+    pub(super) fn is_turn_due(&self, now: Instant, is_dirty: bool) -> bool {
+        let mut last = lock(&self.last_turn);
+        let since = last.map(|last| now - last);
+        let is_driving = self.is_caretaker_driving();
+        let is_due = match is_driving {
+            true => since.is_some_and(|since| since < BETWEEN_STEPS),
+            false => is_dirty || since.is_none_or(|since| since >= BETWEEN_TURNS),
+        };
+        if is_due || is_driving {
+            *last = Some(now);
+        }
+        is_due
     }
 
     /// Makes a driving caretaker leave if it is not needed any more.

@@ -6,14 +6,23 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 use super::alarms::Alarms;
 use super::helm::Helm;
-use super::link::Link;
 use super::transport::Transport;
 use super::turns::Turns;
 use super::{lock, lock_until};
 use crate::forks::forks;
+
+/// What the hub asks of a link.
+pub(super) trait Member: Send + Sync {
+    /// The alarm rings, unless it has been moved to later than `now`.
+    fn ring(&self, now: Instant);
+    /// Closes the connection for a program that will not come back, unless the link is locked for longer than until
+    /// `deadline`.
+    fn leave_until(&self, deadline: Instant);
+}
 
 pub(super) struct Hub {
     pub(super) helm: Helm,
@@ -26,7 +35,7 @@ pub(super) struct Hub {
     /// Transports whose task has something to do and does not know it yet.
     dirty: Mutex<Vec<Arc<Transport>>>,
     /// All links by token.
-    links: Mutex<BTreeMap<u32, Weak<Link>>>,
+    links: Mutex<BTreeMap<u32, Weak<dyn Member>>>,
     /// Tasks alive.
     tasks: Arc<AtomicUsize>,
     /// Connections being closed in order.
@@ -68,11 +77,11 @@ impl Hub {
         self.next_token.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn add_link(&self, link: &Arc<Link>) {
-        lock(&self.links).insert(link.token(), Arc::downgrade(link));
+    pub(super) fn add_member(&self, token: u32, link: Weak<dyn Member>) {
+        lock(&self.links).insert(token, link);
     }
 
-    /// Has all links [leave](Link::leave) for good. What is locked for longer than until `deadline` is left alone.
+    /// Has all links leave for good. What is locked for longer than until `deadline` is left alone.
     pub(super) fn leave_all(&self, deadline: Instant) {
         let links: Vec<_> = match lock_until(&self.links, deadline) {
             Some(links) => links.values().filter_map(Weak::upgrade).collect(),
@@ -83,6 +92,7 @@ impl Hub {
         }
         // Whoever drives may be waiting for something else.
         self.wake_dirty();
+        self.helm.lua_stays_away();
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -145,6 +155,18 @@ impl Hub {
             transport.wake();
         }
         !dirty.is_empty()
+    }
+
+    pub(super) fn has_dirty(&self) -> bool {
+        !lock(&self.dirty).is_empty()
+    }
+
+    /// One turn of the runtime without blocking: what waits is written, what has arrived is read, due timers fire.
+    pub(super) async fn turn(&self) {
+        self.wake_dirty();
+        // The first yield polls the I/O driver, the second the tasks which that has woken.
+        yield_now().await;
+        yield_now().await;
     }
 
     pub(super) fn has_tasks(&self) -> bool {
@@ -220,7 +242,7 @@ mod tests {
 
     use super::*;
     use crate::codec::Version;
-    use crate::driver::Driver;
+    use crate::driver::{Driver, Link};
     use crate::session::{Session, Settings};
 
     #[test]

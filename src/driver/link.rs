@@ -15,12 +15,13 @@ use super::exchange::Ended;
 use super::flow::{Flow, Load};
 #[cfg(unix)]
 use super::held;
-use super::hub::{Hub, TaskCount};
+use super::hub::{Hub, Member, TaskCount};
 use super::large::Large;
 use super::readiness::{News, Readiness};
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
 use crate::codec::Packet;
+use crate::net::OpenError;
 use crate::session::{Event, Parted, Session, Settings, State, Stats};
 
 /// What a link has for Lua.
@@ -28,8 +29,8 @@ use crate::session::{Event, Parted, Session, Settings, State, Stats};
 pub enum LinkEvent {
     /// The connection is up; nothing has been sent on it.
     Opened,
-    /// The connection could not be opened, with the reason.
-    OpenFailed(String),
+    /// The connection could not be opened.
+    OpenFailed(Box<OpenError>),
     /// A packet that the user sees.
     Packet(Packet),
     /// A message that was accepted will not be sent, see [`Event::Dropped`].
@@ -50,10 +51,8 @@ pub enum LinkEvent {
     Unrenewed(String),
     /// The session ended the connection, with the reason.
     Failed(String),
-    /// The peer closed the connection.
-    Closed,
-    /// The connection broke, with what the operating system or TLS said.
-    Broken(String),
+    /// The connection ended by itself.
+    Ended(Ended),
     /// The time set by [`Link::wake_after`] has come.
     Woken,
 }
@@ -89,7 +88,8 @@ pub(super) struct LinkState {
     pub(super) session: Session,
     attached: Option<Attached>,
     /// The connection before, if it had something to send when it was closed: the next one waits for its end. A server ends
-    /// a connection when its client comes by another one, and reads what is left of it no more.
+    /// a connection when its client comes by another one, and reads what is left of it no more. So does the cluster of
+    /// which the next server is another node; and whether it is one, only who runs it knows.
     previous: Option<Arc<Transport>>,
     /// Mailbox of the task that holds the socket of a connector, from `hold` to `let_go`.
     held: Option<Arc<Transport>>,
@@ -110,7 +110,7 @@ struct Attached {
     /// Mailbox of the task that owns the connection.
     transport: Arc<Transport>,
     /// How opening ended, not yet told.
-    opened: Option<Result<(), String>>,
+    opened: Option<Result<(), Box<OpenError>>>,
     /// How the connection ended, not yet told. Comes after every packet.
     ended: Option<Ended>,
     tls_version: Option<&'static str>,
@@ -144,7 +144,8 @@ impl Link {
                 descriptor: Descriptor::default(),
             }),
         });
-        driver.hub.add_link(&link);
+        let member = Arc::downgrade(&link);
+        driver.hub.add_member(link.token, member);
         link
     }
 
@@ -182,6 +183,11 @@ impl Link {
         result
     }
 
+    /// Looks at the session, and changes nothing.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Session) -> T) -> T {
+        look(&self.lock().session)
+    }
+
     /// Holds a socket that a connector in Lua has connected, until `let_go`.
     #[cfg(unix)]
     pub fn hold(&self, driver: &Driver, socket: std::os::fd::OwnedFd) {
@@ -216,14 +222,6 @@ impl Link {
     /// earlier connections, is sent in the background.
     pub fn leave(&self) {
         self.lock().detach(&self.hub, |session| session.part(true));
-    }
-
-    /// The same, unless the link is locked for longer than until `deadline`.
-    pub(super) fn leave_until(&self, deadline: Instant) {
-        if let Some(mut state) = lock_until(&self.state, deadline) {
-            state.detach(&self.hub, |session| session.part(true));
-            state.let_go(&self.hub);
-        }
     }
 
     /// Drops the connection after everything in the transmit buffer has been written, and waits for that until
@@ -267,7 +265,7 @@ impl Link {
 
     /// Whether the program must take events before more can be sent.
     pub fn is_slow(&self) -> bool {
-        self.with_session(|session| session.is_slow())
+        self.look(Session::is_slow)
     }
 
     /// Makes [`LinkEvent::Woken`] come at once.
@@ -278,9 +276,9 @@ impl Link {
     }
 
     /// Makes [`LinkEvent::Woken`] come after `delay`, unless this is called again before.
-    pub fn wake_after(&self, driver: &Driver, delay: Duration) {
+    pub fn wake_after(&self, delay: Duration) {
         let alarm = Instant::now().checked_add(delay).map(|at| {
-            let _alive = driver.hub.count_task();
+            let _alive = self.hub.count_task();
             Box::new(Alarm { at, _alive })
         });
         let mut state = self.lock();
@@ -289,16 +287,7 @@ impl Link {
         state.alarm = alarm;
         self.hub.alarms.move_link(self.token, old, new);
         drop(state);
-        driver.hub.helm.wake_if_parked();
-    }
-
-    /// The alarm rings, unless it has been moved to later than `now`.
-    pub(super) fn ring(&self, now: Instant) {
-        let mut state = self.lock();
-        if state.alarm.take_if(|alarm| alarm.at <= now).is_some() {
-            state.woken = true;
-            self.has_news(&mut state);
-        }
+        self.hub.helm.wake_if_parked();
     }
 
     /// The next thing for Lua. If there is none yet, drives the runtime for a turn, without blocking.
@@ -341,16 +330,14 @@ impl Link {
 
     /// The session's counters.
     pub fn stats(&self) -> Stats {
-        self.with_session(|session| session.stats())
+        self.look(Session::stats)
     }
 
     /// The time until keep alive has something to do, and whether the server is given up then.
     pub fn deadline(&self) -> (Option<Duration>, bool) {
-        self.with_session(|session| {
-            let deadline = session.poll_timeout();
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            (left, session.awaits_answer())
-        })
+        let (deadline, awaits) = self.look(|it| (it.poll_timeout(), it.awaits_answer()));
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        (left, awaits)
     }
 
     /// Version of TLS that the connection uses, if any.
@@ -444,6 +431,23 @@ impl Link {
         }
         if raise {
             state.descriptor.raise();
+        }
+    }
+}
+
+impl Member for Link {
+    fn ring(&self, now: Instant) {
+        let mut state = self.lock();
+        if state.alarm.take_if(|alarm| alarm.at <= now).is_some() {
+            state.woken = true;
+            self.has_news(&mut state);
+        }
+    }
+
+    fn leave_until(&self, deadline: Instant) {
+        if let Some(mut state) = lock_until(&self.state, deadline) {
+            state.detach(&self.hub, |session| session.part(true));
+            state.let_go(&self.hub);
         }
     }
 }
@@ -550,16 +554,13 @@ impl LinkState {
         }
         match self.attached.as_mut().and_then(|it| it.opened.take()) {
             Some(Ok(())) => return Some(LinkEvent::Opened),
-            Some(Err(message)) => return Some(LinkEvent::OpenFailed(message)),
+            Some(Err(error)) => return Some(LinkEvent::OpenFailed(error)),
             None => {}
         }
         if let Some(event) = self.session.poll_event() {
             return Some(event.into());
         }
-        match self.attached.as_mut()?.ended.take()? {
-            Ended::Closed => Some(LinkEvent::Closed),
-            Ended::Broken(message) => Some(LinkEvent::Broken(message)),
-        }
+        self.attached.as_mut()?.ended.take().map(LinkEvent::Ended)
     }
 
     /// Takes all messages, and returns the first, if they are many and come next.

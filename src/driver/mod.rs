@@ -38,6 +38,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use crate::forks::forked;
 use crate::forks::{GENERATIONS, PerProcess};
+pub use exchange::Ended;
 use hub::{Hub, TaskCount};
 pub use link::{Link, LinkEvent};
 pub use request::{Accepted, Lent, Refused, Request};
@@ -196,27 +197,31 @@ impl Driver {
         })
     }
 
-    /// One turn of the runtime without blocking: what has arrived is read, what waits is written, due timers fire.
-    /// While the caretaker drives, a turn would repeat its work, unless Lua is to `relieve` it.
+    /// One turn of the runtime without blocking, see [`Hub::turn`]. While the caretaker drives, a turn would repeat its work,
+    /// unless Lua is to `relieve` it, or turns are what this program does; and so would a turn right after another one, if
+    /// nothing is to be written.
     fn turn(&self, relieve: bool) {
-        if relieve || !self.hub.helm.is_caretaker_driving() {
-            // The first yield polls the I/O driver, the second the tasks which that has woken.
-            self.drive(async {
-                tokio::task::yield_now().await;
-                tokio::task::yield_now().await;
-            });
+        let hub = &*self.hub;
+        let is_due = || hub.helm.is_turn_due(Instant::now(), hub.has_dirty());
+        if relieve || is_due() {
+            self.take_wheel(true, hub.turn());
         }
     }
 
     /// Drives the runtime until `future` is done.
     fn drive<T>(&self, future: impl Future<Output = T>) -> T {
-        let hub = &*self.hub;
-        hub.helm.lua_enters();
-        let wheel = hub.helm.hold();
-        let result = self.runtime().block_on(async {
-            hub.wake_dirty();
+        self.take_wheel(false, async {
+            self.hub.wake_dirty();
             future.await
-        });
+        })
+    }
+
+    /// Drives the runtime until `future` is done, which for a step does not wait.
+    fn take_wheel<T>(&self, steps: bool, future: impl Future<Output = T>) -> T {
+        let hub = &*self.hub;
+        hub.helm.lua_enters(steps);
+        let wheel = hub.helm.hold();
+        let result = self.runtime().block_on(future);
         drop(wheel);
         hub.helm.lua_leaves(hub.has_tasks());
         result

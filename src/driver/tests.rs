@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Driver, Lent, Link, LinkEvent, Request};
+use super::{Driver, Ended, Lent, Link, LinkEvent, Request};
 use crate::codec::{
     Connack, Connect, Decoder, Packet, PacketType, Properties, Publish, PublishRef, QoS, Str,
     Version, encode,
@@ -226,7 +226,7 @@ fn a_wait_sees_the_next_event_of_a_link_that_was_not_emptied() {
     let link = link(&driver);
     link.wake();
     assert!(matches!(link.next_event(), Some(LinkEvent::Woken)));
-    link.wake_after(&driver, Duration::from_millis(10));
+    link.wake_after(Duration::from_millis(10));
     assert!(driver.wait_until(Instant::now() + PATIENCE, || link.has_events()));
 }
 
@@ -346,9 +346,9 @@ fn a_slow_reader_is_not_sent_more_than_it_takes() {
     let driver = driver();
     let link = connected(&driver, target, 0);
     driver.wait_until(Instant::now() + PATIENCE, || {
-        link.with_session(|session| !session.wants_receive())
+        link.look(|session| !session.wants_receive())
     });
-    let queued = link.with_session(|session| session.queued_bytes());
+    let queued = link.look(|session| session.queued_bytes());
     let limit = Settings::default().max_queued_bytes;
     assert!(queued > limit && queued < 2 * limit, "{queued}");
     for _ in 0..MESSAGES {
@@ -577,7 +577,10 @@ fn a_large_message_does_not_outlast_its_connection() {
         publish_large(&driver, &link, payload, PATIENCE);
     }
     assert!(start.elapsed() < PATIENCE);
-    assert!(matches!(next(&driver, &link), LinkEvent::Closed));
+    assert!(matches!(
+        next(&driver, &link),
+        LinkEvent::Ended(Ended::Closed)
+    ));
 }
 
 #[test]
@@ -592,7 +595,10 @@ fn the_end_of_the_stream_comes_after_every_packet() {
         next(&driver, &link),
         LinkEvent::Packet(Packet::Publish(_))
     ));
-    assert!(matches!(next(&driver, &link), LinkEvent::Closed));
+    assert!(matches!(
+        next(&driver, &link),
+        LinkEvent::Ended(Ended::Closed)
+    ));
 }
 
 #[test]
@@ -617,7 +623,7 @@ fn a_refused_connection_is_told() {
     let link = link(&driver);
     link.open(&driver, Target::tcp("127.0.0.1", unused.port()), PATIENCE);
     match next(&driver, &link) {
-        LinkEvent::OpenFailed(message) => assert!(message.contains("refused"), "{message}"),
+        LinkEvent::OpenFailed(error) => assert!(error.to_string().contains("refused"), "{error}"),
         other => panic!("{other:?}"),
     }
 }
@@ -626,8 +632,8 @@ fn a_refused_connection_is_told() {
 fn a_timer_wakes_the_link_and_the_last_one_counts() {
     let driver = driver();
     let link = link(&driver);
-    link.wake_after(&driver, PATIENCE * 10);
-    link.wake_after(&driver, Duration::from_millis(5));
+    link.wake_after(PATIENCE * 10);
+    link.wake_after(Duration::from_millis(5));
     assert!(matches!(next(&driver, &link), LinkEvent::Woken));
     assert!(link.next_event().is_none());
 }
@@ -639,7 +645,7 @@ fn a_timer_that_is_replaced_or_whose_link_is_gone_leaves_nothing_behind() {
     let before = tasks();
     let link = link(&driver);
     for _ in 0..100 {
-        link.wake_after(&driver, PATIENCE * 10);
+        link.wake_after(PATIENCE * 10);
     }
     assert_eq!(tasks(), before);
     assert_eq!(driver.hub.alarms.pending(), 1);
@@ -654,8 +660,8 @@ fn a_timer_wakes_the_link_while_lua_is_away() {
     let link = link(&driver);
     // It is not the first that is pending.
     let other = self::link(&driver);
-    other.wake_after(&driver, Duration::from_millis(1));
-    link.wake_after(&driver, Duration::from_millis(2));
+    other.wake_after(Duration::from_millis(1));
+    link.wake_after(Duration::from_millis(2));
     let deadline = Instant::now() + PATIENCE;
     while !(link.has_events() && other.has_events()) {
         assert!(Instant::now() < deadline);
@@ -667,7 +673,7 @@ fn a_timer_wakes_the_link_while_lua_is_away() {
 fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
     let driver = driver();
     let link = link(&driver);
-    link.wake_after(&driver, PATIENCE * 10);
+    link.wake_after(PATIENCE * 10);
     let start = Instant::now();
     driver.turn(false);
     driver.wait(Some(Duration::from_millis(20)), || false);
@@ -677,6 +683,60 @@ fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
         "{waited:?}"
     );
     assert!(!driver.wait_until(start, || false));
+}
+
+#[test]
+fn a_program_that_steps_takes_the_wheel_from_the_caretaker() {
+    let (target, server) = server(|mut server| {
+        server.accept();
+        // Kept: without a connection nobody need drive.
+        (server.receive(), server)
+    });
+    let driver = driver();
+    let link = connected(&driver, target, 0);
+    let deadline = Instant::now() + PATIENCE;
+    let step_until = |is_driving: bool| {
+        while driver.hub.helm.is_caretaker_driving() != is_driving {
+            assert!(Instant::now() < deadline);
+            match is_driving {
+                true => thread::yield_now(),
+                false => assert!(link.step(&driver).is_none()),
+            }
+        }
+    };
+    // Lua is away, comes back, and is away again.
+    step_until(true);
+    step_until(false);
+    publish(&link, b"asked for between steps");
+    let (received, _server) = server.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(received, Some(Packet::Publish(_))));
+    step_until(true);
+}
+
+#[test]
+fn what_is_published_is_written_within_the_next_step() {
+    let (target, server) = server(|mut server| {
+        server.accept();
+        // Kept: its end would be an event.
+        (server.receive(), server)
+    });
+    let driver = driver();
+    let link = connected(&driver, target, 0);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline);
+        assert!(link.step(&driver).is_none());
+        let wheel = driver.hub.helm.hold();
+        // A caretaker that is about to drive would write too.
+        if !driver.hub.helm.is_caretaker_driving() {
+            publish(&link, b"hello");
+            drop(wheel);
+            assert!(link.step(&driver).is_none());
+            break;
+        }
+    }
+    assert_eq!(link.outgoing_bytes(), 0);
+    assert!(server.recv_timeout(PATIENCE).unwrap().0.is_some());
 }
 
 /// Whether a descriptor becomes readable in time.

@@ -8,6 +8,8 @@ const PARKED: u8 = 0;
 /// It waits whether Lua stays away.
 const WATCHING: u8 = 1;
 const DRIVING: u8 = 2;
+/// Lua steps, and so drives itself: the caretaker sleeps until Lua stays away, or a transport becomes dirty.
+const FOLLOWING: u8 = 3;
 
 #[derive(Default)]
 pub(super) struct Wheel {
@@ -15,8 +17,23 @@ pub(super) struct Wheel {
     visits: AtomicUsize,
     mode: AtomicU8,
     stopping: AtomicBool,
+    /// Lua's last visit was a step: the next one is likely to follow soon.
+    stepping: AtomicBool,
+    /// A transport became dirty while the caretaker was watching.
+    is_asked: AtomicBool,
     /// The caretaker will look at the dirty transports without being called.
     gathering: AtomicBool,
+}
+
+/// How the caretaker hears of a dirty transport.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hearing {
+    /// It drives, and is to be called.
+    Called,
+    /// It sleeps, and is to be woken.
+    Woken,
+    /// It will look, or somebody else will drive.
+    Not,
 }
 
 /// What the caretaker's thread can do.
@@ -28,6 +45,13 @@ pub(super) trait Hands {
     fn rest(&self, watch: impl FnOnce());
     /// Sleeps for a moment, or until it is woken.
     fn pause(&self);
+    /// Sleeps until it is woken, or Lua's visit count has been the same for longer than between two steps. Returns whether it
+    /// was woken.
+    fn follow(&self, visits: usize) -> bool;
+    /// Whether there are dirty transports.
+    fn has_dirty(&self) -> bool;
+    /// Takes the wheel as soon as it is free, and drives for a turn, without waiting.
+    fn turn(&self);
     /// Takes the wheel as soon as it is free, and drives until `served` is over.
     fn drive(&self, served: impl Future<Output = ()>);
     /// Wakes the tasks of dirty transports. Returns whether there are any.
@@ -48,8 +72,9 @@ impl Wheel {
         self.mode.load(SeqCst) == PARKED
     }
 
-    /// Lua is about to take the wheel. Returns whether the caretaker, who has it, is to be called.
-    pub(super) fn enter(&self) -> bool {
+    /// Lua is about to take the wheel, for a step or to wait. Returns whether the caretaker, who has it, is to be called.
+    pub(super) fn enter(&self, steps: bool) -> bool {
+        self.stepping.store(steps, SeqCst);
         self.visits.fetch_add(1, SeqCst);
         self.is_driving()
     }
@@ -60,9 +85,22 @@ impl Wheel {
         tasks && self.is_parked()
     }
 
-    /// A transport became dirty. Returns whether the caretaker is to be called.
-    pub(super) fn is_to_hear_of_dirty(&self) -> bool {
-        !self.gathering.load(SeqCst) && self.is_driving()
+    /// Lua will take no more steps. The caretaker has to be woken then.
+    pub(super) fn end_steps(&self) {
+        self.stepping.store(false, SeqCst);
+    }
+
+    /// A transport became dirty. Returns how the caretaker is to hear of it.
+    pub(super) fn hear_of_dirty(&self) -> Hearing {
+        match self.mode.load(SeqCst) {
+            DRIVING if !self.gathering.load(SeqCst) => Hearing::Called,
+            FOLLOWING => Hearing::Woken,
+            WATCHING => {
+                self.is_asked.store(true, SeqCst);
+                Hearing::Not
+            }
+            _ => Hearing::Not,
+        }
     }
 
     /// The caretaker is to end. It has to be called and woken then.
@@ -88,6 +126,9 @@ impl Wheel {
             };
             self.mode.store(WATCHING, SeqCst);
             hands.pause();
+            if self.stepping.load(SeqCst) {
+                self.follow(hands);
+            }
             if self.needed(hands) != Some(visits) {
                 continue;
             }
@@ -95,6 +136,37 @@ impl Wheel {
             // Asked again after DRIVING is visible: whoever ends the need from here on calls.
             if self.needed(hands) == Some(visits) {
                 hands.drive(self.serve(visits, hands));
+            }
+        }
+    }
+
+    /// Leaves the wheel to Lua while it comes back for the next step; but what Lua asks for and does not see to itself within
+    /// a moment is seen to.
+    fn follow(&self, hands: &impl Hands) {
+        loop {
+            let visits = self.visits.load(SeqCst);
+            self.mode.store(FOLLOWING, SeqCst);
+            // Asked only after FOLLOWING is visible: whoever makes a transport dirty or ends the steps from here on wakes this
+            // thread.
+            if !self.stepping.load(SeqCst) || self.stopping.load(SeqCst) {
+                return;
+            }
+            let is_woken = hands.has_dirty() || hands.follow(visits);
+            self.mode.store(WATCHING, SeqCst);
+            if !is_woken && self.visits.load(SeqCst) == visits {
+                return;
+            }
+            self.watch_dirty(hands);
+        }
+    }
+
+    /// Stays as long as transports become dirty, which is cheaper than to be woken for each.
+    fn watch_dirty(&self, hands: &impl Hands) {
+        while self.is_asked.swap(false, SeqCst) || hands.has_dirty() {
+            let visits = self.visits.load(SeqCst);
+            hands.pause();
+            if hands.has_dirty() && self.needed(hands) == Some(visits) {
+                hands.turn();
             }
         }
     }

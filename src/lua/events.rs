@@ -1,10 +1,12 @@
 //! Gives the events of a link to Lua: `core.step` and `core.pop`.
 
+use std::borrow::Cow;
+
 use super::link::{Live, LuaLink, Stale};
 use super::results::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet, set};
 use super::stack::{RawFunction, Stack};
 use crate::codec::{Packet, Version};
-use crate::driver::LinkEvent;
+use crate::driver::{Ended, LinkEvent};
 
 /// Adds the functions of this file to `mqtt.core`.
 pub(super) fn register(core: &Stack) {
@@ -21,57 +23,62 @@ pub(super) fn register(core: &Stack) {
 /// the runtime, without blocking, and looks again. Without an event there is no result.
 struct NextEvent<const TURN: bool>;
 
+/// Why there is no link to ask.
+type Unusable = Cow<'static, str>;
+
 impl<const TURN: bool> RawFunction for NextEvent<TURN> {
-    type Output = (Option<LinkEvent>, Version);
+    type Output = (Result<Option<LinkEvent>, Unusable>, Version);
 
     const CONSTANTS: &'static [&'static str] = MESSAGE_FIELDS;
 
     fn run(&self, arguments: &Stack) -> Self::Output {
         let this = match LuaLink::of(arguments) {
             Ok(this) => this,
-            Err(message) => return (Some(LinkEvent::Broken(message)), Version::V311),
+            Err(message) => return (Err(message.into()), Version::V311),
         };
-        let event = match this.live() {
-            Err(Stale(message)) => Some(LinkEvent::Broken(message.into())),
-            Ok(Live { link, driver }) if TURN => link.step(driver),
-            Ok(Live { link, .. }) => link.next_event(),
-        };
+        let event = this.live().map(|Live { link, driver }| match TURN {
+            true => link.step(driver),
+            false => link.next_event(),
+        });
+        let event = event.map_err(|Stale(message)| message.into());
         (event, this.version)
     }
 
     fn push((event, version): &Self::Output, results: &Stack) {
-        let (name, message) = match event {
-            None => return,
-            Some(LinkEvent::Packet(Packet::Publish(publish))) if BUILDS_MESSAGES => {
-                return push_message(publish, *version, results);
+        let push = |name: &str, message: &str| {
+            results.push_bytes(name.as_bytes());
+            results.push_bytes(message.as_bytes());
+        };
+        let event = match event {
+            Ok(None) => return,
+            Ok(Some(event)) => event,
+            Err(message) => return push("broken", message),
+        };
+        match event {
+            LinkEvent::Packet(Packet::Publish(publish)) if BUILDS_MESSAGES => {
+                push_message(publish, *version, results);
             }
-            Some(LinkEvent::Packet(packet)) => return push_packet(packet, *version, results),
-            Some(LinkEvent::Dropped { packet_id, message }) => {
+            LinkEvent::Packet(packet) => push_packet(packet, *version, results),
+            LinkEvent::Dropped { packet_id, message } => {
                 results.push_bytes(b"dropped");
                 results.push_integer(*packet_id);
                 results.push_bytes(message.as_bytes());
-                return;
             }
-            Some(LinkEvent::Withdrawn {
+            LinkEvent::Withdrawn {
                 packet_id,
                 correlation_data,
-            }) => {
+            } => {
                 results.push_bytes(b"withdrawn");
                 results.push_integer(*packet_id);
                 results.push_bytes(correlation_data);
-                return;
             }
-            Some(LinkEvent::Opened) => ("opened", None),
-            Some(LinkEvent::OpenFailed(message)) => ("open_failed", Some(message)),
-            Some(LinkEvent::Unrenewed(message)) => ("unrenewed", Some(message)),
-            Some(LinkEvent::Failed(message)) => ("failed", Some(message)),
-            Some(LinkEvent::Closed) => ("closed", None),
-            Some(LinkEvent::Broken(message)) => ("broken", Some(message)),
-            Some(LinkEvent::Woken) => ("woken", None),
-        };
-        results.push_bytes(name.as_bytes());
-        if let Some(message) = message {
-            results.push_bytes(message.as_bytes());
+            LinkEvent::Opened => results.push_bytes(b"opened"),
+            LinkEvent::OpenFailed(error) => push("open_failed", &error.to_string()),
+            LinkEvent::Unrenewed(message) => push("unrenewed", message),
+            LinkEvent::Failed(message) => push("failed", message),
+            LinkEvent::Ended(Ended::Closed) => results.push_bytes(b"closed"),
+            LinkEvent::Ended(ended) => push("broken", &ended.to_string()),
+            LinkEvent::Woken => results.push_bytes(b"woken"),
         }
     }
 }

@@ -16,7 +16,7 @@ mod websocket;
 mod words;
 
 pub use open::{OpenError, Phase, Server, Target, open};
-pub use proxy::{Proxy, ProxyError};
+pub use proxy::{Protocol as ProxyProtocol, Proxy, ProxyError, ProxyFailure};
 pub use random::random_bytes;
 pub use secret::Secret;
 #[cfg(test)]
@@ -24,10 +24,10 @@ pub(crate) use socket::Fake;
 pub use socket::Socket;
 pub use stream::Stream;
 #[cfg(feature = "tls")]
-pub use tls::{TlsConfig, TlsError, TlsOptions, TlsVersion, protocol_range};
+pub use tls::{TlsConfig, TlsError, TlsFailure, TlsOptions, TlsVersion, protocol_range};
 pub use uri::{Scheme, Uri, UriError};
 #[cfg(feature = "websocket")]
-pub use websocket::{WebSocket, WebSocketConfig};
+pub use websocket::{WebSocket, WebSocketConfig, WebSocketFailure};
 pub use words::{describe, is_closed};
 
 /// Settings that nobody can have: this build has no TLS.

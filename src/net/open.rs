@@ -18,9 +18,11 @@ use tokio::{
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 #[cfg(feature = "tls")]
-use super::tls;
+use super::TlsFailure;
+#[cfg(feature = "websocket")]
+use super::WebSocketFailure;
 use super::words::{self, describe};
-use super::{Proxy, Socket, Stream, TlsConfig, WebSocketConfig};
+use super::{Proxy, ProxyFailure, Socket, Stream, TlsConfig, WebSocketConfig};
 
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -140,22 +142,24 @@ pub enum OpenError {
         proxy: String,
         /// The server.
         target: String,
-        /// What is wrong, in words.
-        reason: String,
+        /// Why not.
+        failure: ProxyFailure,
     },
     /// The opening handshake of WebSocket failed.
+    #[cfg(feature = "websocket")]
     WebSocket {
         /// The server.
         target: String,
-        /// What is wrong, in words.
-        reason: String,
+        /// Why it failed.
+        failure: WebSocketFailure,
     },
     /// The TLS handshake failed; nor could it have succeeded with more time.
+    #[cfg(feature = "tls")]
     Tls {
         /// The server.
         target: String,
-        /// What is wrong, in words.
-        reason: String,
+        /// Why it failed.
+        failure: TlsFailure,
     },
     /// The time was over.
     Timeout {
@@ -196,16 +200,18 @@ impl fmt::Display for OpenError {
             OpenError::Proxy {
                 proxy,
                 target,
-                reason,
+                failure,
             } => write!(
                 f,
-                "proxy '{proxy}' does not connect to '{target}': {reason}"
+                "proxy '{proxy}' does not connect to '{target}': {failure}"
             ),
-            OpenError::WebSocket { target, reason } => {
-                write!(f, "WebSocket handshake with '{target}' failed: {reason}")
+            #[cfg(feature = "websocket")]
+            OpenError::WebSocket { target, failure } => {
+                write!(f, "WebSocket handshake with '{target}' failed: {failure}")
             }
-            OpenError::Tls { target, reason } => {
-                write!(f, "TLS handshake with '{target}' failed: {reason}")
+            #[cfg(feature = "tls")]
+            OpenError::Tls { target, failure } => {
+                write!(f, "TLS handshake with '{target}' failed: {failure}")
             }
             OpenError::Timeout {
                 target,
@@ -244,9 +250,9 @@ pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenErro
     };
     #[cfg(feature = "tls")]
     let tls = match &target.tls {
-        Some(config) => Some(tls_client(config, host).map_err(|reason| OpenError::Tls {
+        Some(config) => Some(tls_client(config, host).map_err(|failure| OpenError::Tls {
             target: target.to_string(),
-            reason,
+            failure,
         })?),
         None => None,
     };
@@ -262,10 +268,10 @@ pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenErro
                     proxy.connect(&mut socket, host, port),
                 )
                 .await?
-                .map_err(|reason| OpenError::Proxy {
+                .map_err(|failure| OpenError::Proxy {
                     proxy: host_port(&proxy.host, proxy.port),
                     target: server,
-                    reason,
+                    failure,
                 })?;
             socket
         }
@@ -283,9 +289,9 @@ pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenErro
         let opening = config.connect(stream, &server, target.tls.is_some());
         return match deadline.limit(Phase::WebSocket, &server, opening).await? {
             Ok(stream) => Ok(Stream::WebSocket(Box::new(stream))),
-            Err(reason) => Err(OpenError::WebSocket {
+            Err(failure) => Err(OpenError::WebSocket {
                 target: server,
-                reason,
+                failure,
             }),
         };
     }
@@ -350,15 +356,13 @@ async fn open_unix(path: &Path, _: &Deadline) -> Result<Stream, OpenError> {
     })
 }
 
-/// What a TLS handshake with `host` needs. Otherwise returns what is wrong, in words.
+/// What a TLS handshake with `host` needs.
 #[cfg(feature = "tls")]
 fn tls_client(
     config: &TlsConfig,
     host: &str,
-) -> Result<(TlsConnector, ServerName<'static>), String> {
-    let name = config
-        .server_name(host)
-        .map_err(|error| error.to_string())?;
+) -> Result<(TlsConnector, ServerName<'static>), TlsFailure> {
+    let name = config.server_name(host).map_err(TlsFailure::Name)?;
     Ok((TlsConnector::from(config.client.clone()), name))
 }
 
@@ -379,7 +383,7 @@ async fn shake_hands(
         Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
         Err(error) => Err(OpenError::Tls {
             target: server,
-            reason: handshake_failure(&error),
+            failure: error.into(),
         }),
     }
 }
@@ -447,18 +451,6 @@ async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
     // Small packets are the rule and are written together where they can be; waiting for more only costs.
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// Why a TLS handshake failed, in words.
-#[cfg(feature = "tls")]
-fn handshake_failure(error: &io::Error) -> String {
-    match tls::explain(error) {
-        Some(reason) => reason,
-        None if words::is_closed(error) => {
-            "the server closed the connection, perhaps it does not speak TLS on this port".into()
-        }
-        None => describe(error),
-    }
 }
 
 #[cfg(test)]

@@ -14,9 +14,12 @@ const LONGEST_ANSWER: usize = 16 << 10;
 /// The longest username, password and name of a host in SOCKS 5: their length is a byte.
 const LONGEST_FIELD: usize = 255;
 
+/// How a proxy is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
+pub enum Protocol {
+    /// By CONNECT of HTTP.
     Http,
+    /// By SOCKS 5.
     Socks5,
 }
 
@@ -101,16 +104,105 @@ fn fits(field: &[u8]) -> bool {
     (1..=LONGEST_FIELD).contains(&field.len())
 }
 
+/// Why a proxy does not connect to a server.
+#[derive(Debug)]
+pub enum ProxyFailure {
+    /// No proxy could be asked for this host: it is not a name.
+    NotAName,
+    /// Nor for this one: SOCKS 5 has no room for it.
+    LongName,
+    /// The proxy has closed the connection.
+    Closed,
+    /// The connection to the proxy broke.
+    Broken(io::Error),
+    /// The proxy does not speak HTTP.
+    NotHttp,
+    /// The head of an HTTP proxy's answer has no end.
+    Endless,
+    /// The proxy does not speak SOCKS 5.
+    NotSocks,
+    /// The proxy wants to know who asks.
+    WantsCredentials(Protocol),
+    /// The proxy does not accept username and password.
+    RejectsCredentials(Protocol),
+    /// The proxy has another way to find out who asks.
+    TakesNoCredentials,
+    /// The HTTP status with which the proxy declines.
+    Status(u16),
+    /// The reply of SOCKS 5 with which the proxy declines (RFC 1928, section 6).
+    Reply(u8),
+}
+
+impl fmt::Display for ProxyFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rejected = |protocol: &Protocol| match protocol {
+            Protocol::Http => " (HTTP status 407)",
+            Protocol::Socks5 => "",
+        };
+        match self {
+            Self::NotAName => f.write_str("the host is not a name"),
+            Self::LongName => f.write_str("the name of the host is too long"),
+            Self::Closed => f.write_str("it closed the connection"),
+            Self::Broken(error) => f.write_str(&words::describe(error)),
+            Self::NotHttp => f.write_str("its answer is not HTTP, perhaps it is no HTTP proxy"),
+            Self::Endless => f.write_str("its answer does not end"),
+            Self::NotSocks => f.write_str("its answer is not SOCKS 5"),
+            Self::WantsCredentials(protocol) => {
+                write!(
+                    f,
+                    "it asks for a username and password{}",
+                    rejected(protocol)
+                )
+            }
+            Self::RejectsCredentials(protocol) => {
+                write!(
+                    f,
+                    "it rejects the username or password{}",
+                    rejected(protocol)
+                )
+            }
+            Self::TakesNoCredentials => f.write_str("it takes no username and password"),
+            Self::Status(504) => {
+                write!(f, "it answers with HTTP status 504: {}", words::TIMEOUT)
+            }
+            Self::Status(status) => write!(f, "it answers with HTTP status {status}"),
+            Self::Reply(reply) => {
+                let reason = match reply {
+                    1 => "general failure",
+                    2 => "connection not allowed",
+                    3 => "network unreachable",
+                    4 => "host unreachable",
+                    5 => words::REFUSED,
+                    6 => "time to live expired",
+                    7 => "command not supported",
+                    8 => "type of address not supported",
+                    _ => return write!(f, "it answers with the unknown code {reply}"),
+                };
+                write!(f, "it answers '{reason}'")
+            }
+        }
+    }
+}
+
+impl From<io::Error> for ProxyFailure {
+    fn from(error: io::Error) -> Self {
+        match words::is_closed(&error) {
+            true => Self::Closed,
+            false => Self::Broken(error),
+        }
+    }
+}
+
 impl Proxy {
-    /// Makes `stream`, a connection to the proxy, one to `host`. Otherwise returns why not, in words.
+    /// Makes `stream`, a connection to the proxy, one to `host`.
     pub(super) async fn connect(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         host: &str,
         port: u16,
-    ) -> Result<(), String> {
+    ) -> Result<(), ProxyFailure> {
         if host.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            return Err("the host is not a name".into());
+            return Err(ProxyFailure::NotAName);
         }
         match self.protocol {
             Protocol::Http => self.connect_http(stream, host, port).await,
@@ -123,7 +215,7 @@ impl Proxy {
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         host: &str,
         port: u16,
-    ) -> Result<(), String> {
+    ) -> Result<(), ProxyFailure> {
         let server = super::open::host_port(host, port);
         let mut request = format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n");
         if let Some((username, password)) = &self.credentials {
@@ -132,29 +224,25 @@ impl Proxy {
             request += &format!("Proxy-Authorization: Basic {credentials}\r\n");
         }
         request += "\r\n";
-        write(stream, request.as_bytes()).await?;
+        stream.write_all(request.as_bytes()).await?;
 
         // Not a byte more than the answer: what follows is the server's.
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
             if answer.len() == LONGEST_ANSWER {
-                return Err("its answer does not end".into());
+                return Err(ProxyFailure::Endless);
             }
             answer.push(read::<1>(stream).await?[0]);
         }
         // The words are not repeated: a proxy may put what it was sent into them.
         match status(&answer) {
-            None => Err("its answer is not HTTP, perhaps it is no HTTP proxy".into()),
+            None => Err(ProxyFailure::NotHttp),
             Some(200..=299) => Ok(()),
             Some(407) if self.credentials.is_none() => {
-                Err("it asks for a username and password (HTTP status 407)".into())
+                Err(ProxyFailure::WantsCredentials(Protocol::Http))
             }
-            Some(407) => Err("it rejects the username or password (HTTP status 407)".into()),
-            Some(504) => Err(format!(
-                "it answers with HTTP status 504: {}",
-                words::TIMEOUT
-            )),
-            Some(status) => Err(format!("it answers with HTTP status {status}")),
+            Some(407) => Err(ProxyFailure::RejectsCredentials(Protocol::Http)),
+            Some(status) => Err(ProxyFailure::Status(status)),
         }
     }
 
@@ -163,7 +251,7 @@ impl Proxy {
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         host: &str,
         port: u16,
-    ) -> Result<(), String> {
+    ) -> Result<(), ProxyFailure> {
         const NO_AUTHENTICATION: u8 = 0;
         const USERNAME_PASSWORD: u8 = 2;
         const NONE_ACCEPTABLE: u8 = 0xff;
@@ -171,7 +259,7 @@ impl Proxy {
             Some(_) => &[5, 2, NO_AUTHENTICATION, USERNAME_PASSWORD],
             None => &[5, 1, NO_AUTHENTICATION],
         };
-        write(stream, methods).await?;
+        stream.write_all(methods).await?;
         let [version, method] = read(stream).await?;
         match (version, method, &self.credentials) {
             (5, NO_AUTHENTICATION, _) => {}
@@ -179,19 +267,19 @@ impl Proxy {
                 let mut request = vec![1];
                 push_field(&mut request, username.as_bytes());
                 push_field(&mut request, &password.0);
-                write(stream, &request).await?;
+                stream.write_all(&request).await?;
                 let [_, status] = read(stream).await?;
                 if status != 0 {
-                    return Err("it rejects the username or password".into());
+                    return Err(ProxyFailure::RejectsCredentials(Protocol::Socks5));
                 }
             }
             (5, NONE_ACCEPTABLE, None) => {
-                return Err("it asks for a username and password".into());
+                return Err(ProxyFailure::WantsCredentials(Protocol::Socks5));
             }
             (5, NONE_ACCEPTABLE, Some(_)) => {
-                return Err("it takes no username and password".into());
+                return Err(ProxyFailure::TakesNoCredentials);
             }
-            _ => return Err("its answer is not SOCKS 5".into()),
+            _ => return Err(ProxyFailure::NotSocks),
         }
 
         // CONNECT, and how the address is written.
@@ -209,22 +297,22 @@ impl Proxy {
                 request.push(3);
                 push_field(&mut request, host.as_bytes());
             }
-            Err(_) => return Err("the name of the host is too long".into()),
+            Err(_) => return Err(ProxyFailure::LongName),
         }
         request.extend(port.to_be_bytes());
-        write(stream, &request).await?;
+        stream.write_all(&request).await?;
         let [version, reply, _, address_type] = read(stream).await?;
         if version != 5 {
-            return Err("its answer is not SOCKS 5".into());
+            return Err(ProxyFailure::NotSocks);
         } else if reply != 0 {
-            return Err(socks_failure(reply));
+            return Err(ProxyFailure::Reply(reply));
         }
         // Where it connects from is of no interest.
         let address_size = match address_type {
             1 => 4,
             4 => 16,
             3 => read::<1>(stream).await?[0].into(),
-            _ => return Err("its answer is not SOCKS 5".into()),
+            _ => return Err(ProxyFailure::NotSocks),
         };
         for _ in 0..address_size + 2 {
             read::<1>(stream).await?;
@@ -247,44 +335,10 @@ fn status(answer: &[u8]) -> Option<u16> {
     words.next()?.parse().ok()
 }
 
-/// RFC 1928, section 6.
-fn socks_failure(reply: u8) -> String {
-    let reason = match reply {
-        1 => "general failure",
-        2 => "connection not allowed",
-        3 => "network unreachable",
-        4 => "host unreachable",
-        5 => words::REFUSED,
-        6 => "time to live expired",
-        7 => "command not supported",
-        8 => "type of address not supported",
-        _ => return format!("it answers with the unknown code {reply}"),
-    };
-    format!("it answers '{reason}'")
-}
-
-async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), String> {
-    stream
-        .write_all(bytes)
-        .await
-        .map_err(|error| in_words(&error))
-}
-
-async fn read<const SIZE: usize>(
-    stream: &mut (impl AsyncRead + Unpin),
-) -> Result<[u8; SIZE], String> {
+async fn read<const SIZE: usize>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; SIZE]> {
     let mut bytes = [0; SIZE];
-    match stream.read_exact(&mut bytes).await {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(in_words(&error)),
-    }
-}
-
-fn in_words(error: &io::Error) -> String {
-    match words::is_closed(error) {
-        true => "it closed the connection".into(),
-        false => words::describe(error),
-    }
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

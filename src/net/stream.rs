@@ -14,8 +14,6 @@ use tokio_rustls::{client::TlsStream, rustls::ProtocolVersion};
 
 use super::Socket;
 use super::socket::{progress, total};
-#[cfg(feature = "tls")]
-use super::tls;
 #[cfg(feature = "websocket")]
 use super::websocket::WebSocket;
 
@@ -63,7 +61,7 @@ impl AsRawFd for Stream {
     }
 }
 
-/// Calls a poll function on whichever stream is inside; errors of TLS are put into words.
+/// Calls a poll function on whichever stream is inside.
 macro_rules! forward {
     ($self:ident, $poll:ident($($arg:expr),*)) => {
         match $self.get_mut() {
@@ -71,7 +69,7 @@ macro_rules! forward {
             #[cfg(feature = "websocket")]
             Stream::WebSocket(stream) => Pin::new(stream.as_mut()).$poll($($arg),*),
             #[cfg(feature = "tls")]
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).$poll($($arg),*).map_err(tls::in_words),
+            Stream::Tls(stream) => Pin::new(stream.as_mut()).$poll($($arg),*),
         }
     };
 }

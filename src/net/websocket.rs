@@ -5,6 +5,7 @@
 //! whatever length a header announces, and hands a message out when all of it is there.
 
 use std::{
+    fmt,
     io::{self, Cursor, ErrorKind},
     pin::{Pin, pin},
     task::{Context, Poll, ready},
@@ -19,8 +20,8 @@ use tokio_tungstenite::{
         self,
         error::ProtocolError,
         http::{
-            HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery,
-            uri::Scheme,
+            HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header,
+            uri::PathAndQuery, uri::Scheme,
         },
         protocol::frame::{
             FrameHeader,
@@ -90,28 +91,25 @@ impl WebSocketConfig {
         Ok(WebSocketConfig { path, headers: map })
     }
 
-    /// The opening handshake (RFC 6455, section 4.1); `authority` is the server's host and port. Otherwise returns why
-    /// it failed, in words.
+    /// The opening handshake (RFC 6455, section 4.1); `authority` is the server's host and port.
     pub(super) async fn connect(
         &self,
         stream: Stream,
         authority: &str,
         is_tls: bool,
-    ) -> Result<WebSocket, String> {
+    ) -> Result<WebSocket, WebSocketFailure> {
         // RFC 6455, section 4.1
-        let key = random_bytes::<16>().map_err(|error| error.to_string())?;
+        let key = random_bytes::<16>().map_err(WebSocketFailure::NoKey)?;
         let request = self
             .request(authority, is_tls, &Base64::encode_string(&key))
-            .ok_or("the host cannot be sent in a header")?;
-        let (opened, answer) = client_async(request, Opening::new(stream))
-            .await
-            .map_err(|error| handshake_failure(&error))?;
+            .ok_or(WebSocketFailure::NoHeader)?;
+        let (opened, answer) = client_async(request, Opening::new(stream)).await?;
         // None was offered (RFC 6455, section 4.1).
         if answer
             .headers()
             .contains_key(header::SEC_WEBSOCKET_EXTENSIONS)
         {
-            return Err("the server uses an extension that was not offered".into());
+            return Err(WebSocketFailure::Extension);
         }
         let Opening { carrier, read, .. } = opened.into_inner();
         Ok(WebSocket::new(carrier, read))
@@ -145,24 +143,65 @@ impl WebSocketConfig {
     }
 }
 
-/// Why the opening handshake failed, in words.
-fn handshake_failure(error: &tungstenite::Error) -> String {
-    use tungstenite::Error::*;
-    const CLOSED: &str =
-        "the server closed the connection, perhaps it does not speak WebSocket on this port";
-    match error {
-        Http(response) => format!("the server answers with HTTP status {}", response.status()),
-        Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
-            "the server does not agree to the subprotocol 'mqtt'".into()
+/// Why the opening handshake failed.
+#[derive(Debug)]
+pub enum WebSocketFailure {
+    /// There are no random bytes for the key.
+    NoKey(io::Error),
+    /// A header cannot have the server's name.
+    NoHeader,
+    /// The server has closed the connection.
+    Closed,
+    /// The connection to the server broke.
+    Broken(io::Error),
+    /// The server does not speak HTTP.
+    NotHttp,
+    /// The server declines.
+    Status(StatusCode),
+    /// The server does not know MQTT [MQTT-6.0.0-3].
+    Subprotocol,
+    /// The server uses an extension that it was not offered.
+    Extension,
+    /// The server answers what is no opening handshake.
+    Invalid(Box<tungstenite::Error>),
+}
+
+impl fmt::Display for WebSocketFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKey(error) => error.fmt(f),
+            Self::NoHeader => f.write_str("the host cannot be sent in a header"),
+            Self::Closed => f.write_str(
+                "the server closed the connection, perhaps it does not speak WebSocket on this port",
+            ),
+            Self::Broken(error) => f.write_str(&words::describe(error)),
+            Self::NotHttp => f.write_str(
+                "the server's answer is not HTTP, perhaps it does not speak WebSocket on this port",
+            ),
+            Self::Status(status) => write!(f, "the server answers with HTTP status {status}"),
+            Self::Subprotocol => {
+                f.write_str("the server does not agree to the subprotocol 'mqtt'")
+            }
+            Self::Extension => f.write_str("the server uses an extension that was not offered"),
+            Self::Invalid(error) => error.fmt(f),
         }
-        Protocol(ProtocolError::HandshakeIncomplete) => CLOSED.into(),
-        Protocol(ProtocolError::HttparseError(_) | ProtocolError::WrongHttpVersion) => {
-            "the server's answer is not HTTP, perhaps it does not speak WebSocket on this port"
-                .into()
+    }
+}
+
+impl From<tungstenite::Error> for WebSocketFailure {
+    fn from(error: tungstenite::Error) -> Self {
+        use tungstenite::Error::{Http, Io, Protocol};
+        match error {
+            Http(response) => Self::Status(response.status()),
+            Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => Self::Subprotocol,
+            Protocol(ProtocolError::HandshakeIncomplete) => Self::Closed,
+            Protocol(ProtocolError::HttparseError(_) | ProtocolError::WrongHttpVersion) => {
+                Self::NotHttp
+            }
+            Io(error) if words::is_closed(&error) => Self::Closed,
+            Io(error) => Self::Broken(error),
+            error => Self::Invalid(error.into()),
         }
-        Io(error) if words::is_closed(error) => CLOSED.into(),
-        Io(error) => words::describe(error),
-        error => error.to_string(),
     }
 }
 

@@ -21,8 +21,13 @@ pub fn is_closed(error: &io::Error) -> bool {
     )
 }
 
-/// What went wrong, as programs look for it; or else as the operating system puts it.
+/// What went wrong, as programs look for it; or else as the person who runs the client may understand TLS, or as the
+/// operating system puts it.
 pub fn describe(error: &io::Error) -> String {
+    #[cfg(feature = "tls")]
+    if let Some(reason) = super::tls::explain(error) {
+        return reason;
+    }
     match error.kind() {
         ErrorKind::ConnectionRefused => REFUSED.into(),
         ErrorKind::TimedOut => TIMEOUT.into(),

@@ -1,7 +1,7 @@
 //! What the programs that are measured have in common: what they are told, and what they report.
 //!
-//! A program is called as `PROGRAM receive QOS SIZE`, `PROGRAM publish QOS SIZE`, `PROGRAM roundtrip QOS` or
-//! `PROGRAM clients COUNT`. It finds in its environment `RIG_HOST` and `RIG_PORT`, `RIG_CA` if it shall use TLS, and
+//! A program is called as `PROGRAM receive QOS SIZE`, `PROGRAM publish QOS SIZE`, `PROGRAM roundtrip QOS`,
+//! `PROGRAM clients COUNT` or, if it is in Lua, `PROGRAM step PAUSE [idle]`. It finds in its environment `RIG_HOST` and `RIG_PORT`, `RIG_CA` if it shall use TLS, and
 //! `RIG_MS`, how long it shall measure. It prints a line of `name=number` pairs:
 //!
 //! - `rate` messages a second, `cpu` microseconds of CPU time a message, of all its threads;

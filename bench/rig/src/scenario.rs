@@ -84,6 +84,7 @@ const LARGE: &[(&str, &str)] = &[
     ("peak", "KiB at the peak"),
 ];
 const TIMES: &[(&str, &str)] = &[("p50", "us p50"), ("p99", "us p99"), ("cpu", "us CPU each")];
+const STEPS: &[(&str, &str)] = &[("rate", "steps/s"), ("cpu", "us CPU each")];
 const CLIENTS: &[(&str, &str)] = &[
     ("connect", "s to connect"),
     ("kib", "KiB each"),
@@ -128,6 +129,9 @@ scenarios! {
     "tls-publish-0" "publish QoS 0 over TLS" ["publish", "0", "64"] Tls &[Peers, Raw, Rumqttc], RATE;
     "roundtrip-0" "round trip QoS 0 through mosquitto" ["roundtrip", "0"] Mosquitto ALL, TIMES;
     "roundtrip-1" "round trip QoS 1 through mosquitto" ["roundtrip", "1"] Mosquitto ALL, TIMES;
+    "step-0" "round trip QoS 0, a program that steps without a pause" ["step", "0"] Mosquitto &[Peers], TIMES;
+    "step-60" "round trip QoS 0, a program that steps 60 times a second" ["step", "16"] Mosquitto &[Peers], TIMES;
+    "step-idle" "a step with nothing to do" ["step", "0", "idle"] Mosquitto &[Peers], STEPS;
     "clients-1" "a client" ["clients", "1"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
@@ -198,6 +202,9 @@ targets! {
     "roundtrip-1" p50 "" < 1.15 SOCKET;
     "roundtrip-1" p99 "" < 1.5 SOCKET;
     "roundtrip-1" p50 "copas" < 1.5 Stock;
+    "step-0" p50 "" < 1.1 Fork;
+    "step-0" p99 "" < 1.2 Fork;
+    "step-idle" cpu "5.4" < 1.0 Value;
     "clients-1" idle "" < 0.05 Value;
     "clients-1" wakeups "" < 1.0 Value;
     "clients-10000" connect "" < 3.0 Value;

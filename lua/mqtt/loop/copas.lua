@@ -94,8 +94,8 @@ local function work(record)
 	end
 end
 
--- Ends the worker. One that stayed suspended would keep the client from being collected in Lua 5.1: coxpcall holds it as
--- long as anything is left on its stack of a coroutine that has called a handler.
+-- Ends the worker. One that stayed suspended would keep the client from being collected in Lua 5.1: coxpcall holds it
+-- as long as anything is left on its stack of a coroutine that has called a handler.
 local function dismiss(record)
 	local worker = record.worker
 	if worker then
@@ -227,7 +227,8 @@ local function packet_handler(record)
 	return function(client, packet)
 		local thread, handling = record.worker, record.handling
 		if not thread or coroutine_running() ~= thread then
-			-- Read by another: what a connector's user feeds, what keep alive has found, or what `start_connecting` has.
+			-- Read by another: what a connector's user feeds, what keep alive has found, or what `start_connecting`
+			-- has.
 			return handle_apart(record, packet)
 		end
 		begin(record)

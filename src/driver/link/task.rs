@@ -53,7 +53,7 @@ impl Link {
                 attached.tls_version = stream.tls_version();
                 (Ok(()), Some(stream))
             }
-            Err(error) => (Err(error.to_string()), None),
+            Err(error) => (Err(error.into()), None),
         };
         attached.opened = Some(result);
         self.has_news(state);
@@ -66,7 +66,7 @@ impl Link {
         if let Some(attached) = &mut state.attached
             && attached.is_of(transport)
         {
-            attached.ended = Some(Ended::Broken("internal error".into()));
+            attached.ended = Some(Ended::Panicked);
             self.has_news(&mut state);
         }
     }

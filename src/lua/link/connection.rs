@@ -107,8 +107,8 @@ pub(super) fn close(arguments: &Stack) -> Returned<()> {
 /// `wake_after(seconds)`: the event "woken" follows after that time.
 pub(super) fn wake_after(arguments: &Stack) -> Returned<()> {
     let delay = arguments.argument(2).seconds(&"time")?;
-    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
-        link.wake_after(driver, delay);
+    if let Ok(live) = LuaLink::of(arguments)?.live() {
+        live.link.wake_after(delay);
     }
     Ok(())
 }

@@ -7,14 +7,6 @@ use rustls::{
     pki_types::UnixTime,
 };
 
-/// Replaces an error of rustls by one of the same kind that reads as [`explain`] puts it.
-pub(crate) fn in_words(error: io::Error) -> io::Error {
-    match explain(&error) {
-        Some(text) => io::Error::new(error.kind(), text),
-        None => error,
-    }
-}
-
 /// Puts an error of rustls, wrapped by tokio-rustls, into words.
 pub(crate) fn explain(error: &io::Error) -> Option<String> {
     Some(match error.get_ref()?.downcast_ref()? {

@@ -6,7 +6,7 @@ mod roots;
 mod verify;
 
 use std::{
-    error, fmt,
+    error, fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -19,10 +19,10 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-pub(super) use explain::{explain, in_words};
+pub(super) use explain::explain;
 use verify::Verifier;
 
-use super::Secret;
+use super::{Secret, words};
 use crate::forks::{GENERATIONS, PerProcess};
 
 /// The one provider of cryptography, made when it is first needed.
@@ -125,6 +125,38 @@ impl fmt::Display for TlsError {
 }
 
 impl error::Error for TlsError {}
+
+/// Why a TLS handshake failed.
+#[derive(Debug)]
+pub enum TlsFailure {
+    /// The server's name is none that a certificate could have.
+    Name(TlsError),
+    /// The server has closed the connection.
+    Closed,
+    /// One side found fault with the other, or the connection broke.
+    Broken(io::Error),
+}
+
+impl From<io::Error> for TlsFailure {
+    fn from(error: io::Error) -> Self {
+        match words::is_closed(&error) {
+            true => Self::Closed,
+            false => Self::Broken(error),
+        }
+    }
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(error) => error.fmt(f),
+            Self::Closed => f.write_str(
+                "the server closed the connection, perhaps it does not speak TLS on this port",
+            ),
+            Self::Broken(error) => f.write_str(&words::describe(error)),
+        }
+    }
+}
 
 /// Checked settings; clones share everything, the sessions to resume included.
 #[derive(Clone)]
