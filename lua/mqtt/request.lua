@@ -16,7 +16,7 @@ local raise, try = protect.raise, protect.try
 -- How long a response may take unless the request says otherwise, in seconds.
 local TIMEOUT = 10
 -- The least reason code that refuses.
-local REFUSED = 0x80
+local REFUSED = core.reason_codes.refused
 
 local Client = {}
 

@@ -26,7 +26,7 @@ local SUBSCRIPTION = {
 	callback = true,
 }
 -- The least reason code that refuses.
-local REFUSED = 0x80
+local REFUSED = core.reason_codes.refused
 
 local Client = {}
 

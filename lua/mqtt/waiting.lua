@@ -5,12 +5,13 @@ local arguments = require("mqtt.client.arguments")
 local v50 = require("mqtt.const").v50
 local host = require("mqtt.host")
 
-local codec = require("mqtt.core").codec
+local core = require("mqtt.core")
 
+local codec = core.codec
 local error, tostring, type = error, tostring, type
 
 -- The least reason code that refuses.
-local REFUSED = 0x80
+local REFUSED = core.reason_codes.refused
 
 local Client = {}
 

@@ -6,7 +6,7 @@ use super::error::Fault;
 use super::wire::{MAX_VAR_INT, put_prefixed, put_var_int, var_int_len};
 use super::{
     Ack, Connack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyHolder,
-    Publish, QoS, Suback, Subscribe, Unsubscribe, Version, rules, string,
+    Publish, QoS, Suback, Subscribe, Unsubscribe, Version, reason, rules, string,
 };
 
 /// Appends a packet's bytes to `out`, which stays as it was if the packet breaks a rule.
@@ -159,7 +159,7 @@ fn remaining_length(size: usize) -> Result<u32, Fault> {
         Ok(length) if length <= MAX_VAR_INT => Ok(length),
         _ => {
             let rule = format!("remaining length must be at most {MAX_VAR_INT}, got {size}");
-            Err(Fault::new(Fault::PACKET_TOO_LARGE, rule))
+            Err(Fault::new(reason::PACKET_TOO_LARGE, rule))
         }
     }
 }
@@ -199,7 +199,7 @@ fn connect(packet: &Connect, version: Version, out: &mut BytesMut) -> Result<(),
     if packet.version != version {
         let got = packet.version;
         let rule = format!("protocol version must be {version}, got {got}");
-        return Err(Fault::new(Fault::UNSUPPORTED_VERSION, rule));
+        return Err(Fault::new(reason::UNSUPPORTED_PROTOCOL_VERSION, rule));
     }
     let (has_username, has_password) = (packet.username.is_some(), packet.password.is_some());
     rules::credentials(version, has_username, has_password)?;

@@ -6,7 +6,7 @@ mod encode;
 mod error;
 mod packet;
 mod property;
-mod reason;
+pub mod reason;
 mod rules;
 mod string;
 mod topic;
@@ -19,4 +19,6 @@ pub use packet::*;
 pub use property::{Properties, Property, PropertyHolder, PropertyId, PropertyKind, PropertyValue};
 pub use reason::{reason_listed, reason_name};
 pub use string::{Str, StrError};
-pub use topic::{TopicError, check_topic_filter, check_topic_name};
+pub use topic::{
+    TopicError, check_topic_filter, check_topic_name, has_wildcard, is_shared, without_share,
+};

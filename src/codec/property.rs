@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::error::Fault;
 use super::string::Str;
 use super::wire::{MAX_VAR_INT, Reader, put_prefixed, put_var_int, var_int_len};
-use super::{PacketType, rules};
+use super::{PacketType, reason, rules};
 
 /// Who may carry a property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -546,8 +546,8 @@ impl Admission {
             }
             (Range::NonZero, value) if value.number() == Some(0) => {
                 let reason = match id {
-                    PropertyId::TopicAlias => Fault::TOPIC_ALIAS_INVALID,
-                    _ => Fault::PROTOCOL_ERROR,
+                    PropertyId::TopicAlias => reason::TOPIC_ALIAS_INVALID,
+                    _ => reason::PROTOCOL_ERROR,
                 };
                 let rule = format!("property {} must not be 0", id.shown());
                 Err(Fault::new(reason, rule))

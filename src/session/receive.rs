@@ -9,6 +9,10 @@ use super::incoming::Received;
 use super::outgoing::{Phase, Progress};
 use super::send::unrenewed;
 use super::{Event, RequestError, ServerLimits, Session, State};
+use crate::codec::reason::{
+    CONTINUE_AUTHENTICATION, DISCONNECT_WITH_WILL, PACKET_IDENTIFIER_NOT_FOUND, PROTOCOL_ERROR,
+    RE_AUTHENTICATE, RECEIVE_MAXIMUM_EXCEEDED, TOPIC_ALIAS_INVALID, is_refusal,
+};
 use crate::codec::{
     Ack, Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyId, Publish,
     QoS, Str, Suback, Subscribe, Subscription, Version, decode_header, encode, encode_ack,
@@ -17,12 +21,6 @@ use crate::codec::{
 
 /// How a TLS server answers what it does not understand; no MQTT packet begins like this.
 const TLS_ALERT: &[u8] = &[0x15, 0x03];
-/// Only a client disconnects so.
-const DISCONNECT_WITH_WILL: u8 = 0x04;
-const PROTOCOL_ERROR: u8 = 0x82;
-const PACKET_IDENTIFIER_NOT_FOUND: u8 = 0x92;
-const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
-const TOPIC_ALIAS_INVALID: u8 = 0x94;
 
 /// A rule of the standard that the server broke: the connection ends (4.13).
 struct Violation {
@@ -423,7 +421,7 @@ impl Session {
             None | Some(Phase::Pubrec | Phase::Pubcomp) => {}
             Some(other) => return Err(awaits_another(PacketType::Pubrec, id, other)),
         }
-        if ack.reason >= 0x80 {
+        if is_refusal(ack.reason) {
             if phase.is_some() {
                 self.outgoing.end(id);
             }
@@ -509,7 +507,7 @@ impl Session {
         };
         let refused = subscribe.subscriptions.iter().zip(reasons);
         refused
-            .filter(|(_, reason)| **reason >= 0x80)
+            .filter(|(_, reason)| is_refusal(**reason))
             .map(|(subscription, reason)| {
                 let why = format_args!("the server refused it with reason code 0x{reason:02X}");
                 unrenewed(&subscription.filter, why)
@@ -524,7 +522,7 @@ impl Session {
             Some(Packet::Unsubscribe(unsubscribe)) => {
                 for (i, filter) in unsubscribe.filters.iter().enumerate() {
                     // 3.1.1 has no reason codes here.
-                    if reasons.get(i).is_none_or(|reason| *reason < 0x80) {
+                    if !reasons.get(i).is_some_and(|reason| is_refusal(*reason)) {
                         self.subscriptions.remove(filter);
                     }
                 }
@@ -555,8 +553,6 @@ impl Session {
 
     #[cold]
     fn handle_auth(&mut self, auth: Disconnect) -> Handled {
-        const CONTINUE: u8 = 0x18;
-        const REAUTHENTICATE: u8 = 0x19;
         let kind = PacketType::Auth;
         let Some(method) = &self.connection.requested.authentication_method else {
             let rule = "CONNECT had no authentication method";
@@ -577,8 +573,8 @@ impl Session {
         self.check_problem_information(kind, &auth.properties)?;
         let unexpected = match self.state() {
             // Success before CONNACK is said by CONNACK itself.
-            State::Connecting => auth.reason != CONTINUE,
-            _ => auth.reason == REAUTHENTICATE,
+            State::Connecting => auth.reason != CONTINUE_AUTHENTICATION,
+            _ => auth.reason == RE_AUTHENTICATE,
         };
         if unexpected {
             return Err(unexpected_reason(kind, auth.reason));

@@ -12,7 +12,7 @@ use super::{QueueLimits, Requested, Session, State};
 use crate::codec::{
     Ack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyId, PublishRef,
     QoS, Str, Subscribe, Subscription, Unsubscribe, Version, encode, encode_ack, encode_publish,
-    reason_listed,
+    reason::is_refusal, reason_listed,
 };
 
 /// Why a request was refused. Shown to the user as it is.
@@ -451,7 +451,7 @@ impl Session {
             if self.state() == State::Connected && received != Some(Received::DeliveredBefore) {
                 self.send_ack(kind, packet_id, reason, properties)?;
             }
-            if qos == QoS::ExactlyOnce && reason < 0x80 {
+            if qos == QoS::ExactlyOnce && !is_refusal(reason) {
                 self.incoming.acknowledge(packet_id);
             } else if received == Some(Received::DeliveredBefore) {
                 self.incoming.forget(packet_id);

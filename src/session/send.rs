@@ -10,7 +10,7 @@ use super::{Event, Session, State};
 use crate::codec::{
     Decoder, EncodeError, Packet, PacketType, Properties, Property, PropertyId, PropertyValue,
     PublishRef, QoS, Str, Subscribe, Version, encode, encode_ack, encode_publish,
-    encode_publish_head,
+    encode_publish_head, has_wildcard, is_shared,
 };
 use crate::session::RequestError;
 
@@ -214,10 +214,10 @@ impl Session {
         let server = &self.connection.server;
         for subscription in &subscribe.subscriptions {
             let filter = &subscription.filter;
-            if !server.wildcard_subscription_available && filter.contains(['+', '#']) {
+            if !server.wildcard_subscription_available && has_wildcard(filter) {
                 return Err(RequestError::WildcardsNotSupported);
             }
-            if !server.shared_subscription_available && filter.starts_with("$share/") {
+            if !server.shared_subscription_available && is_shared(filter) {
                 return Err(RequestError::SharedNotSupported);
             }
         }

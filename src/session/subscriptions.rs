@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::codec::{Properties, Str, Subscribe, Subscription};
+use crate::codec::{Properties, Str, Subscribe, Subscription, reason};
 
 /// Most topic filters in a SUBSCRIBE that renews: some servers allow no more.
 const FILTERS_PER_PACKET: usize = 8;
@@ -22,11 +22,11 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// The server has answered: a reason code below 0x80 grants.
+    /// The server has answered: a reason code that does not refuse grants.
     pub(super) fn answered(&mut self, subscribe: &Subscribe, reasons: &[u8]) {
         for (subscription, reason) in subscribe.subscriptions.iter().zip(reasons) {
             let filter = &subscription.filter;
-            if *reason >= 0x80 {
+            if reason::is_refusal(*reason) {
                 self.granted.remove(filter);
                 continue;
             }

@@ -7,6 +7,8 @@ use std::mem;
 use std::ops::Range;
 use std::slice;
 
+use crate::codec::without_share;
+
 /// A set of topic filters, each with a key, that finds those which a topic name matches: a trie of topic levels.
 ///
 /// The time this takes depends on the number of levels and of wildcards on the way, not on how many filters there are.
@@ -387,11 +389,7 @@ impl Node {
 
 /// The levels of a filter, without `$share` and a share name.
 fn steps(filter: &str) -> impl Iterator<Item = Step<'_>> {
-    let filter = match filter.strip_prefix("$share/") {
-        Some(shared) => shared.split_once('/').map_or(shared, |(_, filter)| filter),
-        None => filter,
-    };
-    filter.split('/').map(|level| match level {
+    without_share(filter).split('/').map(|level| match level {
         "+" => Step::Plus,
         "#" => Step::Hash,
         level => Step::Level(level.as_bytes()),
