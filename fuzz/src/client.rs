@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::*;
 use crate::script::Script;
 use crate::server::{Server, V311_RECEIVE_MAXIMUM};
-use crate::session::{Event, QueueLimits, RequestError, Session, Settings, State};
+use crate::session::{Event, Failure, QueueLimits, RequestError, Session, Settings, State};
 
 /// Plays `data`: the first bytes choose version and settings, the rest is a sequence of steps.
 pub fn check_session(data: &[u8]) {
@@ -429,7 +429,7 @@ impl Client {
                 }
                 self.end(&event);
             }
-            Some(Event::Failed { message }) => self.fail(&message),
+            Some(Event::Failed(failure)) => self.fail(&failure),
             Some(dropped) => panic!("{dropped:?} because of {packet:?}"),
             None => {}
         }
@@ -439,7 +439,7 @@ impl Client {
                 (Event::Withdrawn { packet_id, .. }, Packet::Connack(_)) => {
                     self.accepted.remove(&packet_id);
                 }
-                (Event::Unrenewed { .. }, Packet::Connack(_) | Packet::Suback(_)) => {}
+                (Event::Unrenewed(_), Packet::Connack(_) | Packet::Suback(_)) => {}
                 (event, packet) => panic!("{event:?} because of {packet:?}"),
             }
         }
@@ -472,15 +472,15 @@ impl Client {
                 self.accepted.remove(&packet_id);
                 self.requests.remove(&packet_id);
             }
-            Some(Event::Failed { message }) => self.fail(&message),
-            Some(Event::Unrenewed { .. }) | None => {}
+            Some(Event::Failed(failure)) => self.fail(&failure),
+            Some(Event::Unrenewed(_)) | None => {}
         }
     }
 
     /// A connection fails once, for a reason.
-    fn fail(&mut self, message: &str) {
-        assert!(!message.is_empty());
-        assert!(!self.failed || !self.prompt, "{message}");
+    fn fail(&mut self, failure: &Failure) {
+        assert!(!failure.to_string().is_empty());
+        assert!(!self.failed || !self.prompt, "{failure}");
         self.failed = true;
     }
 

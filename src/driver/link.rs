@@ -21,7 +21,9 @@ use super::readiness::{News, Readiness};
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
 use crate::codec::Packet;
-use crate::session::{Event, Parted, Session, Settings, State, Stats};
+use crate::session::{
+    Event, Failure, Parted, RequestError, Session, Settings, State, Stats, Unrenewed,
+};
 
 /// What a link has for Lua.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ pub enum LinkEvent {
         /// Its packet identifier, 0 for QoS 0.
         packet_id: u16,
         /// Why the server does not take it.
-        message: String,
+        reason: RequestError,
     },
     /// A request that was accepted will not be sent, see [`Event::Withdrawn`].
     Withdrawn {
@@ -47,9 +49,9 @@ pub enum LinkEvent {
         correlation_data: Bytes,
     },
     /// A subscription was lost with the server's session, see [`Event::Unrenewed`].
-    Unrenewed(String),
+    Unrenewed(Unrenewed),
     /// The session ended the connection, with the reason.
-    Failed(String),
+    Failed(Failure),
     /// The peer closed the connection.
     Closed,
     /// The connection broke, with what the operating system or TLS said.
@@ -62,7 +64,7 @@ impl From<Event> for LinkEvent {
     fn from(event: Event) -> Self {
         match event {
             Event::Packet(packet) => Self::Packet(packet),
-            Event::Dropped { packet_id, message } => Self::Dropped { packet_id, message },
+            Event::Dropped { packet_id, reason } => Self::Dropped { packet_id, reason },
             Event::Withdrawn {
                 packet_id,
                 correlation_data,
@@ -70,8 +72,8 @@ impl From<Event> for LinkEvent {
                 packet_id,
                 correlation_data,
             },
-            Event::Unrenewed { message } => Self::Unrenewed(message),
-            Event::Failed { message } => Self::Failed(message),
+            Event::Unrenewed(unrenewed) => Self::Unrenewed(unrenewed),
+            Event::Failed(failure) => Self::Failed(failure),
         }
     }
 }

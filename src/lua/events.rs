@@ -1,5 +1,8 @@
 //! How Lua takes the events of a link: `core.step` and `core.pop`.
 
+use std::fmt::Display;
+use std::mem::ManuallyDrop;
+
 use super::link::{Live, LuaLink, Stale};
 use super::results::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet, set};
 use super::stack::{RawFunction, Stack};
@@ -40,16 +43,16 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
     }
 
     fn push((event, version): &Self::Output, results: &Stack) {
-        let (name, message) = match event {
+        let (name, message): (_, Option<&dyn Display>) = match event {
             None => return,
             Some(LinkEvent::Packet(Packet::Publish(publish))) if BUILDS_MESSAGES => {
                 return push_message(publish, *version, results);
             }
             Some(LinkEvent::Packet(packet)) => return push_packet(packet, *version, results),
-            Some(LinkEvent::Dropped { packet_id, message }) => {
+            Some(LinkEvent::Dropped { packet_id, reason }) => {
                 results.push_bytes(b"dropped");
                 results.push_integer(*packet_id);
-                results.push_bytes(message.as_bytes());
+                push_words(reason, results);
                 return;
             }
             Some(LinkEvent::Withdrawn {
@@ -63,15 +66,22 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
             }
             Some(LinkEvent::Opened) => ("opened", None),
             Some(LinkEvent::OpenFailed(message)) => ("open_failed", Some(message)),
-            Some(LinkEvent::Unrenewed(message)) => ("unrenewed", Some(message)),
-            Some(LinkEvent::Failed(message)) => ("failed", Some(message)),
+            Some(LinkEvent::Unrenewed(unrenewed)) => ("unrenewed", Some(unrenewed)),
+            Some(LinkEvent::Failed(failure)) => ("failed", Some(failure)),
             Some(LinkEvent::Closed) => ("closed", None),
             Some(LinkEvent::Broken(message)) => ("broken", Some(message)),
             Some(LinkEvent::Woken) => ("woken", None),
         };
         results.push_bytes(name.as_bytes());
         if let Some(message) = message {
-            results.push_bytes(message.as_bytes());
+            push_words(message, results);
         }
     }
+}
+
+/// Pushes the words of an error. If that raises, their memory is lost.
+fn push_words(error: &dyn Display, results: &Stack) {
+    let words = ManuallyDrop::new(error.to_string());
+    results.push_bytes(words.as_bytes());
+    drop(ManuallyDrop::into_inner(words));
 }

@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
 mod aliases;
+mod failure;
 mod id_map;
 mod incoming;
 mod limits;
@@ -29,6 +30,7 @@ mod send;
 mod subscriptions;
 mod timers;
 
+pub use failure::{Failure, NotRenewed, Unrenewed, Violation};
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::{Parted, RequestError};
 
@@ -87,7 +89,7 @@ pub enum Event {
         /// Its packet identifier, 0 for QoS 0.
         packet_id: u16,
         /// Why.
-        message: String,
+        reason: RequestError,
     },
     /// A request that was accepted (see [`Settings::requests`]) will not be sent, unless the user sends it again: the server
     /// has no subscription for its response.
@@ -98,15 +100,9 @@ pub enum Event {
         correlation_data: Bytes,
     },
     /// A subscription that was to be renewed, since the server has lost its session, is not in force any more.
-    Unrenewed {
-        /// Which, and why.
-        message: String,
-    },
+    Unrenewed(Unrenewed),
     /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
-    Failed {
-        /// What went wrong.
-        message: String,
-    },
+    Failed(Failure),
 }
 
 impl Event {
@@ -117,7 +113,7 @@ impl Event {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
             Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
-            Self::Packet(_) | Self::Unrenewed { .. } | Self::Failed { .. } => None,
+            Self::Packet(_) | Self::Unrenewed(_) | Self::Failed(_) => None,
         }
     }
 
@@ -142,8 +138,8 @@ impl Event {
             Self::Packet(_)
             | Self::Dropped { .. }
             | Self::Withdrawn { .. }
-            | Self::Unrenewed { .. }
-            | Self::Failed { .. } => {
+            | Self::Unrenewed(_)
+            | Self::Failed(_) => {
                 return mem::size_of::<Self>();
             }
         };
@@ -374,7 +370,7 @@ impl Session {
         for event in mem::take(&mut self.events) {
             match event {
                 answer if answer.answers().is_some() => self.deliver(answer),
-                ended @ Event::Unrenewed { .. } => self.deliver(ended),
+                ended @ Event::Unrenewed(_) => self.deliver(ended),
                 Event::Packet(Packet::Publish(publish)) => {
                     // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
                     self.incoming.discard(publish.packet_id);
@@ -542,17 +538,11 @@ impl Session {
                 }
                 Due::Pingresp => {
                     let waited = self.pingresp_timeout();
-                    self.fail(format!(
-                        "failed to receive PINGRESP within {} seconds: timeout",
-                        waited.as_secs_f64()
-                    ));
+                    self.fail(Failure::NoPingresp(waited));
                 }
                 Due::Connack => {
                     let waited = self.settings.connack_timeout.unwrap_or_default();
-                    self.fail(format!(
-                        "failed to receive CONNACK within {} seconds: timeout",
-                        waited.as_secs_f64()
-                    ));
+                    self.fail(Failure::NoConnack(waited));
                 }
             },
             _ => {}
@@ -623,9 +613,9 @@ impl Session {
     }
 
     /// Ends the connection for a reason of ours.
-    fn fail(&mut self, message: String) {
+    fn fail(&mut self, failure: Failure) {
         self.connection.state = State::Disconnected;
-        self.deliver(Event::Failed { message });
+        self.deliver(Event::Failed(failure));
     }
 
     /// Gives back what a burst needed; called when nothing was sent for a while, and after connecting.

@@ -1,6 +1,5 @@
 //! What the server sends to a [`Session`], and what its packets break.
 
-use std::fmt::Display;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -8,50 +7,18 @@ use bytes::BytesMut;
 use super::incoming::Received;
 use super::outgoing::{Phase, Progress};
 use super::send::unrenewed;
-use super::{Event, RequestError, ServerLimits, Session, State};
+use super::{Event, Failure, NotRenewed, RequestError, ServerLimits, Session, State, Violation};
 use crate::codec::reason::{
-    CONTINUE_AUTHENTICATION, DISCONNECT_WITH_WILL, PACKET_IDENTIFIER_NOT_FOUND, PROTOCOL_ERROR,
-    RE_AUTHENTICATE, RECEIVE_MAXIMUM_EXCEEDED, TOPIC_ALIAS_INVALID, is_refusal,
+    CONTINUE_AUTHENTICATION, DISCONNECT_WITH_WILL, PACKET_IDENTIFIER_NOT_FOUND, RE_AUTHENTICATE,
+    is_refusal,
 };
 use crate::codec::{
-    Ack, Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyId, Publish,
-    QoS, Str, Suback, Subscribe, Subscription, Version, decode_header, encode, encode_ack,
-    reason_listed,
+    Ack, Connack, Disconnect, Packet, PacketType, Properties, PropertyId, Publish, QoS, Str,
+    Suback, Subscribe, Subscription, Version, decode_header, encode, encode_ack, reason_listed,
 };
 
 /// How a TLS server answers what it does not understand; no MQTT packet begins like this.
 const TLS_ALERT: &[u8] = &[0x15, 0x03];
-
-/// A rule of the standard that the server broke: the connection ends (4.13).
-struct Violation {
-    /// Reason code for the DISCONNECT that answers it.
-    reason: u8,
-    message: String,
-}
-
-impl Violation {
-    fn new(reason: u8, packet: PacketType, rule: impl Display) -> Self {
-        let message = format!("{packet}: {rule}");
-        Self { reason, message }
-    }
-
-    fn protocol(packet: PacketType, rule: impl Display) -> Self {
-        Self::new(PROTOCOL_ERROR, packet, rule)
-    }
-}
-
-impl From<DecodeError> for Violation {
-    fn from(error: DecodeError) -> Self {
-        // Whatever else is wrong with it, and with a reason code that a client may send (table 3-10).
-        if let Some(packet) = error.packet().filter(is_only_from_clients) {
-            return only_from_clients(packet);
-        }
-        Self {
-            reason: error.reason_code(),
-            message: error.to_string(),
-        }
-    }
-}
 
 type Handled = Result<(), Violation>;
 
@@ -66,7 +33,7 @@ impl Session {
             self.holds_repeats = false;
         }
         if self.state() == State::Connecting && buffer.starts_with(TLS_ALERT) {
-            self.fail("the server expects TLS on this port".into());
+            self.fail(Failure::TlsExpected);
         }
         while self.state() != State::Disconnected {
             let handled = match self.connection.decoder.decode(buffer) {
@@ -106,14 +73,14 @@ impl Session {
 
     /// Ends the connection because of what the server sent, in 5.0 with a DISCONNECT that says why (4.13).
     #[cold]
-    fn reject(&mut self, Violation { reason, message }: Violation) {
+    fn reject(&mut self, violation: Violation) {
         if self.version == Version::V50 && self.state() != State::Open {
             self.reply(&Packet::Disconnect(Disconnect {
-                reason,
+                reason: violation.reason_code(),
                 ..Disconnect::default()
             }));
         }
-        self.fail(message);
+        self.fail(Failure::Violation(violation));
     }
 
     #[inline(always)]
@@ -140,14 +107,11 @@ impl Session {
             }
             Packet::Disconnect(disconnect) => self.handle_disconnect(disconnect),
             Packet::Auth(auth) => self.handle_auth(auth),
-            Packet::Connack(_) => Err(Violation::protocol(
-                PacketType::Connack,
-                "received a second time",
-            )),
+            Packet::Connack(_) => Err(Violation::ConnackAgain),
             Packet::Connect(_)
             | Packet::Subscribe(_)
             | Packet::Unsubscribe(_)
-            | Packet::Pingreq => Err(only_from_clients(packet.packet_type())),
+            | Packet::Pingreq => Err(Violation::OnlyFromClients(packet.packet_type())),
         }
     }
 
@@ -158,22 +122,13 @@ impl Session {
         let connecting = self.state() == State::Connecting;
         match packet {
             Packet::Connack(connack) if connecting => self.handle_connack(connack),
-            Packet::Connack(_) => Err(Violation::protocol(
-                PacketType::Connack,
-                "received before CONNECT was sent",
-            )),
+            Packet::Connack(_) => Err(Violation::ConnackTooEarly),
             Packet::Auth(auth)
                 if connecting && self.connection.requested.authentication_method.is_some() =>
             {
                 self.handle_auth(auth)
             }
-            other => Err(Violation {
-                reason: PROTOCOL_ERROR,
-                message: format!(
-                    "expecting CONNACK but received {}",
-                    other.packet_type() as u8
-                ),
-            }),
+            other => Err(Violation::ConnackExpected(other.packet_type())),
         }
     }
 
@@ -187,8 +142,7 @@ impl Session {
             && method.is_some()
             && method != self.connection.requested.authentication_method.as_ref()
         {
-            let rule = "authentication method is not that of CONNECT";
-            return Err(Violation::protocol(PacketType::Connack, rule));
+            return Err(Violation::AuthenticationMethod(PacketType::Connack));
         }
         self.check_session_present(connack.session_present, refused)?;
         let mut news = Vec::new();
@@ -230,12 +184,11 @@ impl Session {
     /// unknown packet identifier: a repeated PUBLISH is delivered, PUBREL and PUBREC are answered (in 5.0 with "Packet
     /// Identifier not found"), PUBACK and PUBCOMP change nothing.
     fn check_session_present(&self, present: bool, refused: bool) -> Handled {
-        let rule = match present {
-            true if refused => "session present together with a refusal",
-            true if self.connection.requested.clean_start => "session present after a clean start",
-            _ => return Ok(()),
-        };
-        Err(Violation::protocol(PacketType::Connack, rule))
+        match present {
+            true if refused => Err(Violation::RefusedWithSession),
+            true if self.connection.requested.clean_start => Err(Violation::CleanStartWithSession),
+            _ => Ok(()),
+        }
     }
 
     /// The server has no session: what it sent on earlier connections means nothing any more, and it knows of no
@@ -265,7 +218,10 @@ impl Session {
                 };
                 match self.check_subscribe(&alone) {
                     Ok(()) => allowed.push(subscription),
-                    Err(error) => news.push(unrenewed(&subscription.filter, error)),
+                    Err(error) => {
+                        let reason = NotRenewed::Request(error);
+                        news.push(unrenewed(&subscription.filter, reason));
+                    }
                 }
             }
             renewals += self.renew(&allowed, &properties, &mut news);
@@ -310,7 +266,8 @@ impl Session {
             }
         };
         for subscription in subscriptions {
-            failures.push(unrenewed(&subscription.filter, &error));
+            let reason = NotRenewed::Request(error.clone());
+            failures.push(unrenewed(&subscription.filter, reason));
         }
         0
     }
@@ -363,14 +320,9 @@ impl Session {
             return Ok(());
         };
         // [MQTT-3.3.2-11]
-        let maximum = self.connection.requested.topic_alias_maximum;
-        if alias > maximum {
-            let rule = format_args!("topic alias must be at most {maximum}, got {alias}");
-            return Err(Violation::new(
-                TOPIC_ALIAS_INVALID,
-                PacketType::Publish,
-                rule,
-            ));
+        let max = self.connection.requested.topic_alias_maximum;
+        if alias > max {
+            return Err(Violation::TopicAlias { alias, max });
         }
         let aliases = &mut self.connection.topic_aliases;
         if !publish.topic.is_empty() {
@@ -380,8 +332,7 @@ impl Session {
         } else if let Some(topic) = aliases.get(&alias) {
             publish.topic = topic.clone();
         } else {
-            let rule = format_args!("topic alias {alias} stands for no topic");
-            return Err(Violation::protocol(PacketType::Publish, rule));
+            return Err(Violation::TopicAliasUnknown(alias));
         }
         Ok(())
     }
@@ -391,12 +342,7 @@ impl Session {
         let unacknowledged = self.incoming.count();
         match self.connection.requested.receive_maximum {
             Some(maximum) if unacknowledged > u32::from(maximum) => {
-                let rule = format_args!("more than {maximum} unacknowledged, our receive maximum");
-                Err(Violation::new(
-                    RECEIVE_MAXIMUM_EXCEEDED,
-                    PacketType::Publish,
-                    rule,
-                ))
+                Err(Violation::ReceiveMaximum(maximum))
             }
             _ => Ok(()),
         }
@@ -478,9 +424,11 @@ impl Session {
         // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1].
         match filters {
             Some(filters) if filters as usize != suback.reasons.len() => {
-                let got = suback.reasons.len();
-                let rule = format_args!("expected {filters} reason codes, got {got}");
-                return Err(Violation::protocol(kind, rule));
+                return Err(Violation::ReasonCodeCount {
+                    packet: kind,
+                    expected: filters,
+                    got: suback.reasons.len(),
+                });
             }
             _ => {}
         }
@@ -509,8 +457,7 @@ impl Session {
         refused
             .filter(|(_, reason)| is_refusal(**reason))
             .map(|(subscription, reason)| {
-                let why = format_args!("the server refused it with reason code 0x{reason:02X}");
-                unrenewed(&subscription.filter, why)
+                unrenewed(&subscription.filter, NotRenewed::Refused(*reason))
             })
             .collect()
     }
@@ -534,17 +481,19 @@ impl Session {
     #[cold]
     fn handle_disconnect(&mut self, disconnect: Disconnect) -> Handled {
         if self.version == Version::V311 {
-            return Err(only_from_clients(PacketType::Disconnect));
+            return Err(Violation::OnlyFromClients(PacketType::Disconnect));
         }
         self.check_listed(PacketType::Disconnect, disconnect.reason)?;
         if disconnect.reason == DISCONNECT_WITH_WILL {
-            return Err(unexpected_reason(PacketType::Disconnect, disconnect.reason));
+            return Err(Violation::ReasonCode(
+                PacketType::Disconnect,
+                disconnect.reason,
+            ));
         }
         let expiry = PropertyId::SessionExpiryInterval;
         if disconnect.properties.first(expiry).is_some() {
             // [MQTT-3.14.2-2]
-            let rule = "session_expiry_interval: only a client sends it";
-            return Err(Violation::protocol(PacketType::Disconnect, rule));
+            return Err(Violation::SessionExpiry);
         }
         self.connection.state = State::Disconnected;
         self.deliver(Event::Packet(Packet::Disconnect(disconnect)));
@@ -555,19 +504,16 @@ impl Session {
     fn handle_auth(&mut self, auth: Disconnect) -> Handled {
         let kind = PacketType::Auth;
         let Some(method) = &self.connection.requested.authentication_method else {
-            let rule = "CONNECT had no authentication method";
-            return Err(Violation::protocol(kind, rule));
+            return Err(Violation::NoAuthenticationMethod);
         };
         // [MQTT-4.12.0-5]
         let answered = auth.properties.string(PropertyId::AuthenticationMethod);
         // It may be omitted together with all else (3.15.2.1), and not otherwise (3.15.2.2.2).
         if answered.is_none() && (auth.reason != 0 || !auth.properties.is_empty()) {
-            let rule = "authentication method is missing";
-            return Err(Violation::protocol(kind, rule));
+            return Err(Violation::AuthenticationMethodMissing);
         }
         if answered.is_some_and(|answered| answered != method) {
-            let rule = "authentication method is not that of CONNECT";
-            return Err(Violation::protocol(kind, rule));
+            return Err(Violation::AuthenticationMethod(kind));
         }
         self.check_listed(kind, auth.reason)?;
         self.check_problem_information(kind, &auth.properties)?;
@@ -577,7 +523,7 @@ impl Session {
             _ => auth.reason == RE_AUTHENTICATE,
         };
         if unexpected {
-            return Err(unexpected_reason(kind, auth.reason));
+            return Err(Violation::ReasonCode(kind, auth.reason));
         }
         self.deliver(Event::Packet(Packet::Auth(auth)));
         Ok(())
@@ -604,7 +550,7 @@ impl Session {
     fn check_listed(&self, packet: PacketType, reason: u8) -> Handled {
         match reason_listed(self.version, packet, reason) {
             true => Ok(()),
-            false => Err(unexpected_reason(packet, reason)),
+            false => Err(Violation::ReasonCode(packet, reason)),
         }
     }
 
@@ -653,36 +599,18 @@ impl Session {
 
 #[cold]
 fn refuse_problem_information(packet: PacketType, properties: &Properties) -> Handled {
-    for (id, name) in [
-        (PropertyId::ReasonString, "reason_string"),
-        (PropertyId::UserProperty, "user_property"),
-    ] {
+    for id in [PropertyId::ReasonString, PropertyId::UserProperty] {
         if properties.first(id).is_some() {
-            let rule = format_args!("{name}: CONNECT had request_problem_information = 0");
-            return Err(Violation::protocol(packet, rule));
+            return Err(Violation::ProblemInformation(packet, id));
         }
     }
     Ok(())
 }
 
-fn is_only_from_clients(packet: &PacketType) -> bool {
-    use PacketType::{Connect, Pingreq, Subscribe, Unsubscribe};
-    matches!(packet, Connect | Subscribe | Unsubscribe | Pingreq)
-}
-
-fn only_from_clients(packet: PacketType) -> Violation {
-    Violation::protocol(packet, "only a client sends it")
-}
-
-fn unexpected_reason(packet: PacketType, reason: u8) -> Violation {
-    Violation::protocol(
+fn awaits_another(packet: PacketType, packet_id: u16, phase: Phase) -> Violation {
+    Violation::Unexpected {
         packet,
-        format_args!("unexpected reason code: 0x{reason:02X}"),
-    )
-}
-
-fn awaits_another(packet: PacketType, id: u16, phase: Phase) -> Violation {
-    let awaited = phase.awaits();
-    let rule = format_args!("packet identifier {id} waits for {awaited}");
-    Violation::protocol(packet, rule)
+        packet_id,
+        awaited: phase.awaits(),
+    }
 }

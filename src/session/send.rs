@@ -1,18 +1,15 @@
 //! What goes out when: at once, or, in order, when the connection, the server's CONNACK or its receive maximum lets it.
 
-use std::fmt::Display;
-
 use bytes::BytesMut;
 
 use super::aliases::Assigned;
 use super::outgoing::{Front, Phase, Progress};
-use super::{Event, Session, State};
+use super::{Event, NotRenewed, RequestError, Session, State, Unrenewed};
 use crate::codec::{
     Decoder, EncodeError, Packet, PacketType, Properties, Property, PropertyId, PropertyValue,
     PublishRef, QoS, Str, Subscribe, Version, encode, encode_ack, encode_publish,
     encode_publish_head, has_wildcard, is_shared,
 };
-use crate::session::RequestError;
 
 /// What was held back is sent as long as less than this waits to be written, in bytes.
 const BURST: usize = 64 << 10;
@@ -57,7 +54,7 @@ impl Session {
         };
         match self.append_stored(&packet, false) {
             Ok(()) => self.counters.messages_sent += 1,
-            Err(error) => self.drop_message(0, &error),
+            Err(error) => self.drop_message(0, error),
         }
         true
     }
@@ -94,10 +91,11 @@ impl Session {
                 let renews = ended.is_some_and(|exchange| exchange.renews);
                 if renews && let Some(Packet::Subscribe(subscribe)) = self.decode_stored(&packet) {
                     for subscription in &subscribe.subscriptions {
-                        self.deliver(unrenewed(&subscription.filter, &error));
+                        let reason = NotRenewed::Request(error.clone());
+                        self.deliver(unrenewed(&subscription.filter, reason));
                     }
                 } else {
-                    self.drop_message(id, &error);
+                    self.drop_message(id, error);
                 }
             }
         }
@@ -124,12 +122,9 @@ impl Session {
     }
 
     /// Tells the user of something that was accepted and will not be sent, since the server does not take it.
-    fn drop_message(&mut self, packet_id: u16, error: &RequestError) {
+    fn drop_message(&mut self, packet_id: u16, reason: RequestError) {
         self.counters.dropped += 1;
-        self.deliver_answer(Event::Dropped {
-            packet_id,
-            message: error.to_string(),
-        });
+        self.deliver_answer(Event::Dropped { packet_id, reason });
     }
 
     /// Appends a packet that has been kept, if the server takes it.
@@ -355,9 +350,9 @@ fn decode_stored(version: Version, packet: &[u8]) -> Option<Packet> {
 }
 
 /// Tells that a subscription could not be renewed.
-pub(super) fn unrenewed(filter: &Str, why: impl Display) -> Event {
-    let message = format!("failed to renew the subscription to '{filter}': {why}");
-    Event::Unrenewed { message }
+pub(super) fn unrenewed(filter: &Str, reason: NotRenewed) -> Event {
+    let filter = filter.clone();
+    Event::Unrenewed(Unrenewed { filter, reason })
 }
 
 fn with_alias(properties: &Properties, alias: u16) -> Properties {

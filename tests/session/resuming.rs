@@ -617,8 +617,8 @@ fn what_the_server_does_not_take_is_dropped_with_a_reason() {
         match pair.client.poll_event() {
             Some(Event::Dropped {
                 packet_id: 1,
-                message,
-            }) => assert!(message.contains(expected), "{message}"),
+                reason,
+            }) => assert!(reason.to_string().contains(expected), "{reason}"),
             other => panic!("{other:?}"),
         }
         assert_eq!(pair.client.stats().dropped, 1);
@@ -761,7 +761,7 @@ fn subscriptions_are_renewed_when_the_session_is_lost() {
 fn unrenewed(pair: &mut Pair) -> Vec<String> {
     std::iter::from_fn(|| pair.client.poll_event())
         .map(|event| match event {
-            Event::Unrenewed { message } => message,
+            Event::Unrenewed(unrenewed) => unrenewed.to_string(),
             other => panic!("{other:?}"),
         })
         .collect()
