@@ -21,21 +21,53 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(
         | Packet::Pubrec(packet)
         | Packet::Pubrel(packet)
         | Packet::Pubcomp(packet) => ack(packet, version, packet_type, &mut body),
-        Packet::Subscribe(packet) => subscribe(packet, version, &mut body),
+        Packet::Subscribe(packet) => return encode_subscribe(packet, version, out),
         Packet::Suback(packet) => suback(packet, version, packet_type, &mut body),
-        Packet::Unsubscribe(packet) => unsubscribe(packet, version, &mut body),
+        Packet::Unsubscribe(packet) => return encode_unsubscribe(packet, version, out),
         Packet::Unsuback(packet) => suback(packet, version, packet_type, &mut body),
         Packet::Pingreq | Packet::Pingresp => Ok(()),
         Packet::Disconnect(packet) => disconnect(packet, version, packet_type, &mut body),
         Packet::Auth(_) if version == Version::V311 => Err(needs_v50("an AUTH packet")),
         Packet::Auth(packet) => disconnect(packet, version, packet_type, &mut body),
     };
+    put_packet(packet_type, written, &body, out)
+}
+
+/// Appends a SUBSCRIBE's bytes as [`encode`] does.
+pub fn encode_subscribe(
+    packet: &Subscribe,
+    version: Version,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    let mut body = BytesMut::new();
+    let written = subscribe(packet, version, &mut body);
+    put_packet(PacketType::Subscribe, written, &body, out)
+}
+
+/// Appends an UNSUBSCRIBE's bytes as [`encode`] does.
+pub fn encode_unsubscribe(
+    packet: &Unsubscribe,
+    version: Version,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    let mut body = BytesMut::new();
+    let written = unsubscribe(packet, version, &mut body);
+    put_packet(PacketType::Unsubscribe, written, &body, out)
+}
+
+/// Appends a packet whose body has been written.
+fn put_packet(
+    packet_type: PacketType,
+    written: Result<(), Fault>,
+    body: &[u8],
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
     let length = written.and_then(|()| remaining_length(body.len()));
     let length = length.map_err(|fault| fault.encoding(packet_type))?;
     out.reserve(1 + var_int_len(length) + body.len());
     out.put_u8((packet_type as u8) << 4 | rules::fixed_flags(packet_type));
     put_var_int(out, length);
-    out.put_slice(&body);
+    out.put_slice(body);
     Ok(())
 }
 

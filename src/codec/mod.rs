@@ -13,7 +13,10 @@ mod topic;
 mod wire;
 
 pub use decode::{Decoder, FixedHeader, decode_connect, decode_frame, decode_header};
-pub use encode::{PublishRef, encode, encode_ack, encode_publish, encode_publish_head};
+pub use encode::{
+    PublishRef, encode, encode_ack, encode_publish, encode_publish_head, encode_subscribe,
+    encode_unsubscribe,
+};
 pub use error::{DecodeError, EncodeError};
 pub use packet::*;
 pub use property::{Properties, Property, PropertyHolder, PropertyId, PropertyKind, PropertyValue};

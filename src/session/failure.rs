@@ -67,7 +67,7 @@ pub enum Violation {
         /// SUBACK or UNSUBACK.
         packet: PacketType,
         /// How many topic filters there are.
-        expected: u32,
+        expected: usize,
         /// How many reason codes there are.
         got: usize,
     },

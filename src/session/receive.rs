@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::incoming::Received;
-use super::outgoing::{Phase, Progress};
+use super::outgoing::{Phase, Progress, Request};
 use super::send::unrenewed;
 use super::{Event, Failure, NotRenewed, RequestError, ServerLimits, Session, State, Violation};
 use crate::codec::reason::{
@@ -14,7 +14,8 @@ use crate::codec::reason::{
 };
 use crate::codec::{
     Ack, Connack, Disconnect, Packet, PacketType, Properties, PropertyId, Publish, QoS, Str,
-    Suback, Subscribe, Subscription, Version, decode_header, encode, encode_ack, reason_listed,
+    Suback, Subscribe, Subscription, Version, decode_header, encode_ack, encode_subscribe,
+    reason_listed,
 };
 
 /// How a TLS server answers what it does not understand; no MQTT packet begins like this.
@@ -243,16 +244,20 @@ impl Session {
         let error = match self.outgoing.next_id() {
             None => RequestError::NoPacketId,
             Some(id) => {
-                let request = Packet::Subscribe(Subscribe {
+                let subscribe = Subscribe {
                     packet_id: id.get(),
                     subscriptions: subscriptions.to_vec(),
                     properties: properties.clone(),
-                });
-                match self.encode_stored(|version, out| encode(&request, version, out)) {
+                };
+                let packet =
+                    self.encode_stored(|version, out| encode_subscribe(&subscribe, version, out));
+                match packet {
                     Ok(packet) => {
-                        let phase = Phase::Suback(subscriptions.len() as u32);
+                        let renews = true;
+                        let request = Request::Subscribe { subscribe, renews };
                         let progress = Progress::Repeat;
-                        self.outgoing.begin(id.get(), phase, packet, progress);
+                        self.outgoing
+                            .begin_request(id.get(), request, packet, progress);
                         self.outgoing.set_last_id(id.get());
                         return 1;
                     }
@@ -362,23 +367,23 @@ impl Session {
     fn handle_pubrec(&mut self, ack: Ack) -> Handled {
         self.check_ack(PacketType::Pubrec, &ack)?;
         let id = ack.packet_id;
-        let phase = self.outgoing.awaited(id);
-        match phase {
+        let awaited = self.outgoing.awaited(id);
+        match awaited {
             None | Some(Phase::Pubrec | Phase::Pubcomp) => {}
             Some(other) => return Err(awaits_another(PacketType::Pubrec, id, other)),
         }
         if is_refusal(ack.reason) {
-            if phase.is_some() {
+            if awaited.is_some() {
                 self.outgoing.end(id);
             }
         } else {
-            if phase.is_some() {
+            if awaited.is_some() {
                 let counts = self.version == Version::V50;
                 self.outgoing.released(id, counts);
             }
-            self.answer(PacketType::Pubrel, id, phase.is_some());
+            self.answer(PacketType::Pubrel, id, awaited.is_some());
         }
-        if phase == Some(Phase::Pubrec) {
+        if awaited == Some(Phase::Pubrec) {
             self.deliver_answer(Event::Packet(Packet::Pubrec(ack)));
         }
         Ok(())
@@ -412,70 +417,53 @@ impl Session {
         }
         self.check_problem_information(kind, &suback.properties)?;
         let id = suback.packet_id;
-        let filters = match self.outgoing.awaited(id) {
+        match self.outgoing.awaited(id) {
             Some(phase) if phase.awaits() != kind => return Err(awaits_another(kind, id, phase)),
-            Some(Phase::Suback(filters)) => Some(filters),
-            Some(Phase::Unsuback(filters)) if self.version == Version::V50 => Some(filters),
             // Nobody waits for it: the user is told all the same, unless it names an exchange to come, or the user
             // has still to take another.
             None if self.outgoing.in_use(id) => return Ok(()),
-            Some(_) | None => None,
-        };
-        // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1].
-        match filters {
-            Some(filters) if filters as usize != suback.reasons.len() => {
-                return Err(Violation::ReasonCodeCount {
-                    packet: kind,
-                    expected: filters,
-                    got: suback.reasons.len(),
-                });
-            }
-            _ => {}
+            Some(_) | None => {}
         }
-        let mut failures = Vec::new();
-        if let Some(exchange) = self.outgoing.end(id)
-            && self.settings.resubscribe
-        {
-            if exchange.renews {
-                failures = self.refused_renewals(&exchange.packet, &suback.reasons);
+        let reasons = &suback.reasons;
+        // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1]; an UNSUBACK of 3.1.1 has none.
+        let asked = self.outgoing.get(id);
+        let filters = match asked.and_then(|exchange| exchange.request.as_deref()) {
+            Some(Request::Subscribe { subscribe, .. }) => subscribe.subscriptions.len(),
+            Some(Request::Unsubscribe(unsubscribe)) if self.version == Version::V50 => {
+                unsubscribe.filters.len()
             }
-            self.note_subscriptions(&exchange.packet, &suback.reasons);
+            _ => reasons.len(),
+        };
+        if filters != reasons.len() {
+            return Err(Violation::ReasonCodeCount {
+                packet: kind,
+                expected: filters,
+                got: reasons.len(),
+            });
+        }
+        let ended = self.outgoing.end(id);
+        let mut failures = Vec::new();
+        if self.settings.resubscribe
+            && let Some(exchange) = &ended
+        {
+            if let Some(renewed) = exchange.renews() {
+                failures = refused_renewals(renewed, reasons);
+            }
+            match exchange.request.as_deref() {
+                Some(Request::Subscribe { subscribe, .. }) => {
+                    self.subscriptions.answered(subscribe, reasons);
+                }
+                Some(Request::Unsubscribe(unsubscribe)) => {
+                    self.subscriptions.ended(unsubscribe, reasons);
+                }
+                None => {}
+            }
         }
         self.deliver_answer(Event::Packet(packet(suback)));
         for failure in failures {
             self.deliver(failure);
         }
         Ok(())
-    }
-
-    /// What the user has to be told of the answer to a SUBSCRIBE that renews.
-    fn refused_renewals(&self, request: &[u8], reasons: &[u8]) -> Vec<Event> {
-        let Some(Packet::Subscribe(subscribe)) = self.decode_stored(request) else {
-            return Vec::new();
-        };
-        let refused = subscribe.subscriptions.iter().zip(reasons);
-        refused
-            .filter(|(_, reason)| is_refusal(**reason))
-            .map(|(subscription, reason)| {
-                unrenewed(&subscription.filter, NotRenewed::Refused(*reason))
-            })
-            .collect()
-    }
-
-    /// Keeps in mind what the answer to this SUBSCRIBE or UNSUBSCRIBE has changed.
-    fn note_subscriptions(&mut self, request: &[u8], reasons: &[u8]) {
-        match self.decode_stored(request) {
-            Some(Packet::Subscribe(subscribe)) => self.subscriptions.answered(&subscribe, reasons),
-            Some(Packet::Unsubscribe(unsubscribe)) => {
-                for (i, filter) in unsubscribe.filters.iter().enumerate() {
-                    // 3.1.1 has no reason codes here.
-                    if !reasons.get(i).is_some_and(|reason| is_refusal(*reason)) {
-                        self.subscriptions.remove(filter);
-                    }
-                }
-            }
-            _ => {}
-        }
     }
 
     #[cold]
@@ -605,6 +593,15 @@ fn refuse_problem_information(packet: PacketType, properties: &Properties) -> Ha
         }
     }
     Ok(())
+}
+
+/// What the user has to be told of the answer to a SUBSCRIBE that renews.
+fn refused_renewals(subscribe: &Subscribe, reasons: &[u8]) -> Vec<Event> {
+    let answered = subscribe.subscriptions.iter().zip(reasons);
+    answered
+        .filter(|(_, reason)| is_refusal(**reason))
+        .map(|(subscription, reason)| unrenewed(&subscription.filter, NotRenewed::Refused(*reason)))
+        .collect()
 }
 
 fn awaits_another(packet: PacketType, packet_id: u16, phase: Phase) -> Violation {

@@ -7,12 +7,12 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::incoming::Received;
-use super::outgoing::{Phase, Progress};
+use super::outgoing::{Phase, Progress, Request};
 use super::{QueueLimits, Requested, Session, State};
 use crate::codec::{
     Ack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyId, PublishRef,
     QoS, Str, Subscribe, Subscription, Unsubscribe, Version, encode, encode_ack, encode_publish,
-    reason::is_refusal, reason_listed,
+    encode_subscribe, encode_unsubscribe, reason::is_refusal, reason_listed,
 };
 
 /// Why a request was refused. Shown to the user as it is.
@@ -391,14 +391,18 @@ impl Session {
         properties: Properties,
     ) -> Result<u16, RequestError> {
         let held = self.is_held(PacketType::Subscribe)?;
+        let packet_id = self.next_id()?;
         let subscribe = Subscribe {
-            packet_id: self.next_id()?,
+            packet_id,
             subscriptions,
             properties,
         };
         self.check_subscribe(&subscribe)?;
-        let phase = Phase::Suback(subscribe.subscriptions.len() as u32);
-        self.begin_request(phase, &Packet::Subscribe(subscribe), held)
+        let packet =
+            self.encode_stored(|version, out| encode_subscribe(&subscribe, version, out))?;
+        let renews = false;
+        let request = Request::Subscribe { subscribe, renews };
+        Ok(self.begin_request(packet_id, request, packet, held))
     }
 
     /// Sends UNSUBSCRIBE, as soon as that may be, and returns its packet identifier.
@@ -408,13 +412,16 @@ impl Session {
         properties: Properties,
     ) -> Result<u16, RequestError> {
         let held = self.is_held(PacketType::Unsubscribe)?;
+        let packet_id = self.next_id()?;
         let unsubscribe = Unsubscribe {
-            packet_id: self.next_id()?,
+            packet_id,
             filters,
             properties,
         };
-        let phase = Phase::Unsuback(unsubscribe.filters.len() as u32);
-        self.begin_request(phase, &Packet::Unsubscribe(unsubscribe), held)
+        let packet =
+            self.encode_stored(|version, out| encode_unsubscribe(&unsubscribe, version, out))?;
+        let request = Request::Unsubscribe(unsubscribe);
+        Ok(self.begin_request(packet_id, request, packet, held))
     }
 
     /// Acknowledges a received message: PUBACK for QoS 1, PUBREC for QoS 2, nothing for QoS 0. 3.1.1 has no reason
@@ -646,15 +653,14 @@ impl Session {
         Ok(id.get())
     }
 
-    /// Begins the exchange of a SUBSCRIBE or UNSUBSCRIBE.
+    /// Begins the exchange of a SUBSCRIBE or UNSUBSCRIBE. Returns its packet identifier.
     fn begin_request(
         &mut self,
-        phase: Phase,
-        request: &Packet,
+        packet_id: u16,
+        request: Request,
+        packet: Box<[u8]>,
         held: bool,
-    ) -> Result<u16, RequestError> {
-        let id = self.next_id()?;
-        let packet = self.encode_stored(|version, out| encode(request, version, out))?;
+    ) -> u16 {
         let progress = match held {
             true => Progress::Waiting,
             false => {
@@ -662,9 +668,10 @@ impl Session {
                 Progress::Sent { counted: false }
             }
         };
-        self.outgoing.begin(id, phase, packet, progress);
-        self.outgoing.set_last_id(id);
-        Ok(id)
+        self.outgoing
+            .begin_request(packet_id, request, packet, progress);
+        self.outgoing.set_last_id(packet_id);
+        packet_id
     }
 
     fn send_ack(
