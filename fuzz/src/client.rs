@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::*;
 use crate::script::Script;
 use crate::server::{Server, V311_RECEIVE_MAXIMUM};
-use crate::session::{Event, QueueLimits, RequestError, Session, Settings, State};
+use crate::session::{Event, Failure, QueueLimits, RequestError, Session, Settings, State};
 
 /// Plays `data`: the first bytes choose version and settings, the rest is a sequence of steps.
 pub fn check_session(data: &[u8]) {
@@ -49,8 +49,8 @@ struct Client {
     server: Server,
     /// A failure was reported on this connection.
     failed: bool,
-    /// Whether everything that is sent is read at once, every packet of the broker alone, and every event taken at once.
-    /// Otherwise all that is left to the script, and less can be said of it.
+    /// Whether everything that is sent is read at once, every packet of the broker alone, and every event taken at
+    /// once. Otherwise all that is left to the script, and less can be said of it.
     prompt: bool,
     /// QoS 2 messages given to the program whose exchange has not ended.
     delivered: HashMap<u16, Delivery>,
@@ -403,7 +403,8 @@ impl Client {
         assert_eq!(count, 1, "answers to {packet:?}");
     }
 
-    /// A packet is one event at most. A message of QoS 2 comes once on a connection, and not at all once it was acknowledged.
+    /// A packet is one event at most. A message of QoS 2 comes once on a connection, and not at all once it was
+    /// acknowledged.
     fn take_event_of(&mut self, packet: &Packet) {
         match packet {
             Packet::Pubrel(ack) => drop(self.delivered.remove(&ack.packet_id)),
@@ -429,7 +430,7 @@ impl Client {
                 }
                 self.end(&event);
             }
-            Some(Event::Failed { message }) => self.fail(&message),
+            Some(Event::Failed(failure)) => self.fail(&failure),
             Some(dropped) => panic!("{dropped:?} because of {packet:?}"),
             None => {}
         }
@@ -439,7 +440,7 @@ impl Client {
                 (Event::Withdrawn { packet_id, .. }, Packet::Connack(_)) => {
                     self.accepted.remove(&packet_id);
                 }
-                (Event::Unrenewed { .. }, Packet::Connack(_) | Packet::Suback(_)) => {}
+                (Event::Unrenewed(_), Packet::Connack(_) | Packet::Suback(_)) => {}
                 (event, packet) => panic!("{event:?} because of {packet:?}"),
             }
         }
@@ -472,15 +473,15 @@ impl Client {
                 self.accepted.remove(&packet_id);
                 self.requests.remove(&packet_id);
             }
-            Some(Event::Failed { message }) => self.fail(&message),
-            Some(Event::Unrenewed { .. }) | None => {}
+            Some(Event::Failed(failure)) => self.fail(&failure),
+            Some(Event::Unrenewed(_)) | None => {}
         }
     }
 
     /// A connection fails once, for a reason.
-    fn fail(&mut self, message: &str) {
-        assert!(!message.is_empty());
-        assert!(!self.failed || !self.prompt, "{message}");
+    fn fail(&mut self, failure: &Failure) {
+        assert!(!failure.to_string().is_empty());
+        assert!(!self.failed || !self.prompt, "{failure}");
         self.failed = true;
     }
 

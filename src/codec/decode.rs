@@ -6,7 +6,7 @@ use super::error::Fault;
 use super::wire::{self, Reader, VarInt};
 use super::{
     Ack, Connack, Connect, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyHolder,
-    Publish, QoS, Str, Suback, Subscribe, Subscription, Unsubscribe, Version, Will, rules,
+    Publish, QoS, Str, Suback, Subscribe, Subscription, Unsubscribe, Version, Will, reason, rules,
 };
 
 /// Takes packets off the front of a byte stream, in whatever pieces the stream arrives.
@@ -32,7 +32,8 @@ impl Decoder {
     }
 
     /// Takes a packet off the buffer. Returns None, and leaves the buffer alone, if it holds no complete packet. Long
-    /// strings and the payload are slices of the buffer's memory. After an error, the rest of the stream has no meaning.
+    /// strings and the payload are slices of the buffer's memory. After an error, the rest of the stream has no
+    /// meaning.
     pub fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(header) = decode_header(self.version, buffer)? else {
             return Ok(None);
@@ -42,7 +43,7 @@ impl Decoder {
         if size > self.max_packet_size as usize {
             let max = self.max_packet_size;
             let rule = format!("packet must be at most {max} bytes long, got {size}");
-            return Err(Fault::new(Fault::PACKET_TOO_LARGE, rule).decoding(header.packet_type));
+            return Err(Fault::new(reason::PACKET_TOO_LARGE, rule).decoding(header.packet_type));
         }
         if buffer.len() < size {
             return Ok(None);
@@ -200,7 +201,7 @@ fn connect(mut from: Reader, expected: Option<Version>) -> Result<Connect, Fault
     if name != "MQTT" {
         let name = String::from_utf8_lossy(&name);
         let rule = format!("protocol name must be \"MQTT\", got {name:?}");
-        return Err(Fault::new(Fault::UNSUPPORTED_VERSION, rule));
+        return Err(Fault::new(reason::UNSUPPORTED_PROTOCOL_VERSION, rule));
     }
     let level = from.byte("protocol version")?;
     let version = match (Version::from_code(level), expected) {
@@ -212,7 +213,7 @@ fn connect(mut from: Reader, expected: Option<Version>) -> Result<Connect, Fault
                 None => "4 or 5".to_owned(),
             };
             let rule = format!("protocol version must be {expected}, got {level}");
-            return Err(Fault::new(Fault::UNSUPPORTED_VERSION, rule));
+            return Err(Fault::new(reason::UNSUPPORTED_PROTOCOL_VERSION, rule));
         }
     };
     let flags = from.byte("connect flags")?;
@@ -283,7 +284,7 @@ fn connack(mut from: Reader, version: Version) -> Result<Connack, Fault> {
     let mut reason = from.byte("reason code")?;
     let properties = if version == Version::V50 && reason == 1 && from.is_empty() {
         // A server of 3.1.1 refuses 5.0 by a CONNACK of 3.1.1 (3.1.1: 3.2.2.3).
-        reason = Fault::UNSUPPORTED_VERSION;
+        reason = reason::UNSUPPORTED_PROTOCOL_VERSION;
         Properties::default()
     } else {
         properties(&mut from, version, PacketType::Connack)?
@@ -327,8 +328,8 @@ fn ack(mut from: Reader, version: Version, packet_type: PacketType) -> Result<Ac
     })
 }
 
-/// Reads the reason code and properties at the end of a packet. Either may be missing (3.4.2.1, 3.14.2). 3.15.2 does not
-/// know an AUTH of a single byte, but it does no harm.
+/// Reads the reason code and properties at the end of a packet. Either may be missing (3.4.2.1, 3.14.2). 3.15.2 does
+/// not know an AUTH of a single byte, but it does no harm.
 fn disconnect(
     mut from: Reader,
     version: Version,

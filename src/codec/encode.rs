@@ -6,7 +6,7 @@ use super::error::Fault;
 use super::wire::{MAX_VAR_INT, put_prefixed, put_var_int, var_int_len};
 use super::{
     Ack, Connack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyHolder,
-    Publish, QoS, Suback, Subscribe, Unsubscribe, Version, rules, string,
+    Publish, QoS, Suback, Subscribe, Unsubscribe, Version, reason, rules, string,
 };
 
 /// Appends a packet's bytes to `out`, which stays as it was if the packet breaks a rule.
@@ -21,21 +21,53 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(
         | Packet::Pubrec(packet)
         | Packet::Pubrel(packet)
         | Packet::Pubcomp(packet) => ack(packet, version, packet_type, &mut body),
-        Packet::Subscribe(packet) => subscribe(packet, version, &mut body),
+        Packet::Subscribe(packet) => return encode_subscribe(packet, version, out),
         Packet::Suback(packet) => suback(packet, version, packet_type, &mut body),
-        Packet::Unsubscribe(packet) => unsubscribe(packet, version, &mut body),
+        Packet::Unsubscribe(packet) => return encode_unsubscribe(packet, version, out),
         Packet::Unsuback(packet) => suback(packet, version, packet_type, &mut body),
         Packet::Pingreq | Packet::Pingresp => Ok(()),
         Packet::Disconnect(packet) => disconnect(packet, version, packet_type, &mut body),
         Packet::Auth(_) if version == Version::V311 => Err(needs_v50("an AUTH packet")),
         Packet::Auth(packet) => disconnect(packet, version, packet_type, &mut body),
     };
+    put_packet(packet_type, written, &body, out)
+}
+
+/// Appends a SUBSCRIBE's bytes as [`encode`] does.
+pub fn encode_subscribe(
+    packet: &Subscribe,
+    version: Version,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    let mut body = BytesMut::new();
+    let written = subscribe(packet, version, &mut body);
+    put_packet(PacketType::Subscribe, written, &body, out)
+}
+
+/// Appends an UNSUBSCRIBE's bytes as [`encode`] does.
+pub fn encode_unsubscribe(
+    packet: &Unsubscribe,
+    version: Version,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    let mut body = BytesMut::new();
+    let written = unsubscribe(packet, version, &mut body);
+    put_packet(PacketType::Unsubscribe, written, &body, out)
+}
+
+/// Appends a packet whose body has been written.
+fn put_packet(
+    packet_type: PacketType,
+    written: Result<(), Fault>,
+    body: &[u8],
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
     let length = written.and_then(|()| remaining_length(body.len()));
     let length = length.map_err(|fault| fault.encoding(packet_type))?;
     out.reserve(1 + var_int_len(length) + body.len());
     out.put_u8((packet_type as u8) << 4 | rules::fixed_flags(packet_type));
     put_var_int(out, length);
-    out.put_slice(&body);
+    out.put_slice(body);
     Ok(())
 }
 
@@ -159,7 +191,7 @@ fn remaining_length(size: usize) -> Result<u32, Fault> {
         Ok(length) if length <= MAX_VAR_INT => Ok(length),
         _ => {
             let rule = format!("remaining length must be at most {MAX_VAR_INT}, got {size}");
-            Err(Fault::new(Fault::PACKET_TOO_LARGE, rule))
+            Err(Fault::new(reason::PACKET_TOO_LARGE, rule))
         }
     }
 }
@@ -199,7 +231,7 @@ fn connect(packet: &Connect, version: Version, out: &mut BytesMut) -> Result<(),
     if packet.version != version {
         let got = packet.version;
         let rule = format!("protocol version must be {version}, got {got}");
-        return Err(Fault::new(Fault::UNSUPPORTED_VERSION, rule));
+        return Err(Fault::new(reason::UNSUPPORTED_PROTOCOL_VERSION, rule));
     }
     let (has_username, has_password) = (packet.username.is_some(), packet.password.is_some());
     rules::credentials(version, has_username, has_password)?;

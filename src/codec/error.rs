@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::PacketType;
+use super::{PacketType, reason};
 
 /// A broken rule, not yet with the type of the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,13 +14,6 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    pub(super) const PROTOCOL_ERROR: u8 = 0x82;
-    pub(super) const UNSUPPORTED_VERSION: u8 = 0x84;
-    pub(super) const TOPIC_FILTER_INVALID: u8 = 0x8F;
-    pub(super) const TOPIC_NAME_INVALID: u8 = 0x90;
-    pub(super) const TOPIC_ALIAS_INVALID: u8 = 0x94;
-    pub(super) const PACKET_TOO_LARGE: u8 = 0x95;
-
     pub(super) fn new(reason: u8, rule: impl Into<Cow<'static, str>>) -> Self {
         let rule = rule.into();
         Self { reason, rule }
@@ -28,12 +21,12 @@ impl Fault {
 
     /// The fault of bytes that cannot be a packet (4.13.1, Malformed Packet).
     pub(super) fn malformed(rule: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(0x81, rule)
+        Self::new(reason::MALFORMED_PACKET, rule)
     }
 
     /// The fault of a packet that the standard does not allow (4.13.1, Protocol Error).
     pub(super) fn protocol(rule: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Self::PROTOCOL_ERROR, rule)
+        Self::new(reason::PROTOCOL_ERROR, rule)
     }
 
     /// Puts the place of the fault in front of the rule.

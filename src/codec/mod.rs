@@ -6,17 +6,22 @@ mod encode;
 mod error;
 mod packet;
 mod property;
-mod reason;
+pub mod reason;
 mod rules;
 mod string;
 mod topic;
 mod wire;
 
 pub use decode::{Decoder, FixedHeader, decode_connect, decode_frame, decode_header};
-pub use encode::{PublishRef, encode, encode_ack, encode_publish, encode_publish_head};
+pub use encode::{
+    PublishRef, encode, encode_ack, encode_publish, encode_publish_head, encode_subscribe,
+    encode_unsubscribe,
+};
 pub use error::{DecodeError, EncodeError};
 pub use packet::*;
 pub use property::{Properties, Property, PropertyHolder, PropertyId, PropertyKind, PropertyValue};
 pub use reason::{reason_listed, reason_name};
 pub use string::{Str, StrError};
-pub use topic::{TopicError, check_topic_filter, check_topic_name};
+pub use topic::{
+    TopicError, check_topic_filter, check_topic_name, has_wildcard, is_shared, without_share,
+};

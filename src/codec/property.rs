@@ -1,5 +1,5 @@
-//! The properties of 5.0 (2.2.2): the standard's table of properties, lists of properties, and their encoder and decoder,
-//! which follow the table.
+//! The properties of 5.0 (2.2.2): the standard's table of properties, lists of properties, and their encoder and
+//! decoder, which follow the table.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::error::Fault;
 use super::string::Str;
 use super::wire::{MAX_VAR_INT, Reader, put_prefixed, put_var_int, var_int_len};
-use super::{PacketType, rules};
+use super::{PacketType, reason, rules};
 
 /// A packet or will that carries properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,7 +152,8 @@ mod holder {
 // Table 2-4, with the ranges of sections 3.1 to 3.15. The names are the standard's, in snake case;
 // `subscription_identifiers` is a plural, since Lua programs know it by this name.
 properties! {
-    //   identifier                      name                                 kind     range   [holders]                        [repeated in]
+    //   identifier                      name                                 kind     range   [holders]                
+    //          [repeated in]
     0x01 PayloadFormatIndicator          "payload_format_indicator"           Byte     Flag    [Publish Will]                   [];
     0x02 MessageExpiryInterval           "message_expiry_interval"            FourByte Any     [Publish Will]                   [];
     0x03 ContentType                     "content_type"                       String   Any     [Publish Will]                   [];
@@ -546,8 +547,8 @@ impl Admission {
             }
             (Range::NonZero, value) if value.number() == Some(0) => {
                 let reason = match id {
-                    PropertyId::TopicAlias => Fault::TOPIC_ALIAS_INVALID,
-                    _ => Fault::PROTOCOL_ERROR,
+                    PropertyId::TopicAlias => reason::TOPIC_ALIAS_INVALID,
+                    _ => reason::PROTOCOL_ERROR,
                 };
                 let rule = format!("property {} must not be 0", id.shown());
                 Err(Fault::new(reason, rule))
@@ -556,8 +557,8 @@ impl Admission {
         }
     }
 
-    /// Authentication data needs a method (3.1.2.11.10), and an AUTH always names its method (3.15.2.2.2). An AUTH without
-    /// any property passes: the original library sends and expects it.
+    /// Authentication data needs a method (3.1.2.11.10), and an AUTH always names its method (3.15.2.2.2). An AUTH
+    /// without any property passes: the original library sends and expects it.
     fn finish(&self) -> Result<(), Fault> {
         let is_auth = self.holder == PropertyHolder::Packet(PacketType::Auth);
         let needs_method = is_auth || self.has_seen(PropertyId::AuthenticationData);

@@ -1,7 +1,51 @@
-//! The reason codes of 5.0 (2.4) and the return codes of 3.1.1 (3.2.2.3, 3.9.3): their names and their packets.
+//! The reason codes of 5.0 (2.4) and the return codes of 3.1.1 (3.2.2.3, 3.9.3): their names, their packets, and what
+//! they decide. No other file has a number of theirs.
 
 use super::PacketType::{self, *};
 use super::Version;
+
+// The reason codes that this library sends or decides by.
+/// Of both versions.
+pub const SUCCESS: u8 = 0x00;
+/// Only a client disconnects so.
+pub const DISCONNECT_WITH_WILL: u8 = 0x04;
+/// A step of an authentication (4.12).
+pub const CONTINUE_AUTHENTICATION: u8 = 0x18;
+/// Only a client begins anew (4.12.1).
+pub const RE_AUTHENTICATE: u8 = 0x19;
+/// The bytes cannot be a packet (4.13.1).
+pub const MALFORMED_PACKET: u8 = 0x81;
+/// A packet, but not one the standard allows (4.13.1).
+pub const PROTOCOL_ERROR: u8 = 0x82;
+/// Of a CONNECT.
+pub const UNSUPPORTED_PROTOCOL_VERSION: u8 = 0x84;
+/// Another client has connected with the same client identifier (3.14.2.1).
+pub const SESSION_TAKEN_OVER: u8 = 0x8E;
+/// See [`check_topic_filter`](super::check_topic_filter).
+pub const TOPIC_FILTER_INVALID: u8 = 0x8F;
+/// See [`check_topic_name`](super::check_topic_name).
+pub const TOPIC_NAME_INVALID: u8 = 0x90;
+/// Of a PUBREL or PUBREC that belongs to no exchange.
+pub const PACKET_IDENTIFIER_NOT_FOUND: u8 = 0x92;
+/// More unacknowledged messages than were asked for.
+pub const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
+/// None, or one above the Topic Alias Maximum.
+pub const TOPIC_ALIAS_INVALID: u8 = 0x94;
+/// Above the Maximum Packet Size.
+pub const PACKET_TOO_LARGE: u8 = 0x95;
+/// The server refers to another one for this connection (4.11).
+pub const USE_ANOTHER_SERVER: u8 = 0x9C;
+/// The server refers to another one for good (4.11).
+pub const SERVER_MOVED: u8 = 0x9D;
+
+/// The least reason code that refuses (2.4), in a SUBACK of 3.1.1 too.
+pub const REFUSED: u8 = 0x80;
+
+/// Whether the reason code of an acknowledgement, a SUBACK or an UNSUBACK refuses.
+#[inline]
+pub fn is_refusal(code: u8) -> bool {
+    code >= REFUSED
+}
 
 /// The standard's name of a reason code in a packet, if the standard lists the code for that packet.
 pub fn reason_name(version: Version, packet: PacketType, code: u8) -> Option<&'static str> {
@@ -124,6 +168,45 @@ mod tests {
         assert!(!reason_listed(V311, Puback, 0x80));
         assert!(reason_listed(V50, Puback, 0x10));
         assert!(!reason_listed(V50, Pubcomp, 0x10));
+    }
+
+    #[test]
+    fn the_codes_decided_by_are_those_of_the_table() {
+        for (packet, code, name) in [
+            (Auth, CONTINUE_AUTHENTICATION, "Continue authentication"),
+            (Auth, RE_AUTHENTICATE, "Re-authenticate"),
+            (
+                Disconnect,
+                DISCONNECT_WITH_WILL,
+                "Disconnect with Will Message",
+            ),
+            (Disconnect, MALFORMED_PACKET, "Malformed Packet"),
+            (Disconnect, PROTOCOL_ERROR, "Protocol Error"),
+            (
+                Connack,
+                UNSUPPORTED_PROTOCOL_VERSION,
+                "Unsupported Protocol Version",
+            ),
+            (Disconnect, SESSION_TAKEN_OVER, "Session taken over"),
+            (Suback, TOPIC_FILTER_INVALID, "Topic Filter invalid"),
+            (Puback, TOPIC_NAME_INVALID, "Topic Name invalid"),
+            (
+                Pubrel,
+                PACKET_IDENTIFIER_NOT_FOUND,
+                "Packet Identifier not found",
+            ),
+            (
+                Disconnect,
+                RECEIVE_MAXIMUM_EXCEEDED,
+                "Receive Maximum exceeded",
+            ),
+            (Disconnect, TOPIC_ALIAS_INVALID, "Topic Alias invalid"),
+            (Disconnect, PACKET_TOO_LARGE, "Packet too large"),
+            (Disconnect, USE_ANOTHER_SERVER, "Use another server"),
+            (Disconnect, SERVER_MOVED, "Server moved"),
+        ] {
+            assert_eq!(reason_name(Version::V50, packet, code), Some(name));
+        }
     }
 
     #[test]

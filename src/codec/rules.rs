@@ -3,7 +3,7 @@
 use super::error::Fault;
 use super::string::MAX_LEN;
 use super::topic::{check_filter, check_name, check_share, is_shared};
-use super::{PacketType, Properties, PropertyId, Subscription, Version};
+use super::{PacketType, Properties, PropertyId, Subscription, Version, reason};
 
 /// The reserved flags of a fixed header (2.1.3); a PUBLISH has its own.
 #[inline]
@@ -40,7 +40,7 @@ pub(super) fn binary(bytes: &[u8], field: &str) -> Result<(), Fault> {
 /// [MQTT-4.7.0-1], [MQTT-4.7.3-1]; [MQTT-4.7.1-1] in place of the first in 3.1.1.
 #[inline]
 pub(super) fn topic_name(name: &[u8], field: &str) -> Result<(), Fault> {
-    check_name(name).map_err(|error| error.of(field, Fault::TOPIC_NAME_INVALID))
+    check_name(name).map_err(|error| error.of(field, reason::TOPIC_NAME_INVALID))
 }
 
 /// A PUBLISH may have an empty topic name only if it has a topic alias; otherwise it is a Protocol Error (3.3.2.1).
@@ -48,7 +48,7 @@ pub(super) fn topic_name(name: &[u8], field: &str) -> Result<(), Fault> {
 pub(super) fn publish_topic(name: &[u8], properties: &Properties) -> Result<(), Fault> {
     match name.is_empty() {
         true if properties.first(PropertyId::TopicAlias).is_some() => Ok(()),
-        true => check_name(name).map_err(|error| error.of("topic", Fault::PROTOCOL_ERROR)),
+        true => check_name(name).map_err(|error| error.of("topic", reason::PROTOCOL_ERROR)),
         false => topic_name(name, "topic"),
     }
 }
@@ -60,7 +60,7 @@ pub(super) fn topic_filter(filter: &str, version: Version) -> Result<(), Fault> 
         Version::V311 => check_filter(filter),
         Version::V50 => check_filter(filter).and_then(|()| check_share(filter)),
     };
-    checked.map_err(|error| error.of("topic filter", Fault::TOPIC_FILTER_INVALID))
+    checked.map_err(|error| error.of("topic filter", reason::TOPIC_FILTER_INVALID))
 }
 
 /// [MQTT-3.8.3-4], 3.8.3.1.

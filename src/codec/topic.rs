@@ -1,4 +1,5 @@
-//! Topic names and topic filters (4.7, 4.8.2). `topics` matches names against filters.
+//! Topic names and topic filters (4.7, 4.8.2): their rules, and the share names of shared subscriptions. `topics`
+//! matches names against filters.
 
 use std::fmt;
 
@@ -53,22 +54,42 @@ pub(super) fn check_filter(filter: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// The rules of a shared subscription's filter that other filters need not meet. Only in 5.0: in 3.1.1 `$share` is a level.
+/// The rules of a shared subscription's filter that other filters need not meet. Only in 5.0: in 3.1.1 `$share` is a
+/// level.
 pub(super) fn check_share(filter: &str) -> Result<(), TopicError> {
-    let mut levels = filter.splitn(3, '/');
-    if levels.next() != Some(SHARE) {
+    let shared = after_share(filter);
+    if shared.is_none() && filter != SHARE {
         return Ok(());
     }
-    let is_name = |name: &str| !name.is_empty() && !name.contains(['+', '#']);
-    match (levels.next(), levels.next()) {
-        (Some(name), Some(filter)) if is_name(name) && !filter.is_empty() => Ok(()),
+    match shared.and_then(|shared| shared.split_once('/')) {
+        Some((name, filter)) if !name.is_empty() && !has_wildcard(name) && !filter.is_empty() => {
+            Ok(())
+        }
         _ => Err(TopicError::Share(filter.to_owned())),
     }
 }
 
-/// Whether the filter belongs to a shared subscription (4.8.2).
-pub(super) fn is_shared(filter: &str) -> bool {
-    filter.split('/').next() == Some(SHARE)
+/// Whether the filter has a wildcard, or would have one if it were a filter (4.7.1).
+pub fn has_wildcard(filter: &str) -> bool {
+    filter.contains(['+', '#'])
+}
+
+/// Whether the filter is one of a shared subscription (4.8.2).
+pub fn is_shared(filter: &str) -> bool {
+    after_share(filter).is_some()
+}
+
+/// The filter that topic names are matched with: of a shared subscription's, what follows the share name (4.8.2).
+pub fn without_share(filter: &str) -> &str {
+    match after_share(filter) {
+        Some(shared) => shared.split_once('/').map_or(shared, |(_, filter)| filter),
+        None => filter,
+    }
+}
+
+/// What follows the first level of a shared subscription's filter.
+fn after_share(filter: &str) -> Option<&str> {
+    filter.strip_prefix(SHARE)?.strip_prefix('/')
 }
 
 /// First level of a shared subscription's filter.
@@ -141,6 +162,21 @@ mod tests {
             ("a\0", "must not contain U+0000"),
         ] {
             assert_eq!(check_topic_name(name).unwrap_err().to_string(), error);
+        }
+    }
+
+    #[test]
+    fn shared_filters() {
+        for (filter, without) in [
+            ("$share/g/a/+", Some("a/+")),
+            ("$share/g//a", Some("/a")),
+            ("$share", None),
+            ("$shared/g/a", None),
+            ("a/$share/g", None),
+            ("", None),
+        ] {
+            assert_eq!(is_shared(filter), without.is_some(), "{filter}");
+            assert_eq!(without_share(filter), without.unwrap_or(filter), "{filter}");
         }
     }
 

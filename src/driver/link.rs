@@ -22,7 +22,9 @@ use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until};
 use crate::codec::Packet;
 use crate::net::OpenError;
-use crate::session::{Event, Parted, Session, Settings, State, Stats};
+use crate::session::{
+    Event, Failure, Parted, RequestError, Session, Settings, State, Stats, Unrenewed,
+};
 
 /// What a link has for Lua.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub enum LinkEvent {
         /// Its packet identifier, 0 for QoS 0.
         packet_id: u16,
         /// Why the server does not take it.
-        message: String,
+        reason: RequestError,
     },
     /// A request that was accepted will not be sent, see [`Event::Withdrawn`].
     Withdrawn {
@@ -48,9 +50,9 @@ pub enum LinkEvent {
         correlation_data: Bytes,
     },
     /// A subscription was lost with the server's session, see [`Event::Unrenewed`].
-    Unrenewed(String),
+    Unrenewed(Unrenewed),
     /// The session ended the connection, with the reason.
-    Failed(String),
+    Failed(Failure),
     /// The connection ended by itself.
     Ended(Ended),
     /// The time set by [`Link::wake_after`] has come.
@@ -61,7 +63,7 @@ impl From<Event> for LinkEvent {
     fn from(event: Event) -> Self {
         match event {
             Event::Packet(packet) => Self::Packet(packet),
-            Event::Dropped { packet_id, message } => Self::Dropped { packet_id, message },
+            Event::Dropped { packet_id, reason } => Self::Dropped { packet_id, reason },
             Event::Withdrawn {
                 packet_id,
                 correlation_data,
@@ -69,8 +71,8 @@ impl From<Event> for LinkEvent {
                 packet_id,
                 correlation_data,
             },
-            Event::Unrenewed { message } => Self::Unrenewed(message),
-            Event::Failed { message } => Self::Failed(message),
+            Event::Unrenewed(unrenewed) => Self::Unrenewed(unrenewed),
+            Event::Failed(failure) => Self::Failed(failure),
         }
     }
 }
@@ -87,9 +89,9 @@ pub struct Link {
 pub(super) struct LinkState {
     pub(super) session: Session,
     attached: Option<Attached>,
-    /// The connection before, if it had something to send when it was closed: the next one waits for its end. A server ends
-    /// a connection when its client comes by another one, and reads what is left of it no more. So does the cluster of
-    /// which the next server is another node; and whether it is one, only who runs it knows.
+    /// The connection before, if it had something to send when it was closed: the next one waits for its end. A server
+    /// ends a connection when its client comes by another one, and reads what is left of it no more. So does the
+    /// cluster of which the next server is another node; and whether it is one, only who runs it knows.
     previous: Option<Arc<Transport>>,
     /// Mailbox of the task that holds the socket of a connector, from `hold` to `let_go`.
     held: Option<Arc<Transport>>,
@@ -159,8 +161,8 @@ impl Link {
         self.hub.is_stale()
     }
 
-    /// Lets go of the connection, if there is one, for the next one. Returns the mailbox of the next one's task, and the
-    /// connection whose end it is to wait for.
+    /// Lets go of the connection, if there is one, for the next one. Returns the mailbox of the next one's task, and
+    /// the connection whose end it is to wait for.
     pub(super) fn renew(&self) -> (Arc<Transport>, Option<Arc<Transport>>) {
         self.close();
         let transport = Arc::<Transport>::default();
@@ -174,8 +176,8 @@ impl Link {
         (transport, state.previous.clone())
     }
 
-    /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a lock:
-    /// nothing that cannot be sent to another thread, such as a value of Lua's, can be used there.
+    /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a
+    /// lock: nothing that cannot be sent to another thread, such as a value of Lua's, can be used there.
     pub(super) fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T + Send) -> T {
         let mut state = self.lock();
         let result = request(&mut state.session);
@@ -416,7 +418,8 @@ impl Link {
         self.tell_rest(state);
     }
 
-    /// Lets the task of the connection, if there is one, know that it has something to do. Returns whether there is one.
+    /// Lets the task of the connection, if there is one, know that it has something to do. Returns whether there is
+    /// one.
     fn mark_dirty(&self, state: &LinkState) -> bool {
         if let Some(attached) = &state.attached {
             self.hub.mark_dirty(&attached.transport);

@@ -1,6 +1,8 @@
 //! Gives the events of a link to Lua: `core.step` and `core.pop`.
 
 use std::borrow::Cow;
+use std::fmt::Display;
+use std::mem::ManuallyDrop;
 
 use super::link::{Live, LuaLink, Stale};
 use super::results::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet, set};
@@ -17,10 +19,10 @@ pub(super) fn register(core: &Stack) {
     });
 }
 
-/// `step(handle, metatable)`, `pop(handle, metatable)`: the link's next event. For a packet the results are its type and its
-/// values for `shape` of `mqtt.packet`; for a PUBLISH, if `core.builds_messages` is true, its type and its table with the
-/// metatable. For any other event they are a name and perhaps a message. If no event is there yet, `step` makes a turn of
-/// the runtime, without blocking, and looks again. Without an event there is no result.
+/// `step(handle, metatable)`, `pop(handle, metatable)`: the link's next event. For a packet the results are its type
+/// and its values for `shape` of `mqtt.packet`; for a PUBLISH, if `core.builds_messages` is true, its type and its
+/// table with the metatable. For any other event they are a name and perhaps a message. If no event is there yet,
+/// `step` makes a turn of the runtime, without blocking, and looks again. Without an event there is no result.
 struct NextEvent<const TURN: bool>;
 
 /// Why there is no link to ask.
@@ -45,40 +47,48 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
     }
 
     fn push((event, version): &Self::Output, results: &Stack) {
-        let push = |name: &str, message: &str| {
-            results.push_bytes(name.as_bytes());
-            results.push_bytes(message.as_bytes());
-        };
-        let event = match event {
+        let (name, message): (_, Option<&dyn Display>) = match event {
             Ok(None) => return,
-            Ok(Some(event)) => event,
-            Err(message) => return push("broken", message),
+            Err(message) => ("broken", Some(message)),
+            Ok(Some(event)) => match event {
+                LinkEvent::Packet(Packet::Publish(publish)) if BUILDS_MESSAGES => {
+                    return push_message(publish, *version, results);
+                }
+                LinkEvent::Packet(packet) => return push_packet(packet, *version, results),
+                LinkEvent::Dropped { packet_id, reason } => {
+                    results.push_bytes(b"dropped");
+                    results.push_integer(*packet_id);
+                    push_words(reason, results);
+                    return;
+                }
+                LinkEvent::Withdrawn {
+                    packet_id,
+                    correlation_data,
+                } => {
+                    results.push_bytes(b"withdrawn");
+                    results.push_integer(*packet_id);
+                    results.push_bytes(correlation_data);
+                    return;
+                }
+                LinkEvent::Opened => ("opened", None),
+                LinkEvent::OpenFailed(error) => ("open_failed", Some(error)),
+                LinkEvent::Unrenewed(unrenewed) => ("unrenewed", Some(unrenewed)),
+                LinkEvent::Failed(failure) => ("failed", Some(failure)),
+                LinkEvent::Ended(Ended::Closed) => ("closed", None),
+                LinkEvent::Ended(ended) => ("broken", Some(ended)),
+                LinkEvent::Woken => ("woken", None),
+            },
         };
-        match event {
-            LinkEvent::Packet(Packet::Publish(publish)) if BUILDS_MESSAGES => {
-                push_message(publish, *version, results);
-            }
-            LinkEvent::Packet(packet) => push_packet(packet, *version, results),
-            LinkEvent::Dropped { packet_id, message } => {
-                results.push_bytes(b"dropped");
-                results.push_integer(*packet_id);
-                results.push_bytes(message.as_bytes());
-            }
-            LinkEvent::Withdrawn {
-                packet_id,
-                correlation_data,
-            } => {
-                results.push_bytes(b"withdrawn");
-                results.push_integer(*packet_id);
-                results.push_bytes(correlation_data);
-            }
-            LinkEvent::Opened => results.push_bytes(b"opened"),
-            LinkEvent::OpenFailed(error) => push("open_failed", &error.to_string()),
-            LinkEvent::Unrenewed(message) => push("unrenewed", message),
-            LinkEvent::Failed(message) => push("failed", message),
-            LinkEvent::Ended(Ended::Closed) => results.push_bytes(b"closed"),
-            LinkEvent::Ended(ended) => push("broken", &ended.to_string()),
-            LinkEvent::Woken => results.push_bytes(b"woken"),
+        results.push_bytes(name.as_bytes());
+        if let Some(message) = message {
+            push_words(message, results);
         }
     }
+}
+
+/// Pushes the words of an error. If that raises, their memory is lost.
+fn push_words(error: &dyn Display, results: &Stack) {
+    let words = ManuallyDrop::new(error.to_string());
+    results.push_bytes(words.as_bytes());
+    drop(ManuallyDrop::into_inner(words));
 }

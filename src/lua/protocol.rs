@@ -1,16 +1,16 @@
-//! Packets as bytes, reason codes and the rules for topics, for `mqtt.packet`, `mqtt.protocol` and `mqtt.topics`. This file
-//! knows no connection and no client.
+//! Packets as bytes, reason codes and the rules for topics, for `mqtt.packet`, `mqtt.protocol` and `mqtt.topics`. This
+//! file knows no connection and no client.
 
 use std::fmt;
 
 use bytes::BytesMut;
 
 use super::args::{Args, Checked, PublishArgs, Scalar, packet_from_lua};
-use super::results::{push_failure, push_packet};
+use super::results::{push_failure, push_packet, set};
 use super::stack::{RawFunction, Stack};
 use crate::codec::{
     Packet, PacketType, Properties, QoS, Version, check_topic_filter, check_topic_name,
-    decode_connect, decode_frame, encode, encode_publish, reason_name,
+    decode_connect, decode_frame, encode, encode_publish, reason, reason_name,
 };
 
 /// Adds the functions of this file to `mqtt.core`.
@@ -19,6 +19,18 @@ pub(crate) fn register(core: &Stack) {
     core.push_table();
     register_codec::<{ Version::V311 as u8 }>(core);
     register_codec::<{ Version::V50 as u8 }>(core);
+    core.set();
+    // The reason codes that Lua decides by, and the least one that refuses.
+    core.push_bytes(b"reason_codes");
+    core.push_table();
+    for (name, code) in [
+        ("refused", reason::REFUSED),
+        ("session_taken_over", reason::SESSION_TAKEN_OVER),
+        ("use_another_server", reason::USE_ANOTHER_SERVER),
+        ("server_moved", reason::SERVER_MOVED),
+    ] {
+        set(core, name, |core| core.push_integer(code));
+    }
     core.set();
     core.set_raw("decode_connect", DecodeConnect);
     // check_topic_name(topic), check_topic_filter(topic): nil, or the broken rule.
@@ -30,8 +42,8 @@ pub(crate) fn register(core: &Stack) {
     });
 }
 
-/// Adds the codec of a protocol version to a table of codecs. The version is part of the functions' types, so a call need
-/// not check an object that holds it.
+/// Adds the codec of a protocol version to a table of codecs. The version is part of the functions' types, so a call
+/// need not check an object that holds it.
 fn register_codec<const VERSION: u8>(codecs: &Stack) {
     codecs.push_integer(VERSION);
     codecs.push_table();

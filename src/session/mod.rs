@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
 
 mod aliases;
+mod failure;
 mod id_map;
 mod incoming;
 mod limits;
@@ -29,6 +30,7 @@ mod send;
 mod subscriptions;
 mod timers;
 
+pub use failure::{Failure, NotRenewed, Unrenewed, Violation};
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::{Parted, RequestError};
 
@@ -79,18 +81,18 @@ pub enum State {
 pub enum Event {
     /// A packet from the server: CONNACK, PUBLISH, PUBACK, PUBREC, SUBACK, UNSUBACK, DISCONNECT or AUTH.
     ///
-    /// A CONNACK has "session present" only if the user has taken the CONNACK by which that session began. A session that
-    /// began on a connection the user gave up before is new to the user, and lacks the user's subscriptions.
+    /// A CONNACK has "session present" only if the user has taken the CONNACK by which that session began. A session
+    /// that began on a connection the user gave up before is new to the user, and lacks the user's subscriptions.
     Packet(Packet),
     /// A message that was accepted will not be sent, or a request to subscribe: the server does not take it.
     Dropped {
         /// Its packet identifier, 0 for QoS 0.
         packet_id: u16,
         /// Why.
-        message: String,
+        reason: RequestError,
     },
-    /// A request that was accepted (see [`Settings::requests`]) will not be sent, unless the user sends it again: the server
-    /// has no subscription for its response.
+    /// A request that was accepted (see [`Settings::requests`]) will not be sent, unless the user sends it again: the
+    /// server has no subscription for its response.
     Withdrawn {
         /// Its packet identifier, 0 for QoS 0.
         packet_id: u16,
@@ -98,15 +100,9 @@ pub enum Event {
         correlation_data: Bytes,
     },
     /// A subscription that was to be renewed, since the server has lost its session, is not in force any more.
-    Unrenewed {
-        /// Which, and why.
-        message: String,
-    },
+    Unrenewed(Unrenewed),
     /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
-    Failed {
-        /// What went wrong.
-        message: String,
-    },
+    Failed(Failure),
 }
 
 impl Event {
@@ -117,7 +113,7 @@ impl Event {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
             Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
-            Self::Packet(_) | Self::Unrenewed { .. } | Self::Failed { .. } => None,
+            Self::Packet(_) | Self::Unrenewed(_) | Self::Failed(_) => None,
         }
     }
 
@@ -142,8 +138,8 @@ impl Event {
             Self::Packet(_)
             | Self::Dropped { .. }
             | Self::Withdrawn { .. }
-            | Self::Unrenewed { .. }
-            | Self::Failed { .. } => {
+            | Self::Unrenewed(_)
+            | Self::Failed(_) => {
                 return mem::size_of::<Self>();
             }
         };
@@ -374,7 +370,7 @@ impl Session {
         for event in mem::take(&mut self.events) {
             match event {
                 answer if answer.answers().is_some() => self.deliver(answer),
-                ended @ Event::Unrenewed { .. } => self.deliver(ended),
+                ended @ Event::Unrenewed(_) => self.deliver(ended),
                 Event::Packet(Packet::Publish(publish)) => {
                     // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
                     self.incoming.discard(publish.packet_id);
@@ -459,8 +455,8 @@ impl Session {
         !unread && !self.is_slow()
     }
 
-    /// Whether the user has much to take, or what is to be taken keeps much in memory: each event is a slice of what was
-    /// read with it. That there are answers to requests does not count: they are no more than there are packet
+    /// Whether the user has much to take, or what is to be taken keeps much in memory: each event is a slice of what
+    /// was read with it. That there are answers to requests does not count: they are no more than there are packet
     /// identifiers, and a user who goes on sending would wait for answers that are not read.
     pub fn is_slow(&self) -> bool {
         let most = self.settings.max_queued_bytes;
@@ -473,7 +469,8 @@ impl Session {
         &self.connection.transmit
     }
 
-    /// Puts what was held back and may go now to the bytes that wait to be written. Whoever writes takes them off the front.
+    /// Puts what was held back and may go now to the bytes that wait to be written. Whoever writes takes them off the
+    /// front.
     pub fn fill(&mut self) -> &mut BytesMut {
         self.send_held();
         &mut self.connection.transmit
@@ -486,8 +483,8 @@ impl Session {
         bytes
     }
 
-    /// Puts what was taken of a message that [`publish_head`](Self::publish_head) began, and the rest of its payload, before
-    /// all others again.
+    /// Puts what was taken of a message that [`publish_head`](Self::publish_head) began, and the rest of its payload,
+    /// before all others again.
     pub fn put_back(&mut self, head: &[u8], payload: &[u8]) {
         let connection = &mut self.connection;
         let size = head.len() + payload.len();
@@ -542,17 +539,11 @@ impl Session {
                 }
                 Due::Pingresp => {
                     let waited = self.pingresp_timeout();
-                    self.fail(format!(
-                        "failed to receive PINGRESP within {} seconds: timeout",
-                        waited.as_secs_f64()
-                    ));
+                    self.fail(Failure::NoPingresp(waited));
                 }
                 Due::Connack => {
                     let waited = self.settings.connack_timeout.unwrap_or_default();
-                    self.fail(format!(
-                        "failed to receive CONNACK within {} seconds: timeout",
-                        waited.as_secs_f64()
-                    ));
+                    self.fail(Failure::NoConnack(waited));
                 }
             },
             _ => {}
@@ -623,9 +614,9 @@ impl Session {
     }
 
     /// Ends the connection for a reason of ours.
-    fn fail(&mut self, message: String) {
+    fn fail(&mut self, failure: Failure) {
         self.connection.state = State::Disconnected;
-        self.deliver(Event::Failed { message });
+        self.deliver(Event::Failed(failure));
     }
 
     /// Gives back what a burst needed; called when nothing was sent for a while, and after connecting.

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 
 use super::id_map::{IdHasher, IdMap};
 use super::limits::QueueLimits;
-use crate::codec::PacketType;
+use crate::codec::{PacketType, Subscribe, Unsubscribe};
 
 /// How far an exchange has come, named by the packet that is awaited next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +19,26 @@ pub(super) enum Phase {
     Pubrec,
     /// A QoS 2 PUBLISH that had its PUBREC: the PUBREL is repeated from here on.
     Pubcomp,
-    /// A SUBSCRIBE with this many topic filters.
-    Suback(u32),
-    /// An UNSUBSCRIBE with this many topic filters.
-    Unsuback(u32),
+    /// A SUBSCRIBE.
+    Suback,
+    /// An UNSUBSCRIBE.
+    Unsuback,
+}
+
+/// What a SUBSCRIBE or UNSUBSCRIBE asks for.
+#[derive(Debug)]
+pub(super) enum Request {
+    Subscribe {
+        subscribe: Subscribe,
+        /// It is one of our own, of no use when the server loses its session again: a new one is made then.
+        renews: bool,
+    },
+    Unsubscribe(Unsubscribe),
 }
 
 impl Phase {
     /// Whether the next packet to send is a PUBLISH.
-    fn sends_message(self) -> bool {
+    pub(super) fn sends_message(self) -> bool {
         matches!(self, Self::Puback | Self::Pubrec)
     }
 
@@ -37,8 +48,8 @@ impl Phase {
             Self::Puback => PacketType::Puback,
             Self::Pubrec => PacketType::Pubrec,
             Self::Pubcomp => PacketType::Pubcomp,
-            Self::Suback(_) => PacketType::Suback,
-            Self::Unsuback(_) => PacketType::Unsuback,
+            Self::Suback => PacketType::Suback,
+            Self::Unsuback => PacketType::Unsuback,
         }
     }
 }
@@ -55,8 +66,8 @@ pub(super) enum Progress {
     Repeat,
     /// Never.
     Waiting,
-    /// On an earlier connection, and never again: the message was given up without the server's knowledge. As long as that
-    /// keeps the session it takes another QoS 2 message of the same identifier for this one [MQTT-4.3.3-10].
+    /// On an earlier connection, and never again: the message was given up without the server's knowledge. As long as
+    /// that keeps the session it takes another QoS 2 message of the same identifier for this one [MQTT-4.3.3-10].
     Abandoned,
 }
 
@@ -67,8 +78,8 @@ pub(super) struct Exchange {
     pub(super) progress: Progress,
     /// The whole PUBLISH, SUBSCRIBE or UNSUBSCRIBE, as long as it may have to be sent (again).
     pub(super) packet: Box<[u8]>,
-    /// A SUBSCRIBE of our own that is of no use when the server loses its session again: a new one is made then.
-    pub(super) renews: bool,
+    /// What the packet asks for, if it is no PUBLISH.
+    pub(super) request: Option<Box<Request>>,
     /// Place in the order in which exchanges began.
     sequence: u64,
 }
@@ -79,6 +90,17 @@ impl Exchange {
         !matches!(self.progress, Progress::Waiting | Progress::Abandoned)
     }
 
+    /// The subscriptions that it renews, if it does.
+    pub(super) fn renews(&self) -> Option<&Subscribe> {
+        match self.request.as_deref() {
+            Some(Request::Subscribe {
+                subscribe,
+                renews: true,
+            }) => Some(subscribe),
+            _ => None,
+        }
+    }
+
     /// What is left of it when it is given up: its identifier, if the server may hold that for QoS 2.
     fn abandoned(&self) -> Option<Exchange> {
         let is_held = matches!(self.phase, Phase::Pubrec | Phase::Pubcomp)
@@ -87,7 +109,7 @@ impl Exchange {
             phase: self.phase,
             progress: Progress::Abandoned,
             packet: Box::default(),
-            renews: false,
+            request: None,
             sequence: self.sequence,
         })
     }
@@ -116,8 +138,8 @@ pub(super) struct Outgoing {
     last: u16,
     /// How many exchanges have begun.
     begun: u64,
-    /// Exchanges to be repeated before anything new, in the order in which they began [MQTT-4.6.0-1]. May name some that
-    /// have ended meanwhile.
+    /// Exchanges to be repeated before anything new, in the order in which they began [MQTT-4.6.0-1]. May name some
+    /// that have ended meanwhile.
     repeat: VecDeque<u16>,
     /// What was never sent, in the order in which it was asked for.
     waiting: VecDeque<Waiting>,
@@ -184,8 +206,8 @@ impl Outgoing {
         self.last = id;
     }
 
-    /// Begins an exchange with a free identifier. One that has not been sent joins the queue; one to be repeated, though
-    /// it is new, renews subscriptions.
+    /// Begins an exchange with a free identifier. One that has not been sent joins the queue, one to be repeated those
+    /// that are repeated before it.
     pub(super) fn begin(&mut self, id: u16, phase: Phase, packet: Box<[u8]>, progress: Progress) {
         self.bytes += packet.len();
         match progress {
@@ -206,10 +228,28 @@ impl Outgoing {
             phase,
             progress,
             packet,
-            renews: progress == Progress::Repeat,
+            request: None,
             sequence: self.begun,
         };
         self.exchanges.insert(id, exchange);
+    }
+
+    /// Begins the exchange of a SUBSCRIBE or UNSUBSCRIBE.
+    pub(super) fn begin_request(
+        &mut self,
+        id: u16,
+        request: Request,
+        packet: Box<[u8]>,
+        progress: Progress,
+    ) {
+        let phase = match request {
+            Request::Subscribe { .. } => Phase::Suback,
+            Request::Unsubscribe(_) => Phase::Unsuback,
+        };
+        self.begin(id, phase, packet, progress);
+        if let Some(exchange) = self.exchanges.get_mut(&id) {
+            exchange.request = Some(Box::new(request));
+        }
     }
 
     /// Puts a QoS 0 PUBLISH into the queue.
@@ -232,8 +272,8 @@ impl Outgoing {
             .map(|exchange| exchange.phase)
     }
 
-    /// Takes a QoS 2 exchange from PUBREC to PUBCOMP, as its PUBREL is sent. Says whether it still counts against what the
-    /// server takes at a time.
+    /// Takes a QoS 2 exchange from PUBREC to PUBCOMP, as its PUBREL is sent. Says whether it still counts against what
+    /// the server takes at a time.
     pub(super) fn released(&mut self, id: u16, counts: bool) {
         if let Some(exchange) = self.exchanges.get_mut(&id) {
             exchange.phase = Phase::Pubcomp;
@@ -268,8 +308,8 @@ impl Outgoing {
         exchange
     }
 
-    /// What is left of the exchanges when all of them are given up. It goes by `entry`: with a second caller of `insert`
-    /// the compiler keeps that out of [`begin`](Self::begin), for 32 instructions a message.
+    /// What is left of the exchanges when all of them are given up. It goes by `entry`: with a second caller of
+    /// `insert` the compiler keeps that out of [`begin`](Self::begin), for 32 instructions a message.
     fn abandoned(&self) -> IdMap<Exchange> {
         let mut left = IdMap::default();
         for (&id, exchange) in &self.exchanges {
@@ -319,7 +359,7 @@ impl Outgoing {
     /// How many QoS 1 and 2 messages have been sent and not acknowledged to the end.
     pub(super) fn unacknowledged(&self) -> usize {
         let of_message = |exchange: &&Exchange| {
-            let message = !matches!(exchange.phase, Phase::Suback(_) | Phase::Unsuback(_));
+            let message = !matches!(exchange.phase, Phase::Suback | Phase::Unsuback);
             message && exchange.is_known()
         };
         self.exchanges.values().filter(of_message).count()
@@ -413,8 +453,8 @@ impl Outgoing {
         }
     }
 
-    /// How many messages that were never sent have to make room for one more packet of this size; `None` if that does not
-    /// suffice.
+    /// How many messages that were never sent have to make room for one more packet of this size; `None` if that does
+    /// not suffice.
     pub(super) fn to_drop_for(&self, size: usize, limits: QueueLimits) -> Option<usize> {
         let (mut packets, mut bytes) = self.queued();
         let fits =
@@ -444,7 +484,8 @@ impl Outgoing {
         }
     }
 
-    /// Drops the oldest message that was never sent. Returns its packet identifier, 0 for QoS 0; `None` if there is none.
+    /// Drops the oldest message that was never sent. Returns its packet identifier, 0 for QoS 0; `None` if there is
+    /// none.
     pub(super) fn drop_oldest(&mut self) -> Option<u16> {
         let is_message = |waiting: &Waiting| self.message(waiting).is_some();
         let position = self.waiting.iter().position(is_message)?;
@@ -483,7 +524,7 @@ impl Outgoing {
         } = self;
         exchanges.retain(|_, exchange| {
             let over = exchange.phase == Phase::Pubcomp
-                || exchange.renews
+                || exchange.renews().is_some()
                 || exchange.progress == Progress::Abandoned;
             if over {
                 *bytes -= exchange.packet.len();

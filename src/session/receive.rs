@@ -1,59 +1,25 @@
 //! What the server sends to a [`Session`], and what its packets break.
 
-use std::fmt::Display;
 use std::time::Instant;
 
 use bytes::BytesMut;
 
 use super::incoming::Received;
-use super::outgoing::{Phase, Progress};
+use super::outgoing::{Phase, Progress, Request};
 use super::send::unrenewed;
-use super::{Event, RequestError, ServerLimits, Session, State};
+use super::{Event, Failure, NotRenewed, RequestError, ServerLimits, Session, State, Violation};
+use crate::codec::reason::{
+    CONTINUE_AUTHENTICATION, DISCONNECT_WITH_WILL, PACKET_IDENTIFIER_NOT_FOUND, RE_AUTHENTICATE,
+    is_refusal,
+};
 use crate::codec::{
-    Ack, Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertyId, Publish,
-    QoS, Str, Suback, Subscribe, Subscription, Version, decode_header, encode, encode_ack,
+    Ack, Connack, Disconnect, Packet, PacketType, Properties, PropertyId, Publish, QoS, Str,
+    Suback, Subscribe, Subscription, Version, decode_header, encode_ack, encode_subscribe,
     reason_listed,
 };
 
 /// How a TLS server answers what it does not understand; no MQTT packet begins like this.
 const TLS_ALERT: &[u8] = &[0x15, 0x03];
-/// Only a client disconnects so.
-const DISCONNECT_WITH_WILL: u8 = 0x04;
-const PROTOCOL_ERROR: u8 = 0x82;
-const PACKET_IDENTIFIER_NOT_FOUND: u8 = 0x92;
-const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
-const TOPIC_ALIAS_INVALID: u8 = 0x94;
-
-/// A rule of the standard that the server broke: the connection ends (4.13).
-struct Violation {
-    /// Reason code for the DISCONNECT that answers it.
-    reason: u8,
-    message: String,
-}
-
-impl Violation {
-    fn new(reason: u8, packet: PacketType, rule: impl Display) -> Self {
-        let message = format!("{packet}: {rule}");
-        Self { reason, message }
-    }
-
-    fn protocol(packet: PacketType, rule: impl Display) -> Self {
-        Self::new(PROTOCOL_ERROR, packet, rule)
-    }
-}
-
-impl From<DecodeError> for Violation {
-    fn from(error: DecodeError) -> Self {
-        // Whatever else is wrong with it, and with a reason code that a client may send (table 3-10).
-        if let Some(packet) = error.packet().filter(is_only_from_clients) {
-            return only_from_clients(packet);
-        }
-        Self {
-            reason: error.reason_code(),
-            message: error.to_string(),
-        }
-    }
-}
 
 type Handled = Result<(), Violation>;
 
@@ -68,7 +34,7 @@ impl Session {
             self.holds_repeats = false;
         }
         if self.state() == State::Connecting && buffer.starts_with(TLS_ALERT) {
-            self.fail("the server expects TLS on this port".into());
+            self.fail(Failure::TlsExpected);
         }
         while self.state() != State::Disconnected {
             let handled = match self.connection.decoder.decode(buffer) {
@@ -90,8 +56,8 @@ impl Session {
         self.connection.held_back |= self.is_slow();
     }
 
-    /// So many bytes are there of a packet that will be [received](Self::receive) when it is whole: a server that has much to
-    /// send is not blamed for a PINGRESP that comes behind it.
+    /// So many bytes are there of a packet that will be [received](Self::receive) when it is whole: a server that has
+    /// much to send is not blamed for a PINGRESP that comes behind it.
     pub fn arriving(&mut self, bytes: usize, now: Instant) {
         self.connection.timers.received(0, bytes, now);
     }
@@ -108,14 +74,14 @@ impl Session {
 
     /// Ends the connection because of what the server sent, in 5.0 with a DISCONNECT that says why (4.13).
     #[cold]
-    fn reject(&mut self, Violation { reason, message }: Violation) {
+    fn reject(&mut self, violation: Violation) {
         if self.version == Version::V50 && self.state() != State::Open {
             self.reply(&Packet::Disconnect(Disconnect {
-                reason,
+                reason: violation.reason_code(),
                 ..Disconnect::default()
             }));
         }
-        self.fail(message);
+        self.fail(Failure::Violation(violation));
     }
 
     #[inline(always)]
@@ -142,14 +108,11 @@ impl Session {
             }
             Packet::Disconnect(disconnect) => self.handle_disconnect(disconnect),
             Packet::Auth(auth) => self.handle_auth(auth),
-            Packet::Connack(_) => Err(Violation::protocol(
-                PacketType::Connack,
-                "received a second time",
-            )),
+            Packet::Connack(_) => Err(Violation::ConnackAgain),
             Packet::Connect(_)
             | Packet::Subscribe(_)
             | Packet::Unsubscribe(_)
-            | Packet::Pingreq => Err(only_from_clients(packet.packet_type())),
+            | Packet::Pingreq => Err(Violation::OnlyFromClients(packet.packet_type())),
         }
     }
 
@@ -160,22 +123,13 @@ impl Session {
         let connecting = self.state() == State::Connecting;
         match packet {
             Packet::Connack(connack) if connecting => self.handle_connack(connack),
-            Packet::Connack(_) => Err(Violation::protocol(
-                PacketType::Connack,
-                "received before CONNECT was sent",
-            )),
+            Packet::Connack(_) => Err(Violation::ConnackTooEarly),
             Packet::Auth(auth)
                 if connecting && self.connection.requested.authentication_method.is_some() =>
             {
                 self.handle_auth(auth)
             }
-            other => Err(Violation {
-                reason: PROTOCOL_ERROR,
-                message: format!(
-                    "expecting CONNACK but received {}",
-                    other.packet_type() as u8
-                ),
-            }),
+            other => Err(Violation::ConnackExpected(other.packet_type())),
         }
     }
 
@@ -189,8 +143,7 @@ impl Session {
             && method.is_some()
             && method != self.connection.requested.authentication_method.as_ref()
         {
-            let rule = "authentication method is not that of CONNECT";
-            return Err(Violation::protocol(PacketType::Connack, rule));
+            return Err(Violation::AuthenticationMethod(PacketType::Connack));
         }
         self.check_session_present(connack.session_present, refused)?;
         let mut news = Vec::new();
@@ -225,19 +178,18 @@ impl Session {
 
     /// Judges the session that the server says it has (3.2.2.1.1).
     ///
-    /// One that this session knows nothing of is taken over, although [MQTT-3.2.2-4] of 5.0 has a client without session
-    /// state close the connection; 3.1.1 leaves it the choice. State that has not outlived its program is the rule here:
-    /// every program that is started again by its old client identifier and without a clean start would be locked out,
-    /// from the very subscriptions and messages that it has a session for. What the server takes up of that time meets an
-    /// unknown packet identifier: a repeated PUBLISH is delivered, PUBREL and PUBREC are answered (in 5.0 with "Packet
-    /// Identifier not found"), PUBACK and PUBCOMP change nothing.
+    /// One that this session knows nothing of is taken over, although [MQTT-3.2.2-4] of 5.0 has a client without
+    /// session state close the connection; 3.1.1 leaves it the choice. State that has not outlived its program is the
+    /// rule here: every program that is started again by its old client identifier and without a clean start would be
+    /// locked out, from the very subscriptions and messages that it has a session for. What the server takes up of that
+    /// time meets an unknown packet identifier: a repeated PUBLISH is delivered, PUBREL and PUBREC are answered (in 5.0
+    /// with "Packet Identifier not found"), PUBACK and PUBCOMP change nothing.
     fn check_session_present(&self, present: bool, refused: bool) -> Handled {
-        let rule = match present {
-            true if refused => "session present together with a refusal",
-            true if self.connection.requested.clean_start => "session present after a clean start",
-            _ => return Ok(()),
-        };
-        Err(Violation::protocol(PacketType::Connack, rule))
+        match present {
+            true if refused => Err(Violation::RefusedWithSession),
+            true if self.connection.requested.clean_start => Err(Violation::CleanStartWithSession),
+            _ => Ok(()),
+        }
     }
 
     /// The server has no session: what it sent on earlier connections means nothing any more, and it knows of no
@@ -267,7 +219,10 @@ impl Session {
                 };
                 match self.check_subscribe(&alone) {
                     Ok(()) => allowed.push(subscription),
-                    Err(error) => news.push(unrenewed(&subscription.filter, error)),
+                    Err(error) => {
+                        let reason = NotRenewed::Request(error);
+                        news.push(unrenewed(&subscription.filter, reason));
+                    }
                 }
             }
             renewals += self.renew(&allowed, &properties, &mut news);
@@ -289,16 +244,20 @@ impl Session {
         let error = match self.outgoing.next_id() {
             None => RequestError::NoPacketId,
             Some(id) => {
-                let request = Packet::Subscribe(Subscribe {
+                let subscribe = Subscribe {
                     packet_id: id.get(),
                     subscriptions: subscriptions.to_vec(),
                     properties: properties.clone(),
-                });
-                match self.encode_stored(|version, out| encode(&request, version, out)) {
+                };
+                let packet =
+                    self.encode_stored(|version, out| encode_subscribe(&subscribe, version, out));
+                match packet {
                     Ok(packet) => {
-                        let phase = Phase::Suback(subscriptions.len() as u32);
+                        let renews = true;
+                        let request = Request::Subscribe { subscribe, renews };
                         let progress = Progress::Repeat;
-                        self.outgoing.begin(id.get(), phase, packet, progress);
+                        self.outgoing
+                            .begin_request(id.get(), request, packet, progress);
                         self.outgoing.set_last_id(id.get());
                         return 1;
                     }
@@ -312,7 +271,8 @@ impl Session {
             }
         };
         for subscription in subscriptions {
-            failures.push(unrenewed(&subscription.filter, &error));
+            let reason = NotRenewed::Request(error.clone());
+            failures.push(unrenewed(&subscription.filter, reason));
         }
         0
     }
@@ -365,14 +325,9 @@ impl Session {
             return Ok(());
         };
         // [MQTT-3.3.2-11]
-        let maximum = self.connection.requested.topic_alias_maximum;
-        if alias > maximum {
-            let rule = format_args!("topic alias must be at most {maximum}, got {alias}");
-            return Err(Violation::new(
-                TOPIC_ALIAS_INVALID,
-                PacketType::Publish,
-                rule,
-            ));
+        let max = self.connection.requested.topic_alias_maximum;
+        if alias > max {
+            return Err(Violation::TopicAlias { alias, max });
         }
         let aliases = &mut self.connection.topic_aliases;
         if !publish.topic.is_empty() {
@@ -382,8 +337,7 @@ impl Session {
         } else if let Some(topic) = aliases.get(&alias) {
             publish.topic = topic.clone();
         } else {
-            let rule = format_args!("topic alias {alias} stands for no topic");
-            return Err(Violation::protocol(PacketType::Publish, rule));
+            return Err(Violation::TopicAliasUnknown(alias));
         }
         Ok(())
     }
@@ -393,12 +347,7 @@ impl Session {
         let unacknowledged = self.incoming.count();
         match self.connection.requested.receive_maximum {
             Some(maximum) if unacknowledged > u32::from(maximum) => {
-                let rule = format_args!("more than {maximum} unacknowledged, our receive maximum");
-                Err(Violation::new(
-                    RECEIVE_MAXIMUM_EXCEEDED,
-                    PacketType::Publish,
-                    rule,
-                ))
+                Err(Violation::ReceiveMaximum(maximum))
             }
             _ => Ok(()),
         }
@@ -418,23 +367,23 @@ impl Session {
     fn handle_pubrec(&mut self, ack: Ack) -> Handled {
         self.check_ack(PacketType::Pubrec, &ack)?;
         let id = ack.packet_id;
-        let phase = self.outgoing.awaited(id);
-        match phase {
+        let awaited = self.outgoing.awaited(id);
+        match awaited {
             None | Some(Phase::Pubrec | Phase::Pubcomp) => {}
             Some(other) => return Err(awaits_another(PacketType::Pubrec, id, other)),
         }
-        if ack.reason >= 0x80 {
-            if phase.is_some() {
+        if is_refusal(ack.reason) {
+            if awaited.is_some() {
                 self.outgoing.end(id);
             }
         } else {
-            if phase.is_some() {
+            if awaited.is_some() {
                 let counts = self.version == Version::V50;
                 self.outgoing.released(id, counts);
             }
-            self.answer(PacketType::Pubrel, id, phase.is_some());
+            self.answer(PacketType::Pubrel, id, awaited.is_some());
         }
-        if phase == Some(Phase::Pubrec) {
+        if awaited == Some(Phase::Pubrec) {
             self.deliver_answer(Event::Packet(Packet::Pubrec(ack)));
         }
         Ok(())
@@ -468,32 +417,47 @@ impl Session {
         }
         self.check_problem_information(kind, &suback.properties)?;
         let id = suback.packet_id;
-        let filters = match self.outgoing.awaited(id) {
+        match self.outgoing.awaited(id) {
             Some(phase) if phase.awaits() != kind => return Err(awaits_another(kind, id, phase)),
-            Some(Phase::Suback(filters)) => Some(filters),
-            Some(Phase::Unsuback(filters)) if self.version == Version::V50 => Some(filters),
             // Nobody waits for it: the user is told all the same, unless it names an exchange to come, or the user
             // has still to take another.
             None if self.outgoing.in_use(id) => return Ok(()),
-            Some(_) | None => None,
-        };
-        // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1].
-        match filters {
-            Some(filters) if filters as usize != suback.reasons.len() => {
-                let got = suback.reasons.len();
-                let rule = format_args!("expected {filters} reason codes, got {got}");
-                return Err(Violation::protocol(kind, rule));
-            }
-            _ => {}
+            Some(_) | None => {}
         }
-        let mut failures = Vec::new();
-        if let Some(exchange) = self.outgoing.end(id)
-            && self.settings.resubscribe
-        {
-            if exchange.renews {
-                failures = self.refused_renewals(&exchange.packet, &suback.reasons);
+        let reasons = &suback.reasons;
+        // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1]; an UNSUBACK of 3.1.1 has none.
+        let asked = self.outgoing.get(id);
+        let filters = match asked.and_then(|exchange| exchange.request.as_deref()) {
+            Some(Request::Subscribe { subscribe, .. }) => subscribe.subscriptions.len(),
+            Some(Request::Unsubscribe(unsubscribe)) if self.version == Version::V50 => {
+                unsubscribe.filters.len()
             }
-            self.note_subscriptions(&exchange.packet, &suback.reasons);
+            _ => reasons.len(),
+        };
+        if filters != reasons.len() {
+            return Err(Violation::ReasonCodeCount {
+                packet: kind,
+                expected: filters,
+                got: reasons.len(),
+            });
+        }
+        let ended = self.outgoing.end(id);
+        let mut failures = Vec::new();
+        if self.settings.resubscribe
+            && let Some(exchange) = &ended
+        {
+            if let Some(renewed) = exchange.renews() {
+                failures = refused_renewals(renewed, reasons);
+            }
+            match exchange.request.as_deref() {
+                Some(Request::Subscribe { subscribe, .. }) => {
+                    self.subscriptions.answered(subscribe, reasons);
+                }
+                Some(Request::Unsubscribe(unsubscribe)) => {
+                    self.subscriptions.ended(unsubscribe, reasons);
+                }
+                None => {}
+            }
         }
         self.deliver_answer(Event::Packet(packet(suback)));
         for failure in failures {
@@ -502,51 +466,22 @@ impl Session {
         Ok(())
     }
 
-    /// What the user has to be told of the answer to a SUBSCRIBE that renews.
-    fn refused_renewals(&self, request: &[u8], reasons: &[u8]) -> Vec<Event> {
-        let Some(Packet::Subscribe(subscribe)) = self.decode_stored(request) else {
-            return Vec::new();
-        };
-        let refused = subscribe.subscriptions.iter().zip(reasons);
-        refused
-            .filter(|(_, reason)| **reason >= 0x80)
-            .map(|(subscription, reason)| {
-                let why = format_args!("the server refused it with reason code 0x{reason:02X}");
-                unrenewed(&subscription.filter, why)
-            })
-            .collect()
-    }
-
-    /// Keeps in mind what the answer to this SUBSCRIBE or UNSUBSCRIBE has changed.
-    fn note_subscriptions(&mut self, request: &[u8], reasons: &[u8]) {
-        match self.decode_stored(request) {
-            Some(Packet::Subscribe(subscribe)) => self.subscriptions.answered(&subscribe, reasons),
-            Some(Packet::Unsubscribe(unsubscribe)) => {
-                for (i, filter) in unsubscribe.filters.iter().enumerate() {
-                    // 3.1.1 has no reason codes here.
-                    if reasons.get(i).is_none_or(|reason| *reason < 0x80) {
-                        self.subscriptions.remove(filter);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
     #[cold]
     fn handle_disconnect(&mut self, disconnect: Disconnect) -> Handled {
         if self.version == Version::V311 {
-            return Err(only_from_clients(PacketType::Disconnect));
+            return Err(Violation::OnlyFromClients(PacketType::Disconnect));
         }
         self.check_listed(PacketType::Disconnect, disconnect.reason)?;
         if disconnect.reason == DISCONNECT_WITH_WILL {
-            return Err(unexpected_reason(PacketType::Disconnect, disconnect.reason));
+            return Err(Violation::ReasonCode(
+                PacketType::Disconnect,
+                disconnect.reason,
+            ));
         }
         let expiry = PropertyId::SessionExpiryInterval;
         if disconnect.properties.first(expiry).is_some() {
             // [MQTT-3.14.2-2]
-            let rule = "session_expiry_interval: only a client sends it";
-            return Err(Violation::protocol(PacketType::Disconnect, rule));
+            return Err(Violation::SessionExpiry);
         }
         self.connection.state = State::Disconnected;
         self.deliver(Event::Packet(Packet::Disconnect(disconnect)));
@@ -555,33 +490,28 @@ impl Session {
 
     #[cold]
     fn handle_auth(&mut self, auth: Disconnect) -> Handled {
-        const CONTINUE: u8 = 0x18;
-        const REAUTHENTICATE: u8 = 0x19;
         let kind = PacketType::Auth;
         let Some(method) = &self.connection.requested.authentication_method else {
-            let rule = "CONNECT had no authentication method";
-            return Err(Violation::protocol(kind, rule));
+            return Err(Violation::NoAuthenticationMethod);
         };
         // [MQTT-4.12.0-5]
         let answered = auth.properties.string(PropertyId::AuthenticationMethod);
         // It may be omitted together with all else (3.15.2.1), and not otherwise (3.15.2.2.2).
         if answered.is_none() && (auth.reason != 0 || !auth.properties.is_empty()) {
-            let rule = "authentication method is missing";
-            return Err(Violation::protocol(kind, rule));
+            return Err(Violation::AuthenticationMethodMissing);
         }
         if answered.is_some_and(|answered| answered != method) {
-            let rule = "authentication method is not that of CONNECT";
-            return Err(Violation::protocol(kind, rule));
+            return Err(Violation::AuthenticationMethod(kind));
         }
         self.check_listed(kind, auth.reason)?;
         self.check_problem_information(kind, &auth.properties)?;
         let unexpected = match self.state() {
             // Success before CONNACK is said by CONNACK itself.
-            State::Connecting => auth.reason != CONTINUE,
-            _ => auth.reason == REAUTHENTICATE,
+            State::Connecting => auth.reason != CONTINUE_AUTHENTICATION,
+            _ => auth.reason == RE_AUTHENTICATE,
         };
         if unexpected {
-            return Err(unexpected_reason(kind, auth.reason));
+            return Err(Violation::ReasonCode(kind, auth.reason));
         }
         self.deliver(Event::Packet(Packet::Auth(auth)));
         Ok(())
@@ -608,13 +538,13 @@ impl Session {
     fn check_listed(&self, packet: PacketType, reason: u8) -> Handled {
         match reason_listed(self.version, packet, reason) {
             true => Ok(()),
-            false => Err(unexpected_reason(packet, reason)),
+            false => Err(Violation::ReasonCode(packet, reason)),
         }
     }
 
-    /// Ends the exchange that this packet answers. An answer nobody waits for changes nothing, one of the wrong kind breaks
-    /// the protocol. But 3.1.1 has no maximum QoS: there PUBACK tells that a message of QoS 2 was taken as one of QoS 1, as
-    /// RabbitMQ does.
+    /// Ends the exchange that this packet answers. An answer nobody waits for changes nothing, one of the wrong kind
+    /// breaks the protocol. But 3.1.1 has no maximum QoS: there PUBACK tells that a message of QoS 2 was taken as one
+    /// of QoS 1, as RabbitMQ does.
     fn end_exchange(&mut self, packet: PacketType, id: u16) -> Handled {
         match self.outgoing.awaited(id) {
             Some(other)
@@ -657,36 +587,27 @@ impl Session {
 
 #[cold]
 fn refuse_problem_information(packet: PacketType, properties: &Properties) -> Handled {
-    for (id, name) in [
-        (PropertyId::ReasonString, "reason_string"),
-        (PropertyId::UserProperty, "user_property"),
-    ] {
+    for id in [PropertyId::ReasonString, PropertyId::UserProperty] {
         if properties.first(id).is_some() {
-            let rule = format_args!("{name}: CONNECT had request_problem_information = 0");
-            return Err(Violation::protocol(packet, rule));
+            return Err(Violation::ProblemInformation(packet, id));
         }
     }
     Ok(())
 }
 
-fn is_only_from_clients(packet: &PacketType) -> bool {
-    use PacketType::{Connect, Pingreq, Subscribe, Unsubscribe};
-    matches!(packet, Connect | Subscribe | Unsubscribe | Pingreq)
+/// What the user has to be told of the answer to a SUBSCRIBE that renews.
+fn refused_renewals(subscribe: &Subscribe, reasons: &[u8]) -> Vec<Event> {
+    let answered = subscribe.subscriptions.iter().zip(reasons);
+    answered
+        .filter(|(_, reason)| is_refusal(**reason))
+        .map(|(subscription, reason)| unrenewed(&subscription.filter, NotRenewed::Refused(*reason)))
+        .collect()
 }
 
-fn only_from_clients(packet: PacketType) -> Violation {
-    Violation::protocol(packet, "only a client sends it")
-}
-
-fn unexpected_reason(packet: PacketType, reason: u8) -> Violation {
-    Violation::protocol(
+fn awaits_another(packet: PacketType, packet_id: u16, phase: Phase) -> Violation {
+    Violation::Unexpected {
         packet,
-        format_args!("unexpected reason code: 0x{reason:02X}"),
-    )
-}
-
-fn awaits_another(packet: PacketType, id: u16, phase: Phase) -> Violation {
-    let awaited = phase.awaits();
-    let rule = format_args!("packet identifier {id} waits for {awaited}");
-    Violation::protocol(packet, rule)
+        packet_id,
+        awaited: phase.awaits(),
+    }
 }

@@ -7,12 +7,12 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::incoming::Received;
-use super::outgoing::{Phase, Progress};
+use super::outgoing::{Phase, Progress, Request};
 use super::{QueueLimits, Requested, Session, State};
 use crate::codec::{
     Ack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyId, PublishRef,
     QoS, Str, Subscribe, Subscription, Unsubscribe, Version, encode, encode_ack, encode_publish,
-    reason_listed,
+    encode_subscribe, encode_unsubscribe, reason::is_refusal, reason_listed,
 };
 
 /// Why a request was refused. Shown to the user as it is.
@@ -224,8 +224,8 @@ impl Session {
         Ok(())
     }
 
-    /// Sends PUBLISH, as soon as that may be. For QoS 1 and 2 the packet identifier 0 asks for a new one, another is one
-    /// of the program's own that must be free; the one used is returned. For QoS 0 it is ignored, and 0 returned.
+    /// Sends PUBLISH, as soon as that may be. For QoS 1 and 2 the packet identifier 0 asks for a new one, another is
+    /// one of the program's own that must be free; the one used is returned. For QoS 0 it is ignored, and 0 returned.
     ///
     /// Others may have to make room for it in the queue, see [`take_dropped`](Self::take_dropped).
     pub fn publish(&mut self, message: &PublishRef<'_>) -> Result<u16, RequestError> {
@@ -325,8 +325,8 @@ impl Session {
     }
 
     /// Begins to publish a QoS 0 message whose payload is not to be copied: it has to follow what is in the
-    /// [transmit buffer](Self::transmit) then. Returns false, and nothing has been done, unless the message may be sent at
-    /// once and without a topic alias; [`publish`](Self::publish) knows what else is to be done, or is wrong.
+    /// [transmit buffer](Self::transmit) then. Returns false, and nothing has been done, unless the message may be sent
+    /// at once and without a topic alias; [`publish`](Self::publish) knows what else is to be done, or is wrong.
     pub fn publish_head(&mut self, message: &PublishRef<'_>) -> bool {
         let plain = message.qos == QoS::AtMostOnce
             && message.properties.is_empty()
@@ -391,14 +391,18 @@ impl Session {
         properties: Properties,
     ) -> Result<u16, RequestError> {
         let held = self.is_held(PacketType::Subscribe)?;
+        let packet_id = self.next_id()?;
         let subscribe = Subscribe {
-            packet_id: self.next_id()?,
+            packet_id,
             subscriptions,
             properties,
         };
         self.check_subscribe(&subscribe)?;
-        let phase = Phase::Suback(subscribe.subscriptions.len() as u32);
-        self.begin_request(phase, &Packet::Subscribe(subscribe), held)
+        let packet =
+            self.encode_stored(|version, out| encode_subscribe(&subscribe, version, out))?;
+        let renews = false;
+        let request = Request::Subscribe { subscribe, renews };
+        Ok(self.begin_request(packet_id, request, packet, held))
     }
 
     /// Sends UNSUBSCRIBE, as soon as that may be, and returns its packet identifier.
@@ -408,13 +412,16 @@ impl Session {
         properties: Properties,
     ) -> Result<u16, RequestError> {
         let held = self.is_held(PacketType::Unsubscribe)?;
+        let packet_id = self.next_id()?;
         let unsubscribe = Unsubscribe {
-            packet_id: self.next_id()?,
+            packet_id,
             filters,
             properties,
         };
-        let phase = Phase::Unsuback(unsubscribe.filters.len() as u32);
-        self.begin_request(phase, &Packet::Unsubscribe(unsubscribe), held)
+        let packet =
+            self.encode_stored(|version, out| encode_unsubscribe(&unsubscribe, version, out))?;
+        let request = Request::Unsubscribe(unsubscribe);
+        Ok(self.begin_request(packet_id, request, packet, held))
     }
 
     /// Acknowledges a received message: PUBACK for QoS 1, PUBREC for QoS 2, nothing for QoS 0. 3.1.1 has no reason
@@ -422,9 +429,9 @@ impl Session {
     ///
     /// A QoS 2 message counts as acknowledged even if the connection it came by is gone (and that is the error): if
     /// the server repeats it on another, it gets the PUBREC, and the user nothing. One that was refused, or was not
-    /// acknowledged before the server repeats it on another connection, is given to the user again; a repeat that waits for
-    /// the user when the acknowledgement comes is dropped. A second acknowledgement of one does nothing. A QoS 1 message
-    /// belongs to its connection: the server repeats it on the next, with the same packet identifier or not.
+    /// acknowledged before the server repeats it on another connection, is given to the user again; a repeat that waits
+    /// for the user when the acknowledgement comes is dropped. A second acknowledgement of one does nothing. A QoS 1
+    /// message belongs to its connection: the server repeats it on the next, with the same packet identifier or not.
     pub fn acknowledge(
         &mut self,
         packet_id: u16,
@@ -451,7 +458,7 @@ impl Session {
             if self.state() == State::Connected && received != Some(Received::DeliveredBefore) {
                 self.send_ack(kind, packet_id, reason, properties)?;
             }
-            if qos == QoS::ExactlyOnce && reason < 0x80 {
+            if qos == QoS::ExactlyOnce && !is_refusal(reason) {
                 self.incoming.acknowledge(packet_id);
             } else if received == Some(Received::DeliveredBefore) {
                 self.incoming.forget(packet_id);
@@ -525,9 +532,9 @@ impl Session {
         Ok(())
     }
 
-    /// What was accepted goes out before DISCONNECT as far as the server takes it. It need not have answered CONNECT yet
-    /// (3.1.4), unless there is something to repeat, or the client has to authenticate itself; but whether it has the session
-    /// is not known then.
+    /// What was accepted goes out before DISCONNECT as far as the server takes it. It need not have answered CONNECT
+    /// yet (3.1.4), unless there is something to repeat, or the client has to authenticate itself; but whether it has
+    /// the session is not known then.
     fn send_before_disconnect(&mut self) {
         let may_send = match self.state() {
             State::Connected => true,
@@ -547,8 +554,8 @@ impl Session {
         }
     }
 
-    /// Lets go of the connection without a DISCONNECT. What is still to be done on it is returned; what the user has to be
-    /// told stays, and so do exchanges that are kept for the next connection, unless it is `for_good`.
+    /// Lets go of the connection without a DISCONNECT. What is still to be done on it is returned; what the user has to
+    /// be told stays, and so do exchanges that are kept for the next connection, unless it is `for_good`.
     pub fn part(&mut self, for_good: bool) -> Parted {
         match self.state() {
             State::Open => return Parted::Nothing,
@@ -580,8 +587,8 @@ impl Session {
         parted
     }
 
-    /// Whether something that was accepted has still to be sent, or needs an answer to count: the CONNACK, or the PUBREC
-    /// of a QoS 2 message, which the server passes on after the PUBREL only.
+    /// Whether something that was accepted has still to be sent, or needs an answer to count: the CONNACK, or the
+    /// PUBREC of a QoS 2 message, which the server passes on after the PUBREL only.
     pub fn owes(&self) -> bool {
         match self.state() {
             State::Disconnected | State::Open => false,
@@ -609,7 +616,8 @@ impl Session {
         while self.poll_event().is_some() {}
     }
 
-    /// Whether a packet other than CONNECT, AUTH, PINGREQ and DISCONNECT has to wait; an error if it cannot even do that.
+    /// Whether a packet other than CONNECT, AUTH, PINGREQ and DISCONNECT has to wait; an error if it cannot even do
+    /// that.
     ///
     /// It need not wait for CONNACK (3.1.4), but only CONNACK tells what a server of 5.0 accepts, and what is to be
     /// repeated comes first.
@@ -646,15 +654,14 @@ impl Session {
         Ok(id.get())
     }
 
-    /// Begins the exchange of a SUBSCRIBE or UNSUBSCRIBE.
+    /// Begins the exchange of a SUBSCRIBE or UNSUBSCRIBE. Returns its packet identifier.
     fn begin_request(
         &mut self,
-        phase: Phase,
-        request: &Packet,
+        packet_id: u16,
+        request: Request,
+        packet: Box<[u8]>,
         held: bool,
-    ) -> Result<u16, RequestError> {
-        let id = self.next_id()?;
-        let packet = self.encode_stored(|version, out| encode(request, version, out))?;
+    ) -> u16 {
         let progress = match held {
             true => Progress::Waiting,
             false => {
@@ -662,9 +669,10 @@ impl Session {
                 Progress::Sent { counted: false }
             }
         };
-        self.outgoing.begin(id, phase, packet, progress);
-        self.outgoing.set_last_id(id);
-        Ok(id)
+        self.outgoing
+            .begin_request(packet_id, request, packet, progress);
+        self.outgoing.set_last_id(packet_id);
+        packet_id
     }
 
     fn send_ack(

@@ -1,18 +1,15 @@
 //! What goes out when: at once, or, in order, when the connection, the server's CONNACK or its receive maximum lets it.
 
-use std::fmt::Display;
-
 use bytes::BytesMut;
 
 use super::aliases::Assigned;
-use super::outgoing::{Front, Phase, Progress};
-use super::{Event, Session, State};
+use super::outgoing::{Exchange, Front, Phase, Progress, Request};
+use super::{Event, NotRenewed, RequestError, Session, State, Unrenewed};
 use crate::codec::{
     Decoder, EncodeError, Packet, PacketType, Properties, Property, PropertyId, PropertyValue,
-    PublishRef, QoS, Str, Subscribe, Version, encode, encode_ack, encode_publish,
-    encode_publish_head,
+    Publish, PublishRef, QoS, Str, Subscribe, Version, encode, encode_ack, encode_publish,
+    encode_publish_head, has_wildcard, is_shared,
 };
-use crate::session::RequestError;
 
 /// What was held back is sent as long as less than this waits to be written, in bytes.
 const BURST: usize = 64 << 10;
@@ -57,7 +54,7 @@ impl Session {
         };
         match self.append_stored(&packet, false) {
             Ok(()) => self.counters.messages_sent += 1,
-            Err(error) => self.drop_message(0, &error),
+            Err(error) => self.drop_message(0, error),
         }
         true
     }
@@ -77,12 +74,16 @@ impl Session {
             self.outgoing.leave_queue(id, Progress::Sent { counted });
             return true;
         }
-        let message = matches!(phase, Phase::Puback | Phase::Pubrec);
+        let message = phase.sends_message();
         let repeated = exchange.progress == Progress::Repeat;
         // [MQTT-3.3.1-1]; to a server without a session it is a new message.
         let dup = message && repeated && self.connection.session_present;
+        let allowed = match exchange.request.as_deref() {
+            Some(Request::Subscribe { subscribe, .. }) => self.check_subscribe(subscribe),
+            Some(Request::Unsubscribe(_)) | None => Ok(()),
+        };
         let packet = exchange.packet.clone();
-        let sent = self.append_stored(&packet, dup);
+        let sent = allowed.and_then(|()| self.append_stored(&packet, dup));
         self.outgoing.leave_queue(id, Progress::Sent { counted });
         match sent {
             Ok(()) => self.counters.messages_sent += u64::from(message && !repeated),
@@ -91,13 +92,13 @@ impl Session {
                     true => self.outgoing.abandon(id),
                     false => self.outgoing.end(id),
                 };
-                let renews = ended.is_some_and(|exchange| exchange.renews);
-                if renews && let Some(Packet::Subscribe(subscribe)) = self.decode_stored(&packet) {
-                    for subscription in &subscribe.subscriptions {
-                        self.deliver(unrenewed(&subscription.filter, &error));
+                if let Some(renewed) = ended.as_ref().and_then(Exchange::renews) {
+                    for subscription in &renewed.subscriptions {
+                        let reason = NotRenewed::Request(error.clone());
+                        self.deliver(unrenewed(&subscription.filter, reason));
                     }
                 } else {
-                    self.drop_message(id, &error);
+                    self.drop_message(id, error);
                 }
             }
         }
@@ -113,49 +114,37 @@ impl Session {
         self.outgoing.in_flight() < u32::from(most)
     }
 
-    /// Whether an exchange counts against what the server takes at a time: QoS 2 messages, in 5.0 QoS 1 as well, but not
-    /// a repeated PUBREL (4.9).
+    /// Whether an exchange counts against what the server takes at a time: QoS 2 messages, in 5.0 QoS 1 as well, but
+    /// not a repeated PUBREL (4.9).
     pub(super) fn is_counted(&self, phase: Phase) -> bool {
         match phase {
             Phase::Puback => self.version == Version::V50,
             Phase::Pubrec => true,
-            Phase::Pubcomp | Phase::Suback(_) | Phase::Unsuback(_) => false,
+            Phase::Pubcomp | Phase::Suback | Phase::Unsuback => false,
         }
     }
 
     /// Tells the user of something that was accepted and will not be sent, since the server does not take it.
-    fn drop_message(&mut self, packet_id: u16, error: &RequestError) {
+    fn drop_message(&mut self, packet_id: u16, reason: RequestError) {
         self.counters.dropped += 1;
-        self.deliver_answer(Event::Dropped {
-            packet_id,
-            message: error.to_string(),
-        });
+        self.deliver_answer(Event::Dropped { packet_id, reason });
     }
 
     /// Appends a packet that has been kept, if the server takes it.
     fn append_stored(&mut self, packet: &[u8], dup: bool) -> Result<(), RequestError> {
         let first_byte = packet[0];
-        match PacketType::from_code(first_byte >> 4) {
-            Some(PacketType::Publish) => {
-                let qos = QoS::from_code(first_byte >> 1 & 3).expect("as it was encoded");
-                self.check_publish(qos, first_byte & 1 != 0)?;
-                if self.settings.topic_aliases && self.connection.server.topic_alias_maximum > 0 {
-                    let Some(Packet::Publish(publish)) = self.decode_stored(packet) else {
-                        unreachable!("a PUBLISH, as it was encoded");
-                    };
-                    let message = PublishRef {
-                        dup: publish.dup || dup,
-                        ..(&publish).into()
-                    };
-                    return self.append_publish(&message);
-                }
+        if PacketType::from_code(first_byte >> 4) == Some(PacketType::Publish) {
+            let qos = QoS::from_code(first_byte >> 1 & 3).expect("as it was encoded");
+            self.check_publish(qos, first_byte & 1 != 0)?;
+            if self.settings.topic_aliases && self.connection.server.topic_alias_maximum > 0 {
+                let publish = decode_publish(self.version, packet);
+                let publish = publish.expect("a PUBLISH, as it was encoded");
+                let message = PublishRef {
+                    dup: publish.dup || dup,
+                    ..(&publish).into()
+                };
+                return self.append_publish(&message);
             }
-            Some(PacketType::Subscribe) => {
-                if let Some(Packet::Subscribe(subscribe)) = self.decode_stored(packet) {
-                    self.check_subscribe(&subscribe)?;
-                }
-            }
-            _ => {}
         }
         self.append(0, |_, out| {
             let start = out.len();
@@ -167,24 +156,17 @@ impl Session {
         })
     }
 
-    /// The packet that was kept as these bytes.
-    pub(super) fn decode_stored(&self, packet: &[u8]) -> Option<Packet> {
-        decode_stored(self.version, packet)
-    }
-
-    /// Gives back the requests that are not to be sent on this connection before the user has subscribed to their response
-    /// topics again. Returns what the user has to be told.
+    /// Gives back the requests that are not to be sent on this connection before the user has subscribed to their
+    /// response topics again. Returns what the user has to be told.
     pub(super) fn withdraw_requests(&mut self) -> Vec<Event> {
         let (version, settings) = (self.version, &self.settings);
         let Some(prefix) = settings.requests.as_deref() else {
             return Vec::new();
         };
-        let correlation_data = |packet: &[u8]| match decode_stored(version, packet) {
-            Some(Packet::Publish(publish)) => {
-                let data = publish.properties.binary(PropertyId::CorrelationData);
-                data.filter(|data| data.starts_with(prefix)).cloned()
-            }
-            _ => None,
+        let correlation_data = |message: &[u8]| {
+            let publish = decode_publish(version, message)?;
+            let data = publish.properties.binary(PropertyId::CorrelationData);
+            data.filter(|data| data.starts_with(prefix)).cloned()
         };
         let withdrawn = self.outgoing.withdraw(correlation_data).into_iter();
         withdrawn
@@ -214,10 +196,10 @@ impl Session {
         let server = &self.connection.server;
         for subscription in &subscribe.subscriptions {
             let filter = &subscription.filter;
-            if !server.wildcard_subscription_available && filter.contains(['+', '#']) {
+            if !server.wildcard_subscription_available && has_wildcard(filter) {
                 return Err(RequestError::WildcardsNotSupported);
             }
-            if !server.shared_subscription_available && filter.starts_with("$share/") {
+            if !server.shared_subscription_available && is_shared(filter) {
                 return Err(RequestError::SharedNotSupported);
             }
         }
@@ -283,8 +265,8 @@ impl Session {
         self.append(0, |version, out| encode(packet, version, out))
     }
 
-    /// Appends a packet to what waits to be written, unless it is larger than the server accepts [MQTT-3.2.2-15], with so
-    /// many bytes that are to follow.
+    /// Appends a packet to what waits to be written, unless it is larger than the server accepts [MQTT-3.2.2-15], with
+    /// so many bytes that are to follow.
     #[inline]
     fn append(
         &mut self,
@@ -348,16 +330,19 @@ impl Session {
     }
 }
 
-/// The packet that was kept as these bytes.
-fn decode_stored(version: Version, packet: &[u8]) -> Option<Packet> {
+/// The PUBLISH that was kept as these bytes.
+fn decode_publish(version: Version, packet: &[u8]) -> Option<Publish> {
     let mut bytes = BytesMut::from(packet);
-    Decoder::new(version).decode(&mut bytes).ok().flatten()
+    match Decoder::new(version).decode(&mut bytes) {
+        Ok(Some(Packet::Publish(publish))) => Some(publish),
+        _ => None,
+    }
 }
 
 /// Tells that a subscription could not be renewed.
-pub(super) fn unrenewed(filter: &Str, why: impl Display) -> Event {
-    let message = format!("failed to renew the subscription to '{filter}': {why}");
-    Event::Unrenewed { message }
+pub(super) fn unrenewed(filter: &Str, reason: NotRenewed) -> Event {
+    let filter = filter.clone();
+    Event::Unrenewed(Unrenewed { filter, reason })
 }
 
 fn with_alias(properties: &Properties, alias: u16) -> Properties {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::codec::{Properties, Str, Subscribe, Subscription};
+use crate::codec::{Properties, Str, Subscribe, Subscription, Unsubscribe, reason};
 
 /// Most topic filters in a SUBSCRIBE that renews: some servers allow no more.
 const FILTERS_PER_PACKET: usize = 8;
@@ -22,11 +22,11 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// The server has answered: a reason code below 0x80 grants.
+    /// The server has answered: a reason code that does not refuse grants.
     pub(super) fn answered(&mut self, subscribe: &Subscribe, reasons: &[u8]) {
         for (subscription, reason) in subscribe.subscriptions.iter().zip(reasons) {
             let filter = &subscription.filter;
-            if *reason >= 0x80 {
+            if reason::is_refusal(*reason) {
                 self.granted.remove(filter);
                 continue;
             }
@@ -40,9 +40,13 @@ impl Subscriptions {
         }
     }
 
-    /// The server has ended a subscription.
-    pub(super) fn remove(&mut self, filter: &Str) {
-        self.granted.remove(filter);
+    /// The server has answered; 3.1.1 has no reason codes here.
+    pub(super) fn ended(&mut self, unsubscribe: &Unsubscribe, reasons: &[u8]) {
+        for (i, filter) in unsubscribe.filters.iter().enumerate() {
+            if !reasons.get(i).is_some_and(|code| reason::is_refusal(*code)) {
+                self.granted.remove(filter);
+            }
+        }
     }
 
     /// Forgets them all.

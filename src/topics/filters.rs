@@ -1,11 +1,13 @@
-//! Finds the topic filters that match a topic name (4.7). This file neither acts on a match nor checks names and filters:
-//! `codec/topic.rs` has the rules.
+//! Finds the topic filters that match a topic name (4.7). This file neither acts on a match nor checks names and
+//! filters: `codec/topic.rs` has the rules.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
 use std::ops::Range;
 use std::slice;
+
+use crate::codec::without_share;
 
 /// A set of topic filters, each with a key: a trie of topic levels. It finds the filters that match a topic name.
 ///
@@ -14,8 +16,8 @@ pub struct Filters {
     nodes: Vec<Node>,
     /// Unused nodes.
     free: Vec<u32>,
-    /// Each level that occurs in a filter and is no wildcard. Only this map hashes topic names, each level once. The names
-    /// come from other clients, so this hash is keyed.
+    /// Each level that occurs in a filter and is no wildcard. Only this map hashes topic names, each level once. The
+    /// names come from other clients, so this hash is keyed.
     levels: HashMap<Box<[u8]>, Level>,
     /// Numbers of removed levels, for new levels.
     free_levels: Vec<u32>,
@@ -138,8 +140,8 @@ impl Matches {
         self.keys.is_empty()
     }
 
-    /// Each filter's key, and the ranges of the topic name that its wildcards stand for, in their order. A `#` that stands
-    /// for no level has an empty range at the end of the name.
+    /// Each filter's key, and the ranges of the topic name that its wildcards stand for, in their order. A `#` that
+    /// stands for no level has an empty range at the end of the name.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[Range<usize>])> {
         self.keys
             .iter()
@@ -179,8 +181,8 @@ impl Default for Filters {
 }
 
 impl Filters {
-    /// Adds a filter under a key. Of a shared subscription, only the topic filter after the share name counts: the server
-    /// sends messages with plain topic names (4.8.2).
+    /// Adds a filter under a key. Of a shared subscription, only the topic filter after the share name counts: the
+    /// server sends messages with plain topic names (4.8.2).
     pub fn insert(&mut self, filter: &str, key: u64) {
         let mut node = ROOT;
         for step in steps(filter) {
@@ -247,8 +249,8 @@ impl Filters {
         true
     }
 
-    /// Returns the filters that match a topic name, by ascending key. Filters that begin with a wildcard do not match names
-    /// that begin with `$` [MQTT-4.7.2-1].
+    /// Returns the filters that match a topic name, by ascending key. Filters that begin with a wildcard do not match
+    /// names that begin with `$` [MQTT-4.7.2-1].
     pub fn matches(&mut self, name: &[u8]) -> Matches {
         let mut found = Matches::default();
         self.passed.clear();
@@ -390,11 +392,7 @@ impl Node {
 
 /// The levels of a filter, without `$share` and a share name.
 fn steps(filter: &str) -> impl Iterator<Item = Step<'_>> {
-    let filter = match filter.strip_prefix("$share/") {
-        Some(shared) => shared.split_once('/').map_or(shared, |(_, filter)| filter),
-        None => filter,
-    };
-    filter.split('/').map(|level| match level {
+    without_share(filter).split('/').map(|level| match level {
         "+" => Step::Plus,
         "#" => Step::Hash,
         level => Step::Level(level.as_bytes()),

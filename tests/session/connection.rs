@@ -592,7 +592,7 @@ proptest! {
             pair.advance(Duration::from_secs(1));
         }
         let failures = std::iter::from_fn(|| pair.client.poll_event())
-            .filter(|event| matches!(event, Event::Failed { .. }))
+            .filter(|event| matches!(event, Event::Failed(_)))
             .count();
         prop_assert!(failures <= 1);
         prop_assert_eq!(pair.client.queued_bytes(), 0);

@@ -220,11 +220,10 @@ impl Pair {
         std::iter::from_fn(|| self.client.poll_event())
             .map(|event| match event {
                 Event::Packet(packet) => packet,
-                Event::Dropped { packet_id, message } => panic!("dropped {packet_id}: {message}"),
+                Event::Dropped { packet_id, reason } => panic!("dropped {packet_id}: {reason}"),
                 Event::Withdrawn { packet_id, .. } => panic!("withdrawn {packet_id}"),
-                Event::Unrenewed { message } | Event::Failed { message } => {
-                    panic!("failed: {message}")
-                }
+                Event::Unrenewed(unrenewed) => panic!("{unrenewed}"),
+                Event::Failed(failure) => panic!("failed: {failure}"),
             })
             .collect()
     }
@@ -239,7 +238,7 @@ impl Pair {
     /// The one event that is left: the failure's text. The server gets a DISCONNECT with this reason code, or none.
     pub fn failure(&mut self, disconnect: Option<u8>) -> String {
         self.drive();
-        let Some(Event::Failed { message }) = self.client.poll_event() else {
+        let Some(Event::Failed(failure)) = self.client.poll_event() else {
             panic!("expected a failure");
         };
         assert_eq!(self.client.poll_event(), None);
@@ -248,8 +247,8 @@ impl Pair {
         assert!(self.input.is_empty(), "bytes are left");
         let received = self.server.received();
         let expected: Vec<Packet> = disconnect.map(disconnect_packet).into_iter().collect();
-        assert_eq!(received, expected, "{message}");
-        message
+        assert_eq!(received, expected, "{failure}");
+        failure.to_string()
     }
 
     /// The server sends this, which is a failure; `reason` is told to a server of 5.0.

@@ -617,8 +617,8 @@ fn what_the_server_does_not_take_is_dropped_with_a_reason() {
         match pair.client.poll_event() {
             Some(Event::Dropped {
                 packet_id: 1,
-                message,
-            }) => assert!(message.contains(expected), "{message}"),
+                reason,
+            }) => assert!(reason.to_string().contains(expected), "{reason}"),
             other => panic!("{other:?}"),
         }
         assert_eq!(pair.client.stats().dropped, 1);
@@ -761,7 +761,7 @@ fn subscriptions_are_renewed_when_the_session_is_lost() {
 fn unrenewed(pair: &mut Pair) -> Vec<String> {
     std::iter::from_fn(|| pair.client.poll_event())
         .map(|event| match event {
-            Event::Unrenewed { message } => message,
+            Event::Unrenewed(unrenewed) => unrenewed.to_string(),
             other => panic!("{other:?}"),
         })
         .collect()
@@ -1371,7 +1371,8 @@ fn a_session_that_only_the_server_knows_is_taken_over() {
     }
 }
 
-/// A server without a session would send the responses to nobody: the user hears of each request that is not sent again.
+/// A server without a session would send the responses to nobody: the user hears of each request that is not sent
+/// again.
 #[test]
 fn requests_are_given_back_when_the_server_has_no_session() {
     let settings = || Settings {
@@ -1459,7 +1460,8 @@ fn requests_are_given_back_when_the_server_has_no_session() {
     assert_eq!(pair.client.stored_bytes(), 0);
     assert_eq!(pair.client.stats().queued_bytes, 0);
 
-    // The user has not taken the CONNACK of a session without subscriptions: requests are given back in that session too.
+    // The user has not taken the CONNACK of a session without subscriptions: requests are given back in that session
+    // too.
     for session_present in [false, true] {
         pair.client.close();
         pair.client.discard_events();

@@ -2,19 +2,19 @@
 -- Internal to `mqtt.client`.
 
 local arguments = require("mqtt.client.arguments")
+local core = require("mqtt.core")
 local ending = require("mqtt.client.ending")
 local host = require("mqtt.host")
 local requests = require("mqtt.client.requests")
 local v50 = require("mqtt.const").v50
 local Waits = require("mqtt.client.waits")
 
-local codec = require("mqtt.core").codec
-
+local codec = core.codec
 local error, tostring, type = error, tostring, type
 
 local await = {
 	--- The least reason code that refuses.
-	REFUSED = 0x80,
+	REFUSED = core.reason_codes.refused,
 }
 
 --- Judges the answer to a request.

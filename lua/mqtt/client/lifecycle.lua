@@ -298,10 +298,11 @@ function lifecycle.send_connect(client)
 	return true
 end
 
--- The reason codes with which a server refers to others (4.11).
-local USE_ANOTHER_SERVER, SERVER_MOVED = 0x9C, 0x9D
--- The reason code when another client has connected with the same client identifier (3.14.2.1).
-local SESSION_TAKEN_OVER = 0x8E
+-- The reason codes with which a server refers to others (4.11), and the one when another client has connected with the
+-- same client identifier (3.14.2.1).
+local USE_ANOTHER_SERVER = core.reason_codes.use_another_server
+local SERVER_MOVED = core.reason_codes.server_moved
+local SESSION_TAKEN_OVER = core.reason_codes.session_taken_over
 
 -- Follows the server reference of a CONNACK or DISCONNECT of 5.0, if there is one and that is allowed.
 local function follow_reference(client, pck)
