@@ -152,7 +152,7 @@ mod holder {
 // Table 2-4, with the ranges of sections 3.1 to 3.15. The names are the standard's, in snake case;
 // `subscription_identifiers` is a plural, since Lua programs know it by this name.
 properties! {
-    //   identifier                      name                                 kind     range   [holders]                
+    //   identifier                      name                                 kind     range   [holders]
     //          [repeated in]
     0x01 PayloadFormatIndicator          "payload_format_indicator"           Byte     Flag    [Publish Will]                   [];
     0x02 MessageExpiryInterval           "message_expiry_interval"            FourByte Any     [Publish Will]                   [];
