@@ -43,7 +43,7 @@ end
 -- @return[2] what is wrong with the connector
 function bridge.class(connector)
 	if bridge.is_native(connector) then
-		return require("mqtt.connector." .. (host.in_copas() and "copas" or "luasocket"))
+		return require("mqtt.connector." .. (host.openresty() and "nginx" or host.in_copas() and "copas" or "luasocket"))
 	end
 	-- Not for every program that loads the library.
 	local v3 = require("mqtt.connector.v3")

@@ -375,7 +375,7 @@ function Client:__init(opts)
 		error(err, 3)
 	end
 	-- What the module `mqtt.connector` returns.
-	own.connector = own.connector or host.has_cosockets() and require("mqtt.connector.nginx") or native
+	own.connector = own.connector or native
 	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
 
 	self.opts = own
@@ -743,7 +743,7 @@ end
 
 -- Whether waiting for the native connection would hold up no other client.
 local function may_block(self)
-	return self._token and not has_company(self) and not host.in_copas()
+	return self._token and not has_company(self) and not host.in_copas() and not host.openresty()
 end
 
 -- Publishes. Returns what the link's function returns.
@@ -1258,6 +1258,10 @@ function Client:send_connect()
 		return false, err
 	end
 	conn.connect_sent = true
+	if not self._token then
+		-- The CONNACK is due.
+		self._check_soon()
+	end
 	return true
 end
 

@@ -8,6 +8,8 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::alarms::Alarms;
+#[cfg(unix)]
+use super::bell::Bell;
 use super::helm::Helm;
 use super::link::Link;
 use super::transport::Transport;
@@ -19,6 +21,9 @@ pub(super) struct Hub {
     pub(super) helm: Helm,
     pub(super) alarms: Alarms,
     pub(super) turns: Turns,
+    /// Wakes an event loop that waits for a connection of its own.
+    #[cfg(unix)]
+    pub(super) bell: Bell,
     /// Wakes the Lua thread: a link became ready, a closing connection has written everything, or the thread has slept.
     pub(super) news: Notify,
     /// Links that have something for Lua, as far as nobody has asked for them.
@@ -47,6 +52,8 @@ impl Hub {
             helm: Helm::default(),
             alarms: Alarms::default(),
             turns: Turns::default(),
+            #[cfg(unix)]
+            bell: Bell::default(),
             news: Notify::new(),
             ready: Mutex::default(),
             dirty: Mutex::default(),
@@ -103,6 +110,8 @@ impl Hub {
         }
         drop(ready);
         self.news.notify_one();
+        #[cfg(unix)]
+        self.bell.ring();
     }
 
     /// Wakes tasks and links when it is time, for ever.
@@ -145,6 +154,11 @@ impl Hub {
             transport.wake();
         }
         !dirty.is_empty()
+    }
+
+    #[cfg(unix)]
+    pub(super) fn has_dirty(&self) -> bool {
+        !lock(&self.dirty).is_empty()
     }
 
     pub(super) fn has_tasks(&self) -> bool {
