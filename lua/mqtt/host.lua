@@ -604,6 +604,30 @@ function host.nginx_context()
 	return ok and ctx or nil
 end
 
+-- How far below `host.is_nowhere` the function is that a finalizer has interrupted, where a client is collected.
+local INTERRUPTED = 4
+
+--- Whether a client is collected where nginx runs no function of the program, as when it closes the Lua state: then
+-- there is neither a timer nor a request, and handlers that use nginx's API would end the process.
+function host.is_nowhere()
+	return host.openresty() ~= nil and getinfo ~= nil and getinfo(INTERRUPTED, "f") == nil
+end
+
+-- The timers of nginx that serve a client for as long as it has a connection.
+local serving = setmetatable({}, { __mode = "k" })
+
+--- Notes that the timer of nginx that the caller runs in serves a client for as long as this has a connection.
+function host.serve_here()
+	serving[host.nginx_context()] = true
+end
+
+--- Whether the caller runs in such a timer. What serves a connection is not to keep any other timer, or a request, from
+-- its end.
+function host.serves_here()
+	local context = host.nginx_context()
+	return context ~= nil and serving[context] ~= nil
+end
+
 -- How to have a function called where a client is served inside nginx, by client: `mqtt.loop.nginx` says.
 local handers_over = setmetatable({}, { __mode = "k" })
 
@@ -628,14 +652,22 @@ end
 -- What `host.repeatedly` does inside nginx.
 local function repeatedly_in_nginx(ngx, func)
 	local soon = require("ngx.semaphore").new()
-	ngx.thread.spawn(function()
+	local function run()
 		local seconds = 0
 		while seconds do
 			soon:wait(seconds)
 			local ok, result = host.protected(func)
 			seconds = ok and result or not ok and RETRY_PAUSE
 		end
-	end)
+	end
+	if host.serves_here() then
+		ngx.thread.spawn(run)
+	else
+		local ok, err = ngx.timer.at(0, run)
+		if not ok then
+			ngx.log(ngx.ERR, "MQTT: there is no keep alive, there is no timer for it: ", err)
+		end
+	end
 	return function()
 		soon:post(1)
 	end

@@ -361,6 +361,9 @@ end
 function actions.abandon()
 	local args = ngx.req.get_uri_args()
 	local client = mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, connector = default_connector }
+	client:on("close", function()
+		ngx.log(ngx.NOTICE, "an abandoned client is closed")
+	end)
 	assert(client:start_connecting())
 	assert(client:publish { topic = "openresty/abandoned", payload = args.how })
 	if args.keep then

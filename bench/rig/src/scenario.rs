@@ -24,6 +24,8 @@ pub enum Rival {
     Rumqttc,
     /// libmosquitto from C.
     Mosquitto,
+    /// The library, and the originals, inside nginx.
+    Nginx,
 }
 
 /// Something to measure.
@@ -49,7 +51,7 @@ pub enum Against {
     Program(&'static str),
     /// That of the first original on the same Lua.
     Fork,
-    /// That of the library on the same Lua, without Copas.
+    /// That of the library on the same Lua, without Copas and nginx.
     Stock,
     /// That of the library on the same Lua in another scenario.
     Scenario(&'static str),
@@ -63,7 +65,7 @@ pub struct Target {
     pub scenario: &'static str,
     /// The name of the figure.
     pub figure: &'static str,
-    /// For which Lua version, or "copas": for the library under Copas; empty: for all Luas.
+    /// For which Lua version, or "copas" or "nginx": for the library there; empty: for all Luas.
     pub who: &'static str,
     /// What it is compared with.
     pub against: Against,
@@ -73,7 +75,7 @@ pub struct Target {
     pub at_least: bool,
 }
 
-use Rival::{Copas, Mosquitto, Peers, Raw, Rumqttc};
+use Rival::{Copas, Mosquitto, Nginx, Peers, Raw, Rumqttc};
 
 const ALL: &[Rival] = &[Copas, Peers, Raw, Rumqttc, Mosquitto];
 const NO_COPAS: &[Rival] = &[Peers, Raw, Rumqttc, Mosquitto];
@@ -128,6 +130,11 @@ scenarios! {
     "tls-publish-0" "publish QoS 0 over TLS" ["publish", "0", "64"] Tls &[Peers, Raw, Rumqttc], RATE;
     "roundtrip-0" "round trip QoS 0 through mosquitto" ["roundtrip", "0"] Mosquitto ALL, TIMES;
     "roundtrip-1" "round trip QoS 1 through mosquitto" ["roundtrip", "1"] Mosquitto ALL, TIMES;
+    "nginx-receive-0" "receive QoS 0 in nginx" ["receive", "0", "64"] Plain &[Nginx], RATE;
+    "nginx-receive-1" "receive QoS 1 and acknowledge in nginx" ["receive", "1", "64"] Plain &[Nginx], RATE;
+    "nginx-publish-0" "publish QoS 0 in nginx" ["publish", "0", "64"] Plain &[Nginx], RATE;
+    "nginx-publish-1" "publish QoS 1, 100 outstanding, in nginx" ["publish", "1", "64"] Plain &[Nginx], RATE;
+    "nginx-roundtrip-0" "round trip QoS 0 in nginx" ["roundtrip", "0"] Mosquitto &[Nginx], TIMES;
     "clients-1" "a client" ["clients", "1"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
@@ -198,6 +205,14 @@ targets! {
     "roundtrip-1" p50 "" < 1.15 SOCKET;
     "roundtrip-1" p99 "" < 1.5 SOCKET;
     "roundtrip-1" p50 "copas" < 1.5 Stock;
+    "nginx-receive-0" rate "nginx" > 8.0 Fork;
+    "nginx-receive-0" rate "nginx" > 0.5 Stock;
+    "nginx-receive-1" rate "nginx" > 10.0 Fork;
+    "nginx-receive-1" rate "nginx" > 0.5 Stock;
+    "nginx-publish-0" rate "nginx" > 15.0 Fork;
+    "nginx-publish-0" rate "nginx" > 0.5 Stock;
+    "nginx-publish-1" rate "nginx" > 10.0 Fork;
+    "nginx-publish-1" rate "nginx" > 0.5 Stock;
     "clients-1" idle "" < 0.05 Value;
     "clients-1" wakeups "" < 1.0 Value;
     "clients-10000" connect "" < 3.0 Value;

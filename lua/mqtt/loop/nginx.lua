@@ -1,7 +1,7 @@
 --- Adds clients to the event loop of nginx.
 -- Clients on the native connection share two timers of the worker: in one of them nginx is woken (`mqtt.bell`), in the
--- other one handlers are called. A client with a connector lives in timers of its own, a new one for each connection: nginx
--- frees what a timer has used only when that ends. Requests of the worker may use the clients too.
+-- other one handlers are called. A client with a connector lives in timers of its own, a new one for each connection:
+-- nginx frees what a timer has used only when that ends. Requests of the worker may use the clients too.
 -- @module mqtt.loop.nginx
 
 local semaphore = require("ngx.semaphore")
@@ -23,6 +23,9 @@ local spawn = ngx.thread.spawn
 local LONG = 24 * 60 * 60
 -- When to go on after an error that a step has raised, in seconds.
 local RETRY_PAUSE = 1
+-- How often the end of a connection is looked for that nginx still closes, and whether the timers of clients with a
+-- connector are still there, in seconds.
+local PARTING_PAUSE, GUARD_PAUSE = 0.01, 1
 -- How many steps of a client there are before the time is looked at, and for how long all clients together keep the
 -- worker from its requests, in seconds.
 local STEPS, TURN = 64, 0.001
@@ -239,8 +242,8 @@ local function start_server()
 	return true
 end
 
--- Whether something else has ended the timer. To be asked when the bell has rung: whoever was told before has run, so one
--- of the threads at least waits for news.
+-- Whether something else has ended the timer. To be asked when the bell has rung: whoever was told before has run, so
+-- one of the threads at least waits for news.
 function Server:is_gone()
 	return self.is_there and self.threads > 0 and self.news:count() >= 0
 end
@@ -325,8 +328,11 @@ local function new_workers(handle)
 		packets = {},
 		first = 1,
 		last = 0,
+		threads = 0,
 		idle = 0,
 		news = semaphore.new(),
+		-- Told when the timer is to end, whatever waits in it. A thread waits for that as long as the timer is there.
+		stop = semaphore.new(),
 		-- Whether one of the idle threads has been told of the queue.
 		told = false,
 		ended = false,
@@ -341,11 +347,10 @@ function Workers:tell()
 end
 
 function Workers:work()
+	self.threads = self.threads + 1
 	repeat
 		self.idle = self.idle + 1
-		while not self.news:wait(LONG) do -- luacheck: ignore 542
-			-- go on
-		end
+		wait_for(self.news)
 		self.told = false
 		self.idle = self.idle - 1
 		while self.first <= self.last do
@@ -361,7 +366,12 @@ function Workers:work()
 			protected(self.handle, packet)
 		end
 	until self.ended
+	self.threads = self.threads - 1
 	self:tell()
+	if self.threads == 0 then
+		bell.release(self)
+		self.stop:post(1)
+	end
 end
 
 function Workers:add(packet)
@@ -370,10 +380,30 @@ function Workers:add(packet)
 	self:tell()
 end
 
+-- Starts to work, in the timer that the caller runs in.
+function Workers:start()
+	spawn(self.work, self)
+	spawn(function()
+		wait_for(self.stop)
+		if self.threads > 0 then
+			-- The time of `worker_shutdown_timeout` is over: handlers that wait end here.
+			ngx.exit(ngx.OK)
+		end
+	end)
+	bell.keep(self, function()
+		self.stop:post(1)
+	end)
+end
+
 -- The threads end when they have handled what is in the queue.
 function Workers:finish()
 	self.ended = true
 	self:tell()
+end
+
+-- Whether something else has ended the timer.
+function Workers:is_gone()
+	return self.threads > 0 and self.stop:count() >= 0
 end
 
 local function leave(client)
@@ -389,12 +419,29 @@ local function leave(client)
 	log:info("[LuaMQTT] client '%s' has left nginx", client.opts.id)
 end
 
+-- Starts the client's next timer. The client leaves if there is none.
+local function start_timer(client, serve)
+	local ok, err = ngx.timer.at(0, serve, client)
+	if not ok then
+		ngx.log(ngx.ERR, "MQTT client '", client.opts.id, "' has ended, there is no timer for it: ", err)
+		leave(client)
+	end
+end
+
+-- Waits until nothing of a connection that is over uses the timer, so that a client needs but one at a time.
+local function await_parting(conn)
+	while conn and conn.is_parting and conn:is_parting() do
+		ngx.sleep(PARTING_PAUSE)
+	end
+end
+
 -- The timer: serves a client until its connection is gone, then starts the next timer.
 local function serve(premature, client)
 	local record = registry[client]
 	if premature then
 		return leave(client)
 	end
+	host.serve_here()
 	if client.handle_received_packet ~= record.current then
 		-- The program has replaced it meanwhile.
 		record.handle_received_packet = client.handle_received_packet
@@ -404,12 +451,17 @@ local function serve(premature, client)
 	local workers = new_workers(function(packet)
 		handle_received_packet(client, packet)
 	end)
-	spawn(workers.work, workers)
+	workers:start()
+	record.workers = workers
 	function record.current(_, packet)
 		workers:add(packet)
 		return true
 	end
 	client.handle_received_packet = record.current
+	if record.is_revived then
+		record.is_revived = false
+		protected(client.close_connection, client, "the timer of the connection was ended")
+	end
 
 	local ok, wait
 	repeat
@@ -423,16 +475,12 @@ local function serve(premature, client)
 			record.news:wait(wait)
 		end
 	until not wait or wait == 0 and not (client.connection or client._opening)
+	await_parting(client._connected)
+	record.workers = nil
 	workers:finish()
-
-	local err
 	if wait then
-		wait, err = ngx.timer.at(0, serve, client)
-	end
-	if not wait then
-		if err then
-			ngx.log(ngx.ERR, "MQTT client '", client.opts.id, "' has ended, there is no timer for it: ", err)
-		end
+		start_timer(client, serve)
+	else
 		leave(client)
 	end
 end
@@ -446,6 +494,9 @@ local function prepare(client)
 		replaced = rawget(client, "handle_received_packet"),
 		replaced_handle = rawget(client, "handle"),
 		news = semaphore.new(),
+		-- The threads of the client's timer; whether the one before has been ended by something else.
+		workers = nil,
+		is_revived = false,
 	}
 	function record.wake()
 		record.news:post(1)
@@ -457,6 +508,56 @@ local function prepare(client)
 		return (protected(handle, self, ...))
 	end
 	client.handle = record.handle
+end
+
+-- Starts a timer anew for each client whose timer has been ended, which takes its connection along.
+local function revive()
+	for client, record in next, registry do
+		local workers = record.workers
+		if workers and workers:is_gone() then
+			ngx.log(ngx.WARN, "MQTT client '", client.opts.id,
+				"': a handler has called ngx.exit, which has ended the connection. The client goes on.")
+			bell.release(workers)
+			record.workers, record.is_revived = nil, true
+			local conn = client.connection
+			if conn and conn.abandon then
+				conn:abandon()
+			end
+			start_timer(client, serve)
+		end
+	end
+end
+
+-- Whether there is a timer that looks.
+local is_guarded = false
+
+-- The timer that looks after those of clients with a connector. No function of the program runs in it.
+local function guard()
+	local goes_on
+	repeat
+		ngx.sleep(GUARD_PAUSE)
+		protected(revive)
+		goes_on = false
+		for _, record in next, registry do
+			goes_on = goes_on or record.token == nil
+		end
+	until not goes_on
+	is_guarded = false
+end
+
+local function add_connector(client)
+	local ok, err = bell.start()
+	if ok and not is_guarded then
+		ok, err = ngx.timer.at(0, guard)
+		is_guarded = ok
+	end
+	if ok then
+		ok, err = ngx.timer.at(0, serve, client)
+	end
+	if ok then
+		prepare(client)
+	end
+	return ok, err
 end
 
 --- Adds a client to nginx; it leaves by itself when it has ended. To be called in `init_worker_by_lua`, timers and
@@ -481,13 +582,10 @@ function loop.add(client)
 	if client._token then
 		ok, err = add_native(client)
 	else
-		ok, err = ngx.timer.at(0, serve, client)
+		ok, err = add_connector(client)
 	end
 	if not ok then
 		return false, "MQTT client cannot be added to nginx, there is no timer for it: " .. err
-	end
-	if not client._token then
-		prepare(client)
 	end
 	host.shut_down_at_exit(client)
 	return true
