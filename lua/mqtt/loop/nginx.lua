@@ -478,6 +478,8 @@ local function serve(premature, client)
 	await_parting(client._connected)
 	record.workers = nil
 	workers:finish()
+	-- The other threads end first, so that this timer is over when the next one begins.
+	ngx.sleep(PARTING_PAUSE)
 	if wait then
 		start_timer(client, serve)
 	else
