@@ -106,7 +106,9 @@ local function run()
 			if not byte and err ~= "timeout" then
 				-- nginx has closed it: the worker exits, and the time of `worker_shutdown_timeout` is over.
 				sock = nil
-				for _, stop in next, users do
+				local late = users
+				users = {}
+				for _, stop in next, late do
 					stop()
 				end
 			end
