@@ -248,11 +248,13 @@ function actions.start()
 	return "started"
 end
 
--- Two clients in one ioloop of a timer, on the connector of luamqtt 3.x: one publishes what the other receives.
+-- Two clients in one ioloop of a timer, on the connector of luamqtt 3.x or the default one: one publishes what the
+-- other receives.
 function actions.ioloop()
 	events.ioloop = {}
+	local connector = not ngx.var.arg_default and require("mqtt.ngxsocket") or nil
 	local function new(id)
-		return mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, id = id, connector = require("mqtt.ngxsocket") }
+		return mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, id = id, connector = connector }
 	end
 	local subscriber, publisher = new("openresty-subscriber"), new("openresty-publisher")
 	subscriber:on("connect", function()
