@@ -46,6 +46,8 @@ function bench.client(id, handlers)
 		secure = secure or false,
 		-- Others send without a limit.
 		server_receive_maximum = is_native and bench.OUTSTANDING or nil,
+		-- Nil for the default.
+		connector = os.getenv("RIG_CONNECTOR") and require(os.getenv("RIG_CONNECTOR")),
 	}
 	client:on {
 		connect = function(connack)
@@ -63,7 +65,9 @@ end
 --- Serves clients until the program ends.
 function bench.run(clients)
 	local last = table.remove(clients)
-	if copas then
+	if rawget(_G, "ngx") then
+		require("mqtt.loop").add(last)
+	elseif copas then
 		require("mqtt.loop").add(last)
 		copas.loop()
 	else

@@ -6,7 +6,6 @@ local brokers = require("mqtt.brokers")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 local ending = require("mqtt.client.ending")
-local host = require("mqtt.host")
 local incoming = require("mqtt.client.incoming")
 local lifecycle = require("mqtt.client.lifecycle")
 local log = require("mqtt.log")
@@ -22,7 +21,7 @@ local Topics = require("mqtt.client.topics")
 local v3 = require("mqtt.client.v3")
 
 local error, ipairs, pairs, pcall, rawset = error, ipairs, pairs, pcall, rawset
-local require, select, setmetatable, tostring, type = require, select, setmetatable, tostring, type
+local select, setmetatable, tostring, type = require, select, setmetatable, tostring, type
 local str_format = string.format
 
 -- For a table without anything.
@@ -194,7 +193,7 @@ function Client:__init(opts)
 		error(err, 3)
 	end
 	-- What the module `mqtt.connector` returns.
-	own.connector = own.connector or host.has_cosockets() and require("mqtt.connector.nginx") or native_connector
+	own.connector = own.connector or native_connector
 	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
 
 	self.opts = own

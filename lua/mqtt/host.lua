@@ -5,8 +5,8 @@ local core = require("mqtt.core")
 local protected = require("mqtt.protect").call
 
 local globals, loaded = _G, package.loaded
-local assert, error, ipairs, pairs, rawget, require = assert, error, ipairs, pairs, rawget, require
-local select, setmetatable, type, xpcall = select, setmetatable, type, xpcall
+local assert, error, ipairs, next, pairs, pcall, rawget = assert, error, ipairs, next, pairs, pcall, rawget
+local require, select, setmetatable, type, xpcall = require, select, setmetatable, type, xpcall
 local math_huge = math.huge
 local coroutine_resume, coroutine_running = coroutine.resume, coroutine.running
 local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
@@ -25,6 +25,9 @@ local PATIENCE = 50
 
 -- How soon a function is called again that has thrown, or has not come back, in seconds.
 local RETRY_PAUSE = 1
+-- How long the clients of a worker that exits are left to its last requests, and how long at most while some of these
+-- wait for answers, in seconds.
+local LINGER, LONGEST_LINGER, LINGER_PAUSE = 0.25, 5, 0.05
 -- How long a timer of nginx is pending that only waits for the worker to exit, in seconds.
 local WATCH_TIME = 24 * 60 * 60
 
@@ -350,12 +353,6 @@ function host.openresty()
 	return type(config) == "table" and type(ngx.get_phase) == "function" and config.ngx_lua_version and ngx or nil
 end
 
---- Whether the program runs inside nginx, with cosockets.
-function host.has_cosockets()
-	local ngx = host.openresty()
-	return ngx ~= nil and type(ngx.socket) == "table" and ngx.socket.tcp ~= nil
-end
-
 -- Returns OpenResty's API if the caller runs where it may yield.
 local function nginx_around()
 	local ngx = host.openresty()
@@ -564,15 +561,38 @@ end
 local clients_at_exit = setmetatable({}, { __mode = "k" })
 local is_watching = false
 
+-- Functions to call then.
+local calls_at_exit = {}
+
+local function is_waited_for()
+	for client in pairs(clients_at_exit) do
+		if client._waits and next(client._waits.pending) then
+			return true
+		end
+	end
+	return false
+end
+
 local function shut_all_down()
+	local ngx, begin = host.openresty(), now()
+	-- Requests that the worker has begun to answer may still publish.
+	ngx.sleep(LINGER)
+	while is_waited_for() and now() - begin < LONGEST_LINGER do
+		ngx.sleep(LINGER_PAUSE)
+	end
 	local clients = {}
 	for client in pairs(clients_at_exit) do
 		clients[#clients + 1] = client
 	end
 	for _, client in ipairs(clients) do
+		-- Nothing more would come of what is taken in.
+		client.opts.queue = nil
 		if client.connection or client._opening or client.opts.reconnect then
 			host.protected(client.shutdown, client)
 		end
+	end
+	for _, func in ipairs(calls_at_exit) do
+		host.protected(func)
 	end
 end
 
@@ -603,26 +623,93 @@ function host.shut_down_at_exit(client)
 	end
 end
 
+--- Has a function called when this worker of nginx exits, after the clients have been shut down.
+-- @tparam function func the function
+function host.call_at_exit(func)
+	calls_at_exit[#calls_at_exit + 1] = func
+	if not is_watching then
+		watch()
+	end
+end
+
+local function get_ctx()
+	return host.openresty().ctx
+end
+
+--- Identifies the timer or request of nginx that the caller runs in.
+-- @treturn table the same one each time, nil where there is none
+function host.nginx_context()
+	local ok, ctx = pcall(get_ctx)
+	return ok and ctx or nil
+end
+
+-- How far below `host.is_nowhere` the function is that a finalizer has interrupted, where a client is collected.
+local INTERRUPTED = 4
+
+--- Whether a client is collected where nginx runs no function of the program, as when it closes the Lua state: then
+-- there is neither a timer nor a request, and handlers that use nginx's API would end the process.
+function host.is_nowhere()
+	return host.openresty() ~= nil and getinfo ~= nil and getinfo(INTERRUPTED, "f") == nil
+end
+
+-- The timers of nginx that serve a client for as long as it has a connection.
+local serving = setmetatable({}, { __mode = "k" })
+
+--- Notes that the timer of nginx that the caller runs in serves a client for as long as this has a connection.
+function host.serve_here()
+	serving[host.nginx_context()] = true
+end
+
+--- Whether the caller runs in such a timer. What serves a connection is not to keep any other timer, or a request, from
+-- its end.
+function host.serves_here()
+	local context = host.nginx_context()
+	return context ~= nil and serving[context] ~= nil
+end
+
+-- How to have a function called where a client is served inside nginx, by client: `mqtt.loop.nginx` says.
+local handers_over = setmetatable({}, { __mode = "k" })
+
+--- Tells how to have functions called where a client is served inside nginx.
+-- @tparam Client client the client
+-- @tparam ?function hand_over gets a function and its arguments, returns whether it will be called
+function host.set_hand_over(client, hand_over)
+	handers_over[client] = hand_over
+end
+
+--- Has a function called where a client is served inside nginx, if that is not where the caller runs.
+-- @tparam function func gets the client and the further arguments
+-- @tparam Client client the client
+-- @param ... further arguments
+-- @treturn boolean whether it will be called
+function host.hand_over(func, client, ...)
+	local hand_over = handers_over[client]
+	-- Where a client is collected there may be neither timer nor request.
+	return hand_over ~= nil and not client._is_collected and hand_over(func, client, ...)
+end
+
 -- What `host.repeatedly` does inside nginx.
 local function repeatedly_in_nginx(ngx, func)
 	local soon = require("ngx.semaphore").new()
-	ngx.thread.spawn(function()
+	local function run()
 		local seconds = 0
 		while seconds do
 			soon:wait(seconds)
 			local ok, result = host.protected(func)
 			seconds = ok and result or not ok and RETRY_PAUSE
 		end
-	end)
+	end
+	if host.serves_here() then
+		ngx.thread.spawn(run)
+	else
+		local ok, err = ngx.timer.at(0, run)
+		if not ok then
+			ngx.log(ngx.ERR, "MQTT: there is no keep alive, there is no timer for it: ", err)
+		end
+	end
 	return function()
 		soon:post(1)
 	end
-end
-
---- Returns what a loop sleeps with where it must not block: `ngx.sleep` inside nginx, elsewhere nil.
-function host.sleep_function()
-	local ngx = host.openresty()
-	return ngx and ngx.sleep
 end
 
 --- Calls a function again and again in a thread of its own, if that can be done.

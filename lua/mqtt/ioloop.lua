@@ -5,6 +5,7 @@
 -- at work.
 -- @classmod Ioloop
 
+local bell = require("mqtt.bell")
 local core = require("mqtt.core")
 local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
@@ -15,7 +16,7 @@ local setmetatable, tostring, type = setmetatable, tostring, type
 local assert = assert
 local math_huge, math_max, math_min = math.huge, math.max, math.min
 local table_insert, table_remove = table.insert, table.remove
-local next_ready, now, running_thread, wait_for_news = core.next_ready, core.now, core.running, core.wait
+local next_ready, now, running_thread, wait_for_news = bell.next_ready, core.now, core.running, core.wait
 local is_at_work = host.is_at_work
 
 -- How many packets of one client are handled before others have their turn, and if there are no others.
@@ -56,7 +57,7 @@ function Ioloop:__init(opts)
 	opts.sleep_min = opts.sleep_min or 0
 	opts.sleep_step = opts.sleep_step or 0.002
 	opts.sleep_max = opts.sleep_max or 0.030
-	opts.sleep_function = opts.sleep_function or host.sleep_function()
+	opts.sleep_function = opts.sleep_function or bell.sleep_function()
 	self.opts = opts
 	-- Everything added, as a list and as a set.
 	self.clients = {}

@@ -24,11 +24,15 @@ local function note(name, ...)
 	table.insert(events[name], table.concat({ ... }, " "))
 end
 
+-- The connector of all clients that are to have no other one; nil for the default.
+local default_connector = os.getenv("MQTT_TEST_CONNECTOR") and require(os.getenv("MQTT_TEST_CONNECTOR"))
+
 -- Makes a client that notes its events, and adds it to nginx.
 local function start(name, opts)
 	events[name] = {}
 	opts.id = "openresty-" .. name .. "-" .. ngx.worker.pid()
 	opts.clean = true
+	opts.connector = opts.connector or default_connector
 	local client = mqtt.client(opts)
 	clients[name] = client
 	client:on {
@@ -88,6 +92,11 @@ function app.start()
 				ngx.sleep(message.payload == "1" and 0.3 or 0)
 			elseif topic == "openresty/in/log" then
 				log_received = log_received + 1
+			elseif topic == "openresty/in/exit" then
+				ngx.exit(ngx.OK)
+			elseif topic == "openresty/in/sleep" then
+				note("main", "sleeps")
+				ngx.sleep(tonumber(message.payload))
 			elseif topic == "openresty/in/throw" then
 				error("thrown by a handler")
 			end
@@ -191,6 +200,8 @@ function actions.start()
 		local certs = os.getenv("MQTT_TEST_CERTS")
 		secure = {
 			verify = args.verify,
+			-- Without a connector lua_ssl_trusted_certificate does not count.
+			cafile = not default_connector and certs .. "/ca.crt" or nil,
 			server_name = args.server_name,
 			certificate = args.certificate and certs .. "/" .. args.certificate,
 			key = args.key and certs .. "/" .. args.key,
@@ -204,8 +215,9 @@ function actions.start()
 		version = tonumber(args.version),
 		reconnect = tonumber(args.reconnect),
 		keep_alive = tonumber(args.keep_alive),
+		connect_timeout = tonumber(args.connect_timeout),
 		queue = args.queue and {},
-		connector = args.native and require("mqtt.connector.native") or args.functions and functions()
+		connector = args.functions and functions()
 			or args.faulty and faulty(),
 	})
 	if args.auto_ack then
@@ -236,11 +248,13 @@ function actions.start()
 	return "started"
 end
 
--- Two clients in one ioloop of a timer, on the connector of luamqtt 3.x: one publishes what the other receives.
+-- Two clients in one ioloop of a timer, on the connector of luamqtt 3.x or the default one: one publishes what the
+-- other receives.
 function actions.ioloop()
 	events.ioloop = {}
+	local connector = not ngx.var.arg_default and require("mqtt.ngxsocket") or nil
 	local function new(id)
-		return mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, id = id, connector = require("mqtt.ngxsocket") }
+		return mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, id = id, connector = connector }
 	end
 	local subscriber, publisher = new("openresty-subscriber"), new("openresty-publisher")
 	subscriber:on("connect", function()
@@ -303,6 +317,76 @@ function actions.sync()
 	return "started"
 end
 
+-- Starts `count` clients that reconnect, and counts those that are connected.
+local swarm = {}
+function actions.swarm()
+	local args = ngx.req.get_uri_args()
+	for i = 1, tonumber(args.count) do
+		local client = mqtt.client {
+			uri = "mqtt://127.0.0.1:" .. args.port,
+			id = "openresty-swarm-" .. i,
+			clean = true,
+			reconnect = 0.2,
+			connector = default_connector,
+		}
+		swarm[i] = client
+		client:on("connect", function()
+			client:subscribe { topic = "openresty/swarm", qos = 1, callback = function()
+				client.is_alive = true
+			end }
+		end)
+		client:on("close", function()
+			client.is_alive = false
+		end)
+		assert(add_client(client))
+	end
+	return "started"
+end
+
+function actions.alive()
+	local count = 0
+	for _, client in ipairs(swarm) do
+		count = count + (client.is_alive and 1 or 0)
+	end
+	return "alive " .. count
+end
+
+function actions.disband()
+	for _, client in ipairs(swarm) do
+		client:shutdown()
+	end
+	swarm = {}
+	return "disbanded"
+end
+
+-- Connects and publishes in a request of its own, and leaves the client alone then; may raise an error or exit.
+function actions.abandon()
+	local args = ngx.req.get_uri_args()
+	local client = mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, connector = default_connector }
+	client:on("close", function()
+		ngx.log(ngx.NOTICE, "an abandoned client is closed")
+	end)
+	assert(client:start_connecting())
+	assert(client:publish { topic = "openresty/abandoned", payload = args.how })
+	if args.keep then
+		clients.abandoned = client
+	end
+	if args.how == "raise" then
+		error("raised by a request")
+	elseif args.how == "exit" then
+		ngx.exit(ngx.OK)
+	end
+	return "done"
+end
+
+-- Publishes after some time.
+function actions.late()
+	local args = ngx.req.get_uri_args()
+	ngx.sleep(tonumber(args.seconds))
+	local id, err = clients.main:publish { topic = args.topic, payload = args.payload, qos = 1 }
+	return id and "accepted " .. args.payload or "refused " .. tostring(err)
+end
+
 function actions.call()
 	local args = ngx.req.get_uri_args()
 	local client = clients[args.client]
@@ -322,7 +406,7 @@ end
 -- What the client "main" is connected by.
 function actions.connector()
 	local class = getmetatable(clients.main.connection)
-	return class == require("mqtt.connector.nginx") and "nginx" or "other"
+	return class == require("mqtt.connector.nginx") and "cosockets" or class == require("mqtt.connector") and "native"
 end
 
 function app.run()

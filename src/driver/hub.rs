@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use super::alarms::Alarms;
+#[cfg(unix)]
+use super::bell::Bell;
 use super::helm::Helm;
 use super::transport::Transport;
 use super::turns::Turns;
@@ -28,6 +30,9 @@ pub(super) struct Hub {
     pub(super) helm: Helm,
     pub(super) alarms: Alarms,
     pub(super) turns: Turns,
+    /// Wakes an event loop that waits for a connection of its own.
+    #[cfg(unix)]
+    pub(super) bell: Bell,
     /// Wakes the Lua thread: a link became ready, a closing connection has written everything, or the thread has slept.
     pub(super) news: Notify,
     /// Links that have something for Lua, as far as nobody has asked for them.
@@ -56,6 +61,8 @@ impl Hub {
             helm: Helm::default(),
             alarms: Alarms::default(),
             turns: Turns::default(),
+            #[cfg(unix)]
+            bell: Bell::default(),
             news: Notify::new(),
             ready: Mutex::default(),
             dirty: Mutex::default(),
@@ -113,6 +120,8 @@ impl Hub {
         }
         drop(ready);
         self.news.notify_one();
+        #[cfg(unix)]
+        self.bell.ring();
     }
 
     /// Wakes tasks and links when it is time, for ever.

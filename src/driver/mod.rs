@@ -6,6 +6,8 @@
 //! millisecond. So keep alive, acknowledgements and buffered output never depend on the script coming back.
 
 mod alarms;
+#[cfg(unix)]
+mod bell;
 mod caretaker;
 mod connection;
 mod connector;
@@ -38,6 +40,8 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use crate::forks::forked;
 use crate::forks::{GENERATIONS, PerProcess};
+#[cfg(unix)]
+pub use bell::Address as BellAddress;
 pub use exchange::Ended;
 use hub::{Hub, TaskCount};
 pub use link::{Link, LinkEvent};
@@ -155,6 +159,37 @@ impl Driver {
     /// The token of the next link that has something for Lua. A link is named once until it has been emptied.
     pub fn next_ready(&self) -> Option<u32> {
         self.hub.next_ready()
+    }
+
+    /// Offers an address to the event loop that is to be woken when a link becomes ready, see [`Driver::arm_bell`].
+    ///
+    /// # Errors
+    /// What the operating system says when it has no socket.
+    #[cfg(unix)]
+    pub fn hang_bell(&self) -> std::io::Result<BellAddress> {
+        self.hub.bell.hang()
+    }
+
+    /// Takes the loop's connection, on which it has sent the secret. Returns whether there is one.
+    #[cfg(unix)]
+    pub fn take_bell(&self) -> bool {
+        self.hub.bell.take()
+    }
+
+    /// The loop has seen that no link is ready. Returns whether it may wait for a byte: one will come when a link becomes
+    /// ready. If not, one is ready now.
+    #[cfg(unix)]
+    pub fn arm_bell(&self) -> bool {
+        self.hub.bell.arm();
+        !(self.hub.has_ready() && self.hub.bell.disarm())
+    }
+
+    /// What waits to be written is written now, rather than with what may come next.
+    #[cfg(unix)]
+    pub fn hurry(&self) {
+        if self.hub.has_dirty() {
+            self.hub.helm.call_if_driving();
+        }
     }
 
     /// Drives the runtime until a link has something for Lua, `timeout` has passed if there is one, or the program is

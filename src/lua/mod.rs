@@ -10,6 +10,8 @@ mod results;
 
 // The functions of `mqtt.core`.
 mod acknowledge;
+#[cfg(unix)]
+mod bell;
 #[allow(unsafe_code)]
 mod environment;
 mod events;
@@ -47,6 +49,8 @@ fn add_functions(core: &Stack) {
     let shared = SharedDriver::default();
     core.push_table();
     acknowledge::register(core);
+    #[cfg(unix)]
+    bell::register(core, &shared);
     environment::register(core);
     events::register(core);
     #[cfg(feature = "luajit")]

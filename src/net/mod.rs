@@ -21,6 +21,8 @@ pub use random::random_bytes;
 pub use secret::Secret;
 #[cfg(test)]
 pub(crate) use socket::Fake;
+#[cfg(unix)]
+pub(crate) use socket::SIGNAL_FREE;
 pub use socket::Socket;
 pub use stream::Stream;
 #[cfg(feature = "tls")]

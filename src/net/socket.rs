@@ -22,6 +22,10 @@ const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(not(all(unix, not(target_vendor = "apple"))))]
 const NO_SIGNAL: i32 = 0;
 
+/// The flag for what others write to a socket of theirs.
+#[cfg(unix)]
+pub(crate) const SIGNAL_FREE: i32 = NO_SIGNAL;
+
 /// A connected socket to which nothing is written that could raise SIGPIPE. The streams inside may do so: the vectored
 /// writes of both, and all writes of Unix sockets.
 #[derive(Debug)]

@@ -82,6 +82,7 @@ fn judge(target: &'static Target, results: &[Results]) -> Vec<Verdict> {
         .flat_map(|result| &result.programs)
         .map(|(program, _)| program);
     let ours = ours.filter(|program| match target.who {
+        "nginx" => program.is_in_nginx(),
         "" | "copas" => program.is_ours(target.who == "copas"),
         lua => program.is_ours(false) && program.lua.as_deref() == Some(lua),
     });
@@ -90,7 +91,11 @@ fn judge(target: &'static Target, results: &[Results]) -> Vec<Verdict> {
         let (against, other) = match target.against {
             Against::Program(name) => figure(target.scenario, &|other| other.label == name)?,
             Against::Fork => figure(target.scenario, &|other| {
-                other.is_fork() && other.lua == program.lua
+                let is_fork = match target.who {
+                    "nginx" => other.is_fork_in_nginx(),
+                    _ => other.is_fork(),
+                };
+                is_fork && other.lua == program.lua
             })?,
             Against::Stock => figure(target.scenario, &|other| {
                 other.is_ours(false) && other.lua == program.lua

@@ -37,17 +37,49 @@ pub struct Program {
 
 #[derive(Clone, PartialEq)]
 enum Kind {
-    Ours { copas: bool },
-    Peer { folder: PathBuf, is_first: bool },
+    Ours {
+        copas: bool,
+    },
+    Peer {
+        folder: PathBuf,
+        is_first: bool,
+    },
+    /// The library or a peer inside nginx, the library perhaps with a connector.
+    Nginx {
+        folder: Option<PathBuf>,
+        connector: Option<&'static str>,
+    },
     Raw,
     Rumqttc,
-    Mosquitto { path: PathBuf },
+    Mosquitto {
+        path: PathBuf,
+    },
 }
 
 impl Program {
     /// Whether it is our library, under Copas or not.
     pub fn is_ours(&self, copas: bool) -> bool {
         self.kind == Kind::Ours { copas }
+    }
+
+    /// Whether it is our library inside nginx, as it is by default.
+    pub fn is_in_nginx(&self) -> bool {
+        self.kind
+            == Kind::Nginx {
+                folder: None,
+                connector: None,
+            }
+    }
+
+    /// Whether it is an original inside nginx.
+    pub fn is_fork_in_nginx(&self) -> bool {
+        matches!(
+            &self.kind,
+            Kind::Nginx {
+                folder: Some(_),
+                ..
+            }
+        )
     }
 
     /// Whether it is our library under Copas.
@@ -69,7 +101,11 @@ impl Program {
 
     fn does(&self, scenario: &Scenario) -> bool {
         let rival = match &self.kind {
-            Kind::Ours { copas: false } => return true,
+            Kind::Ours { copas: false } => {
+                let in_nginx = scenario.rivals.contains(&Rival::Nginx);
+                return !in_nginx || self.lua.as_deref() == Some("jit");
+            }
+            Kind::Nginx { .. } => Rival::Nginx,
             Kind::Ours { copas: true } => Rival::Copas,
             Kind::Peer { .. } => Rival::Peers,
             Kind::Raw => Rival::Raw,
@@ -103,6 +139,21 @@ impl Program {
                     if copas {
                         command.env("RIG_LOOP", "copas");
                     }
+                }
+                command
+            }
+            Kind::Nginx { folder, connector } => {
+                let mut command = Command::new(root.join("bench/in-nginx"));
+                command.arg(root.join(format!("bench/{script}.lua")));
+                let tree = folder.clone().unwrap_or_else(|| root.join("build/jit"));
+                let (tree, root) = (tree.display(), root.display());
+                command.env(
+                    "RIG_LUA_PATH",
+                    format!("{root}/bench/?.lua;{tree}/?.lua;{tree}/?/init.lua"),
+                );
+                command.env("RIG_LUA_CPATH", format!("{tree}/?.so"));
+                if let Some(connector) = connector {
+                    command.env("RIG_CONNECTOR", connector);
                 }
                 command
             }
@@ -209,6 +260,25 @@ impl Options {
                     is_first: i == 0,
                 };
                 add(&name, Some(lua), kind);
+            }
+            if lua == "jit" {
+                for (name, connector) in
+                    [("nginx", None), ("cosockets", Some("mqtt.connector.nginx"))]
+                {
+                    let kind = Kind::Nginx {
+                        folder: None,
+                        connector,
+                    };
+                    add(&format!("ours in {name}"), Some(lua), kind);
+                }
+                for folder in &self.peers {
+                    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+                    let kind = Kind::Nginx {
+                        folder: Some(folder.clone()),
+                        connector: None,
+                    };
+                    add(&format!("{name} in nginx"), Some(lua), kind);
+                }
             }
         }
         add("rumqttc", None, Kind::Rumqttc);

@@ -24,6 +24,8 @@ pub enum Rival {
     Rumqttc,
     /// libmosquitto from C.
     Mosquitto,
+    /// The library, and the originals, inside nginx.
+    Nginx,
 }
 
 /// Something to measure.
@@ -49,7 +51,7 @@ pub enum Against {
     Program(&'static str),
     /// That of the first original on the same Lua.
     Fork,
-    /// That of the library on the same Lua, without Copas.
+    /// That of the library on the same Lua, without Copas and nginx.
     Stock,
     /// That of the library on the same Lua in another scenario.
     Scenario(&'static str),
@@ -63,7 +65,7 @@ pub struct Target {
     pub scenario: &'static str,
     /// The name of the figure.
     pub figure: &'static str,
-    /// For which Lua version, or "copas": for the library under Copas; empty: for all Luas.
+    /// For which Lua version, or "copas" or "nginx": for the library there; empty: for all Luas.
     pub who: &'static str,
     /// What it is compared with.
     pub against: Against,
@@ -73,7 +75,7 @@ pub struct Target {
     pub at_least: bool,
 }
 
-use Rival::{Copas, Mosquitto, Peers, Raw, Rumqttc};
+use Rival::{Copas, Mosquitto, Nginx, Peers, Raw, Rumqttc};
 
 const ALL: &[Rival] = &[Copas, Peers, Raw, Rumqttc, Mosquitto];
 const NO_COPAS: &[Rival] = &[Peers, Raw, Rumqttc, Mosquitto];
@@ -132,6 +134,11 @@ scenarios! {
     "step-0" "round trip QoS 0, a program that steps without a pause" ["step", "0"] Mosquitto &[Peers], TIMES;
     "step-60" "round trip QoS 0, a program that steps 60 times a second" ["step", "16"] Mosquitto &[Peers], TIMES;
     "step-idle" "a step with nothing to do" ["step", "0", "idle"] Mosquitto &[Peers], STEPS;
+    "nginx-receive-0" "receive QoS 0 in nginx" ["receive", "0", "64"] Plain &[Nginx], RATE;
+    "nginx-receive-1" "receive QoS 1 and acknowledge in nginx" ["receive", "1", "64"] Plain &[Nginx], RATE;
+    "nginx-publish-0" "publish QoS 0 in nginx" ["publish", "0", "64"] Plain &[Nginx], RATE;
+    "nginx-publish-1" "publish QoS 1, 100 outstanding, in nginx" ["publish", "1", "64"] Plain &[Nginx], RATE;
+    "nginx-roundtrip-0" "round trip QoS 0 in nginx" ["roundtrip", "0"] Mosquitto &[Nginx], TIMES;
     "clients-1" "a client" ["clients", "1"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
@@ -205,6 +212,14 @@ targets! {
     "step-0" p50 "" < 1.1 Fork;
     "step-0" p99 "" < 1.2 Fork;
     "step-idle" cpu "5.4" < 1.0 Value;
+    "nginx-receive-0" rate "nginx" > 8.0 Fork;
+    "nginx-receive-0" rate "nginx" > 0.5 Stock;
+    "nginx-receive-1" rate "nginx" > 10.0 Fork;
+    "nginx-receive-1" rate "nginx" > 0.5 Stock;
+    "nginx-publish-0" rate "nginx" > 15.0 Fork;
+    "nginx-publish-0" rate "nginx" > 0.5 Stock;
+    "nginx-publish-1" rate "nginx" > 10.0 Fork;
+    "nginx-publish-1" rate "nginx" > 0.5 Stock;
     "clients-1" idle "" < 0.05 Value;
     "clients-1" wakeups "" < 1.0 Value;
     "clients-10000" connect "" < 3.0 Value;

@@ -14,6 +14,7 @@ function app.start()
 		uri = os.getenv("MQTT_URI") or "mqtt://localhost",
 		clean = true,
 		reconnect = 5,
+		connector = require("mqtt.connector.nginx"),
 	}
 	client:on {
 		connect = function(connack)

@@ -148,6 +148,9 @@ local function collected(client)
 	client._link:leave()
 	client._is_collected = true
 	client.first_connect, client.opts.reconnect = false, false
+	if host.is_nowhere() then
+		return
+	end
 	local ok, err
 	if client.connection then
 		ok, err = pcall(client.close_connection, client, "garbage")

@@ -295,6 +295,8 @@ function lifecycle.send_connect(client)
 		return false, err
 	end
 	conn.connect_sent = true
+	-- The CONNACK is due.
+	client._transport.look_soon(client)
 	return true
 end
 

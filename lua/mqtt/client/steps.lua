@@ -2,7 +2,8 @@
 --
 -- Internal to `mqtt.client`.
 --
--- A loop uses of a client: `_serve`, `_wait`, `_pause`, `_wants`, `_token`, `set_ioloop`, and what is documented.
+-- A loop uses of a client: `_serve`, `_wait`, `_pause`, `_wake`, `_wants`, `_token`, `set_ioloop`, and what is
+-- documented.
 
 local ending = require("mqtt.client.ending")
 local events = require("mqtt.transport.events")
@@ -309,6 +310,15 @@ end
 -- connector can tell.
 function steps:_wait(seconds)
 	self._transport.wait(self, seconds)
+end
+
+-- Has `step` called, by a loop that waits for the link: at once, or after some seconds.
+function steps:_wake(seconds)
+	if seconds then
+		self._link:wake_after(seconds)
+	else
+		self._link:wake()
+	end
 end
 
 -- Waits a little before the next step of a client that nobody wakes.

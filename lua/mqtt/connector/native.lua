@@ -6,6 +6,7 @@
 -- raise an error that says what to do instead.
 -- @module mqtt.connector.native
 
+local host = require("mqtt.host")
 local super = require("mqtt.connector.base.non_buffered_base")
 
 local error, pairs = error, pairs
@@ -27,7 +28,19 @@ local native = {
 }
 native.__index = native
 
--- The methods of a connector, and the calls that a program may make instead.
+if host.openresty() then
+	--- Has a function called where `mqtt.loop.nginx` serves the client, if the caller runs elsewhere: handlers of the
+	-- close event run there too.
+	-- @tparam function func the function
+	-- @tparam Client client the client
+	-- @param ... its further arguments
+	-- @treturn boolean whether it will be called
+	function native.hand_over(_, func, client, ...)
+		return host.hand_over(func, client, ...)
+	end
+end
+
+-- The methods that a connector needs, and what a program may call instead.
 local INSTEAD = {
 	connect = "call client:start_connecting()",
 	shutdown = "call client:close_connection()",

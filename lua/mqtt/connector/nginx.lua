@@ -1,6 +1,7 @@
---- Connector on the cosockets of OpenResty, the default inside nginx.
--- Nothing blocks the worker. Like all cosockets, a connection belongs to the timer or request that opened it. Other
--- requests of the same worker may use the client all the same: their packets are sent in the owner's context.
+--- Connector on the cosockets of OpenResty.
+-- Nothing blocks the worker. A connection belongs to a timer, as all cosockets belong to what has opened them: that of
+-- `mqtt.loop.nginx`, else one of its own. Requests of the same worker may use the client all the same: what they want
+-- sent is sent in that timer.
 --
 -- nginx looks up names with the name servers of its `resolver` directive; addresses and `localhost` need none. With TLS
 -- it verifies the server's certificate against `lua_ssl_trusted_certificate` (`lua_ssl_verify_depth` is 1 unless set),
@@ -17,9 +18,9 @@ local sslhandshake = require("mqtt.connector.base.sslhandshake")
 local verifies = require("mqtt.connector.base.verifies")
 local super = require("mqtt.connector.base.non_buffered_base")
 
-local error, getmetatable, pcall, require = error, getmetatable, pcall, require
-local select, setmetatable, tostring, type = select, setmetatable, tostring, type
-local math_max, open, unpack = math.max, io.open, table.unpack or unpack -- luacheck: globals unpack
+local error, getmetatable, require = error, getmetatable, require
+local pcall, select, setmetatable, tostring, type = pcall, select, setmetatable, tostring, type
+local math_max, open_file, unpack = math.max, io.open, table.unpack or unpack -- luacheck: globals unpack
 local ngx = host.openresty()
 local concat = table.concat
 local spawn, kill = ngx.thread.spawn, ngx.thread.kill
@@ -45,15 +46,7 @@ local connector = setmetatable({
 }, super)
 connector.__index = connector
 
-local function get_ctx()
-	return ngx.ctx
-end
-
--- Identifies the timer or request that the caller runs in.
-local function this_context()
-	local ok, ctx = pcall(get_ctx)
-	return ok and ctx or nil
-end
+local this_context = host.nginx_context
 
 local function wait_for(event)
 	while not event:wait(LONG) do -- luacheck: ignore 542
@@ -71,7 +64,7 @@ local function load_pem(params, key, parse)
 	if type(path) ~= "string" then
 		error(("secure: expecting %s to be the path of a file, got: %s"):format(key, type(path)), 0)
 	end
-	local file, err = open(path)
+	local file, err = open_file(path)
 	if not file then
 		error(("secure: %s cannot be read: %s"):format(key, err), 0)
 	end
@@ -169,7 +162,9 @@ local function serve(self)
 			return
 		end
 		self._calls[first], self._first = nil, first + 1
+		self._is_serving = true
 		host.protected(unpack(call, 1, call.n))
+		self._is_serving = false
 	end
 end
 
@@ -197,10 +192,8 @@ local function set_timeouts(self, sock, seconds)
 	sock:settimeouts(seconds * 1000, getmetatable(self).timeout * 1000, LONG * 1000)
 end
 
---- Opens the network connection: `self.sock`. Connecting and the TLS handshake together may take `timeout` seconds.
--- @return `true`, or `false` and an error message
-function connector:connect()
-	self:validate()
+-- Opens the connection, and keeps it in the timer that the caller runs in.
+local function open(self)
 	local sock, address = ngx.socket.tcp(), self.host
 	local deadline = core.now() + self.timeout
 	set_timeouts(self, sock, self.timeout)
@@ -230,8 +223,35 @@ function connector:connect()
 	return true
 end
 
---- Closes the network connection, from any context. A thread that receives from the connection finds it closed. Bytes
--- that the broker still sends are read in the background, until the broker closes too, or for two seconds.
+-- Opens the connection in a timer of its own, and waits for that. If nobody waits any more, it is closed.
+local function open_apart(self)
+	local opened, ok, err = semaphore.new(), nil, nil
+	local is_timer, problem = ngx.timer.at(0, function()
+		local called
+		called, ok, err = pcall(open, self)
+		if not called then
+			ok, err = false, ok
+		elseif ok and opened:count() >= 0 then
+			self:shutdown()
+		end
+		opened:post(1)
+	end)
+	if not is_timer then
+		return false, "there is no timer for the connection: " .. problem
+	end
+	wait_for(opened)
+	return ok, err
+end
+
+--- Opens the network connection: `self.sock`. Connecting and the TLS handshake together may take `timeout` seconds.
+-- @return `true`, or `false` and an error message
+function connector:connect()
+	self:validate()
+	return (host.serves_here() and open or open_apart)(self)
+end
+
+--- Closes the network connection. A thread that receives from it finds it closed. May be called in any context. What
+-- the broker still sends is read in the background, until it closes too, or for two seconds.
 function connector:shutdown()
 	if not self._closed then
 		self._closed = true
@@ -240,7 +260,12 @@ function connector:shutdown()
 	end
 end
 
---- Whether the connection has been closed, and the broker may still be reading sent data.
+--- Notes that the timer of the connection has been ended, and the connection with it.
+function connector:abandon()
+	self._closed, self._is_over = true, true
+end
+
+--- Whether the connection has been closed, and the broker may still be reading what was sent.
 -- @treturn boolean
 function connector:is_parting()
 	return self._closed and not self._is_over or false
@@ -252,6 +277,8 @@ end
 function connector:send(data)
 	if self._closed then
 		return false, "closed"
+	elseif this_context() ~= self._context then
+		return self:_send_there(data)
 	end
 	self._sending = true
 	local ok, err = self.sock:send(data)
@@ -262,7 +289,21 @@ function connector:send(data)
 	return ok ~= nil, err
 end
 
--- Returns at least one received byte; or nil and an error. With a timeout it waits for so many seconds at most.
+-- Sends in the timer that the connection belongs to, and waits for that.
+function connector:_send_there(data)
+	local sent, ok, err = semaphore.new(), nil, nil
+	local is_there = self:hand_over(function()
+		ok, err = self:send(data)
+		sent:post(1)
+	end)
+	if not is_there then
+		return false, "closed"
+	end
+	wait_for(sent)
+	return ok, err
+end
+
+-- Returns what arrives within some seconds, if so limited: at least one byte; or nil and an error.
 local function receive_some(self, timeout)
 	if self._closed then
 		return nil, "closed"
@@ -324,7 +365,13 @@ end
 -- @treturn boolean whether the function will be called; if not, the caller runs in the connection's context, or the
 -- connection is closed
 function connector:hand_over(func, ...)
-	if self._closed or this_context() == self._context then
+	local client = ...
+	-- Where a client is collected there may be neither timer nor request.
+	if self._closed or type(client) == "table" and client._is_collected or this_context() == self._context then
+		return false
+	elseif not self._is_serving and self._first > self._last and self._handed_over:count() >= 0 then
+		-- The timer has been ended, by ngx.exit in a function of the program.
+		self:abandon()
 		return false
 	end
 	self._last = self._last + 1

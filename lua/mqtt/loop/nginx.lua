@@ -1,15 +1,20 @@
 --- Adds clients to the event loop of nginx.
--- A client lives in timers of the worker that adds it, a new one for each connection: nginx frees what a timer has used
--- only when that ends. Requests of the worker may use the client too.
+-- Clients on the native connection share two timers of the worker: in one of them nginx is woken (`mqtt.bell`), in the
+-- other one handlers are called. A client with a connector lives in timers of its own, a new one for each connection:
+-- nginx frees what a timer has used only when that ends. Requests of the worker may use the clients too.
 -- @module mqtt.loop.nginx
 
 local semaphore = require("ngx.semaphore")
 
+local bell = require("mqtt.bell")
+local core = require("mqtt.core")
 local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 
-local rawget, setmetatable = rawget, setmetatable
+local next, rawget, select, setmetatable = next, rawget, select, setmetatable
+local unpack = table.unpack or unpack -- luacheck: globals unpack
+local now = core.now
 local ngx = host.openresty()
 local protected = host.protected
 local spawn = ngx.thread.spawn
@@ -18,13 +23,297 @@ local spawn = ngx.thread.spawn
 local LONG = 24 * 60 * 60
 -- When to go on after an error that a step has raised, in seconds.
 local RETRY_PAUSE = 1
--- After how many packets on a native connection the worker does something else, for as many seconds.
-local TURN_PACKETS, TURN_PAUSE = 100, 0.001
+-- How often the end of a connection is looked for that nginx still closes, and whether the timers of clients with a
+-- connector are still there, in seconds.
+local PARTING_PAUSE, GUARD_PAUSE = 0.01, 1
+-- How many steps of a client there are before the time is looked at, and for how long all clients together keep the
+-- worker from its requests, in seconds.
+local STEPS, TURN = 64, 0.001
+-- After how many turns handlers are called in another timer, and nginx frees what they have used in the old one.
+local TURNS_PER_TIMER = 100000
 
 local loop = {}
 
--- What `serve` needs to know about each client of this worker.
+-- What is known of each client of this worker.
 local registry = {}
+
+local function wait_for(event)
+	while not event:wait(LONG) do -- luacheck: ignore 542
+		-- go on
+	end
+end
+
+-- Clients on the native connection.
+
+-- What is to be done: records of clients that have news, and calls that others have handed over. A queue.
+local queue, first, last = {}, 1, 0
+
+local function push(item)
+	if not item.queued then
+		item.queued = true
+		last = last + 1
+		queue[last] = item
+	end
+end
+
+local function take()
+	if first > last then
+		return nil
+	end
+	local item = queue[first]
+	queue[first], first = nil, first + 1
+	item.queued = false
+	return item
+end
+
+-- The timer that handlers are called in: its threads take turns. Each tells another one before it calls handlers. So
+-- that one runs when a handler waits, and goes on with what is to be done; there are as many threads as handlers have
+-- ever waited at once, and two more. A thread for each packet would be simpler, but leaves memory behind in the timer.
+local Server = {}
+Server.__index = Server
+
+local server
+-- How many clients there are.
+local count = 0
+
+local function leave_native(record)
+	local client = record.client
+	registry[client] = nil
+	count = count - 1
+	bell.watch(record.token, nil)
+	host.set_hand_over(client, nil)
+	if ngx.worker.exiting() then
+		bell.poke()
+	end
+	log:info("[LuaMQTT] client '%s' has left nginx", client.opts.id)
+end
+
+-- Another thread is to look what there is to do. To be called in this timer and in the bell's alone.
+function Server:tell()
+	if not self.told then
+		self.told = true
+		self.news:post(1)
+	end
+end
+
+-- The thread whose turn it was waits in a function of the program.
+function Server:take_over()
+	local item = self.item
+	self.turn, self.item = nil, nil
+	self.waiting = self.waiting + 1
+	if item.client then
+		item.client:_note_move()
+		push(item)
+	end
+end
+
+-- Says that the turn is over. Returns false if another thread has taken it over.
+function Server:end_turn(turn)
+	if self.turn == turn then
+		self.turn, self.item = nil, nil
+		return true
+	end
+	self.waiting = self.waiting - 1
+	if ngx.worker.exiting() then
+		bell.poke()
+	end
+	return false
+end
+
+-- Serves a client.
+function Server:serve(record, turn, until_when)
+	local client = record.client
+	local ok, wait
+	repeat
+		ok, wait = protected(client._serve, client, STEPS)
+	until not ok or wait ~= 0 or self.turn ~= turn or now() > until_when or registry[client] ~= record
+	local goes_on = self:end_turn(turn)
+	if registry[client] ~= record then -- luacheck: ignore 542
+		-- It has left meanwhile.
+	elseif not ok and (client:_wants(0, RETRY_PAUSE)
+		or record.has_failed and not (client.connection or client._opening)) then
+		record.has_failed = false
+		client:_wake(RETRY_PAUSE)
+	elseif not ok or wait == 0 or not goes_on then
+		record.has_failed = not ok
+		push(record)
+	elseif not wait then
+		leave_native(record)
+	end
+end
+
+function Server:call(item, turn)
+	protected(unpack(item, 1, item.n))
+	self:end_turn(turn)
+end
+
+-- Does what there is to do, while it is this thread's turn. Lets nginx do something else from time to time.
+function Server:take_turns()
+	local until_when = now() + TURN
+	while not self.turn do
+		if first <= last and now() > until_when then
+			-- The bell comes by nginx's event loop, and has a thread told.
+			return bell.poke()
+		end
+		local item = take()
+		if not item then
+			return
+		end
+		if self.idle == 0 then
+			spawn(self.work, self)
+		end
+		local turn = {}
+		self.turn, self.item, self.turns = turn, item, self.turns + 1
+		self:tell()
+		if item.client then
+			self:serve(item, turn, until_when)
+		else
+			self:call(item, turn)
+		end
+	end
+end
+
+function Server:work()
+	self.threads = self.threads + 1
+	repeat
+		self.idle = self.idle + 1
+		wait_for(self.news)
+		self.told = false
+		self.idle = self.idle - 1
+		if self.turn then
+			self:take_over()
+		end
+		if not self.ended then
+			self:take_turns()
+			core.hurry()
+		end
+	until self.ended
+	self.threads = self.threads - 1
+	self:tell()
+	if self.threads == 0 then
+		bell.release(self)
+		self.stop:post(1)
+	end
+end
+
+-- The timer.
+local function run(_, self)
+	self.context = ngx.ctx
+	self.is_there = true
+	spawn(function()
+		wait_for(self.stop)
+		if self.threads > 0 then
+			-- The time of `worker_shutdown_timeout` is over: handlers that wait end here.
+			ngx.exit(ngx.OK)
+		end
+	end)
+	self:work()
+end
+
+local function start_server()
+	local new = setmetatable({
+		-- Told when there is something to do; and when the timer is to end, whatever waits in it.
+		news = semaphore.new(),
+		stop = semaphore.new(),
+		-- Threads, those of them that wait for news, and those that wait in functions of the program.
+		threads = 0,
+		idle = 0,
+		waiting = 0,
+		-- Whether one of the idle threads has been told.
+		told = false,
+		-- What stands for the turn of a thread, and what that does.
+		turn = nil,
+		item = nil,
+		-- How many there have been.
+		turns = 0,
+		ended = false,
+		-- The timer's, once it runs.
+		context = nil,
+		is_there = false,
+	}, Server)
+	local ok, err = ngx.timer.at(0, run, new)
+	if not ok then
+		return nil, err
+	end
+	bell.keep(new, function()
+		new.stop:post(1)
+	end)
+	server = new
+	return true
+end
+
+-- Whether something else has ended the timer. To be asked when the bell has rung: whoever was told before has run, so
+-- one of the threads at least waits for news.
+function Server:is_gone()
+	return self.is_there and self.threads > 0 and self.news:count() >= 0
+end
+
+-- The bell has rung.
+local function before_news()
+	if server and server:is_gone() then
+		ngx.log(ngx.WARN, "MQTT: a handler has called ngx.exit, which has ended all that waited. The clients go on.")
+		local gone = server
+		server = nil
+		bell.release(gone)
+		for _, record in next, registry do
+			if record.token then
+				push(record)
+			end
+		end
+	end
+end
+
+local function after_news()
+	if server and ngx.worker.exiting() and first > last and not server.turn and server.waiting == 0
+		and count == 0 then
+		server.ended = true
+		server:tell()
+	elseif first <= last then
+		if server and server.turns > TURNS_PER_TIMER and not server.turn then
+			-- What waits in it ends there.
+			server.ended = true
+			server:tell()
+			server = nil
+		end
+		if not server then
+			local ok, err = start_server()
+			if not ok then
+				-- The next ring tries again.
+				ngx.log(ngx.ERR, "MQTT clients are not served, there is no timer for it: ", err)
+				return
+			end
+		end
+		server:tell()
+	end
+end
+
+local function hand_over(func, ...)
+	if server and server.context == host.nginx_context() then
+		return false
+	end
+	push({ func, n = 1 + select("#", ...), ... })
+	bell.poke()
+	return true
+end
+
+local function add_native(client)
+	local ok, err = bell.start(before_news, after_news)
+	if not ok then
+		return ok, err
+	end
+	local record = { client = client, token = client:_token(), queued = false, has_failed = false }
+	registry[client] = record
+	count = count + 1
+	host.set_hand_over(client, hand_over)
+	bell.watch(client:_token(), function()
+		push(record)
+	end)
+	-- It connects when it is served.
+	client:_wake()
+	return true
+end
+
+-- Clients with a connector.
 
 -- The threads that handle packets, each one packet after the other. While one waits in a handler another takes the next
 -- packet, so there are as many as handlers have ever waited at once, and one more. A thread for each packet would be
@@ -39,8 +328,11 @@ local function new_workers(handle)
 		packets = {},
 		first = 1,
 		last = 0,
+		threads = 0,
 		idle = 0,
 		news = semaphore.new(),
+		-- Told when the timer is to end, whatever waits in it. A thread waits for that as long as the timer is there.
+		stop = semaphore.new(),
 		-- Whether one of the idle threads has been told of the queue.
 		told = false,
 		ended = false,
@@ -55,17 +347,15 @@ function Workers:tell()
 end
 
 function Workers:work()
+	self.threads = self.threads + 1
 	repeat
 		self.idle = self.idle + 1
-		while not self.news:wait(LONG) do -- luacheck: ignore 542
-			-- go on
-		end
+		wait_for(self.news)
 		self.told = false
 		self.idle = self.idle - 1
 		while self.first <= self.last do
-			local first = self.first
-			local packet = self.packets[first]
-			self.packets[first], self.first = nil, first + 1
+			local packet = self.packets[self.first]
+			self.packets[self.first], self.first = nil, self.first + 1
 			-- The next packet's turn comes when this thread waits.
 			if self.idle == 0 then
 				spawn(self.work, self)
@@ -76,7 +366,12 @@ function Workers:work()
 			protected(self.handle, packet)
 		end
 	until self.ended
+	self.threads = self.threads - 1
 	self:tell()
+	if self.threads == 0 then
+		bell.release(self)
+		self.stop:post(1)
+	end
 end
 
 function Workers:add(packet)
@@ -85,10 +380,30 @@ function Workers:add(packet)
 	self:tell()
 end
 
+-- Starts to work, in the timer that the caller runs in.
+function Workers:start()
+	spawn(self.work, self)
+	spawn(function()
+		wait_for(self.stop)
+		if self.threads > 0 then
+			-- The time of `worker_shutdown_timeout` is over: handlers that wait end here.
+			ngx.exit(ngx.OK)
+		end
+	end)
+	bell.keep(self, function()
+		self.stop:post(1)
+	end)
+end
+
 -- The threads end when they have handled what is in the queue.
 function Workers:finish()
 	self.ended = true
 	self:tell()
+end
+
+-- Whether something else has ended the timer.
+function Workers:is_gone()
+	return self.threads > 0 and self.stop:count() >= 0
 end
 
 local function leave(client)
@@ -104,12 +419,29 @@ local function leave(client)
 	log:info("[LuaMQTT] client '%s' has left nginx", client.opts.id)
 end
 
+-- Starts the client's next timer. The client leaves if there is none.
+local function start_timer(client, serve)
+	local ok, err = ngx.timer.at(0, serve, client)
+	if not ok then
+		ngx.log(ngx.ERR, "MQTT client '", client.opts.id, "' has ended, there is no timer for it: ", err)
+		leave(client)
+	end
+end
+
+-- Waits until nothing of a connection that is over uses the timer, so that a client needs but one at a time.
+local function await_parting(conn)
+	while conn and conn.is_parting and conn:is_parting() do
+		ngx.sleep(PARTING_PAUSE)
+	end
+end
+
 -- The timer: serves a client until its connection is gone, then starts the next timer.
 local function serve(premature, client)
 	local record = registry[client]
 	if premature then
 		return leave(client)
 	end
+	host.serve_here()
 	if client.handle_received_packet ~= record.current then
 		-- The program has replaced it meanwhile.
 		record.handle_received_packet = client.handle_received_packet
@@ -119,41 +451,115 @@ local function serve(premature, client)
 	local workers = new_workers(function(packet)
 		handle_received_packet(client, packet)
 	end)
-	spawn(workers.work, workers)
+	workers:start()
+	record.workers = workers
 	function record.current(_, packet)
 		workers:add(packet)
 		return true
 	end
 	client.handle_received_packet = record.current
+	if record.is_revived then
+		record.is_revived = false
+		protected(client.close_connection, client, "the timer of the connection was ended")
+	end
 
 	local ok, wait
-	local packets = 0
 	repeat
 		ok, wait = protected(client.step, client)
-		packets = packets + 1
 		if not ok then
 			ngx.sleep(RETRY_PAUSE)
 			wait = 0
-		elseif wait == 0 and client:_token() and packets % TURN_PACKETS == 0 then
-			ngx.sleep(TURN_PAUSE)
 		elseif wait == -1 then
 			client:_pause()
 		elseif wait and wait > 0 then
 			record.news:wait(wait)
 		end
 	until not wait or wait == 0 and not (client.connection or client._opening)
+	await_parting(client._connected)
+	record.workers = nil
 	workers:finish()
-
-	local err
+	-- The other threads end first, so that this timer is over when the next one begins.
+	ngx.sleep(PARTING_PAUSE)
 	if wait then
-		wait, err = ngx.timer.at(0, serve, client)
-	end
-	if not wait then
-		if err then
-			ngx.log(ngx.ERR, "MQTT client '", client.opts.id, "' has ended, there is no timer for it: ", err)
-		end
+		start_timer(client, serve)
+	else
 		leave(client)
 	end
+end
+
+-- Makes the record of a client with a connector, and has its handlers called where errors are logged.
+local function prepare(client)
+	local record = {
+		-- The client's method, that of the instance, and what stands there now.
+		handle_received_packet = client.handle_received_packet,
+		current = client.handle_received_packet,
+		replaced = rawget(client, "handle_received_packet"),
+		replaced_handle = rawget(client, "handle"),
+		news = semaphore.new(),
+		-- The threads of the client's timer; whether the one before has been ended by something else.
+		workers = nil,
+		is_revived = false,
+	}
+	function record.wake()
+		record.news:post(1)
+	end
+	registry[client] = record
+	client:on("shutdown", record.wake)
+	local handle = client.handle
+	function record.handle(self, ...)
+		return (protected(handle, self, ...))
+	end
+	client.handle = record.handle
+end
+
+-- Starts a timer anew for each client whose timer has been ended, which takes its connection along.
+local function revive()
+	for client, record in next, registry do
+		local workers = record.workers
+		if workers and workers:is_gone() then
+			ngx.log(ngx.WARN, "MQTT client '", client.opts.id,
+				"': a handler has called ngx.exit, which has ended the connection. The client goes on.")
+			bell.release(workers)
+			record.workers, record.is_revived = nil, true
+			local conn = client.connection
+			if conn and conn.abandon then
+				conn:abandon()
+			end
+			start_timer(client, serve)
+		end
+	end
+end
+
+-- Whether there is a timer that looks.
+local is_guarded = false
+
+-- The timer that looks after those of clients with a connector. No function of the program runs in it.
+local function guard()
+	local goes_on
+	repeat
+		ngx.sleep(GUARD_PAUSE)
+		protected(revive)
+		goes_on = false
+		for _, record in next, registry do
+			goes_on = goes_on or record.token == nil
+		end
+	until not goes_on
+	is_guarded = false
+end
+
+local function add_connector(client)
+	local ok, err = bell.start()
+	if ok and not is_guarded then
+		ok, err = ngx.timer.at(0, guard)
+		is_guarded = ok
+	end
+	if ok then
+		ok, err = ngx.timer.at(0, serve, client)
+	end
+	if ok then
+		prepare(client)
+	end
+	return ok, err
 end
 
 --- Adds a client to nginx; it leaves by itself when it has ended. To be called in `init_worker_by_lua`, timers and
@@ -174,28 +580,15 @@ function loop.add(client)
 		log:warn("[LuaMQTT] client '%s' was already added to nginx", client.opts.id)
 		return false, "MQTT client was already added to nginx"
 	end
-	local ok, err = ngx.timer.at(0, serve, client)
+	local ok, err
+	if client:_token() then
+		ok, err = add_native(client)
+	else
+		ok, err = add_connector(client)
+	end
 	if not ok then
 		return false, "MQTT client cannot be added to nginx, there is no timer for it: " .. err
 	end
-	local record = {
-		-- The client's method, that of the instance, and what stands there now.
-		handle_received_packet = client.handle_received_packet,
-		current = client.handle_received_packet,
-		replaced = rawget(client, "handle_received_packet"),
-		replaced_handle = rawget(client, "handle"),
-		news = semaphore.new(),
-	}
-	function record.wake()
-		record.news:post(1)
-	end
-	registry[client] = record
-	client:on("shutdown", record.wake)
-	local handle = client.handle
-	function record.handle(self, ...)
-		return (protected(handle, self, ...))
-	end
-	client.handle = record.handle
 	host.shut_down_at_exit(client)
 	return true
 end

@@ -44,7 +44,7 @@ end
 -- own.
 local function class_of(connector)
 	if bridge.is_native(connector) then
-		return require("mqtt.connector." .. (host.in_copas() and "copas" or "luasocket"))
+		return require("mqtt.connector." .. (host.openresty() and "nginx" or host.in_copas() and "copas" or "luasocket"))
 	end
 	-- Not for every program that loads the library.
 	local v3 = require("mqtt.connector.v3")

@@ -2,6 +2,7 @@
 -- Internal to `mqtt.client`.
 
 local core = require("mqtt.core")
+local bridge = require("mqtt.transport.bridge")
 local events = require("mqtt.transport.events")
 local host = require("mqtt.host")
 local options = require("mqtt.client.options")
@@ -71,9 +72,8 @@ function native.direct(client)
 	return client.connection and client._handle
 end
 
-function native.hand_over()
-	return false
-end
+-- Inside nginx the connection knows how, as that of a connector does.
+native.hand_over = bridge.hand_over
 
 -- The core writes by itself what is in the session's send buffer.
 function native.is_sending()
@@ -106,7 +106,7 @@ function native.iterate(client, longest)
 end
 
 function native.may_block(client)
-	return not host.has_company(client) and not host.in_copas()
+	return not (host.has_company(client) or host.in_copas() or host.openresty())
 end
 
 -- Lets other threads run, or blocks in a method of the link for so many seconds at most. Returns false where that would

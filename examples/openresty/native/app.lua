@@ -1,36 +1,19 @@
 -- The client of this worker, and the handlers of the locations in nginx.conf.
 
 local mqtt = require("mqtt")
+local add_client = require("mqtt.loop").add
 
 local app = {}
 
 local client
 local messages = {}
 
--- The timer of the client. It never blocks the worker: connecting, TLS and keep alive run in the background.
-local function serve(premature)
-	local wait = 0
-	while wait and not premature do
-		local packets = 0
-		repeat
-			wait = client:step()
-			packets = packets + 1
-		until wait ~= 0 or packets == 100
-		-- Lets the worker do other work, then looks again.
-		ngx.sleep(wait == 0 and 0.001 or 0.01)
-		if ngx.worker.exiting() then
-			client:shutdown()
-		end
-	end
-end
-
--- Called once for each worker.
+-- Called once for each worker. The client connects, and reconnects, in the background.
 function app.start()
 	client = mqtt.client {
 		uri = os.getenv("MQTT_URI") or "mqtt://localhost",
 		clean = true,
 		reconnect = 5,
-		connector = require("mqtt.connector.native"),
 	}
 	client:on {
 		connect = function(connack)
@@ -46,22 +29,29 @@ function app.start()
 			ngx.log(ngx.WARN, err)
 		end,
 	}
-	assert(ngx.timer.at(0, serve))
+	assert(add_client(client))
 end
 
--- Publishes the body of a POST. The client repeats the message until it is acknowledged.
+-- Publishes what has been POSTed, and waits for the broker's acknowledgement.
 function app.publish()
 	ngx.req.read_body()
+	local acknowledged = require("ngx.semaphore").new()
 	local packet_id, err = client:publish {
 		topic = ngx.var.arg_topic or "luamqtt/test",
 		payload = ngx.req.get_body_data(),
 		qos = 1,
+		callback = function()
+			acknowledged:post(1)
+		end,
 	}
-	if packet_id then
-		ngx.say("published")
-	else
+	if not packet_id then
 		ngx.status = ngx.HTTP_SERVICE_UNAVAILABLE
 		ngx.say(err)
+	elseif not acknowledged:wait(10) then
+		ngx.status = ngx.HTTP_GATEWAY_TIMEOUT
+		ngx.say("no acknowledgement yet")
+	else
+		ngx.say("published")
 	end
 end
 

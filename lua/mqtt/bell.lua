@@ -1,0 +1,218 @@
+--- Wakes the worker of nginx when a client on the native connection has something for Lua.
+-- Internal to `mqtt.loop.nginx` and `mqtt.ioloop`. The connections are read and written in threads of their own, which
+-- nginx knows nothing of. So one cosocket of the worker is connected to the library itself, and a byte comes by it when
+-- a client has news and nobody has been told yet. The cosocket belongs to a timer that no function of the program runs
+-- in: nothing but the end of the worker ends it.
+-- @module mqtt.bell
+
+local core = require("mqtt.core")
+local host = require("mqtt.host")
+
+local next, require = next, require
+local next_ready = core.next_ready
+local ngx = host.openresty()
+
+-- How long waiting goes on before it is begun anew, in seconds: "forever" is not to be had. The longest time of nginx.
+local LONG = 0x7FFFFFFF / 1000
+-- How long connecting to the library may take, and how often the clients are looked at without a cosocket, in seconds.
+local CONNECT_TIMEOUT, POLL_PAUSE = 10, 0.01
+
+local bell = {}
+
+-- What to call when a link has news, by its token. Called in the bell's timer: they must not wait.
+local owners = {}
+-- Tokens of links that nobody is to be called for: a queue for `bell.next_ready`.
+local unclaimed, is_unclaimed, first, last = {}, {}, 1, 0
+-- What needs the bell, also while the worker exits, and how each is ended when its time is over.
+local users = {}
+-- Who sleeps until there are unclaimed tokens, and how many.
+local sleepers, asleep = nil, 0
+-- A link of the bell's own, which wakes it.
+local link, handle
+-- Whether the timer is there.
+local is_there = false
+-- Called each time that the bell has rung, before and after the owners.
+local before, after
+
+local function take_own_events()
+	while core.pop(handle) do -- luacheck: ignore 542
+		-- until there is none
+	end
+end
+
+-- Calls those who wait for news. The first time since nginx has done something else this is `fresh`.
+local function deliver(fresh)
+	if fresh then
+		before()
+	end
+	for token in next_ready do
+		local owner = owners[token]
+		if owner then
+			owner()
+		elseif not is_unclaimed[token] then
+			last = last + 1
+			unclaimed[last], is_unclaimed[token] = token, true
+		end
+	end
+	if asleep > 0 and first <= last then
+		sleepers:post(asleep)
+		asleep = 0
+	end
+	after()
+end
+
+-- Returns the cosocket, or nil and an error message.
+local function connect()
+	local address, secret, port = core.hang_bell()
+	if not address then
+		return nil, secret
+	end
+	local sock = ngx.socket.tcp()
+	sock:settimeouts(CONNECT_TIMEOUT * 1000, CONNECT_TIMEOUT * 1000, LONG * 1000)
+	local ok, err = sock:connect(port and address or "unix:" .. address, port)
+	if ok then
+		ok, err = sock:send(secret)
+	end
+	if ok then
+		ok, err = core.take_bell(), "the connection has not come"
+	else
+		core.take_bell()
+	end
+	if ok then
+		return sock
+	end
+	sock:close()
+	return nil, err
+end
+
+local function is_needed()
+	return not ngx.worker.exiting() or next(users) ~= nil
+end
+
+-- The timer.
+local function run()
+	local sock, err = connect()
+	if not sock then
+		ngx.log(ngx.WARN, "MQTT: nginx cannot be woken, clients are looked at every 10 ms: ", err)
+	end
+	deliver(true)
+	while is_needed() do
+		local fresh = true
+		if not sock then
+			ngx.sleep(POLL_PAUSE)
+		elseif core.arm_bell() then
+			local byte
+			byte, err = sock:receive(1)
+			if not byte and err ~= "timeout" then
+				-- nginx has closed it: the worker exits, and the time of `worker_shutdown_timeout` is over.
+				sock = nil
+				local late = users
+				users = {}
+				for _, stop in next, late do
+					stop()
+				end
+			end
+		else
+			fresh = false
+		end
+		deliver(fresh)
+	end
+	is_there = false
+	if sock then
+		sock:close()
+	end
+end
+
+local function nothing() end
+
+--- Sees to it that there is a bell.
+-- @tparam ?function on_before called when the bell has rung, before anything else happens in the worker
+-- @tparam ?function on_after called after the owners of links that have news
+-- @treturn[1] boolean true
+-- @return[2] nil
+-- @treturn[2] string an error message: there is no timer for it
+function bell.start(on_before, on_after)
+	before, after = on_before or before or nothing, on_after or after or nothing
+	if not is_there then
+		if not link then
+			link, handle = core.link(4)
+			owners[link:token()] = take_own_events
+			sleepers = require("ngx.semaphore").new()
+			host.call_at_exit(bell.poke)
+		end
+		local ok, err = ngx.timer.at(0, run)
+		if not ok then
+			return nil, err
+		end
+		is_there = true
+	end
+	return true
+end
+
+--- Makes the bell ring.
+function bell.poke()
+	link:wake()
+end
+
+--- Has a function called when a link has news.
+-- @tparam number token the link's
+-- @tparam ?function owner the function, which must not wait; nil for none any more
+function bell.watch(token, owner)
+	owners[token] = owner
+end
+
+--- Keeps the bell while the worker exits.
+-- @param user what needs it
+-- @tparam function stop how to end that when its time is over
+function bell.keep(user, stop)
+	users[user] = stop
+end
+
+--- Lets go of it.
+-- @param user what needed it
+function bell.release(user)
+	users[user] = nil
+	if ngx.worker.exiting() then
+		bell.poke()
+	end
+end
+
+--- Returns the token of a link that has news and no owner, or nil. The same as `core.next_ready` outside of nginx.
+function bell.next_ready()
+	if first <= last then
+		local token = unclaimed[first]
+		unclaimed[first], is_unclaimed[token], first = nil, nil, first + 1
+		return token
+	end
+	for token in next_ready do
+		local owner = owners[token]
+		if not owner then
+			return token
+		end
+		owner()
+		bell.poke()
+	end
+end
+
+-- Sleeps, in a timer or request, until there are unclaimed tokens.
+local function sleep(seconds)
+	if not bell.start() then
+		return ngx.sleep(seconds)
+	end
+	asleep = asleep + 1
+	if not sleepers:wait(seconds) then
+		asleep = asleep > 0 and asleep - 1 or 0
+	end
+end
+
+--- Returns what a loop sleeps with where it must not block: inside nginx, elsewhere nil. It wakes up when
+-- `bell.next_ready` has something.
+function bell.sleep_function()
+	return ngx and sleep
+end
+
+if not (ngx and core.hang_bell) then
+	bell.next_ready = next_ready
+end
+
+return bell
