@@ -21,7 +21,7 @@ local Topics = require("mqtt.client.topics")
 local v3 = require("mqtt.client.v3")
 
 local error, ipairs, pairs, pcall, rawset = error, ipairs, pairs, pcall, rawset
-local select, setmetatable, tostring, type = require, select, setmetatable, tostring, type
+local select, setmetatable, tostring, type = select, setmetatable, tostring, type
 local str_format = string.format
 
 -- For a table without anything.
