@@ -269,10 +269,10 @@ local threads_of = setmetatable({}, { __mode = "kv" })
 -- @tparam ?thread coroutine the coroutine that is running
 -- @treturn ?thread the same
 function host.note_thread(coroutine)
-	local copas, coxpcall = loaded.copas, loaded.coxpcall
+	local copas = loaded.copas
 	if coroutine and type(copas) == "table" then
 		host.removed_threads(copas)
-		local thread = coroutine
+		local thread, coxpcall = coroutine, loaded.coxpcall
 		if type(coxpcall) == "table" and type(coxpcall.running) == "function" then
 			thread = coxpcall.running(coroutine)
 		end

@@ -5,7 +5,6 @@
 -- at work.
 -- @classmod Ioloop
 
-local bell = require("mqtt.bell")
 local core = require("mqtt.core")
 local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
@@ -16,8 +15,11 @@ local setmetatable, tostring, type = setmetatable, tostring, type
 local assert = assert
 local math_huge, math_max, math_min = math.huge, math.max, math.min
 local table_insert, table_remove = table.insert, table.remove
-local next_ready, now, running_thread, wait_for_news = bell.next_ready, core.now, core.running, core.wait
+local now, running_thread, wait_for_news = core.now, core.running, core.wait
 local is_at_work = host.is_at_work
+-- Inside nginx there are others who ask for ready links, and loops sleep otherwise.
+local bell = host.openresty() and require("mqtt.bell")
+local next_ready = bell and bell.next_ready or core.next_ready
 
 -- How many packets of one client are handled before others have their turn, and if there are no others.
 local PACKETS_PER_TURN = 64
@@ -57,7 +59,7 @@ function Ioloop:__init(opts)
 	opts.sleep_min = opts.sleep_min or 0
 	opts.sleep_step = opts.sleep_step or 0.002
 	opts.sleep_max = opts.sleep_max or 0.030
-	opts.sleep_function = opts.sleep_function or bell.sleep_function()
+	opts.sleep_function = opts.sleep_function or bell and bell.sleep_function()
 	self.opts = opts
 	-- Everything added, as a list and as a set.
 	self.clients = {}

@@ -7,9 +7,6 @@ use bytes::BytesMut;
 use super::Link;
 use crate::session::State;
 
-/// How many bytes a packet has at least (2.1.1).
-const SHORTEST_PACKET: usize = 2;
-
 impl Link {
     /// The connector has opened its connection.
     pub fn attach(&self) {
@@ -17,8 +14,9 @@ impl Link {
         self.with_session(|session| session.open(Instant::now()));
     }
 
-    /// Takes bytes that the connector has received, in whatever portions. Returns whether they end with a whole packet.
-    pub fn feed(&self, received: &[u8]) -> bool {
+    /// Takes bytes that the connector has received, in whatever portions. Returns how many bytes, at least,
+    /// the packet lacks that they do not complete; 0 if there is none.
+    pub fn feed(&self, received: &[u8]) -> usize {
         let mut state = self.lock();
         let mut input = state.input.take().unwrap_or_default();
         input.extend_from_slice(received);
@@ -26,24 +24,15 @@ impl Link {
         // An idle connection keeps no buffer.
         state.input = (!input.is_empty()).then_some(input);
         self.see_to_transmit(&mut state);
-        state.input.is_none()
+        match &state.input {
+            None => 0,
+            Some(input) => state.session.missing(input).max(1),
+        }
     }
 
     /// Forgets the bytes of a packet that is not whole.
     pub fn begin_anew(&self) {
         self.lock().input = None;
-    }
-
-    /// How many bytes the packet that is being received lacks, as far as they are known: at least so many are to come.
-    pub fn missing(&self) -> usize {
-        let state = self.lock();
-        let Some(input) = &state.input else {
-            return SHORTEST_PACKET;
-        };
-        match state.session.missing(input) {
-            0 => SHORTEST_PACKET.saturating_sub(input.len()).max(1),
-            missing => missing,
-        }
     }
 
     /// The connector has so many bytes of a packet that is not whole.

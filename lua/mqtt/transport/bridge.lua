@@ -6,6 +6,7 @@ local core = require("mqtt.core")
 local events = require("mqtt.transport.events")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
+local native = require("mqtt.transport.native")
 local protect = require("mqtt.protect")
 local target = require("mqtt.client.target")
 
@@ -13,6 +14,7 @@ local pop, running_thread = events.pop, core.running
 local outside, protected = host.outside, protect.call
 local error, ipairs, rawget, require, select = error, ipairs, rawget, require, select
 local setmetatable, tostring, type = setmetatable, tostring, type
+local loaded = package.loaded
 local math_min = math.min
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
@@ -27,23 +29,16 @@ local POLL_PAUSE = 0.01
 -- The greatest number that a descriptor can have.
 local MOST_DESCRIPTOR = 0x7FFFFFFF
 
--- How many bytes are received at once.
-local GULP = 0x10000
+-- How many bytes are received at once, and how many a packet has at least (2.1.1).
+local GULP, SHORTEST_PACKET = 0x10000, 2
 
 local bridge = { in_background = false }
-
---- Whether a connector is the native one, by its mark: `mqtt.connector.native` may be loaded more than once.
--- @param connector what the program gave
--- @treturn boolean
-function bridge.is_native(connector)
-	return type(connector) == "table" and rawget(connector, "is_native") == true
-end
 
 -- Returns the class of a connector, or nil and what is wrong with the connector. That is a class, or a function table
 -- of luamqtt 3.x; or the native one, for the connector that does the same where the program wants a TLS module of its
 -- own.
 local function class_of(connector)
-	if bridge.is_native(connector) then
+	if native.is_of(connector) then
 		return require("mqtt.connector." .. (host.openresty() and "nginx" or host.in_copas() and "copas" or "luasocket"))
 	end
 	-- Not for every program that loads the library.
@@ -168,12 +163,7 @@ function bridge.direct()
 	return nil
 end
 
--- The connection knows whether the caller runs in another context: see `mqtt.connector.nginx`.
-function bridge.hand_over(client, func, ...)
-	local conn = client.connection
-	local hand_over = conn and conn.hand_over
-	return hand_over ~= nil and hand_over(conn, func, client, ...)
-end
+bridge.hand_over = native.hand_over
 
 -- The threads that call `send` of a connector, by client. Nothing here keeps a thread alive: nobody will resume one
 -- that has been collected.
@@ -242,7 +232,11 @@ function bridge.flush(client)
 	if not data then
 		return true
 	end
-	client._sending, senders[client] = conn, host.note_thread(running_thread())
+	local thread = running_thread()
+	if loaded.copas then
+		host.note_thread(thread)
+	end
+	client._sending, senders[client] = conn, thread
 	local ok, err = send_all(client, conn, data)
 	if client._sending == conn then
 		client._sending = false
@@ -257,7 +251,7 @@ end
 -- Receives all that has arrived, where the connector can tell, else a packet in pieces, and feeds it to the link.
 -- Returns true, or nil and an error or signal.
 local function take_bytes(client, conn, link)
-	local data, err, is_whole
+	local data, err
 	if conn.receive_some and conn.receive == conn.receive_in_full and conn.read_ahead ~= 1 then
 		data, err = conn:receive_some(GULP)
 		if data and client.connection == conn then
@@ -266,8 +260,9 @@ local function take_bytes(client, conn, link)
 		end
 		return data ~= nil, err
 	end
+	local lacking = SHORTEST_PACKET
 	repeat
-		data, err = conn:receive(link:missing())
+		data, err = conn:receive(lacking)
 		if client.connection ~= conn then
 			return nil
 		elseif not data then
@@ -279,8 +274,8 @@ local function take_bytes(client, conn, link)
 			end
 			return nil, err
 		end
-		is_whole = link:feed(data)
-	until is_whole
+		lacking = link:feed(data)
+	until lacking == 0
 	conn:buffer_clear()
 	return true
 end
@@ -323,14 +318,6 @@ function bridge.may_block()
 	return false
 end
 
--- Calls a function with the client where no thread of the program can keep it from coming back.
-local function call_outside(client, func, ...)
-	if client._copas then
-		return outside(client, func, client, ...)
-	end
-	return func(client, ...)
-end
-
 function bridge.next(client)
 	local link, conn = client._link, client.connection
 	local kind, what, more = pop(client)
@@ -341,7 +328,13 @@ function bridge.next(client)
 		-- An answer to what was received last could not be sent: nothing more may come.
 		return "failed", broken[conn]
 	elseif not kind then
-		local received, err = call_outside(client, receive, conn, link)
+		-- No thread of the program is to keep these from coming back.
+		local received, err
+		if client._copas then
+			received, err = outside(client, receive, client, conn, link)
+		else
+			received, err = receive(client, conn, link)
+		end
 		if client.connection ~= conn then
 			-- closed by another thread meanwhile
 			return nil, 0
@@ -359,7 +352,12 @@ function bridge.next(client)
 		end
 	end
 	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.
-	local ok, err = call_outside(client, bridge.flush)
+	local ok, err
+	if client._copas then
+		ok, err = outside(client, bridge.flush, client)
+	else
+		ok, err = bridge.flush(client)
+	end
 	if kind then
 		return kind, what, more
 	elseif ok then

@@ -34,8 +34,9 @@
 -- - `getfd(client)` returns a descriptor to wait for, or nil and an error message.
 -- - `in_background` says whether the core opens, reads and writes by itself: then all events are at hand there.
 
-local bridge = require("mqtt.transport.bridge")
 local native = require("mqtt.transport.native")
+
+local require = require
 
 local transport = {}
 
@@ -45,10 +46,11 @@ local transport = {}
 -- @treturn table the transport
 function transport.of(opts, is_secure)
 	-- A TLS module of the program's own takes a connector.
-	if bridge.is_native(opts.connector) and not (is_secure and (opts.ssl_module or "ssl") ~= "ssl") then
+	if native.is_of(opts.connector) and not (is_secure and (opts.ssl_module or "ssl") ~= "ssl") then
 		return native
 	end
-	return bridge
+	-- Not for every program that loads the library.
+	return require("mqtt.transport.bridge")
 end
 
 return transport

@@ -2,13 +2,12 @@
 -- Internal to `mqtt.client`.
 
 local core = require("mqtt.core")
-local bridge = require("mqtt.transport.bridge")
 local events = require("mqtt.transport.events")
 local host = require("mqtt.host")
 local options = require("mqtt.client.options")
 local target = require("mqtt.client.target")
 
-local error, setmetatable = error, setmetatable
+local error, rawget, setmetatable, type = error, rawget, setmetatable, type
 
 -- How often a thread looks whether a connection that it waits for is open, in seconds.
 local OPEN_PAUSE = 0.002
@@ -20,6 +19,13 @@ local POLL_PAUSE = 0.01
 local IDLE_WAIT = 1
 
 local native = { in_background = true }
+
+--- Whether a connector is the native one, by its mark: `mqtt.connector.native` may be loaded more than once.
+-- @param connector what the program gave
+-- @treturn boolean
+function native.is_of(connector)
+	return type(connector) == "table" and rawget(connector, "is_native") == true
+end
 
 -- The TLS settings for a connection, made once for each value of the option `secure`. Raises on bad ones.
 local function tls_settings(client, conn)
@@ -72,8 +78,12 @@ function native.direct(client)
 	return client.connection and client._handle
 end
 
--- Inside nginx the connection knows how, as that of a connector does.
-native.hand_over = bridge.hand_over
+-- The connection knows whether the caller runs in another context: see `mqtt.connector.nginx`.
+function native.hand_over(client, func, ...)
+	local conn = client.connection
+	local hand_over = conn and conn.hand_over
+	return hand_over ~= nil and hand_over(conn, func, client, ...)
+end
 
 -- The core writes by itself what is in the session's send buffer.
 function native.is_sending()

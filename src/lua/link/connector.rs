@@ -54,17 +54,12 @@ pub(super) fn wait_until_parted(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `feed(bytes)`: takes received bytes, in whatever portions. Returns whether they end with a whole packet.
-pub(super) fn feed(arguments: &Stack) -> Returned<bool> {
+/// `feed(bytes)`: takes received bytes, in whatever portions. Returns how many bytes, at least, the packet lacks that they
+/// do not complete; 0 if there is none.
+pub(super) fn feed(arguments: &Stack) -> Returned<u32> {
     let bytes = arguments.argument(2).bytes(&"bytes")?;
     let live = LuaLink::of(arguments)?.live();
-    Ok(live.map_or(true, |live| live.link.feed(bytes)))
-}
-
-/// `missing()`: how many bytes, at least, the packet that is being received lacks.
-pub(super) fn missing(arguments: &Stack) -> Returned<u32> {
-    let live = LuaLink::of(arguments)?.live();
-    Ok(live.map_or(1, |live| live.link.missing()) as u32)
+    Ok(live.map_or(0, |live| live.link.feed(bytes)) as u32)
 }
 
 /// `begin_anew()`: forgets the bytes of a packet that is not whole, since the connector will return them once more.

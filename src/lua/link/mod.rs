@@ -136,7 +136,6 @@ fn add_methods(table: &Stack) {
     table.set_function("is_parting", connector::is_parting);
     table.set_function("wait_until_parted", connector::wait_until_parted);
     table.set_function("feed", connector::feed);
-    table.set_function("missing", connector::missing);
     table.set_function("begin_anew", connector::begin_anew);
     table.set_function("arriving", connector::arriving);
     table.set_function("take", connector::take);
