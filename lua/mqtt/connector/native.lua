@@ -35,7 +35,7 @@ if host.openresty() then
 	-- @tparam Client client the client
 	-- @param ... its further arguments
 	-- @treturn boolean whether it will be called
-	function native.hand_over(_, func, client, ...)
+	function native:hand_over(func, client, ...) -- luacheck: no unused args
 		return host.hand_over(func, client, ...)
 	end
 end
