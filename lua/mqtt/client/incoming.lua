@@ -57,11 +57,10 @@ function incoming.handle(client, event, ...)
 	end
 end
 
---- Notes that a message is to be acknowledged when all handlers have dealt with it, if the option `auto_ack` is set.
--- @tparam Client client the client
+--- Notes that a message is to be acknowledged when all handlers have dealt with it, for the option `auto_ack`.
 -- @tparam table message the message
-function incoming.note(client, message)
-	if client.opts.auto_ack and message.qos ~= 0 then
+function incoming.note(message)
+	if message.qos ~= 0 then
 		unacknowledged[message] = true
 	end
 end
@@ -165,7 +164,7 @@ function incoming.serve(client, most, thread)
 				message = setmetatable(shape(kind, first, second, third, fourth, fifth, sixth, seventh, eighth), session_mt)
 			end
 			if auto_ack then
-				incoming.note(client, message)
+				incoming.note(message)
 			end
 			local handlers = client.handlers.message
 			local handler = handlers[1]

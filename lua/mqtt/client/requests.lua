@@ -41,11 +41,7 @@ local requests = {
 -- @treturn ?string and an error message: the connection has failed, which has been told
 function requests.sent(client, what)
 	client.send_time = os_time()
-	local transport = client._transport
-	if transport.is_sending(client) or transport.hand_over(client, requests.sent, what) then
-		return true
-	end
-	local ok, err = transport.flush(client)
+	local ok, err = client._transport.send(client, requests.sent, what)
 	if ok then
 		return true
 	end

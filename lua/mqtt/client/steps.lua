@@ -107,10 +107,12 @@ local reactions = {
 -- Deals with an event, given as `events.pop` returns it. Returns what `step` returns.
 function steps:_handle_event(kind, what, more)
 	local reaction = reactions[kind]
-	if reaction then
+	if kind == PUBLISH then
+		if self.opts.auto_ack then
+			incoming.note(what)
+		end
+	elseif reaction then
 		return reaction(self, what, more)
-	elseif kind == PUBLISH then
-		incoming.note(self, what)
 	elseif kind == CONNACK then
 		if not what.sp then
 			self._session_mt = packet.new_session_mt()
@@ -197,9 +199,11 @@ function steps:step()
 		host.give_way(self)
 	end
 	self._steps = taken + 1
-	local reason = self._closing
+	local reason, waits = self._closing, self._waits
 	if not reason then
-		check_waits(self)
+		if waits and waits.next_timeout then
+			waits:check()
+		end
 		return finish_step(self, self._transport.next(self))
 	elseif ending.is_failing(self) then
 		-- A handler waits that is told of the failure. The connection has nothing more to tell.

@@ -192,14 +192,14 @@ local function is_at_work(client)
 	return thread ~= nil and host.is_at_work(thread, send_all, client) and not host.is_removed(thread)
 end
 
--- A thread that sends will send what is added meanwhile, too.
-function bridge.is_sending(client)
+-- Whether a thread sends, which will send what is added meanwhile, too.
+local function is_sending(client)
 	local conn = client.connection
 	return conn ~= nil and client._sending == conn and is_at_work(client)
 end
 
 function bridge.settle(client)
-	while bridge.is_sending(client) and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
+	while is_sending(client) and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
 		-- until the thread that sends has come to the end
 	end
 end
@@ -215,8 +215,9 @@ function bridge.close(client, conn)
 	end
 end
 
--- While one thread sends, it writes what others add. It is no error if the connection is closed meanwhile.
-function bridge.flush(client)
+-- Writes what the session has to send. Returns true, or false and an error message. While one thread sends, it writes
+-- what others add. It is no error if the connection is closed meanwhile.
+local function flush(client)
 	local conn = client.connection
 	if client._sending ~= conn then -- luacheck: ignore 542
 		-- nobody sends
@@ -246,6 +247,14 @@ function bridge.flush(client)
 	end
 	broken[conn] = "connector.send failed: " .. err
 	return false, broken[conn]
+end
+
+function bridge.send(client, again, what)
+	local conn = client.connection
+	if conn and conn.hand_over and not is_sending(client) and conn:hand_over(again, client, what) then
+		return true
+	end
+	return flush(client)
 end
 
 -- Receives all that has arrived, where the connector can tell, else a packet in pieces, and feeds it to the link.
@@ -302,7 +311,7 @@ function bridge.wait_until_sent(client)
 	end
 	local received, err = receive(client, conn, link)
 	if received and client.connection == conn then
-		return bridge.flush(client)
+		return flush(client)
 	elseif err ~= conn.signal_idle then
 		return false
 	end
@@ -354,9 +363,9 @@ function bridge.next(client)
 	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.
 	local ok, err
 	if client._copas then
-		ok, err = outside(client, bridge.flush, client)
+		ok, err = outside(client, flush, client)
 	else
-		ok, err = bridge.flush(client)
+		ok, err = flush(client)
 	end
 	if kind then
 		return kind, what, more
@@ -383,7 +392,7 @@ function bridge.keep_alive(client)
 		link:arriving(conn:arriving())
 	end
 	link:handle_timeout()
-	local ok, err = bridge.flush(client)
+	local ok, err = flush(client)
 	return nil, not ok and err or nil
 end
 

@@ -14,8 +14,9 @@
 -- - `direct(client)` returns what requests may go to without `flush`: `client._handle` or nil.
 -- - `hand_over(client, func, ...)` has a function called in the context that the connection belongs to, if the caller
 --   runs in another one; in OpenResty a request cannot use the sockets of a timer. Returns whether it will be called.
--- - `is_sending(client)` says whether what is added to the session's send buffer is written without `flush`.
--- - `flush(client)` writes what the session has to send. Returns true, or false and an error message.
+-- - `send(client, again, what)` writes what the session has to send, unless that is being done. Returns true, or false
+--   and an error message. `again` is called with the client and `what` in the context of the connection, if that is
+--   another.
 -- - `next(client)` returns the next event, as `events.pop` does; or nil, and 0 if there may be more.
 -- - `await(client)` waits for an event by yielding. Returns false where that cannot be done.
 -- - `keep_alive(client)` does what keep alive wants now. Returns nil or in how many seconds to look again, and an error

@@ -86,11 +86,7 @@ function native.hand_over(client, func, ...)
 end
 
 -- The core writes by itself what is in the session's send buffer.
-function native.is_sending()
-	return true
-end
-
-function native.flush()
+function native.send()
 	return true
 end
 
