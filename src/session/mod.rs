@@ -485,8 +485,8 @@ impl Session {
         bytes
     }
 
-    /// Puts back a message that [`publish_head`](Self::publish_head) began: the part of its head that was taken and not
-    /// written, and the rest of its payload. Both come before all other bytes.
+    /// Puts back a message that [`publish_head`](Self::publish_head) began, before all other bytes: `head`, which was
+    /// taken with it, and the rest of its payload.
     pub fn put_back(&mut self, head: &[u8], payload: &[u8]) {
         let connection = &mut self.connection;
         let size = head.len() + payload.len();
