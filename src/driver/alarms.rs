@@ -1,5 +1,5 @@
-//! When connections and links want to be looked after though nothing arrives. One timer of the runtime serves them all:
-//! one each would take memory in each of them, and a distant one wakes the process on its way.
+//! The times at which connections and links need attention though nothing arrives. One timer of the runtime serves them
+//! all. A timer each would take memory in each of them, and a distant timer wakes the process on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -11,14 +11,14 @@ use tokio::time::timeout_at;
 use super::lock;
 use super::transport::Transport;
 
-/// How long the thread that drives the runtime sleeps at most. A signal wakes it at once, unless it comes just before
-/// the thread falls asleep, or to another thread, as all do where they are no part of the system.
+/// The longest sleep of the thread that drives the runtime. A signal wakes it at once, except a signal that comes just
+/// before the thread falls asleep, or to another thread. On systems without signals all come to another thread.
 const LONGEST_SLEEP: Duration = Duration::from_secs(if cfg!(unix) { 10 } else { 1 });
 
 #[derive(Default)]
 pub(super) struct Alarms {
     pending: Mutex<Pending>,
-    /// The first of them has become earlier.
+    /// The first alarm has become earlier.
     earlier: Notify,
 }
 

@@ -1,4 +1,4 @@
-//! A link without a task: a connector in Lua moves the bytes, and tells the session of them here.
+//! A link without a task. A connector in Lua moves the bytes, and reports them to the session here.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::Link;
 use crate::session::State;
 
-/// How many bytes a packet has at least (2.1.1).
+/// The least size of a packet, in bytes (2.1.1).
 const SHORTEST_PACKET: usize = 2;
 
 impl Link {
@@ -17,7 +17,7 @@ impl Link {
         self.with_session(|session| session.open(Instant::now()));
     }
 
-    /// Takes bytes that the connector has received, in whatever portions. Returns whether they end with a whole packet.
+    /// Takes bytes that the connector has received, in any portions. Returns whether they end with a whole packet.
     pub fn feed(&self, received: &[u8]) -> bool {
         let mut state = self.lock();
         let mut input = state.input.take().unwrap_or_default();
@@ -34,7 +34,7 @@ impl Link {
         self.lock().input = None;
     }
 
-    /// How many bytes the packet that is being received lacks, as far as they are known: at least so many are to come.
+    /// The least number of bytes still to come: the bytes that the arriving packet lacks, as far as its header tells.
     pub fn missing(&self) -> usize {
         let state = self.lock();
         let Some(input) = &state.input else {
@@ -46,7 +46,7 @@ impl Link {
         }
     }
 
-    /// The connector has so many bytes of a packet that is not whole.
+    /// The connector has received `bytes` bytes of a packet that is not whole.
     pub fn arriving(&self, bytes: usize) {
         self.with_session(|session| session.arriving(bytes, Instant::now()));
     }
