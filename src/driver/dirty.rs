@@ -1,4 +1,4 @@
-//! Whether a task has new work that it does not know of yet. The crate `models` checks every interleaving of this file.
+//! Whether a task has new work that it does not know of yet. The crate `models` tries this file in all thread orders.
 
 use super::sync::{AtomicBool, SeqCst};
 

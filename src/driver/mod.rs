@@ -79,7 +79,7 @@ pub fn exiting() {
     for hub in &own {
         hub.leave_all(begin + GRACE);
     }
-    // The caretakers do the work and keep the time. Without one there is no progress.
+    // The caretakers do the work and keep the time. Without a caretaker there is no progress.
     let (mut progress, mut since) = (0, begin);
     while own.iter().any(|hub| hub.has_partings()) {
         let (now, sum) = (Instant::now(), own.iter().map(|hub| hub.progress()).sum());

@@ -1,5 +1,5 @@
 //! Decides who is told of news: whether a link is on the list of ready links, and whether its descriptor is readable.
-//! The link's mutex guards it. The crate `models` checks every interleaving of this file.
+//! The link's mutex guards it. The crate `models` tries this file in all thread orders.
 
 /// The work of a link that has news.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! Decides who drives the runtime: the talk between Lua's thread and the caretaker's. No thread, runtime or clock is in
-//! here: they are the caretaker's [`Hands`]. The crate `models` checks every interleaving of this file.
+//! here: they are the caretaker's [`Hands`]. The crate `models` tries this file in all thread orders.
 
 use super::sync::{AtomicBool, AtomicU8, AtomicUsize, SeqCst};
 
