@@ -1,5 +1,5 @@
-//! Asking a proxy for a connection to a server: HTTP CONNECT (RFC 9110, section 9.3.6) and SOCKS 5 (RFC 1928, 1929).
-//! The proxy looks the server's name up.
+//! Asks a proxy for a connection to a server: HTTP CONNECT (RFC 9110, section 9.3.6) and SOCKS 5 (RFC 1928, 1929). The
+//! proxy resolves the server's name.
 
 use std::{error, fmt, io, net::IpAddr, str::FromStr};
 
@@ -9,17 +9,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::uri::{Authority, UriError, split_scheme};
 use super::{Secret, words};
 
-/// The longest answer of an HTTP proxy.
+/// The longest answer of an HTTP proxy, in bytes.
 const LONGEST_ANSWER: usize = 16 << 10;
-/// The longest username, password and name of a host in SOCKS 5: their length is a byte.
+/// The longest username, password and host name in SOCKS 5, in bytes: their length is one byte.
 const LONGEST_FIELD: usize = 255;
 
-/// How a proxy is asked.
+/// The protocol by which a proxy is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// By CONNECT of HTTP.
+    /// HTTP CONNECT.
     Http,
-    /// By SOCKS 5.
+    /// SOCKS 5.
     Socks5,
 }
 
@@ -28,21 +28,21 @@ pub enum Protocol {
 pub struct Proxy {
     protocol: Protocol,
     credentials: Option<(String, Secret)>,
-    /// A name, or an IP address.
+    /// A name or an IP address.
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-/// What is wrong with the text of a proxy. Displays what was expected, and never a password.
+/// Why the text of a proxy is not valid. Displays what was expected, and never a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProxyError {
-    /// The scheme is absent or none of ours.
+    /// The scheme is absent or unknown.
     Scheme,
     /// There is no host.
     Host,
-    /// SOCKS 5 has no room for such a username or password.
+    /// The username or password is too short or too long for SOCKS 5.
     Credentials,
-    /// Another part is wrong.
+    /// Another part is not valid.
     Uri(UriError),
 }
 
@@ -69,7 +69,7 @@ impl FromStr for Proxy {
         let (scheme, rest) = split_scheme(text);
         let (protocol, default_port) = match scheme.map(str::to_ascii_lowercase).as_deref() {
             Some("http") => (Protocol::Http, 80),
-            // curl's name for SOCKS 5 where the proxy looks names up, as it does here.
+            // "socks5h" is curl's name for SOCKS 5 by which the proxy resolves names, as it does here.
             Some("socks5" | "socks5h") => (Protocol::Socks5, 1080),
             _ => return Err(ProxyError::Scheme),
         };
@@ -107,9 +107,9 @@ fn fits(field: &[u8]) -> bool {
 /// Why a proxy does not connect to a server.
 #[derive(Debug)]
 pub enum ProxyFailure {
-    /// No proxy could be asked for this host: it is not a name.
+    /// The host has characters that no name has. No proxy can be asked for it.
     NotAName,
-    /// Nor for this one: SOCKS 5 has no room for it.
+    /// The name of the host is too long for SOCKS 5.
     LongName,
     /// The proxy has closed the connection.
     Closed,
@@ -117,15 +117,15 @@ pub enum ProxyFailure {
     Broken(io::Error),
     /// The proxy does not speak HTTP.
     NotHttp,
-    /// The head of an HTTP proxy's answer has no end.
+    /// The head of an HTTP proxy's answer does not end.
     Endless,
     /// The proxy does not speak SOCKS 5.
     NotSocks,
-    /// The proxy wants to know who asks.
+    /// The proxy asks for a username and password.
     WantsCredentials(Protocol),
     /// The proxy does not accept username and password.
     RejectsCredentials(Protocol),
-    /// The proxy has another way to find out who asks.
+    /// The proxy has another way to authenticate clients.
     TakesNoCredentials,
     /// The HTTP status with which the proxy declines.
     Status(u16),
