@@ -66,7 +66,7 @@ impl Alarms {
         }
     }
 
-    /// Wakes the tasks of transports when it is time, and calls `ring_link` with the tokens of links; for ever. Wakes the
+    /// Wakes the tasks of transports at their time, and calls `ring_link` with the tokens of links, forever. Wakes the
     /// thread now and then.
     pub(super) async fn ring(&self, ring_link: impl Fn(u32, Instant)) {
         loop {
