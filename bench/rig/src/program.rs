@@ -1,12 +1,13 @@
 //! The common part of the measured programs: their arguments and their reports.
 //!
-//! A program is called as `PROGRAM receive QOS SIZE`, `PROGRAM publish QOS SIZE`, `PROGRAM roundtrip QOS`, `PROGRAM
-//! clients COUNT` or, if it is in Lua, `PROGRAM step PAUSE [idle]`. Its environment has `RIG_HOST` and `RIG_PORT`,
-//! `RIG_CA` if it is to use TLS, and `RIG_MS`, the time to measure. It prints a line of `name=number` pairs:
+//! A program is called as `PROGRAM receive QOS SIZE`, `PROGRAM publish QOS SIZE`, `PROGRAM roundtrip QOS`,
+//! `PROGRAM clients COUNT` or, if it is in Lua, `PROGRAM step PAUSE [idle]`. Its environment has `RIG_HOST` and
+//! `RIG_PORT`, `RIG_CA` if it is to use TLS, and `RIG_MS`, the time to measure in milliseconds. It prints a line of
+//! `name=number` pairs:
 //!
 //! - `rate` messages a second, `cpu` microseconds of CPU time a message, of all its threads;
 //! - `p50`, `p99` of round trips in microseconds, from a publish until the message and its acknowledgement are there;
-//! - `peak` of the resident memory above what it was before, in KiB, for messages of 64 KiB and more.
+//! - `peak`, the most by which resident memory grew, in KiB, for messages of 64 KiB and more.
 
 use std::env;
 use std::error::Error;
