@@ -52,7 +52,7 @@ impl Link {
         self.readable.notify();
     }
 
-    /// The task has something for Lua.
+    /// The task has an event for Lua.
     fn bring(&self) {
         let mut state = self.lock();
         state.events += 1;

@@ -125,7 +125,7 @@ pub(super) struct Alarm<'a> {
 }
 
 impl<'a> Alarm<'a> {
-    /// One that is not set.
+    /// An alarm that is not set.
     pub(super) fn new(alarms: &'a Alarms, transport: &'a Arc<Transport>) -> Self {
         Alarm {
             alarms,
@@ -134,8 +134,8 @@ impl<'a> Alarm<'a> {
         }
     }
 
-    /// Sees to it that the task is woken at `deadline`, or earlier: keep alive moves its deadline with each packet, and
-    /// an alarm that comes too early is cheaper than one that is always moved.
+    /// Has the task woken at `deadline` or earlier. Keep alive moves its deadline with each packet: an alarm that comes
+    /// too early is cheaper than an alarm that is always moved.
     pub(super) fn set(&mut self, deadline: Option<Instant>, now: Instant) {
         let Some(deadline) = deadline else { return };
         if self.at.is_none_or(|at| at <= now || deadline < at) {

@@ -157,7 +157,7 @@ impl Driver {
         self.hub.is_stale()
     }
 
-    /// The token of the next link that has something for Lua. A link is named once until it has been emptied.
+    /// The token of the next link that has an event for Lua. A link is named once until Lua has taken all its events.
     pub fn next_ready(&self) -> Option<u32> {
         self.hub.next_ready()
     }

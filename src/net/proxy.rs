@@ -194,7 +194,7 @@ impl From<io::Error> for ProxyFailure {
 }
 
 impl Proxy {
-    /// Makes `stream`, a connection to the proxy, one to `host`.
+    /// Turns `stream`, a connection to the proxy, into a connection to `host`.
     pub(super) async fn connect(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -226,7 +226,7 @@ impl Proxy {
         request += "\r\n";
         stream.write_all(request.as_bytes()).await?;
 
-        // Not a byte more than the answer: what follows is the server's.
+        // Reads no byte behind the answer: the next bytes are the server's.
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
             if answer.len() == LONGEST_ANSWER {
@@ -234,7 +234,7 @@ impl Proxy {
             }
             answer.push(read::<1>(stream).await?[0]);
         }
-        // The words are not repeated: a proxy may put what it was sent into them.
+        // The answer's words are not repeated: a proxy may put the request, with its password, into them.
         match status(&answer) {
             None => Err(ProxyFailure::NotHttp),
             Some(200..=299) => Ok(()),
@@ -282,7 +282,7 @@ impl Proxy {
             _ => return Err(ProxyFailure::NotSocks),
         }
 
-        // CONNECT, and how the address is written.
+        // CONNECT, with the address in one of three forms.
         let mut request = vec![5, 1, 0];
         match host.parse() {
             Ok(IpAddr::V4(address)) => {
@@ -307,7 +307,7 @@ impl Proxy {
         } else if reply != 0 {
             return Err(ProxyFailure::Reply(reply));
         }
-        // Where it connects from is of no interest.
+        // The address from which the proxy connects is of no interest.
         let address_size = match address_type {
             1 => 4,
             4 => 16,
@@ -321,13 +321,13 @@ impl Proxy {
     }
 }
 
-/// Its length and it.
+/// Appends a field's length and the field.
 fn push_field(request: &mut Vec<u8>, field: &[u8]) {
     request.push(field.len() as u8);
     request.extend(field);
 }
 
-/// The code in the first line of an answer of HTTP.
+/// The status code in the first line of an HTTP answer.
 fn status(answer: &[u8]) -> Option<u16> {
     let line = answer.split(|byte| *byte == b'\r').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split(' ');

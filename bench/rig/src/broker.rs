@@ -2,13 +2,15 @@
 //!
 //! Clients steer it by topics, so that every library can be measured in the same way:
 //!
-//! | PUBLISH to                        | what the broker does |
-//! | --------------------------------- | -------------------- |
-//! | `rig/data`                        | counts, and answers by QoS |
-//! | `rig/end`                         | sends `rig/done` with the count, which starts anew |
-//! | `rig/receive/QOS/MILLISECONDS/SIZE` | sends `rig/data` for that long, and `rig/done` with the count when all is acknowledged |
-//! | `rig/hold/COUNT`                  | keeps its answers back until there are so many |
-//! | `rig/echoed`                      | says that the message of [`Broker::echo`] has arrived |
+//! | PUBLISH to                          | The broker |
+//! | ----------------------------------- | ---------- |
+//! | `rig/data`                          | counts, and answers by QoS |
+//! | `rig/end`                           | sends `rig/done` with the count, which starts anew |
+//! | `rig/receive/QOS/MILLISECONDS/SIZE` | sends `rig/data` for that long, and at the end `rig/done` with the count |
+//! | `rig/hold/COUNT`                    | keeps its answers back until there are COUNT |
+//! | `rig/echoed`                        | notes that the message of [`Broker::echo`] has arrived |
+//!
+//! After `rig/receive` with QoS 1 or 2, `rig/done` comes once all messages are acknowledged.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
