@@ -239,6 +239,9 @@ impl error::Error for OpenError {}
 ///
 /// Needs a tokio runtime with I/O and time. Names are resolved on its blocking pool. A runtime that is dropped waits
 /// for a running lookup; a runtime that is shut down in the background does not.
+///
+/// # Errors
+/// [`OpenError`] names the step that failed, and its target.
 pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenError> {
     let deadline = Deadline {
         start: Instant::now(),

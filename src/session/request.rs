@@ -176,6 +176,10 @@ impl From<EncodeError> for RequestError {
 
 impl Session {
     /// Sends CONNECT, the first packet of a connection.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::ConnectAgain`], or [`RequestError::Encode`] for a CONNECT that
+    /// breaks a rule.
     pub fn connect(&mut self, connect: &Connect) -> Result<(), RequestError> {
         match self.state() {
             State::Disconnected => return Err(RequestError::NotConnected),
@@ -229,6 +233,10 @@ impl Session {
     /// identifier and returns 0.
     ///
     /// Other messages may be dropped from the queue for it, see [`take_dropped`](Self::take_dropped).
+    ///
+    /// # Errors
+    /// There is neither a connection nor a queue for it, the queue is full, the message exceeds a limit of the server,
+    /// its packet identifier is in use or none is free, or it breaks a rule: see [`RequestError`].
     pub fn publish(&mut self, message: &PublishRef<'_>) -> Result<u16, RequestError> {
         let held = self.is_held(PacketType::Publish)?;
         self.check_publish(message.qos, message.retain)?;
@@ -387,6 +395,10 @@ impl Session {
     }
 
     /// Sends SUBSCRIBE, as soon as it may be sent, and returns its packet identifier.
+    ///
+    /// # Errors
+    /// There is no connection, the packet exceeds a limit of the server, no packet identifier is free, or the packet
+    /// breaks a rule: see [`RequestError`].
     pub fn subscribe(
         &mut self,
         subscriptions: Vec<Subscription>,
@@ -408,6 +420,10 @@ impl Session {
     }
 
     /// Sends UNSUBSCRIBE, as soon as it may be sent, and returns its packet identifier.
+    ///
+    /// # Errors
+    /// There is no connection, the packet is larger than the server accepts, no packet identifier is free, or the
+    /// packet breaks a rule: see [`RequestError`].
     pub fn unsubscribe(
         &mut self,
         filters: Vec<Str>,
@@ -436,6 +452,10 @@ impl Session {
     ///
     /// A QoS 1 message belongs to its connection. The server repeats it on the next one, with the same packet
     /// identifier or another.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::NotReceived`], [`RequestError::ReasonCode`],
+    /// [`RequestError::PacketTooLarge`] or [`RequestError::Encode`].
     pub fn acknowledge(
         &mut self,
         packet_id: u16,
@@ -482,6 +502,9 @@ impl Session {
     }
 
     /// Sends PINGREQ, due or not.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::ConnectFirst`] or [`RequestError::Authenticating`].
     pub fn ping(&mut self, now: Instant) -> Result<(), RequestError> {
         match self.state() {
             State::Disconnected => return Err(RequestError::NotConnected),
@@ -496,6 +519,10 @@ impl Session {
     }
 
     /// Sends AUTH (4.12): the answer to one of the server's AUTH packets, or the first of a re-authentication.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::ConnectFirst`], [`RequestError::NoAuthenticationMethod`],
+    /// [`RequestError::ReasonCode`], [`RequestError::PacketTooLarge`], or [`RequestError::Encode`], always with 3.1.1.
     pub fn auth(&mut self, reason: u8, properties: Properties) -> Result<(), RequestError> {
         match self.state() {
             State::Disconnected => return Err(RequestError::NotConnected),
@@ -512,6 +539,10 @@ impl Session {
 
     /// Sends DISCONNECT (unless even CONNECT was not sent) and ends the connection [MQTT-3.14.4-1]. 3.1.1 has no reason
     /// codes and properties: they are left out.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::ReasonCode`], [`RequestError::SessionExpiry`],
+    /// [`RequestError::PacketTooLarge`] or [`RequestError::Encode`]. The connection then goes on.
     pub fn disconnect(&mut self, reason: u8, properties: Properties) -> Result<(), RequestError> {
         let kind = PacketType::Disconnect;
         match self.state() {

@@ -176,6 +176,9 @@ impl fmt::Debug for TlsConfig {
 
 impl TlsConfig {
     /// Reads the files that `options` name, and checks that all settings fit together.
+    ///
+    /// # Errors
+    /// [`TlsError`] for a file that cannot be read or used, a value that is not valid, or options that conflict.
     pub fn new(options: &TlsOptions) -> Result<TlsConfig, TlsError> {
         let roots = match options.verify {
             true => Some(roots::load(
@@ -263,6 +266,9 @@ fn versions(min: TlsVersion, max: TlsVersion) -> Vec<&'static SupportedProtocolV
 /// The oldest and the newest version that LuaSec's `protocol` and `options` mean.
 ///
 /// Of the options only `no_tlsv1_2` and `no_tlsv1_3` have a meaning here.
+///
+/// # Errors
+/// [`TlsError::Option`] for a protocol that does not exist here, or options that exclude every version.
 pub fn protocol_range<'a>(
     protocol: &str,
     options: impl IntoIterator<Item = &'a str>,
