@@ -74,8 +74,7 @@ pub struct Lent<'a> {
 /// A request that was accepted.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The packet identifier of the exchange that begins. 0 for a request without an exchange, such as a message of QoS
-    /// 0.
+    /// The packet identifier of the exchange that begins. 0 for a request without an exchange, such as a QoS 0 message.
     pub packet_id: u16,
     /// Of a message: whether the program should wait before it publishes more, see [`Link::is_full`].
     pub full: bool,

@@ -35,8 +35,8 @@ pub struct Settings {
     /// packets.
     pub server_receive_maximum: u16,
     /// The beginning of the correlation data of the user's requests (4.10), if there are any. Their responses come by
-    /// subscriptions of the session. When the server has no session, the requests are [given
-    /// back](super::Event::Withdrawn).
+    /// subscriptions of the session. When the server has no session, the requests come
+    /// [back](super::Event::Withdrawn).
     pub requests: Option<Box<[u8]>>,
     /// Whether topic aliases replace topics where the server accepts any (3.3.2.3.4).
     pub topic_aliases: bool,
@@ -60,7 +60,7 @@ impl Default for Settings {
     }
 }
 
-/// The limits of the queue that waits for a connection.
+/// The limits of the queue of messages that wait for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// The most packets.

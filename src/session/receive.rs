@@ -63,8 +63,8 @@ impl Session {
         self.connection.timers.received(0, bytes, now);
     }
 
-    /// How many bytes the packet at the front of a received buffer still lacks. 0 also if its header is
-    /// not complete or not valid.
+    /// How many bytes the packet at the front of a received buffer still lacks. 0 also if its header is not complete or
+    /// not valid.
     pub fn missing(&self, buffer: &[u8]) -> usize {
         match decode_header(self.version, buffer) {
             Ok(Some(header)) => {
@@ -298,8 +298,7 @@ impl Session {
                 }
             }
             QoS::ExactlyOnce => match self.incoming.get(publish.packet_id) {
-                // A message of an earlier connection that the user has not acknowledged is delivered again, as with QoS
-                // 1.
+                // The user gets an unacknowledged message of an earlier connection again, as with QoS 1.
                 before @ (None | Some(Received::DeliveredOnce | Received::DeliveredBefore)) => {
                     if before != Some(Received::DeliveredOnce) {
                         self.begin_incoming()?;

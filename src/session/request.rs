@@ -67,7 +67,7 @@ pub enum RequestError {
     TopicAliasAutomatic,
     /// A client may not publish with a subscription identifier [MQTT-3.3.4-6].
     SubscriptionIdentifier,
-    /// The queue that waits for a connection is full.
+    /// The queue of messages that wait for a connection is full.
     QueueFull(QueueLimits),
     /// The server does not support wildcards in topic filters (3.2.2.3.11).
     WildcardsNotSupported,
@@ -542,7 +542,7 @@ impl Session {
     ///
     /// # Errors
     /// [`RequestError::NotConnected`], [`RequestError::ReasonCode`], [`RequestError::SessionExpiry`],
-    /// [`RequestError::PacketTooLarge`] or [`RequestError::Encode`]. The connection then goes on.
+    /// [`RequestError::PacketTooLarge`] or [`RequestError::Encode`]. A connection then goes on.
     pub fn disconnect(&mut self, reason: u8, properties: Properties) -> Result<(), RequestError> {
         let kind = PacketType::Disconnect;
         match self.state() {

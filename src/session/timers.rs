@@ -106,7 +106,7 @@ impl Timers {
     /// `whole` bytes of whole packets were received, and `partial` bytes of the next packet.
     pub(super) fn received(&mut self, whole: usize, partial: usize, now: Instant) {
         let partial = u32::try_from(partial).unwrap_or(u32::MAX);
-        // A driver that hands over whole packets may report a packet's header before them.
+        // A driver that hands over whole packets may pass in the header alone meanwhile: the count must not shrink.
         let least = if whole == 0 { self.partial } else { 0 };
         let partial = partial.max(least);
         let before = mem::replace(&mut self.partial, partial);
