@@ -1,4 +1,4 @@
-//! What holds for any packet and any bytes: round trips, any split of a stream, no panic.
+//! Properties of any packet and any bytes: round trips, any split of a stream, no panic.
 
 use std::ops::Range;
 
@@ -33,12 +33,12 @@ fn topic_filter() -> impl Strategy<Value = Str> {
 }
 
 fn binary() -> impl Strategy<Value = Bytes> {
-    // Long enough at times for a remaining length of three bytes.
+    // Sometimes long enough for a remaining length of three bytes.
     prop_oneof![4 => vec(any::<u8>(), 0..200), 1 => vec(any::<u8>(), 16_000..17_000)]
         .prop_map(Bytes::from)
 }
 
-/// Values that are allowed for every property of that kind.
+/// Values that are allowed for every property of the kind.
 fn property_value(kind: PropertyKind) -> BoxedStrategy<PropertyValue> {
     use PropertyValue::*;
     match kind {
@@ -54,7 +54,7 @@ fn property_value(kind: PropertyKind) -> BoxedStrategy<PropertyValue> {
     }
 }
 
-/// Properties that the holder may carry, in any order; none in 3.1.1.
+/// Properties that the holder may carry, in any order. None in 3.1.1.
 fn properties(version: Version, holder: impl Into<PropertyHolder>) -> BoxedStrategy<Properties> {
     if version == Version::V311 {
         return Just(Properties::new()).boxed();
@@ -176,7 +176,7 @@ fn publish(version: Version) -> impl Strategy<Value = Packet> {
         )
 }
 
-/// Reason code and properties, where the version has them.
+/// A reason code and properties, if the version has them.
 fn outcome(version: Version, packet_type: PacketType) -> impl Strategy<Value = Disconnect> {
     (any::<u8>(), properties(version, packet_type)).prop_map(move |(reason, properties)| {
         let reason = if version == Version::V311 { 0 } else { reason };
@@ -305,7 +305,7 @@ fn encode_all(version: Version, packets: &[Packet]) -> BytesMut {
     out
 }
 
-/// Everything that comes out when the bytes arrive in such pieces, up to the first error.
+/// All packets that come out when the bytes arrive in such pieces, up to the first error.
 fn decode_pieces<'a>(
     version: Version,
     pieces: impl IntoIterator<Item = &'a [u8]>,

@@ -1,5 +1,5 @@
-//! Packets and their bytes, as the suites of the original library know them: each must be read as that packet and, where
-//! that form is the one to send, written as those bytes.
+//! Packets and their bytes, from the suites of the original library. The bytes must be read as the packet. If their
+//! form is the one to send, the packet must be written as these bytes.
 
 use bytes::BytesMut;
 use mqtt_core::codec::PropertyId as Id;
@@ -57,7 +57,7 @@ fn none() -> Properties {
     Properties::new()
 }
 
-/// A CONNECT with no more than a client identifier, then changed.
+/// A CONNECT with only a client identifier, then changed.
 fn connect(version: Version, client_id: &'static str, change: fn(&mut Connect)) -> Packet {
     let mut connect = Connect {
         version,
@@ -123,7 +123,7 @@ fn ack(packet_id: u16, reason: u8, properties: Properties) -> Ack {
     }
 }
 
-/// Subscriptions as filter, QoS, no local, retain as published and retain handling.
+/// Subscriptions from filter, QoS, no local, retain as published and retain handling.
 fn subscribe<const N: usize>(
     packet_id: u16,
     properties: Properties,
@@ -224,7 +224,7 @@ fn v311() {
         ("E0 00", Packet::Disconnect(outcome(0, none()))),
     ]);
     assert_read(V311, [
-        // A server answers this with return code 2 [MQTT-3.1.3-8].
+        // A server answers this packet with return code 2 [MQTT-3.1.3-8].
         ("10 0C 0004 4D515454 04 00 0000 0000", connect(V311, "", |_| {})),
         (
             "10 13 0004 4D515454 04 34 001E 0000 0003 627965 0000",
@@ -301,7 +301,7 @@ fn v50_connection() {
                 (c.username, c.password) = (Some(str("The 5-User")), Some("555-TopSecret".into()));
             }),
         ),
-        // A password alone.
+        // A password without a username.
         (
             "10 15 0004 4D515454 05 40 001E 00 0000 0006 736563726574",
             connect(V50, "", |c| (c.keep_alive, c.password) = (30, Some("secret".into()))),
@@ -433,7 +433,7 @@ fn v50_messages() {
         ),
         ("70 02 0016", Packet::Pubcomp(ack(22, 0, none()))),
         ("70 04 0016 92 00", Packet::Pubcomp(ack(22, 0x92, none()))),
-        // Properties without a reason to tell.
+        // Properties although the reason code is 0.
         (
             "70 1F F00F 00 1B 1F 0009 69742773206F6B6179 26 0005 68656C6C6F 0005 776F726C64",
             Packet::Pubcomp(ack(0xF00F, 0, list([(Id::ReasonString, text("it's okay")), user("hello", "world")]))),

@@ -1,5 +1,5 @@
-//! What a hostile server can make the session allocate: as much as it sends, never as much as it announces; and what a
-//! client takes that does nothing. Measured with an allocator that counts.
+//! Memory that a hostile server can make the session allocate: as much as it sends, never as much as it announces. And
+//! memory that an idle client takes. Measured with an allocator that counts.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -20,16 +20,16 @@ static MEMORY: PeakAlloc = PeakAlloc;
 const BOTH: [Version; 2] = [Version::V311, Version::V50];
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
-/// Largest read of the driver.
+/// The largest read of the driver, in bytes.
 const READ: usize = 64 * KIB;
 
-/// The allocator counts for the whole process: one test at a time.
+/// Runs one test at a time, because the allocator counts for the whole process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(|failed| failed.into_inner())
 }
 
-/// How much more memory was held meanwhile than before, at most.
+/// The most memory that was held meanwhile beyond the memory held before, in bytes.
 fn peak(work: impl FnOnce()) -> usize {
     MEMORY.reset_peak_usage();
     let before = MEMORY.current_usage();
@@ -37,7 +37,7 @@ fn peak(work: impl FnOnce()) -> usize {
     MEMORY.peak_usage() - before
 }
 
-/// Gives the session what a driver has read from the server.
+/// Gives the session bytes that a driver has read from the server.
 fn receive(session: &mut Session, bytes: &[u8]) {
     let mut buffer = BytesMut::from(bytes);
     session.receive(&mut buffer, Instant::now());
@@ -73,8 +73,8 @@ fn connected(version: Version) -> Session {
     session
 }
 
-/// A server sends these bytes again and again, up to `most` bytes, and the driver reads them as long as the session wants
-/// to. The program takes nothing, and nothing is written.
+/// A server sends these bytes again and again, up to `most` bytes. The driver reads them as long as the session wants
+/// to. The program takes no event, and no byte is written.
 fn flood(session: &mut Session, bytes: &[u8], most: usize) {
     let stream = bytes.repeat(READ.div_ceil(bytes.len()));
     let mut buffer = BytesMut::new();
@@ -111,11 +111,11 @@ fn an_announced_length_allocates_nothing() {
     let _alone = alone();
     for version in BOTH {
         let mut session = connected(version);
-        // 256 MiB of each packet that may be as long, of which little comes.
+        // Announces 256 MiB for each packet that may be as long. Few of these bytes come.
         for first_byte in [0x30, 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0] {
             let mut buffer =
                 BytesMut::from(&[first_byte, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 1][..]);
-            // The test harness may allocate meanwhile, in another thread: names of other tests.
+            // Meanwhile the test harness may allocate names of other tests in another thread.
             let used = (0..10).map(|_| peak(|| session.receive(&mut buffer, Instant::now())));
             let least = used.min().unwrap();
             assert_eq!((buffer.len(), least), (8, 0));
@@ -129,7 +129,7 @@ fn an_announced_length_allocates_nothing() {
 fn lengths_inside_a_packet_allocate_nothing_either() {
     let _alone = alone();
     for bytes in [
-        // A topic, a property list, a string and binary data that are not there.
+        // A topic, a property list, a string and binary data that do not come.
         &[0x30, 4, 0xFF, 0xFF, b't', 0][..],
         &[0x30, 7, 0, 1, b't', 0xFF, 0xFF, 0xFF, 0x7F],
         &[0x30, 7, 0, 1, b't', 3, 3, 0xFF, 0xFF],
@@ -152,7 +152,7 @@ fn a_flood_of_messages_is_bounded() {
             let used = peak(|| flood(&mut session, &bytes, 100 * MIB));
             assert!(!session.wants_receive());
             assert!(used < 4 * MIB, "{version} {payload}: {used}");
-            // It goes on as soon as the program has taken what there is.
+            // The session reads on as soon as the program has taken all events.
             while session.poll_event().is_some() {}
             assert!(session.wants_receive());
         }

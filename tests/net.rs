@@ -1,4 +1,4 @@
-//! Opening plain streams on the loopback interface and to Unix domain sockets, and what is said when that fails.
+//! Opens plain streams on the loopback interface and to Unix domain sockets, and checks the words when that fails.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn bytes_pass_both_ways() {
     for host in ["localhost", "127.0.0.1"] {
         let mut stream = open(&Target::tcp(host, port), LONG).await.unwrap();
         let (mut peer, _) = listener.accept().await.unwrap();
-        // Nothing else is possible without TLS and WebSocket.
+        // Without TLS and WebSocket no other stream is possible.
         #[allow(irrefutable_let_patterns)]
         let Stream::Plain(socket) = &stream else {
             panic!("{stream:?}");
@@ -80,7 +80,7 @@ async fn unix_sockets_are_streams_too() {
     assert!(absent.to_string().starts_with(&expected), "{absent}");
 
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    // Whoever connects to TCP by a proxy connects to these directly.
+    // A proxy is for TCP: Unix domain sockets are connected to directly.
     let target = Target {
         proxy: Some("http://does-not-exist.invalid".parse().unwrap()),
         ..Target::unix(&path)

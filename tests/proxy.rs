@@ -1,5 +1,5 @@
-//! Connections through HTTP and SOCKS 5 proxies on the loopback interface: what a proxy is sent, and what is said when it
-//! does not connect.
+//! Connects through HTTP and SOCKS 5 proxies on the loopback interface. Checks the bytes that a proxy is sent, and the
+//! words when it does not connect.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ fn target(host: &str, proxy: &str, proxy_port: u16) -> Target {
     }
 }
 
-/// Starts a proxy that takes each expected request in turn and gives its answer, and is the server itself then: it sends
-/// back what it receives. Fails when it is sent anything else.
+/// Starts a proxy that takes each expected request in turn and gives its answer. Then it is the server itself, and
+/// sends back the bytes that it receives. Fails on any other bytes.
 async fn proxy(exchange: Vec<(Vec<u8>, Vec<u8>)>) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -48,14 +48,14 @@ async fn echo(mut stream: Stream) {
     assert_eq!(received, "ping");
 }
 
-/// Connects and has the server send something back.
+/// Connects, and has the server send bytes back.
 async fn works(host: &str, uri: &str, exchange: Vec<(Vec<u8>, Vec<u8>)>) {
     let (port, proxy) = proxy(exchange).await;
     echo(open(&target(host, uri, port), LONG).await.unwrap()).await;
     proxy.await.unwrap();
 }
 
-/// Why there is no connection.
+/// The words for a connection that fails.
 async fn refusal(uri: &str, answers: &[&[u8]], requests: &[&[u8]]) -> String {
     let exchange = requests.iter().zip(answers);
     let (port, _proxy) = proxy(
@@ -147,7 +147,7 @@ async fn socks_proxies_get_the_name_and_the_credentials() {
         ("::1", bytes(&[ipv6, &loopback])),
         ("h.invalid", name.to_vec()),
     ] {
-        // Each with an address of another kind in the answer.
+        // Each answer has an address of another kind.
         for bound in [
             &[1, 0, 0, 0, 0][..],
             &[&[4][..], &[0; 16]].concat(),
@@ -170,7 +170,7 @@ async fn socks_proxies_get_the_name_and_the_credentials() {
         (CONNECT.to_vec(), connected.clone()),
     ];
     works("h", "socks5h://usr:sesame@127.0.0.1", exchange).await;
-    // The proxy need not ask for them.
+    // The proxy need not ask for the credentials.
     let exchange = vec![(CHOICE.to_vec(), vec![5, 0]), (CONNECT.to_vec(), connected)];
     works("h", "socks5://usr:sesame@127.0.0.1", exchange).await;
 }

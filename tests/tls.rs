@@ -1,7 +1,7 @@
-//! TLS on the loopback interface against servers of rustls, with certificates made on the spot.
+//! Tests TLS on the loopback interface against servers of rustls, with certificates made on the spot.
 //!
-//! The private keys in `tls_keys/` were made with OpenSSL for these tests and guard nothing: one EC and one RSA key,
-//! in the forms their names say, the password is `sesame`.
+//! The private keys in `tls_keys/` were made with OpenSSL for these tests and guard nothing. They are one EC and one
+//! RSA key, in the forms that their names say. Their password is `sesame`.
 
 use std::{
     env, fs,
@@ -39,7 +39,7 @@ const VERIFICATION: &str = "verification of the server's certificate failed: ";
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
-/// A certificate chain and its key, as a server wants them.
+/// A certificate chain and its key, in the form that a server takes.
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn ca() -> Ca {
@@ -68,7 +68,7 @@ fn issue(ca: &Ca, params: &CertificateParams) -> Identity {
     (vec![certificate.into()], key.into())
 }
 
-/// A file in the build's own directory for temporary files; each test has its own names.
+/// A file in the build's own directory for temporary files. Each test has its own names.
 fn file(name: &str, text: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -96,7 +96,7 @@ fn server_config(
         .unwrap()
 }
 
-/// Like [`server_config`], for clients with a certificate of `ca` only.
+/// Like [`server_config`], but only for clients with a certificate of `ca`.
 fn mutual_config(
     (chain, key): Identity,
     versions: &[&'static SupportedProtocolVersion],
@@ -114,7 +114,7 @@ fn mutual_config(
         .unwrap()
 }
 
-/// Starts a server that sends back what it receives; returns its port.
+/// Starts a server that sends back the bytes that it receives. Returns its port.
 async fn serve(config: ServerConfig) -> u16 {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (listener, port) = listen().await;
@@ -141,12 +141,12 @@ async fn listen() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// Starts a server that answers the first bytes it gets with `reply` and closes; returns its port.
+/// Starts a server that answers the first bytes with `reply` and closes. Returns its port.
 async fn reply(reply: &'static [u8]) -> u16 {
     let (listener, port) = listen().await;
     tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
-        // All of the ClientHello, or closing would reset the connection.
+        // Reads all of the ClientHello, because closing would otherwise reset the connection.
         let mut hello = vec![0; 5];
         tcp.read_exact(&mut hello).await.unwrap();
         hello.resize(usize::from(u16::from_be_bytes([hello[3], hello[4]])), 0);
@@ -166,14 +166,14 @@ async fn connect(host: &str, port: u16, options: &TlsOptions) -> Result<Stream, 
     open(&target, LONG).await
 }
 
-/// The reason why there is no connection.
+/// The words for a connection that fails.
 async fn failure(host: &str, port: u16, options: &TlsOptions) -> String {
     let text = connect(host, port, options).await.unwrap_err().to_string();
     let prefix = format!("TLS handshake with '{host}:{port}' failed: ");
     text.strip_prefix(&prefix).expect(&text).to_owned()
 }
 
-/// Sends and gets back, by every kind of write; then closes properly.
+/// Sends bytes and gets them back, by every kind of write. Then closes properly.
 async fn echo(mut stream: Stream) -> std::io::Result<()> {
     stream.write_all(b"one ").await?;
     assert!(stream.is_write_vectored());
@@ -306,7 +306,7 @@ async fn roots_come_from_a_directory_of_any_names() {
         .unwrap();
 }
 
-/// As `openssl req -x509` makes them, which calls every certificate a CA's.
+/// Certificates of `openssl req -x509`, which calls every certificate a CA's.
 #[tokio::test]
 async fn a_certificate_may_be_its_own_root() {
     let own_root = |is_ca, valid_until| {
@@ -335,7 +335,7 @@ async fn a_certificate_may_be_its_own_root() {
             failure("localhost", port, &options).await,
             format!("{VERIFICATION}it is not valid for name 'broker.example', only for localhost"),
         );
-        // The same in everything but its key.
+        // A certificate that differs only in its key.
         let others = trusting(file("own-root/other.pem", &other));
         let text = failure("localhost", port, &others).await;
         assert!(text.starts_with(VERIFICATION), "{what}: {text}");
@@ -360,7 +360,7 @@ async fn a_certificate_of_another_issuer_may_be_a_root() {
         .unwrap();
 }
 
-/// Runs itself in a process of its own, which alone can have another environment.
+/// Runs itself in a process of its own: only so can the environment be another.
 #[tokio::test]
 async fn the_environment_names_the_system_roots() {
     const PORT: &str = "TLS_TEST_PORT";
@@ -456,7 +456,7 @@ async fn a_server_may_leave_without_a_word() {
         let mut tls = acceptor.accept(tcp).await.unwrap();
         tls.write_all(b"bye").await.unwrap();
         tls.flush().await.unwrap();
-        // Dropped here: TCP is closed, no close_notify was sent.
+        // Dropped here: TCP is closed without close_notify.
     };
     let options = trusting(file("close.pem", &ca.pem()));
     let (stream, ()) = tokio::join!(connect("localhost", port, &options), server);
@@ -579,7 +579,8 @@ async fn a_refused_client_learns_why() {
                 certificate,
                 ..trusting(cafile.clone())
             };
-            // In TLS 1.3 the client is done before the server has seen its certificate: the first read tells.
+            // In TLS 1.3 the client is done before the server has seen its certificate. The first read reports the
+            // failure.
             let text = match connect("localhost", port, &options).await {
                 Ok(mut stream) => describe(&stream.read_u8().await.unwrap_err()),
                 Err(error) => error.to_string(),
@@ -625,7 +626,7 @@ async fn a_server_of_another_version_is_recognized() {
         failure("localhost", hello, &no_verification()).await,
         VERSION
     );
-    // Each of ours alone.
+    // Each version of ours alone.
     for (theirs, ours) in [(&TLS12, TlsVersion::Tls13), (&TLS13, TlsVersion::Tls12)] {
         let identity = issue(&ca(), &params(&["localhost"]));
         let port = serve(server_config(identity, &[theirs])).await;
@@ -655,10 +656,10 @@ async fn a_handshake_that_is_not_answered_times_out() {
     drop(accepted.unwrap());
 }
 
-/// The server begins its answer, and says no more.
+/// The server begins its answer and then falls silent.
 #[tokio::test]
 async fn a_handshake_that_stalls_times_out() {
-    // The first half of a record's header, and a record that is announced and does not come.
+    // The first half of a record's header, and the header of a record that does not come.
     for begun in [&b"\x16\x03"[..], b"\x16\x03\x03\x40\x00\x02\x00"] {
         let (listener, port) = listen().await;
         let server = async {
@@ -681,7 +682,7 @@ async fn a_handshake_that_stalls_times_out() {
     }
 }
 
-/// What a server of TLS says to a client that speaks none is no packet of MQTT.
+/// The answer of a TLS server to a client without TLS is no MQTT packet.
 #[tokio::test]
 async fn a_server_of_tls_answers_a_plain_client_with_an_alert() {
     let identity = issue(&ca(), &params(&["localhost"]));

@@ -1,5 +1,5 @@
-//! WebSocket on the loopback interface: the handshake, frames of every shape, and what is said when a server gets them
-//! wrong. One server is tungstenite's; the others are written out byte by byte.
+//! Tests WebSocket on the loopback interface: the handshake, frames of every shape, and the words when a server breaks
+//! their rules. One server is tungstenite's. The others are written out byte by byte.
 
 use std::{io, time::Duration};
 
@@ -53,7 +53,7 @@ fn agree(
     Ok(response)
 }
 
-/// A connection, both ends.
+/// Both ends of a connection.
 async fn connected() -> (Stream, WebSocketStream<TcpStream>) {
     let (listener, port) = listen().await;
     let accepting = async {
@@ -133,7 +133,7 @@ async fn both_ends_can_close() {
     let (mut stream, mut server) = connected().await;
     stream.write_all(b"last").await.unwrap();
     stream.shutdown().await.unwrap();
-    // As the driver does, which asks again.
+    // The driver asks again, and so does this.
     stream.shutdown().await.unwrap();
     assert_eq!(
         stream.write_all(b"x").await.unwrap_err().kind(),
@@ -162,8 +162,8 @@ async fn both_ends_can_close() {
 
 // ---- servers written out
 
-/// Starts a server that accepts one connection, answers its request with what `answer` makes of its key, sends `frames`
-/// after that in the same segment, and returns the request when the client has closed.
+/// Starts a server that accepts one connection. It answers the request with `answer`, made from the request's key, and
+/// sends `frames` behind it in the same segment. Returns the request when the client has closed.
 async fn serve(
     answer: impl FnOnce(&str) -> String + Send + 'static,
     frames: &[u8],
@@ -180,7 +180,7 @@ async fn serve(
         let key = header(&request, "Sec-WebSocket-Key").unwrap();
         let mut bytes = answer(key).into_bytes();
         bytes.extend(frames);
-        // Some clients leave at the first byte that is wrong.
+        // Some clients leave at the first wrong byte.
         let _ = tcp.write_all(&bytes).await;
         let _ = tcp.shutdown().await;
         let _ = tcp.read_to_end(&mut Vec::new()).await;
@@ -240,13 +240,13 @@ async fn the_request_is_as_the_standards_want_it() {
 #[tokio::test]
 async fn frames_right_behind_the_answer_are_read() {
     let frames = [
-        // A message of three fragments, a ping and a pong between them.
+        // A message of three fragments, with a ping and a pong between them.
         &[0x02, 3, b'a', b'b', b'c'][..],
         &[0x89, 1, b'?'],
         &[0x00, 0],
         &[0x8a, 0],
         &[0x80, 1, b'd'],
-        // Lengths in more bytes than they need.
+        // Lengths in more bytes than needed.
         &[0x82, 126, 0, 1, b'e'],
         &[0x82, 127, 0, 0, 0, 0, 0, 0, 0, 1, b'f'],
         // A close without a code.
@@ -262,14 +262,14 @@ async fn frames_right_behind_the_answer_are_read() {
 
 #[tokio::test]
 async fn an_announced_length_reserves_nothing() {
-    // Nearly 2^63 bytes, of which two come.
+    // A frame of nearly 2^63 bytes, of which two come.
     let frame = [
         0x82, 127, 0x7f, 255, 255, 255, 255, 255, 255, 255, b'h', b'i',
     ];
     let (port, _server) = serve(accept, &frame).await;
     let mut stream = open(&target(port, "/", &[]), LONG).await.unwrap();
     let mut received = Vec::new();
-    // The end of the connection, though in the midst of a frame, is the end: packets carry their length.
+    // The connection ends in the middle of a frame. It ends without an error, because packets carry their length.
     stream.read_to_end(&mut received).await.unwrap();
     assert_eq!(received, b"hi");
 }
@@ -342,7 +342,7 @@ async fn wrong_frames_are_errors() {
         let mut stream = open(&target(port, "/", &[]), LONG).await.unwrap();
         let error = stream.read(&mut [0; 10]).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
-        // It is told once.
+        // The error is told once.
         assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
     }
     for end in [

@@ -1,8 +1,9 @@
-//! A TCP proxy that injects faults: cuts, pauses, bytes one by one, half-open connections. For tests of what speaks over
-//! TCP; it knows no protocol. Nothing is reordered, doubled or altered: what TCP promises is kept until a cut.
+//! A TCP proxy that injects faults: cuts, pauses, bytes one by one, half-open connections. It serves tests of programs
+//! that speak over TCP, and knows no protocol. It reorders, doubles or alters no bytes: TCP's promises hold until a
+//! cut.
 //!
-//! [`plan`] says which faults come after how many bytes, [`proxy`] moves the bytes. The binary `fault-proxy` is both for
-//! programs in other languages.
+//! [`plan`] decides which faults come after how many bytes. [`proxy`] moves the bytes. The binary `fault-proxy` offers
+//! both to programs in other languages.
 
 pub mod plan;
 pub mod proxy;

@@ -1,7 +1,7 @@
 //! `fault-proxy TARGET [OPTION VALUE]...`: the proxy for programs in other languages.
 //!
-//! It prints `seed N`, `listening ADDRESS` and then a line for each event, takes commands on its standard input, one a
-//! line, and ends when that ends or says `quit`.
+//! It prints `seed N`, `listening ADDRESS` and then a line for each event. It takes commands on its standard input, one
+//! a line. It ends when its input ends or says `quit`.
 
 use std::fmt::Display;
 use std::io::{self, BufRead, Write};
@@ -134,7 +134,7 @@ async fn run(arguments: Arguments) -> io::Result<()> {
     }
 }
 
-/// The lines of the standard input, which a thread waits for: it ends with the process.
+/// The lines of the standard input. A thread waits for them, and ends with the process.
 fn read_lines() -> mpsc::UnboundedReceiver<String> {
     let (sender, receiver) = mpsc::unbounded_channel();
     std::thread::spawn(move || {

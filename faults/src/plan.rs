@@ -1,4 +1,4 @@
-//! Which faults come after how many bytes: drawn from a seed, so that they can be had again. No I/O, no clock.
+//! Which faults come after how many bytes. They are drawn from a seed, so that they can be repeated. No I/O, no clock.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -6,43 +6,43 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-/// A cut among the first bytes of a connection comes within this many of them.
+/// An early cut comes within this many bytes of a connection.
 const EARLY_BYTES: u64 = 256;
-/// How many bytes are passed on one by one, at most, before a connection is as it was.
+/// The most bytes that a trickle passes on one by one.
 const TRICKLE_BYTES: usize = 512;
 
 /// Which faults are injected, and how often.
 ///
-/// Each connection's faults depend on the seed and the connection's number only, and come after a number of bytes and
-/// not at a time: the same bytes meet the same faults again.
+/// Each connection's faults depend only on the seed and the connection's number. They come after a number of bytes, not
+/// at a time: the same bytes meet the same faults again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// What everything is drawn from.
+    /// The seed of all draws.
     pub seed: u64,
-    /// How many connections are cut in all; those after them are left alone.
+    /// How many connections are cut in all. Later connections are left alone.
     pub cuts: u32,
-    /// How many bytes have passed in one direction of a connection, drawn for each, when it is cut.
+    /// The range of bytes after which a connection is cut, counted in one direction and drawn for each connection.
     pub between: RangeInclusive<u64>,
-    /// How probable it is that a connection is cut within its first 256 bytes instead.
+    /// The probability that a connection is cut within its first 256 bytes instead.
     pub early: f64,
-    /// How probable each [`CutKind`] is but [`CutKind::Fin`], which takes the rest.
+    /// The probability of [`CutKind::Reset`]. [`CutKind::Fin`] takes the rest of all kinds.
     pub reset: f64,
-    /// See [`CutKind::HalfOpen`].
+    /// The probability of [`CutKind::HalfOpen`].
     pub half_open: f64,
-    /// See [`CutKind::Abandon`].
+    /// The probability of [`CutKind::Abandon`].
     pub abandon: f64,
-    /// How probable it is that the server sees FIN where the client sees RST. What it writes does not fail then.
+    /// The probability that the server sees FIN where the client sees RST. The server's writes do not fail then.
     pub server_fin: f64,
-    /// How many bytes pass in a direction between two disturbances; none are injected where this is empty.
+    /// How many bytes pass in a direction between two disturbances. An empty range means no disturbances.
     pub calm: RangeInclusive<u64>,
-    /// How probable it is that a disturbance is a [`Disturbance::Trickle`]; else it is a [`Disturbance::Pause`].
+    /// The probability that a disturbance is a [`Disturbance::Trickle`]. Otherwise it is a [`Disturbance::Pause`].
     pub trickle: f64,
     /// How long a pause and a half-open connection last, in milliseconds.
     pub pause: RangeInclusive<u64>,
 }
 
 impl Default for Plan {
-    /// No faults but those asked for by command.
+    /// No faults except on command.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -60,12 +60,12 @@ impl Default for Plan {
     }
 }
 
-/// Where bytes go.
+/// The direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From whoever connected to the proxy, to its target.
+    /// From the client of the proxy to its target.
     ToServer,
-    /// Back.
+    /// From the target to the client.
     ToClient,
 }
 
@@ -78,16 +78,16 @@ impl fmt::Display for Direction {
     }
 }
 
-/// How a connection is cut. What was under way is lost each time.
+/// The kind of a cut. Bytes under way are lost in every kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CutKind {
     /// Both peers see an orderly end: FIN.
     Fin,
     /// Both peers see RST.
     Reset,
-    /// One direction is swallowed for a while, the other one goes on; then RST.
+    /// One direction is swallowed for a while, and the other goes on. Then comes RST.
     HalfOpen,
-    /// The client sees RST, the server nothing: for it the connection stays open until it closes it.
+    /// The client sees RST, the server nothing. For the server the connection stays open until the server closes it.
     Abandon,
 }
 
@@ -107,29 +107,29 @@ impl fmt::Display for CutKind {
 pub struct Cut {
     /// The direction whose bytes are counted.
     pub direction: Direction,
-    /// After how many of them.
+    /// The number of these bytes before the cut.
     pub after: u64,
-    /// How.
+    /// The kind of the cut.
     pub kind: CutKind,
-    /// How long it takes before, where it is half open.
+    /// How long the connection is half open before the cut, if it is.
     pub pause: Duration,
     /// Whether the server sees FIN where the client sees RST.
     pub server_fin: bool,
 }
 
-/// What a connection survives.
+/// A fault that a connection survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
-    /// Nothing passes for so long.
+    /// No bytes pass for this time.
     Pause(Duration),
-    /// So many bytes pass one by one.
+    /// This many bytes pass one by one.
     Trickle(usize),
 }
 
-/// What happens next in one direction.
+/// The next step in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// So many of the bytes at hand pass.
+    /// This many of the bytes at hand pass.
     Pass(usize),
     /// A disturbance.
     Disturb(Disturbance),
@@ -137,7 +137,7 @@ pub enum Step {
     Cut(Cut),
 }
 
-/// What a plan has for one direction of a connection.
+/// A plan's faults for one direction of a connection.
 #[derive(Debug)]
 pub struct Script {
     rng: Rng,
@@ -151,10 +151,10 @@ pub struct Script {
 }
 
 impl Plan {
-    /// The scripts of a connection, by its number, to the server and to the client.
+    /// The scripts of a connection, by its number: first to the server, then to the client.
     pub fn scripts(&self, connection: u64) -> [Script; 2] {
         let mut rng = Rng::with_seed(self.seed);
-        // A generator for each connection, whatever the ones before it have used.
+        // Each connection has a generator of its own, whatever earlier connections have drawn.
         let mut rng = Rng::with_seed(rng.u64(..) ^ connection.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let cut = self.draw_cut(&mut rng);
         [Direction::ToServer, Direction::ToClient].map(|direction| {
@@ -210,7 +210,7 @@ fn draw_pause(rng: &mut Rng, pause: &RangeInclusive<u64>) -> Duration {
 }
 
 impl Script {
-    /// What comes next when `available` bytes are at hand, which are counted as they pass.
+    /// The next step when `available` bytes are at hand. Passing bytes are counted.
     pub fn next(&mut self, available: usize) -> Step {
         if let Some(cut) = self.cut
             && cut.after <= self.passed
@@ -233,7 +233,7 @@ impl Script {
         Step::Pass(passing)
     }
 
-    /// How many bytes have passed.
+    /// The number of bytes that have passed.
     pub fn passed(&self) -> u64 {
         self.passed
     }
@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    /// All steps of a direction's first bytes, which are at hand in pieces of some size.
+    /// All steps of a direction's first bytes, which are at hand in pieces of one size.
     fn steps(mut script: Script, bytes: usize, piece: usize) -> Vec<(u64, Step)> {
         let mut steps = Vec::new();
         while script.passed() < bytes as u64 {

@@ -1,4 +1,4 @@
-//! Moves bytes between clients and one server, and injects what the plan and commands ask for.
+//! Moves bytes between clients and one server, and injects the faults of the plan and of commands.
 
 use std::fmt;
 use std::io;
@@ -17,27 +17,27 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::plan::{CutKind, Direction, Disturbance, Plan, Script, Step};
 
-/// How long the peers of a connection that was ended by FIN have to end theirs before it is closed.
+/// After an end by FIN, how long the peers have to end their side before the connection is closed.
 const FIN_WAIT: Duration = Duration::from_secs(1);
-/// How many bytes are moved at once.
+/// The most bytes that are moved at once.
 const BUFFER_SIZE: usize = 16 * 1024;
 
-/// What can be asked for at any time. It concerns all connections that are open then.
+/// A command at any time. It concerns all connections that are open then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Cuts them. The plan's cuts are not used up by this.
+    /// Cuts all connections. This uses up none of the plan's cuts.
     Cut(CutKind),
-    /// Nothing passes for so long, on later connections neither.
+    /// No bytes pass for this time, nor on later connections.
     Stall(Duration),
     /// Bytes in this direction are swallowed, on later connections too, until [`Command::Heal`].
     Swallow(Direction),
     /// Bytes pass one by one, on later connections too, until [`Command::Heal`].
     Trickle,
-    /// Ends all that, and the plan: no more faults but those asked for from now on.
+    /// Ends all these faults, and the plan. From now on faults come only on command.
     Heal,
 }
 
-/// What a [`Command`] is called, and what it takes.
+/// The commands' names and arguments.
 pub const COMMANDS: &str =
     "cut [fin|reset|abandon], stall MILLISECONDS, swallow to-server|to-client, trickle, heal";
 
@@ -65,51 +65,51 @@ impl FromStr for Command {
     }
 }
 
-/// What has happened. Connections are numbered from 1.
+/// News of the proxy. Connections are numbered from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A client has connected, and the server has accepted.
     Opened {
-        /// Its number.
+        /// The connection's number.
         connection: u64,
     },
     /// A client has connected, but the server could not be reached: the client sees RST.
     Refused {
-        /// Its number.
+        /// The connection's number.
         connection: u64,
         /// The error of the attempt.
         reason: String,
     },
-    /// Nothing passes, or only byte by byte.
+    /// No bytes pass, or they pass one by one.
     Disturbed {
-        /// Its number.
+        /// The connection's number.
         connection: u64,
-        /// The direction that is disturbed.
+        /// The disturbed direction.
         direction: Direction,
-        /// How.
+        /// The disturbance.
         disturbance: Disturbance,
     },
-    /// The connection is cut as the plan says, or is half open from now on and cut then.
+    /// The connection is cut by the plan. A half-open connection is half open from now on, and cut later.
     Cut {
-        /// Its number.
+        /// The connection's number.
         connection: u64,
         /// The direction whose bytes were counted.
         direction: Direction,
-        /// How many of them have passed.
+        /// How many of these bytes have passed.
         bytes: u64,
-        /// How.
+        /// The kind of the cut.
         kind: CutKind,
     },
-    /// The connection is cut because of a command.
+    /// The connection is cut by a command.
     CutByCommand {
-        /// Its number.
+        /// The connection's number.
         connection: u64,
-        /// How.
+        /// The kind of the cut.
         kind: CutKind,
     },
     /// The peers have ended the connection.
     Closed {
-        /// Its number.
+        /// The connection's number.
         connection: u64,
     },
 }
@@ -153,12 +153,12 @@ struct Control {
     stalled_until: Option<Instant>,
     trickling: bool,
     swallowed: Vec<Direction>,
-    /// How many times a cut was asked for, and how the last time.
+    /// The number of cuts by command, and the kind of the last.
     cuts: u64,
     kind: Option<CutKind>,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Shared {
     target: SocketAddr,
     plan: Plan,
@@ -167,7 +167,7 @@ struct Shared {
     events: mpsc::UnboundedSender<Event>,
 }
 
-/// A proxy at work, until it is dropped: then all its connections are closed.
+/// A proxy at work. Dropping it closes all its connections.
 pub struct Proxy {
     address: SocketAddr,
     control: watch::Sender<Control>,
@@ -175,7 +175,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on `listen`, where port 0 means a free one, and forwards to `target`. What happens is told by the events.
+    /// Listens on `listen`, where port 0 means a free port, and forwards to `target`. The events tell what happens.
     pub async fn start(
         listen: SocketAddr,
         target: SocketAddr,
@@ -203,12 +203,12 @@ impl Proxy {
         ))
     }
 
-    /// Where it listens.
+    /// The address on which the proxy listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Does what a command says.
+    /// Carries out a command.
     pub fn command(&self, command: Command) {
         self.control.send_modify(|control| match command {
             Command::Cut(kind) => {
@@ -239,7 +239,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut number = 0;
     loop {
         tokio::select! {
-            // Out of descriptors, for instance: the next one may be luckier.
+            // Accepting may fail for want of descriptors, for instance. The next attempt may be luckier.
             accepted = listener.accept() => if let Ok((client, _)) = accepted {
                 number += 1;
                 connections.spawn(Connection { number, shared: shared.clone() }.serve(client));
@@ -249,14 +249,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Why bytes do not pass any more.
+/// Why no more bytes pass.
 enum End {
     Cut {
         kind: CutKind,
         /// Whether the server sees FIN where the client sees RST.
         server_fin: bool,
     },
-    /// A peer has reset it.
+    /// A peer has reset the connection.
     Broken,
 }
 
@@ -277,7 +277,7 @@ impl Connection {
             }
         };
         self.tell(Event::Opened { connection });
-        // Where that fails the peer is gone, as reading will tell.
+        // If this fails, the peer is gone, and reading will tell.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let [to_server, to_client] = self.shared.plan.scripts(connection);
         let end = {
@@ -327,11 +327,11 @@ impl Connection {
     }
 
     fn tell(&self, event: Event) {
-        // Nobody may listen.
+        // Perhaps nobody listens.
         let _ = self.shared.events.send(event);
     }
 
-    /// Waits for a cut that is asked for from now on.
+    /// Waits for the next cut by command.
     async fn cut_by_command(&self) -> CutKind {
         let mut control = self.shared.control.clone();
         let before = control.borrow().cuts;
@@ -342,7 +342,7 @@ impl Connection {
         }
     }
 
-    /// Moves the bytes of one direction, until their sender has ended it and that was passed on.
+    /// Moves the bytes of one direction, until their sender has ended it and the end has been passed on.
     async fn pump(
         &self,
         direction: Direction,
@@ -420,7 +420,7 @@ impl Connection {
         }
     }
 
-    /// Whether the plan still has a cut, which is used up then.
+    /// Takes one of the plan's cuts. Returns false if none is left.
     fn take_cut(&self) -> bool {
         let left = &self.shared.cuts_left;
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -436,7 +436,7 @@ async fn wait_for_stall(control: &mut watch::Receiver<Control>) {
         match until {
             Some(until) if until > Instant::now() => tokio::select! {
                 () = sleep_until(until) => return,
-                // An error: nobody can heal it any more.
+                // An error means that nobody can heal it any more.
                 changed = control.changed() => if changed.is_err() { return },
             },
             _ => return,
@@ -444,13 +444,13 @@ async fn wait_for_stall(control: &mut watch::Receiver<Control>) {
     }
 }
 
-/// Reads and forgets, until the sender has ended.
+/// Reads and forgets bytes until the sender has ended.
 async fn swallow(from: &mut ReadHalf<'_>) {
     let mut buffer = vec![0; BUFFER_SIZE];
     while matches!(from.read(&mut buffer).await, Ok(1..)) {}
 }
 
-/// Ends a stream by FIN. Closing it with bytes unread would send RST, so they are read, for a while.
+/// Ends a stream by FIN. Closing it with unread bytes would send RST, so they are read for a while.
 async fn finish(mut stream: TcpStream) {
     let _ = stream.shutdown().await;
     let _ = timeout(FIN_WAIT, swallow(&mut stream.split().0)).await;
@@ -458,6 +458,6 @@ async fn finish(mut stream: TcpStream) {
 
 /// Closes a stream by RST.
 fn reset(stream: TcpStream) {
-    // It fails for a stream that is reset already.
+    // It fails for a stream that has been reset already.
     let _ = stream.set_zero_linger();
 }

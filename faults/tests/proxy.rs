@@ -1,4 +1,4 @@
-//! The proxy between a client and a server of the test, which say what arrives.
+//! Tests the proxy between a client and a server of the test, which check the bytes that arrive.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -36,13 +36,13 @@ impl Bench {
     async fn connect(&mut self) -> (TcpStream, TcpStream) {
         let client = TcpStream::connect(self.proxy.address()).await.unwrap();
         let (server, _) = self.listener.accept().await.unwrap();
-        // Events of connections before it may come first.
+        // Events of earlier connections may come first.
         while !matches!(self.events.recv().await, Some(Event::Opened { .. })) {}
         (client, server)
     }
 }
 
-/// A plan that cuts each connection after so many bytes.
+/// A plan that cuts each connection after `after` bytes.
 fn cut_after(after: u64, kind: CutKind) -> Plan {
     let probability = |this| f64::from(u8::from(kind == this));
     Plan {
@@ -61,9 +61,9 @@ fn bytes(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i * 31 % 251) as u8).collect()
 }
 
-/// Both ends of a connection, the sender of the direction whose bytes are counted first.
+/// Both ends of a connection. The sender of the direction whose bytes are counted comes first.
 async fn connect_for(bench: &mut Bench, wanted: Direction) -> (TcpStream, TcpStream, Event) {
-    // Each connection is cut in a direction drawn for it: tries until it is the one wanted.
+    // The direction of a cut is drawn for each connection. Tries until it is the wanted one.
     loop {
         let (mut client, mut server) = bench.connect().await;
         let _ = (
@@ -83,7 +83,7 @@ async fn connect_for(bench: &mut Bench, wanted: Direction) -> (TcpStream, TcpStr
     }
 }
 
-/// What arrives, and the error that ends it, if it is none of the orderly ones.
+/// The bytes that arrive, and the error that ends them. An orderly end is no error.
 async fn read_all(stream: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
     let mut received = Vec::new();
     let end = stream.read_to_end(&mut received).await;
@@ -181,7 +181,7 @@ async fn the_server_may_see_fin_where_the_client_is_reset() {
         Some(ErrorKind::ConnectionReset)
     );
     assert_eq!(read_all(&mut server).await, (bytes(321), None));
-    // What it writes is read, until it ends too.
+    // The server's bytes are read until it ends too.
     server.write_all(b"never mind").await.unwrap();
     server.shutdown().await.unwrap();
 }
@@ -193,7 +193,7 @@ async fn a_half_open_connection_goes_on_in_the_other_direction() {
     let mut arrived = vec![0; 1000];
     receiver.read_exact(&mut arrived[..321]).await.unwrap();
     assert_eq!(arrived[..321], bytes(321));
-    // What the receiver sent before, and now.
+    // The receiver's bytes, those sent before and those sent now.
     receiver.write_all(b"still here").await.unwrap();
     sender.read_exact(&mut arrived).await.unwrap();
     let mut still = [0; 10];
@@ -220,7 +220,7 @@ async fn an_abandoned_server_sees_no_end() {
     server.write_all(b"is anybody there?").await.unwrap();
     let mut arrived = vec![0; 321];
     server.read_exact(&mut arrived).await.unwrap();
-    // Only once it has ended its own direction it sees the other one end, without an error.
+    // The server sees the other direction end only after it has ended its own, and without an error.
     let error = server.try_read(&mut arrived).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     server.shutdown().await.unwrap();
@@ -324,7 +324,7 @@ async fn swallowed_bytes_do_not_come_back_when_healed() {
     client.write_all(b"lost").await.unwrap();
     server.write_all(b"other way").await.unwrap();
     client.read_exact(&mut [0; 9]).await.unwrap();
-    // The proxy has taken what was sent before, or takes it with what comes now: a new connection tells them apart.
+    // The proxy takes the earlier bytes before or together with the next ones. A new connection tells them apart.
     bench.proxy.command(Command::Heal);
     let (mut client, mut server) = bench.connect().await;
     client.write_all(b"kept").await.unwrap();
@@ -412,7 +412,7 @@ fn the_binary_says_what_happens_and_does_what_it_is_told() {
     assert_eq!(binary.line(), "cut 1 by-command reset");
     let error = client.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    // It ends when nobody can command it any more.
+    // The binary ends when nobody can command it any more.
     binary.input = None;
     assert!(binary.child.wait().unwrap().success());
 }

@@ -1,4 +1,4 @@
-//! Arbitrary bytes as the story of a session: calls of its driver and its program, and what a broker sends.
+//! Arbitrary bytes as the story of a session: calls of its driver and its program, and packets of a broker.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! A whole session under arbitrary calls of its driver and its program, fed with arbitrary bytes of a broker. What the
-//! session promises whatever they do is checked after each step.
+//! A whole session under arbitrary calls of its driver and its program, fed with arbitrary bytes of a broker. After
+//! each step, the promises that the session keeps in any case are checked.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::script::Script;
 use crate::server::{Server, V311_RECEIVE_MAXIMUM};
 use crate::session::{Event, Failure, QueueLimits, RequestError, Session, Settings, State};
 
-/// Plays `data`: the first bytes choose version and settings, the rest is a sequence of steps.
+/// Plays `data`. The first bytes choose version and settings. The rest is a sequence of steps.
 pub fn check_session(data: &[u8]) {
     let mut script = Script::new(data);
     let mut client = Client::new(&mut script);
@@ -26,39 +26,40 @@ pub fn check_session(data: &[u8]) {
 
 /// Bytes of queued events above which the session wants no more.
 const MAX_QUEUED: usize = 2000;
-/// What an event costs at most, and each byte of its packet: the shortest packets and properties have two bytes.
+/// The most memory that an event takes, and that each byte of its packet takes: the shortest packets and properties
+/// have two bytes.
 const EVENT: usize = 500;
 const BYTE: usize = 150;
 
-/// What became of a QoS 2 message that the program was given.
+/// The state of a QoS 2 message that the program was given.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Delivery {
     Now,
-    /// On an earlier connection: it may come again.
+    /// Given on an earlier connection: the message may come again.
     Before,
     Acknowledged,
 }
 
-/// A session, what its driver knows, and what is expected of it.
+/// A session, its driver's knowledge, and the expectations of it.
 struct Client {
     version: Version,
     session: Session,
     now: Instant,
-    /// What was read and not taken yet.
+    /// Bytes that were read and not taken yet.
     input: BytesMut,
     server: Server,
     /// A failure was reported on this connection.
     failed: bool,
-    /// Whether everything that is sent is read at once, every packet of the broker alone, and every event taken at
-    /// once. Otherwise all that is left to the script, and less can be said of it.
+    /// Whether all sent bytes are read at once, every packet of the broker alone, and every event taken at once.
+    /// Otherwise the script decides all that, and fewer promises can be checked.
     prompt: bool,
     /// QoS 2 messages given to the program whose exchange has not ended.
     delivered: HashMap<u16, Delivery>,
-    /// The number of each QoS 1 and 2 message that was accepted and not acknowledged, by packet identifier.
+    /// The number of each accepted and unacknowledged QoS 1 and 2 message, by packet identifier.
     accepted: BTreeMap<u16, u32>,
-    /// The same of SUBSCRIBE and UNSUBSCRIBE, which have no number.
+    /// The packet identifiers of accepted and unanswered SUBSCRIBE and UNSUBSCRIBE packets, which have no number.
     requests: HashSet<u16>,
-    /// How many messages were published.
+    /// The number of published messages.
     published: u32,
 }
 
@@ -84,7 +85,7 @@ impl Client {
             resubscribe: options & 64 != 0,
             server_receive_maximum: V311_RECEIVE_MAXIMUM,
             topic_aliases: options & 128 != 0,
-            // Whatever has correlation data.
+            // With an empty prefix every message with correlation data is a request.
             requests: (queue & 64 != 0).then(Box::default),
         };
         Self {
@@ -126,13 +127,13 @@ impl Client {
             16 => self.pass(script.byte()),
             17 => drop(self.write(usize::from(script.byte()))),
             18 => self.take_event(),
-            // What the program gives up it does not see: no more is known of what it has got.
+            // The program does not see events that it gives up. So nobody knows any more which messages it has.
             _ if !self.prompt => self.session.discard_events(),
             _ => {}
         }
     }
 
-    /// Everything is written and read, every event taken.
+    /// All bytes are written and read, and every event is taken.
     fn settle(&mut self) {
         while self.write(usize::MAX) || self.session.has_events() {
             self.take_event();
@@ -211,7 +212,7 @@ impl Client {
             properties: &properties,
             payload: &payload,
         });
-        // What had to make room in the queue for it.
+        // Messages dropped from the full queue for this one.
         for id in self.session.take_dropped() {
             self.accepted.remove(&id);
         }
@@ -223,7 +224,7 @@ impl Client {
                     self.begin(id, Some(self.published));
                 }
             }
-            // Refused: nothing is sent and nothing kept.
+            // A refused message is neither sent nor kept.
             Err(_) => {
                 assert_eq!(self.session.fill().len(), unsent);
                 assert!(self.session.stats().queued <= queued);
@@ -231,7 +232,7 @@ impl Client {
         }
     }
 
-    /// An exchange has begun, with an identifier that no other holds.
+    /// An exchange has begun. No other holds its identifier.
     fn begin(&mut self, id: u16, number: Option<u32>) {
         if self.prompt {
             let free = !self.accepted.contains_key(&id) && !self.requests.contains(&id);
@@ -290,7 +291,7 @@ impl Client {
         }
     }
 
-    /// The broker sends a packet that is as it should be in itself.
+    /// The broker sends a packet that is well-formed by itself.
     fn broker_packet(&mut self, script: &mut Script) {
         let (kind, id) = (script.byte(), u16::from(script.byte() % 8));
         let ack = |script: &mut Script, version| Ack {
@@ -343,12 +344,12 @@ impl Client {
             _ if script.byte() & 1 == 0 => Packet::Disconnect(last(script, version)),
             _ => Packet::Auth(last(script, version)),
         };
-        // What may not be sent is not sent.
+        // A packet that may not be sent is not sent.
         let _ = encode(&packet, version, &mut self.input);
         self.receive();
     }
 
-    /// The driver gives the session what was read, unless it wants nothing.
+    /// The driver gives the session the bytes that it has read, unless the session wants none.
     fn receive(&mut self) {
         while self.session.wants_receive() && !self.input.is_empty() {
             let mut rest = self.input.clone();
@@ -383,7 +384,7 @@ impl Client {
         assert!(self.input.is_empty() || self.session.state() != State::Disconnected);
     }
 
-    /// The exchanges of QoS 2 go on whether their identifier is known or not.
+    /// QoS 2 exchanges go on whether their identifier is known or not.
     fn check_answered(&self, packet: &Packet, mut answers: BytesMut) {
         let (kind, id) = match packet {
             Packet::Pubrec(ack) if ack.reason < 0x80 => (PacketType::Pubrel, ack.packet_id),
@@ -403,8 +404,7 @@ impl Client {
         assert_eq!(count, 1, "answers to {packet:?}");
     }
 
-    /// A packet is one event at most. A message of QoS 2 comes once on a connection, and not at all once it was
-    /// acknowledged.
+    /// A packet is at most one event. A QoS 2 message comes once on a connection, and never after it was acknowledged.
     fn take_event_of(&mut self, packet: &Packet) {
         match packet {
             Packet::Pubrel(ack) => drop(self.delivered.remove(&ack.packet_id)),
@@ -434,7 +434,7 @@ impl Client {
             Some(dropped) => panic!("{dropped:?} because of {packet:?}"),
             None => {}
         }
-        // Each subscription and request that is lost is told.
+        // The program hears of each lost subscription and request.
         while let Some(event) = self.session.poll_event() {
             match (event, packet) {
                 (Event::Withdrawn { packet_id, .. }, Packet::Connack(_)) => {
@@ -478,17 +478,17 @@ impl Client {
         }
     }
 
-    /// A connection fails once, for a reason.
+    /// A connection fails once, and gives a reason.
     fn fail(&mut self, failure: &Failure) {
         assert!(!failure.to_string().is_empty());
         assert!(!self.failed || !self.prompt, "{failure}");
         self.failed = true;
     }
 
-    /// Time passes, and what is due happens, once.
+    /// Time passes, and the session does its due work once.
     fn pass(&mut self, seconds: u8) {
         self.now += Duration::from_secs(seconds.into());
-        // PINGREQ, its answer, CONNACK.
+        // The three deadlines: PINGREQ, its answer, CONNACK.
         for _ in 0..3 {
             if self.session.poll_timeout().is_some_and(|at| at <= self.now) {
                 self.session.handle_timeout(self.now);
@@ -498,7 +498,7 @@ impl Client {
         assert!(self.session.poll_timeout().is_none_or(|at| at > self.now));
     }
 
-    /// The driver writes so many bytes, and the server reads them. Says whether there were any.
+    /// The driver writes up to `most` bytes, and the server reads them. Returns whether there were any.
     fn write(&mut self, most: usize) -> bool {
         let waiting = self.session.fill();
         let bytes = waiting.split_to(most.min(waiting.len()));
@@ -510,7 +510,7 @@ impl Client {
         true
     }
 
-    /// What holds at any time.
+    /// Checks the promises that hold at any time.
     fn check(&mut self) {
         let stats = self.session.stats();
         if matches!(self.session.state(), State::Disconnected | State::Open) {
@@ -523,8 +523,8 @@ impl Client {
         }
     }
 
-    /// What was accepted and not acknowledged is with the server, or is a message and waits only because the server's
-    /// receive maximum is reached.
+    /// Each accepted and unacknowledged packet is with the server. Only a message may wait, and only because the
+    /// server's receive maximum is reached.
     fn check_nothing_lost(&self, queued: usize) {
         for id in &self.requests {
             assert!(self.server.awaits_answer(*id), "{id}");
@@ -561,7 +561,7 @@ fn filters(script: &mut Script) -> Vec<Str> {
         .collect()
 }
 
-/// A few properties, whether allowed where they go or not; mostly none.
+/// A few properties, allowed in their place or not. Mostly none.
 fn properties(script: &mut Script, version: Version) -> Properties {
     if version == Version::V311 {
         return Properties::new();

@@ -1,6 +1,6 @@
-//! What the fuzz targets check: here of the codec, in `client.rs` and `server.rs` of the session.
+//! The checks of the fuzz targets: here of the codec, in `client.rs` and `server.rs` of the session.
 
-/// The rooms themselves and not the crate around them, whose dependencies take minutes to build for a fuzzer.
+/// The rooms themselves, without the crate around them: its dependencies take minutes to build for a fuzzer.
 #[path = "../../src/codec/mod.rs"]
 pub mod codec;
 #[path = "../../src/session/mod.rs"]
@@ -15,8 +15,8 @@ pub use client::check_session;
 use bytes::BytesMut;
 use codec::{DecodeError, Decoder, Packet, QoS, Version, encode};
 
-/// Takes the first byte of `data` as the size of the pieces in which the rest arrives. However they arrive, the same
-/// packets must come out, and each must be the same again after it was written and read.
+/// Takes the first byte of `data` as the size of the pieces in which the rest arrives. In any pieces the same packets
+/// must come out. Each packet must stay the same when it is written and read again.
 pub fn check_stream(version: Version, data: &[u8]) {
     let Some((&piece, stream)) = data.split_first() else {
         return;
@@ -50,7 +50,7 @@ fn decode(version: Version, stream: &[u8], piece: usize) -> (Vec<Packet>, Option
     (packets, None)
 }
 
-/// Two packets are read that must not be sent: DUP with QoS 0 in 5.0, which the original library's suite expects, and
+/// Two packets can be read and must not be sent: DUP with QoS 0 in 5.0, which the original library's suite expects, and
 /// an empty client identifier without clean session in 3.1.1, which a server answers with a CONNACK.
 fn is_sendable(packet: &Packet, version: Version) -> bool {
     match packet {

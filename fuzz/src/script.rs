@@ -1,6 +1,6 @@
-//! Arbitrary bytes as a program: small numbers and slices are read off the front, and there is always something to read.
+//! Arbitrary bytes as a program. Small numbers and slices are read off the front, and there is always a next one.
 
-/// What is left of the bytes.
+/// The rest of the bytes.
 pub struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
@@ -23,12 +23,12 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// One of these.
+    /// One of the choices.
     pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.byte()) % choices.len()]
     }
 
-    /// As many bytes as the next one says, or all that are left.
+    /// As many bytes as the next byte says, or all that are left.
     pub fn bytes(&mut self) -> &'a [u8] {
         let size = usize::from(self.byte()).min(self.0.len());
         let (bytes, rest) = self.0.split_at(size);

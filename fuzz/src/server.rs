@@ -1,4 +1,4 @@
-//! A server's view of what a client sends: that it is well-formed, allowed and in order.
+//! A server's view of a client's bytes: whether they are well-formed, allowed and in order.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,10 +6,10 @@ use bytes::BytesMut;
 
 use crate::codec::*;
 
-/// What servers of 3.1.1 are believed to take at a time.
+/// The number of QoS 2 messages that servers of 3.1.1 are assumed to take at a time.
 pub(crate) const V311_RECEIVE_MAXIMUM: u16 = 20;
 
-/// What the client waits for with a packet identifier.
+/// The answer that the client awaits with a packet identifier.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Awaited {
     Puback(u32),
@@ -31,22 +31,23 @@ enum Sent {
 pub struct Server {
     version: Version,
     decoder: Decoder,
-    /// What has arrived, up to the last complete packet.
+    /// The bytes that have arrived behind the last complete packet.
     input: BytesMut,
     sent: Sent,
     /// The properties of CONNACK, once it was sent.
     connack: Option<Connack>,
     awaited: HashMap<u16, Awaited>,
-    /// Identifiers that count against the receive maximum: of PUBLISH packets that came on this connection, in 3.1.1 those
-    /// of all QoS 2 exchanges.
+    /// Identifiers that count against the receive maximum: those of PUBLISH packets that came on this connection. In
+    /// 3.1.1, those of all QoS 2 exchanges.
     counted: HashSet<u16>,
-    /// Messages that came on an earlier connection.
+    /// Numbers of messages that came on an earlier connection.
     seen: HashSet<u32>,
-    /// Numbers of QoS 2 messages whose identifiers it holds: another message by one of them would be taken for a repeat.
+    /// Numbers of QoS 2 messages whose identifiers the server holds. It would take another message of such an
+    /// identifier for a repeat.
     held: HashMap<u16, u32>,
-    /// Identifiers of those that had their PUBREC there.
+    /// Identifiers of exchanges whose PUBREC came on an earlier connection.
     released: HashSet<u16>,
-    /// Number of the last message on this connection.
+    /// The number of the last message on this connection.
     last: u32,
     aliases: HashMap<u16, Str>,
 }
@@ -129,7 +130,7 @@ impl Server {
         connack.and_then(|connack| connack.properties.byte(id)) != Some(0)
     }
 
-    /// The client has got this, and accepts it.
+    /// The client has received this packet and accepts it.
     pub fn sends(&mut self, packet: &Packet) {
         let (id, ends) = match packet {
             Packet::Connack(connack) => {
@@ -156,7 +157,7 @@ impl Server {
         }
     }
 
-    /// The client sends these bytes. Only a server that is told everything at once can judge all of it.
+    /// The client sends these bytes. Only a server that is told everything at once can judge all of them.
     pub fn receives(&mut self, bytes: &[u8], judge: bool) {
         self.input.extend_from_slice(bytes);
         let mut before = self.input.len();
@@ -171,8 +172,8 @@ impl Server {
         }
     }
 
-    /// CONNECT first and once [MQTT-3.1.0-1, MQTT-3.1.0-2], nothing after DISCONNECT [MQTT-3.14.4-2], and nothing that
-    /// only a server sends.
+    /// CONNECT comes first and once [MQTT-3.1.0-1, MQTT-3.1.0-2]. Nothing comes after DISCONNECT [MQTT-3.14.4-2]. No
+    /// packet comes that only a server sends.
     fn check_place(&mut self, packet: &Packet) {
         use PacketType::*;
         self.sent = match (self.sent, packet.packet_type()) {
@@ -187,7 +188,7 @@ impl Server {
         };
     }
 
-    /// What CONNACK allowed.
+    /// Checks the limits of CONNACK.
     fn check_limits(&self, packet: &Packet, size: usize) {
         let Some(connack) = &self.connack else {
             return;
@@ -230,7 +231,7 @@ impl Server {
             Packet::Unsubscribe(unsubscribe) => {
                 self.begin(unsubscribe.packet_id, Awaited::Unsuback);
             }
-            // Repeated on a resumed session it is all that is heard of the message here.
+            // After a resumed session, a repeated PUBREL is all that comes of its message here.
             Packet::Pubrel(ack) if self.released.contains(&ack.packet_id) => {
                 self.awaited.insert(ack.packet_id, Awaited::Pubcomp);
                 if self.version == Version::V311 {
@@ -246,7 +247,7 @@ impl Server {
         assert_eq!(before, None, "{id} is in use");
     }
 
-    /// In order, as new or repeated, and within the limits.
+    /// Checks that a message comes in order, is rightly new or repeated, and keeps the limits.
     fn publish(&mut self, publish: &Publish) {
         let number = publish.payload[..4].try_into().map(u32::from_be_bytes);
         let number = number.expect("all payloads begin so");

@@ -1,5 +1,5 @@
-//! Who drives, and whether what is to be done is done: Lua's thread, the caretaker's, and one connection's task, which runs
-//! in whichever of them drives.
+//! Checks that some thread drives, and that all requested work is done. Three parties take part: Lua's thread, the
+//! caretaker's, and one connection's task, which runs in whichever of the two drives.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -12,28 +12,28 @@ use crate::sync::{AtomicBool, AtomicUsize, SeqCst};
 use crate::wheel::{Hands, Hearing, Wheel};
 use crate::{Call, every_way};
 
-/// What `Helm`, `Hub`, a link and its transport are to each other, without what they do.
+/// The parts of `Helm`, `Hub`, a link and its transport that concern each other, without their work.
 #[derive(Default)]
 struct Driver {
     wheel: Wheel,
-    /// The mutex that whoever drives holds.
+    /// The mutex that the driving thread holds.
     driving: Mutex<()>,
-    /// Somebody drives.
+    /// A thread drives.
     is_driven: AtomicBool,
     tasks: AtomicUsize,
-    /// The caretaker waits for Lua's next step until it is woken.
+    /// The caretaker waits for Lua's next step until woken.
     is_patient: bool,
     /// Lua's visit count when the caretaker began to wait for its next step.
     seen: AtomicUsize,
     dirty: Dirty,
-    /// How many dirty transports are listed.
+    /// The number of listed dirty transports.
     listed: Mutex<usize>,
-    /// What Lua has asked for, and the task has done.
+    /// The work that Lua has asked for, and the work that the task has done.
     work: Mutex<(usize, usize)>,
     call: Call,
     /// Wakes the sleeping caretaker.
     token: Call,
-    /// The task has done something.
+    /// The task has done work.
     done: Call,
     /// The caretaker has begun to drive, for longer than a turn.
     driven: Call,
@@ -47,7 +47,7 @@ impl Driver {
         self.is_driven.store(false, SeqCst);
     }
 
-    /// The task's turn.
+    /// Runs the task for a turn.
     fn run_task(&self) {
         self.dirty.begin_look();
         let mut work = self.work.lock().unwrap();
@@ -57,7 +57,7 @@ impl Driver {
         }
     }
 
-    /// What `Driver::take_wheel` does for Lua.
+    /// Does for Lua the same as `Driver::take_wheel`.
     fn lua_drives(&self) {
         self.lua_visits(false);
     }
@@ -79,7 +79,7 @@ impl Driver {
         }
     }
 
-    /// What `Driver::spawn` does.
+    /// Does the same as `Driver::spawn`.
     fn spawn(&self) {
         self.tasks.fetch_add(1, SeqCst);
         if self.wheel.is_parked() {
@@ -87,7 +87,7 @@ impl Driver {
         }
     }
 
-    /// What a request does: it changes what the task looks at, and tells whoever drives next.
+    /// Makes a request: changes the task's work, and tells the thread that drives next.
     fn request(&self) {
         self.work.lock().unwrap().0 += 1;
         if self.dirty.mark() {
@@ -100,7 +100,7 @@ impl Driver {
         }
     }
 
-    /// Lua is elsewhere until the task has done everything.
+    /// Lua is elsewhere until the task has done all work.
     fn wait_until_done(&self) {
         loop {
             let (asked, done) = *self.work.lock().unwrap();
@@ -159,7 +159,7 @@ impl Hands for Driver {
     fn drive(&self, served: impl Future<Output = ()>) {
         self.drive(|| {
             self.driven.notify();
-            // Nothing in here is ever pending: to wait blocks the thread.
+            // No future in here is ever pending: waiting blocks the thread.
             let done = pin!(served).poll(&mut Context::from_waker(Waker::noop()));
             assert_eq!(done, Poll::Ready(()));
         });
@@ -182,12 +182,12 @@ impl Hands for Driver {
     }
 }
 
-/// Runs what Lua's thread does beside the caretaker, which has to come to its end then.
+/// Runs Lua's thread beside the caretaker, which has to come to its end afterwards.
 fn beside_caretaker(lua: impl Fn(&Driver) + Send + Sync + 'static) {
     beside(false, lua);
 }
 
-/// The same, with a caretaker that waits for Lua's next step as long as nobody wakes it.
+/// The same, with a caretaker that waits for Lua's next step until woken.
 fn beside_patient_caretaker(lua: impl Fn(&Driver) + Send + Sync + 'static) {
     beside(true, lua);
 }

@@ -1,5 +1,5 @@
-//! The state machines of `src/driver`, the same files, with the types of loom: it takes every way in which threads can
-//! come through them, as far as each is interrupted a few times. A wake-up that is lost is a deadlock here.
+//! The state machines of `src/driver`, from the same files, with the types of loom. Loom tries every order in which
+//! threads can come through them, with a few interruptions each. A lost wake-up is a deadlock here.
 
 #![cfg(test)]
 
@@ -16,7 +16,7 @@ mod telling;
 
 use loom::sync::{Condvar, Mutex};
 
-/// A wake-up that is kept until somebody waits for it, as tokio's `Notify` and a thread's parking token are.
+/// A wake-up that is kept until a thread waits for it, like tokio's `Notify` and a thread's parking token.
 #[derive(Default)]
 struct Call {
     has_come: Mutex<bool>,
@@ -29,7 +29,7 @@ impl Call {
         self.comes.notify_one();
     }
 
-    /// Waits for a moment, which may be over before it comes.
+    /// Waits for a moment. The moment may be over before the wake-up comes.
     fn wait_shortly(&self) {
         loom::thread::yield_now();
         *self.has_come.lock().unwrap() = false;
@@ -44,10 +44,10 @@ impl Call {
     }
 }
 
-/// How often threads that could go on are interrupted, at most, in one way through a model.
+/// The most times that threads which could go on are interrupted in one run of a model.
 const INTERRUPTIONS: usize = 4;
 
-/// Runs a model in every order.
+/// Runs a model in every thread order.
 fn every_way(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(INTERRUPTIONS);

@@ -1,4 +1,4 @@
-//! In place of `src/driver/sync.rs`: the same of loom.
+//! Takes the place of `src/driver/sync.rs`, with the types of loom.
 
 use std::ops::Deref;
 
@@ -6,8 +6,8 @@ pub(super) use loom::sync::atomic::Ordering::SeqCst;
 
 macro_rules! atomic {
     ($name:ident) => {
-        /// Its first value is one that was stored: to loom, one that a variable is made with is in no order with what is
-        /// stored later.
+        /// Stores its first value. To loom, the value with which a variable is made has no order relative to later
+        /// stores.
         pub(super) struct $name(loom::sync::atomic::$name);
 
         impl Default for $name {

@@ -1,5 +1,5 @@
-//! Whether Lua hears of every event: a connection's task, which brings them, and Lua's thread, which waits for them by the
-//! list of ready links or by the descriptor.
+//! Checks that Lua hears of every event. A connection's task brings events. Lua's thread waits for them by the list of
+//! ready links or by the descriptor.
 
 use loom::sync::{Arc, Mutex, MutexGuard};
 use loom::thread;
@@ -7,12 +7,12 @@ use loom::thread;
 use crate::readiness::{News, Readiness};
 use crate::{Call, every_way};
 
-/// What `Link` and `Hub` are to each other, without what they do.
+/// The parts of `Link` and `Hub` that concern each other, without their work.
 struct Link {
     state: Mutex<State>,
     /// The list of ready links.
     listed: Mutex<usize>,
-    /// Somebody waits: for the list, and for the descriptor.
+    /// Wakes a thread that waits: `news` for the list, `readable` for the descriptor.
     news: Call,
     readable: Call,
 }
@@ -52,7 +52,7 @@ impl Link {
         self.readable.notify();
     }
 
-    /// The task has something for Lua.
+    /// The task has an event for Lua.
     fn bring(&self) {
         let mut state = self.lock();
         state.events += 1;
@@ -66,7 +66,7 @@ impl Link {
         }
     }
 
-    /// What `Link::next_event` does.
+    /// Does the same as `Link::next_event`.
     fn next_event(&self) -> bool {
         let mut state = self.lock();
         state.readiness.ask();
@@ -84,7 +84,7 @@ impl Link {
         true
     }
 
-    /// What `Link::step` does, without the turn of the runtime: the task has a thread of its own here.
+    /// Does the same as `Link::step`, without the turn of the runtime: the task has a thread of its own here.
     fn step(&self) -> bool {
         self.next_event() || {
             assert!(
@@ -104,7 +104,7 @@ impl Link {
     }
 }
 
-/// Lua's thread, which takes so many events, beside a task that brings them.
+/// Runs Lua's thread, which takes `events` events, beside a task that brings them.
 fn beside_task(events: usize, lua: impl Fn(&Link, usize) + Send + Sync + 'static) {
     every_way(move || {
         let link = Arc::new(Link::new());
@@ -116,9 +116,9 @@ fn beside_task(events: usize, lua: impl Fn(&Link, usize) + Send + Sync + 'static
         });
         lua(&link, events);
         task.join().unwrap();
-        // Nothing is left, and nobody is told that there is.
+        // No event is left, and nobody is told of one.
         assert!(!link.next_event() && !link.lock().signal);
-        // If the caretaker does not, Lua is to come and write, once.
+        // If the caretaker does not write, Lua is called to write, once.
         let readiness = &mut link.lock().readiness;
         assert!(
             !readiness.transmit(true) && readiness.transmit(false) && !readiness.transmit(false)
@@ -160,7 +160,7 @@ fn a_loop_that_waits_for_the_descriptor_hears_of_every_event() {
 fn a_client_that_is_stepped_once_at_a_time_is_readable_while_there_is_more() {
     beside_task(3, |link, mut missing| {
         while missing > 0 {
-            // Whoever takes one event and then waits is told of the next.
+            // A loop that takes one event and then waits is told of the next.
             missing -= usize::from(link.step());
             if missing > 0 && !link.lock().signal {
                 link.readable.wait();

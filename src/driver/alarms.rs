@@ -1,5 +1,5 @@
-//! When connections and links want to be looked after though nothing arrives. One timer of the runtime serves them all:
-//! one each would take memory in each of them, and a distant one wakes the process on its way.
+//! The times at which connections and links need attention though nothing arrives. One timer of the runtime serves them
+//! all. A timer each would take memory in each of them, and a distant timer wakes the process on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -11,14 +11,14 @@ use tokio::time::timeout_at;
 use super::lock;
 use super::transport::Transport;
 
-/// How long the thread that drives the runtime sleeps at most. A signal wakes it at once, unless it comes just before
-/// the thread falls asleep, or to another thread, as all do where they are no part of the system.
+/// The longest sleep of the thread that drives the runtime. A signal wakes it at once, except a signal that comes just
+/// before the thread falls asleep, or to another thread. On systems without signals all come to another thread.
 const LONGEST_SLEEP: Duration = Duration::from_secs(if cfg!(unix) { 10 } else { 1 });
 
 #[derive(Default)]
 pub(super) struct Alarms {
     pending: Mutex<Pending>,
-    /// The first of them has become earlier.
+    /// The first alarm has become earlier.
     earlier: Notify,
 }
 
@@ -66,7 +66,7 @@ impl Alarms {
         }
     }
 
-    /// Wakes the tasks of transports when it is time, and calls `ring_link` with the tokens of links; for ever. Wakes the
+    /// Wakes the tasks of transports at their time, and calls `ring_link` with the tokens of links, forever. Wakes the
     /// thread now and then.
     pub(super) async fn ring(&self, ring_link: impl Fn(u32, Instant)) {
         loop {
@@ -125,7 +125,7 @@ pub(super) struct Alarm<'a> {
 }
 
 impl<'a> Alarm<'a> {
-    /// One that is not set.
+    /// An alarm that is not set.
     pub(super) fn new(alarms: &'a Alarms, transport: &'a Arc<Transport>) -> Self {
         Alarm {
             alarms,
@@ -134,8 +134,8 @@ impl<'a> Alarm<'a> {
         }
     }
 
-    /// Sees to it that the task is woken at `deadline`, or earlier: keep alive moves its deadline with each packet, and
-    /// an alarm that comes too early is cheaper than one that is always moved.
+    /// Has the task woken at `deadline` or earlier. Keep alive moves its deadline with each packet: an alarm that comes
+    /// too early is cheaper than an alarm that is always moved.
     pub(super) fn set(&mut self, deadline: Option<Instant>, now: Instant) {
         let Some(deadline) = deadline else { return };
         if self.at.is_none_or(|at| at <= now || deadline < at) {

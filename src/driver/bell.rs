@@ -1,6 +1,6 @@
-//! The bell of a driver: wakes an event loop that waits only for connections which it has opened itself, as nginx's Lua
-//! does. The loop connects to an address that exists for this moment alone, and proves by a secret that it is this process.
-//! From then on each time that it waits and a link becomes ready, one byte comes.
+//! The bell of a driver wakes an event loop that waits only for connections that it has opened itself, as nginx's Lua
+//! does. The loop connects to an address that exists for this moment alone, and proves by a secret that it is this
+//! process. From then on, whenever the loop waits and a link becomes ready, one byte comes.
 
 use std::fs::{DirBuilder, remove_dir, remove_file};
 use std::io::{self, ErrorKind, Read};
@@ -15,24 +15,24 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::lock;
 use crate::net::{SIGNAL_FREE, random_bytes};
 
-/// Where the loop is to connect to, and what it is to send.
+/// The address that the loop connects to, and the secret that it sends.
 pub struct Address {
-    /// The path of a Unix socket, or an address.
+    /// The path of a Unix socket, or an IP address.
     pub host: String,
-    /// The port, unless it is a path.
+    /// The port of an IP address.
     pub port: Option<u16>,
-    /// What proves that it is this process which has connected.
+    /// The secret by which this process proves itself.
     pub secret: String,
 }
 
 #[derive(Default)]
 pub(super) struct Bell {
-    /// The loop waits, and has not been told of anything since.
+    /// The loop waits, and no byte has been sent since.
     armed: AtomicBool,
     rope: Mutex<Rope>,
 }
 
-/// What leads to the loop.
+/// The connection to the loop.
 #[derive(Default)]
 enum Rope {
     #[default]
@@ -46,7 +46,7 @@ enum Rope {
     Held(Socket),
 }
 
-/// A socket's file, in a directory that nobody else can enter. Both go with this value.
+/// A socket's file, in a directory that only this user can enter. Both go with this value.
 struct Place(PathBuf);
 
 impl Place {
@@ -69,10 +69,10 @@ impl Drop for Place {
 }
 
 impl Bell {
-    /// Offers the address that the loop is to connect to. What was there before is gone.
+    /// Offers an address for the loop to connect to. An earlier address or connection is gone.
     pub(super) fn hang(&self) -> io::Result<Address> {
         let secret = hex()?;
-        // Where no directory can be made, the secret alone keeps others out.
+        // Where no directory can be made, only the secret keeps others out.
         let (listener, address, place) =
             on_path().or_else(|_| on_loopback().map(|(listener, port)| (listener, port, None)))?;
         listener.set_nonblocking(true)?;
@@ -92,8 +92,8 @@ impl Bell {
         Ok(Address { host, port, secret })
     }
 
-    /// Takes the loop's connection, on which the secret has been sent; the address is gone then. Returns whether there is
-    /// one.
+    /// Takes the loop's connection, on which the loop has sent the secret. The address is gone then. Returns whether
+    /// there is a connection.
     pub(super) fn take(&self) -> bool {
         let mut rope = lock(&self.rope);
         let mut taken = Rope::None;
@@ -116,17 +116,17 @@ impl Bell {
         matches!(*rope, Rope::Held(_))
     }
 
-    /// The loop is about to wait. From here on the next ring sends a byte.
+    /// The loop is about to wait. The next ring sends a byte.
     pub(super) fn arm(&self) {
         self.armed.store(true, Ordering::SeqCst);
     }
 
-    /// The loop will not wait after all. Returns false if a byte is under way already.
+    /// The loop will not wait after all. Returns false if a byte is already under way.
     pub(super) fn disarm(&self) -> bool {
         self.armed.swap(false, Ordering::SeqCst)
     }
 
-    /// A link is ready, and on the list that the loop looks at after [`Bell::arm`].
+    /// A link is ready, and on the list that the loop reads after [`Bell::arm`].
     pub(super) fn ring(&self) {
         if self.armed.load(Ordering::SeqCst)
             && self.disarm()

@@ -1,8 +1,8 @@
 //! The thread that drives the runtime while Lua is elsewhere.
 //!
-//! It sleeps as long as Lua drives or no task is alive. When Lua leaves, it is woken, waits for a grace period, and
-//! takes the wheel if Lua has not been back since; so a loop that comes and goes costs one wake-up a millisecond at
-//! most, and an idle one none. Lua calls it off as it comes back.
+//! The caretaker sleeps while Lua drives or no task is alive. When Lua leaves, the caretaker is woken, waits for a
+//! grace period, and takes the wheel if Lua has not come back. So a loop that comes and goes costs at most one wake-up
+//! a millisecond, and an idle loop none. When Lua comes back, it calls the caretaker off.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use super::wheel::Hands;
 
 /// How long Lua must have been away before the caretaker takes the wheel.
 const GRACE: Duration = Duration::from_millis(1);
-/// How long the caretaker leaves a burst of requests alone after it has seen to the first of them: what gathers
-/// meanwhile is written together, and Lua need not wake it for each.
+/// How long the caretaker leaves a burst of requests alone after it has served the first. Requests that gather
+/// meanwhile are written together, and Lua need not wake it for each.
 const GATHERING: Duration = Duration::from_millis(1);
 
-/// What the caretaker's thread works with.
+/// The means of the caretaker's thread.
 struct Tools<'a> {
     runtime: &'a Runtime,
     hub: &'a Hub,
-    /// When it was woken last.
+    /// When the thread was last woken.
     woken: Cell<Instant>,
-    /// Lua's visit count as last seen, and since when it has been that.
+    /// Lua's visit count as last seen, and since when it has had that value.
     seen: Cell<(usize, Instant)>,
 }
 
@@ -112,7 +112,7 @@ pub(super) fn start(
             };
             of_thread.helm.run(&tools);
         })?;
-    // Nobody needs it before the first task is spawned, which is after this.
+    // The first task, which may need the thread, is spawned after this.
     hub.helm.set_thread(handle.thread().clone());
     Ok(handle)
 }

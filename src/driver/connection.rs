@@ -1,4 +1,4 @@
-//! The task that owns a connection: it opens it, moves bytes between it and the session, and ends it.
+//! The task that owns a connection. It opens the connection, moves bytes between it and the session, and ends it.
 
 use std::future::poll_fn;
 use std::io;
@@ -21,18 +21,19 @@ use super::{CLOSING_TIME, Driver, LONGEST_CLOSING};
 use crate::net::{self, Stream, Target};
 use crate::session::Session;
 
-/// Size of a connection's first read; a read that fills its buffer doubles the next one, up to the largest.
+/// The size of a connection's first read, in bytes. A read that fills its buffer doubles the next one, up to the
+/// largest.
 const FIRST_READ: usize = 2 << 10;
 const LARGEST_READ: usize = 64 << 10;
 
-/// How long the next connection waits for the peer to end this one when everything has been written.
+/// How long the next connection waits for the peer to end this one once all bytes have been written.
 const PREVIOUS_TIME: Duration = Duration::from_millis(500);
 
 impl Link {
     /// Starts to open a connection and returns at once. [`LinkEvent::Opened`](super::LinkEvent::Opened) or
     /// [`LinkEvent::OpenFailed`](super::LinkEvent::OpenFailed) follows within `timeout`, which begins with the
-    /// connection's turn among hundreds. A connection still open is [closed](Self::close); the new one begins when the
-    /// server has taken what was accepted on the old one.
+    /// connection's turn among hundreds. A connection still open is [closed](Self::close). The new one begins when the
+    /// server has taken the accepted packets of the old one.
     pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
         let (transport, previous) = self.renew();
         let way = Box::new(Way { target, previous });
@@ -41,16 +42,16 @@ impl Link {
     }
 }
 
-/// What a connection is opened with.
+/// The way to open a connection.
 struct Way {
     target: Target,
-    /// The link's connection before, whose end the new one waits for.
+    /// The link's previous connection, for whose end the new one waits.
     previous: Option<Arc<Transport>>,
 }
 
-/// The whole life of a connection, which begins when the link's previous one is over, if that is to be waited for.
+/// The whole life of a connection. It begins when the link's previous connection is over, if the way names one.
 ///
-/// There may be tens of thousands: what is needed only before or after its time is boxed.
+/// There may be tens of thousands of these tasks. State needed only at the beginning or at the end is boxed.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn holds each argument twice"
@@ -78,7 +79,8 @@ fn run(
     }
 }
 
-/// Opens the connection when its turn has come, unless the link lets go of it before, and tells the link.
+/// Opens the connection when its turn has come, and tells the link. Returns `None` if opening fails or the link lets go
+/// of the connection before.
 async fn open<'a>(
     link: &'a Link,
     transport: &'a Arc<Transport>,
@@ -93,7 +95,7 @@ async fn open<'a>(
             // An error says that the time is over.
             let _ = tokio::time::timeout(PREVIOUS_TIME, until(news, || previous.is_gone())).await;
         };
-        // Whoever asked for a connection waits for it no longer than it may take to open.
+        // The caller waits for the previous connection no longer than opening may take.
         let _ = unless_ended(transport, tokio::time::timeout(timeout, over)).await?;
     }
     let mut turn = Some(unless_ended(transport, link.hub().turns.next()).await?);
@@ -119,7 +121,7 @@ async fn open<'a>(
     })
 }
 
-/// Waits until something is so that is told by `news`.
+/// Waits until `is_so`. `news` tells when to ask.
 async fn until(news: &Notify, is_so: impl Fn() -> bool) {
     loop {
         let mut next = pin!(news.notified());
@@ -131,8 +133,8 @@ async fn until(news: &Notify, is_so: impl Fn() -> bool) {
     }
 }
 
-/// What a future comes to, or `None` if the link lets go of the connection before. How that is to end does not matter:
-/// nothing has been sent yet.
+/// The result of a future, or `None` if the link lets go of the connection before. The ending it asks for does not
+/// matter: nothing has been sent yet.
 async fn unless_ended<T>(transport: &Transport, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|cx| {
@@ -145,7 +147,7 @@ async fn unless_ended<T>(transport: &Transport, future: impl Future<Output = T>)
     .await
 }
 
-/// Tells the other side of the mailbox that the task is gone, however it ended.
+/// Tells the link that the task is gone, however it ended.
 struct Leaving<'a> {
     link: &'a Link,
     transport: &'a Arc<Transport>,
@@ -168,18 +170,19 @@ struct Connection<'a> {
     io: Exchange,
     read_size: usize,
     alarm: Alarm<'a>,
-    /// Until the server has sent something.
+    /// The turn to open, kept until the server has sent bytes.
     turn: Option<Turn>,
-    /// The stream holds something back that it has still to write.
+    /// The stream holds back bytes that it has still to write.
     flushing: bool,
-    /// Writing failed; what the peer said before is still read.
+    /// Writing failed. Bytes that the peer sent before are still read.
     write_error: Option<io::Error>,
     /// The end is in `io` for the next exchange, which is the last.
     over: bool,
 }
 
 impl Connection<'_> {
-    /// Serves the session until the link lets go of this connection or it ends by itself. Returns what is left to do.
+    /// Serves the session until the link lets go of this connection or it ends by itself. Returns the work that is
+    /// left.
     fn poll_attached(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         self.transport.begin_look(cx.waker());
         loop {
@@ -204,7 +207,7 @@ impl Connection<'_> {
             if !read && let Some(error) = self.write_error.take() {
                 self.end(error.into());
             }
-            // What was written of more is told as well: it shows that the connection takes something.
+            // Bytes written of a longer output are reported too: they show that the connection takes bytes.
             let took_some = self.io.written > 0;
             if !(wrote || took_some || read || self.over) {
                 let end_of_turn = Turn::limit(&mut self.turn, now);
@@ -215,9 +218,9 @@ impl Connection<'_> {
         }
     }
 
-    /// Writes what is left, and what the link's last session has still to send; then ends the stream, and reads until the
-    /// peer does so too: closing a socket while received data is unread would reset the connection and could destroy what
-    /// the peer has not read yet. Gives up on a peer that lets it get nowhere.
+    /// Writes the rest, and all that the link's last session has still to send. Then ends the stream, and reads until
+    /// the peer ends it too. Closing a socket while received data is unread would reset the connection, and could
+    /// destroy bytes that the peer has not read yet. Gives up a peer that lets it make no progress.
     async fn close(&mut self, ending: Ending) {
         let (session, _parting) = match ending {
             Ending::Drop => return,
@@ -233,7 +236,7 @@ impl Connection<'_> {
             stored: 0,
             progress: Instant::now(),
         };
-        // What was left of a large message is a copy by now, in the rest.
+        // The rest of a large message is a copy by now, in `rest`.
         self.io.large = false;
         loop {
             let patience = (rest.progress + CLOSING_TIME).min(latest);
@@ -255,11 +258,11 @@ impl Connection<'_> {
         }
         self.link.hub().note_progress();
         let ended = poll_fn(|cx| self.poll_end(cx));
-        // Too late is too late.
+        // A peer that takes too long loses its chance.
         let _ = tokio::time::timeout(CLOSING_TIME, ended).await;
     }
 
-    /// Writes what is left, and reads: answers that what is left waits for; and a peer that cannot write might not read.
+    /// Writes the rest, and reads. The rest may wait for answers, and a peer that cannot write might not read.
     fn poll_rest(&mut self, rest: &mut Rest, cx: &mut Context<'_>) -> Poll<()> {
         self.transport.begin_look(cx.waker());
         loop {
@@ -306,7 +309,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Ends the stream, and reads until the peer does so too.
+    /// Ends the stream, and reads until the peer ends it too.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.transport.begin_look(cx.waker());
         let ended = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
@@ -324,7 +327,7 @@ impl Connection<'_> {
         Poll::Ready(())
     }
 
-    /// Writes as much of the output as the stream takes. Returns whether it took all of it, so that there may be more.
+    /// Writes as much of the output as the stream takes. Returns whether it took all, so that there may be more.
     fn write(&mut self, cx: &mut Context<'_>) -> bool {
         if self.write_error.is_some() {
             return false;
@@ -359,13 +362,13 @@ impl Connection<'_> {
         true
     }
 
-    /// Whether there is something to write.
+    /// Whether there are bytes to write.
     fn has_output(&mut self) -> bool {
         self.io.large = self.io.large && self.link.has_large();
         self.io.large || !self.io.output.is_empty()
     }
 
-    /// What TLS or WebSocket hold back is written on as soon as the socket takes it.
+    /// Lets TLS and WebSocket write the bytes that they hold back, as soon as the socket takes them.
     fn flush(&mut self, cx: &mut Context<'_>) {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.flushing = flushed.is_pending();
@@ -374,11 +377,11 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads what there is, as much as there is room for: TLS gives it in pieces. Returns whether something came.
+    /// Reads as many bytes as there is room for: TLS gives them in pieces. Returns whether any came.
     fn read(&mut self, missing: usize, cx: &mut Context<'_>) -> bool {
         let input = &mut self.io.input;
         let before = input.len();
-        // Room for the rest of a large packet, and not for more; but first it has to arrive in part.
+        // Room for the rest of a large packet, and no more. But the packet has to arrive in part first.
         input.reserve(self.read_size.max(missing.min(before)));
         loop {
             match pin!(self.stream.read_buf(input)).poll(cx) {
@@ -411,13 +414,13 @@ impl Connection<'_> {
     }
 }
 
-/// What a connection that is being closed has still to do, see [`Connection::close`].
+/// The remaining work of a connection that is being closed, see [`Connection::close`].
 struct Rest {
-    /// What it has to send, if the link has no use for that.
+    /// The session with packets to send, if the link has no further use for it.
     session: Option<Box<Session>>,
-    /// How many bytes wait there to be sent or answered.
+    /// The bytes that wait in the session to be sent or answered.
     stored: usize,
-    /// When it got on last.
+    /// When there was progress last.
     progress: Instant,
 }
 

@@ -1,4 +1,4 @@
-//! A link without a task: a connector in Lua moves the bytes, and tells the session of them here.
+//! A link without a task. A connector in Lua moves the bytes, and reports them to the session here.
 
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ impl Link {
         self.with_session(|session| session.open(Instant::now()));
     }
 
-    /// Takes bytes that the connector has received, in whatever portions. Returns how many bytes, at least,
-    /// the packet lacks that they do not complete; 0 if there is none.
+    /// Takes bytes that the connector has received, in any portions. Returns the least number of bytes that the packet at
+    /// their end lacks; 0 if they end with a whole packet.
     pub fn feed(&self, received: &[u8]) -> usize {
         let mut state = self.lock();
         let mut input = state.input.take().unwrap_or_default();
@@ -30,7 +30,7 @@ impl Link {
         }
     }
 
-    /// Forgets the bytes of a packet that is not whole.
+    /// Forgets the bytes of an incomplete packet.
     pub fn begin_anew(&self) {
         self.lock().input = None;
     }

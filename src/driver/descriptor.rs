@@ -1,5 +1,5 @@
-//! The descriptor of a link, for event loops that wait on one: made when it is first asked for, and only on Unix.
-//! `readiness.rs` says when it is to be readable.
+//! The descriptor of a link, for event loops that wait on descriptors. It is made on first request, and only on Unix.
+//! `readiness.rs` decides when it is readable.
 
 #[cfg(unix)]
 use std::{io, os::fd::RawFd};
@@ -13,13 +13,13 @@ use crate::net::Stream;
 pub(super) struct Descriptor {
     #[cfg(unix)]
     signal: Option<Signal>,
-    /// It is readable when the connection is.
+    /// Whether the descriptor is readable when the connection is.
     #[cfg(unix)]
     watches: bool,
 }
 
 impl Descriptor {
-    /// Makes it readable. Not to be called again before `clear`.
+    /// Makes the descriptor readable. `clear` must come before the next call.
     pub(super) fn raise(&self) {
         #[cfg(unix)]
         if let Some(signal) = &self.signal {
@@ -53,21 +53,21 @@ impl Descriptor {
         Ok(self.signal.insert(Signal::new()?).fd())
     }
 
-    /// Whether somebody waits on it, and it does not watch the connection.
+    /// Whether an event loop waits on the descriptor, and the descriptor does not watch the connection yet.
     pub(super) fn is_to_watch(&self) -> bool {
         self.signal.is_some() && !self.watches
     }
 
-    /// Lets it be readable when the connection is.
+    /// Makes the descriptor readable whenever the connection is.
     pub(super) fn watch(&mut self, stream: &Stream) {
         if let Some(signal) = &self.signal {
-            // If that fails the caretaker is first to see what arrives, as for every other link.
+            // If this fails, the caretaker sees arriving bytes first, as for every other link.
             let _ = signal.watch(stream);
             self.watches = true;
         }
     }
 
-    /// Undoes `watch`, for a connection that the link has let go of.
+    /// Undoes `watch` for a connection that the link has let go of.
     pub(super) fn unwatch(&self, stream: &Stream) {
         if let Some(signal) = &self.signal {
             signal.unwatch(stream);

@@ -1,20 +1,20 @@
-//! Whether a task has something to do and does not know it yet. The crate `models` takes every way through it.
+//! Whether a task has new work that it does not know of yet. The crate `models` tries this file in all thread orders.
 
 use super::sync::{AtomicBool, SeqCst};
 
-/// True from when there is something new until the task begins to look.
+/// True from the arrival of new work until the task begins to look.
 #[derive(Default)]
 pub(super) struct Dirty(AtomicBool);
 
 impl Dirty {
-    /// There is something new. Returns whether it was clean before: then the task has to be woken.
+    /// There is new work. Returns whether the flag was clean: then the task has to be woken.
     pub(super) fn mark(&self) -> bool {
         !self.0.swap(true, SeqCst)
     }
 
-    /// The task is about to look at everything, and can be woken from now on.
+    /// The task is about to look at all its work. From now on it can be woken again.
     pub(super) fn begin_look(&self) {
-        // A store would do, and costs the same; but loom lets one slip between what an exchange reads and writes.
+        // A store would do at the same cost. But loom lets a store slip between the reads and writes of an exchange.
         self.0.swap(false, SeqCst);
     }
 }

@@ -1,4 +1,4 @@
-//! What a link and the task of its connection give each other: the task's bytes against what it is to do next.
+//! The exchange between a link and its connection's task: the task brings bytes and takes an instruction.
 
 use std::time::Instant;
 use std::{fmt, io};
@@ -7,12 +7,12 @@ use bytes::BytesMut;
 
 use crate::net;
 
-/// What a connection's task brings to an exchange, and takes from it.
+/// The bytes and news that a connection's task brings to an exchange, and the bytes that it takes away.
 #[derive(Default)]
 pub(super) struct Exchange {
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
-    /// A large message follows the output, unless it is over.
+    /// A large message's payload follows the output, unless that message is over.
     pub(super) large: bool,
     /// Bytes written since the last exchange.
     pub(super) written: usize,
@@ -23,16 +23,16 @@ pub(super) struct Exchange {
 /// How a connection ended by itself.
 #[derive(Debug)]
 pub enum Ended {
-    /// The peer closed it, in whatever manner.
+    /// The peer closed the connection, in any manner.
     Closed,
-    /// The network or TLS broke it.
+    /// The network or TLS broke the connection.
     Broken(io::Error),
-    /// Its task has panicked.
+    /// The connection's task has panicked.
     Panicked,
 }
 
 impl From<io::Error> for Ended {
-    /// A peer that resets the connection, or ends TLS without saying so, has closed it.
+    /// A peer that resets the connection, or ends TLS without close_notify, has closed it.
     fn from(error: io::Error) -> Self {
         match net::is_closed(&error) {
             true => Self::Closed,
@@ -51,17 +51,17 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What a connection's task is to do after an exchange.
+/// The work of a connection's task after an exchange.
 pub(super) struct Instruction {
-    /// When the next exchange is due even if nothing else happens.
+    /// When the next exchange is due even if nothing happens before.
     pub(super) deadline: Option<Instant>,
     /// Whether to read on.
     pub(super) read: bool,
-    /// How many bytes the packet that is being received lacks, as far as that is known.
+    /// How many bytes the arriving packet lacks. 0 if that is not known.
     pub(super) missing: usize,
-    /// Write what is left, and end.
+    /// Whether to write the rest and end.
     pub(super) finish: bool,
-    /// See to it that the connection is watched.
+    /// Whether to have the descriptor watch the connection.
     #[cfg(unix)]
     pub(super) watch: bool,
 }

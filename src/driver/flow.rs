@@ -1,19 +1,19 @@
-//! How much a link has to send, as far as its program should wait for that; and whether its task reads on. Without a
-//! session, a clock or a runtime: whoever asks says what the session holds.
+//! Whether a program should wait before it sends more, and whether the task reads on. There is no session, clock or
+//! runtime here: the caller reports the session's load.
 
 /// Bytes waiting to be written above which a link is full.
 const FULL: usize = 1 << 20;
 /// Bytes waiting to be written below which a full link has room again.
 const ROOM: usize = FULL / 4;
 
-/// What the session holds at one moment.
+/// The load of the session at one moment.
 #[derive(Clone, Copy)]
 pub(super) struct Load {
-    /// Bytes that the task has not taken yet. Without a task, the connector takes them.
+    /// Bytes that the task (or, without a task, the connector) has not taken yet.
     pub(super) transmit: usize,
     /// Bytes of requests that the server has not answered.
     pub(super) stored: usize,
-    /// How many bytes of requests there may be.
+    /// The most bytes of such requests.
     pub(super) most_stored: usize,
 }
 
@@ -27,11 +27,11 @@ impl Load {
 pub(super) struct Flow {
     /// Bytes that the task has taken from the session and not yet written.
     unwritten: usize,
-    /// More than `FULL` was waiting to be written, and there is not yet `ROOM` again.
+    /// More than `FULL` bytes waited to be written, and there is not yet `ROOM` again.
     full: bool,
-    /// Somebody waits until the session holds nothing back.
+    /// A program waits until the session holds nothing back.
     draining: bool,
-    /// The task does not read, since the session wants nothing more.
+    /// The task does not read, because the session wants nothing more.
     reading_paused: bool,
 }
 
@@ -45,22 +45,23 @@ impl Flow {
         self.backlog(load) + load.stored
     }
 
-    /// Whether the program should wait before it sends more. A connection that is `over` is never full: it sends nothing
-    /// that one could wait for.
+    /// Whether the program should wait before it sends more. A connection that is `over` is never full, because it
+    /// sends nothing more.
     pub(super) fn is_full(&mut self, load: Load, over: bool) -> bool {
         let much = self.backlog(load) > FULL || load.stores_much();
         self.full = !over && (much || self.full && !self.has_room(load));
         self.full
     }
 
-    /// Somebody asks whether the session `holds_back` something, and waits if it does.
+    /// A program asks whether the session `holds_back` packets. If so, it waits.
     pub(super) fn drain(&mut self, holds_back: bool) -> bool {
         self.draining = holds_back;
         holds_back
     }
 
-    /// The task has told what it has written, and has `unwritten` bytes left. Returns whether to wake whoever waits for
-    /// room, or until the session holds nothing back. A `slow` program waits in vain: it has to take events first.
+    /// The task has reported its written bytes, and has `unwritten` bytes left. Returns whether to wake a program that
+    /// waits for room, or for the session to hold nothing back. A `slow` program waits for room in vain: it has to take
+    /// events first.
     pub(super) fn exchanged(
         &mut self,
         unwritten: usize,
@@ -76,13 +77,13 @@ impl Flow {
         was_full && (!self.full || slow) || was_draining && !self.draining
     }
 
-    /// The task reads on if the session wants more. Returns whether it does.
+    /// The task asks whether to read on. It pauses if the session wants nothing more.
     pub(super) fn read(&mut self, wants: bool) -> bool {
         self.reading_paused = !wants;
         wants
     }
 
-    /// Whether the task, which has paused, is to read on since the session wants more again.
+    /// Whether a paused task is to read on, because the session wants more again.
     pub(super) fn resumes_reading(&mut self, wants: impl FnOnce() -> bool) -> bool {
         let resumes = self.reading_paused && wants();
         self.reading_paused &= !resumes;

@@ -1,5 +1,5 @@
-//! The socket of a connector in Lua, for its end. The connector has sent everything with its own descriptor, and may close
-//! that whenever it likes: the one here keeps the connection until the peer has read all of it.
+//! Holds the socket of a connector in Lua for an orderly end. The connector sends all bytes by its own descriptor, and
+//! may close that at any time. The descriptor held here keeps the connection until the peer has read all of it.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,11 +18,12 @@ use super::CLOSING_TIME;
 use super::hub::{Hub, TaskCount};
 use super::transport::Transport;
 
-/// How many bytes one read throws away at most.
+/// The most bytes that one read throws away.
 const READ: usize = 16 << 10;
 
-/// Holds a socket until the link lets go of it, and then ends the connection as [`super::connection`] does: closing a
-/// socket while received data is unread would reset the connection and could destroy what the peer has not read yet.
+/// Holds a socket until the link lets go of it. Then it ends the connection as [`super::connection`] does: closing a
+/// socket while received data is unread would reset the connection, and could destroy bytes that the peer has not read
+/// yet.
 pub(super) async fn run(
     hub: Arc<Hub>,
     transport: Arc<Transport>,
@@ -35,13 +36,13 @@ pub(super) async fn run(
         transport.take_ending().map_or(Poll::Pending, Poll::Ready)
     })
     .await;
-    // A connection that has failed is over too.
+    // An error means that the connection is over too.
     let _ = end(socket, CLOSING_TIME).await;
     transport.leave();
     hub.tell_of_parting();
 }
 
-/// Ends our half of the connection, and reads until the peer ends its own, or for so long.
+/// Ends our half of the connection. Then reads until the peer ends its half, or `patience` is over.
 async fn end(socket: OwnedFd, patience: Duration) -> io::Result<()> {
     let socket = std::net::TcpStream::from(socket);
     socket.set_nonblocking(true)?;
@@ -52,7 +53,7 @@ async fn end(socket: OwnedFd, patience: Duration) -> io::Result<()> {
         while stream.read(&mut buffer).await? > 0 {}
         io::Result::Ok(())
     };
-    // Too late is too late.
+    // A peer that takes too long loses its chance.
     let _ = timeout(patience, read).await;
     // A thread that still waits for the socket finds it closed.
     SockRef::from(&stream).shutdown(Shutdown::Both)

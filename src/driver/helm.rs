@@ -1,5 +1,5 @@
-//! How Lua's thread, the caretaker's and the connections' tasks tell each other of the wheel. `wheel.rs` decides who needs to
-//! hear of something; here it is passed on. The caretaker's thread itself is not here.
+//! How Lua's thread, the caretaker's thread and the connections' tasks tell each other of the wheel. `wheel.rs` decides
+//! who has to hear; the helm passes it on. The caretaker's thread itself is not here.
 
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
@@ -10,26 +10,27 @@ use tokio::sync::Notify;
 use super::lock;
 use super::wheel::{Hands, Hearing, Wheel};
 
-/// How long a program that calls `step` in a loop of its own takes from one call to the next, at most.
+/// The longest time between two calls of `step` by which a program counts as one that steps in a loop.
 pub(super) const BETWEEN_STEPS: Duration = Duration::from_millis(50);
-/// How often a program without a pause between its steps looks for what has arrived. Most of such a step is the system call.
+/// The shortest time between two turns for a program that steps without a pause. Most of such a step is the system
+/// call.
 const BETWEEN_TURNS: Duration = Duration::from_micros(3);
 
 #[derive(Default)]
 pub(super) struct Helm {
-    /// Held by whoever drives the runtime.
+    /// Held by the thread that drives the runtime.
     held: Mutex<()>,
     wheel: Wheel,
     /// Makes a driving caretaker look up: Lua wants the wheel, or a transport became dirty.
     call: Notify,
-    /// When a step of Lua's drove last, or would have done so if the caretaker had not been driving.
+    /// When a step of Lua drove last, or would have driven if the caretaker had not been driving.
     last_turn: Mutex<Option<Instant>>,
-    /// The caretaker's.
+    /// The caretaker's thread.
     thread: OnceLock<Thread>,
 }
 
 impl Helm {
-    /// Takes the wheel as soon as it is free, until the returned value is dropped.
+    /// Takes the wheel as soon as it is free. Dropping the returned value lets go of it.
     pub(super) fn hold(&self) -> MutexGuard<'_, ()> {
         lock(&self.held)
     }
@@ -53,14 +54,14 @@ impl Helm {
         }
     }
 
-    /// Makes a sleeping caretaker look whether it is needed.
+    /// Wakes a sleeping caretaker, so that it checks whether it is needed.
     pub(super) fn wake_if_parked(&self) {
         if self.wheel.is_parked() {
             self.unpark();
         }
     }
 
-    /// A transport became dirty: makes the caretaker look at it.
+    /// A transport became dirty. Makes the caretaker look at it.
     pub(super) fn call_for_dirty(&self) {
         match self.wheel.hear_of_dirty() {
             Hearing::Called => self.call.notify_one(),
@@ -75,8 +76,8 @@ impl Helm {
         self.unpark();
     }
 
-    /// Whether Lua's step is to drive `now`, perhaps since something `is_dirty`. It takes the wheel from a driving caretaker
-    /// if the step before it was not long ago: so whoever steps seldom wakes nobody.
+    /// Whether Lua's step drives at `now`. `is_dirty` says that a transport is dirty. A step takes the wheel from a
+    /// driving caretaker only if the step before was not long ago. So a program that steps seldom wakes no thread.
     pub(super) fn is_turn_due(&self, now: Instant, is_dirty: bool) -> bool {
         let mut last = lock(&self.last_turn);
         let since = last.map(|last| now - last);
@@ -91,31 +92,31 @@ impl Helm {
         is_due
     }
 
-    /// Makes a driving caretaker leave if it is not needed any more.
+    /// Makes a driving caretaker check whether it is still needed.
     pub(super) fn call_if_driving(&self) {
         if self.is_caretaker_driving() {
             self.call.notify_one();
         }
     }
 
-    /// The caretaker is to end.
+    /// Ends the caretaker.
     pub(super) fn stop(&self) {
         self.wheel.stop();
         self.call.notify_one();
         self.unpark();
     }
 
-    /// What the caretaker does until it is to stop.
+    /// The caretaker's work, until it is stopped.
     pub(super) fn run(&self, hands: &impl Hands) {
         self.wheel.run(hands);
     }
 
-    /// Waits for a call to the caretaker. An earlier call that nobody waited for counts.
+    /// Waits for a call to the caretaker. An earlier call for which nobody waited counts.
     pub(super) async fn called(&self) {
         self.call.notified().await;
     }
 
-    /// Nobody can need the caretaker before this is known.
+    /// Sets the caretaker's thread. Nobody can need the caretaker before.
     pub(super) fn set_thread(&self, thread: Thread) {
         // It is set once: a driver has one caretaker.
         let _ = self.thread.set(thread);

@@ -1,4 +1,4 @@
-//! What the Lua thread, the caretaker and the connection tasks of one driver share.
+//! The state that the Lua thread, the caretaker and the connection tasks of one driver share.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -17,11 +17,11 @@ use super::turns::Turns;
 use super::{lock, lock_until};
 use crate::forks::forks;
 
-/// What the hub asks of a link.
+/// The hub's view of a link.
 pub(super) trait Member: Send + Sync {
-    /// The alarm rings, unless it has been moved to later than `now`.
+    /// The alarm rings, unless it has been moved to a time after `now`.
     fn ring(&self, now: Instant);
-    /// Closes the connection for a program that will not come back, unless the link is locked for longer than until
+    /// Closes the connection for a program that will not come back. Does nothing if the link is still locked at
     /// `deadline`.
     fn leave_until(&self, deadline: Instant);
 }
@@ -30,28 +30,28 @@ pub(super) struct Hub {
     pub(super) helm: Helm,
     pub(super) alarms: Alarms,
     pub(super) turns: Turns,
-    /// Wakes an event loop that waits for a connection of its own.
+    /// Wakes an event loop that waits only for connections of its own.
     #[cfg(unix)]
     pub(super) bell: Bell,
-    /// Wakes the Lua thread: a link became ready, a closing connection has written everything, or the thread has slept.
+    /// Wakes the Lua thread: a link became ready, a closing connection has written all bytes, or the thread has slept.
     pub(super) news: Notify,
-    /// Links that have something for Lua, as far as nobody has asked for them.
+    /// Links that have an event for Lua and that nobody has asked for yet.
     ready: Mutex<Ready>,
-    /// Transports whose task has something to do and does not know it yet.
+    /// Transports whose task has new work and does not know of it yet.
     dirty: Mutex<Vec<Arc<Transport>>>,
     /// All links by token.
     links: Mutex<BTreeMap<u32, Weak<dyn Member>>>,
-    /// Tasks alive.
+    /// The number of tasks alive.
     tasks: Arc<AtomicUsize>,
-    /// Connections being closed in order.
+    /// The number of connections being closed in order.
     partings: Arc<AtomicUsize>,
-    /// Counts what these achieve.
+    /// Counts the progress of connections being closed.
     progress: AtomicUsize,
-    /// Tells the tasks that a closing connection has written everything, or that one is over.
+    /// Tells the tasks that a closing connection has written all bytes, or is over.
     pub(super) partings_news: Notify,
     next_token: AtomicU32,
-    /// How often the process had been forked when this was made. In another process a thread that has stayed behind may
-    /// hold any lock of this, of a link or of a transport: nothing may be locked there.
+    /// The process's number of forks when the hub was made. In a child process, a thread that stayed behind may hold
+    /// any lock of the hub, of a link or of a transport. So a child may lock nothing here.
     forks: AtomicUsize,
 }
 
@@ -88,7 +88,7 @@ impl Hub {
         lock(&self.links).insert(token, link);
     }
 
-    /// Has all links leave for good. What is locked for longer than until `deadline` is left alone.
+    /// Has all links leave for good. A link still locked at `deadline` is left alone.
     pub(super) fn leave_all(&self, deadline: Instant) {
         let links: Vec<_> = match lock_until(&self.links, deadline) {
             Some(links) => links.values().filter_map(Weak::upgrade).collect(),
@@ -97,7 +97,7 @@ impl Hub {
         for link in links {
             link.leave_until(deadline);
         }
-        // Whoever drives may be waiting for something else.
+        // The driving thread may be waiting for another event.
         self.wake_dirty();
         self.helm.lua_stays_away();
     }
@@ -124,7 +124,7 @@ impl Hub {
         self.bell.ring();
     }
 
-    /// Wakes tasks and links when it is time, for ever.
+    /// Wakes tasks and links at their time, forever.
     pub(super) async fn ring(&self) {
         let ring_link = |token, now| {
             let link = lock(&self.links).get(&token).and_then(Weak::upgrade);
@@ -135,7 +135,7 @@ impl Hub {
         self.alarms.ring(ring_link).await;
     }
 
-    /// The link is gone, and with it its alarm.
+    /// The link is gone, and its alarm with it.
     pub(super) fn forget(&self, token: u32, alarm: Option<Instant>) {
         if self.is_stale() {
             return;
@@ -148,8 +148,8 @@ impl Hub {
         }
     }
 
-    /// Lets a transport's task know that it has something to do: soon if the caretaker drives, else when the runtime is
-    /// driven next, so that a burst of requests costs few wake-ups.
+    /// Tells a transport's task that it has new work. The task is woken soon if the caretaker drives, otherwise when
+    /// the runtime is driven next. So a burst of requests costs few wake-ups.
     pub(super) fn mark_dirty(&self, transport: &Arc<Transport>) {
         if transport.mark_dirty() {
             lock(&self.dirty).push(Arc::clone(transport));
@@ -157,7 +157,8 @@ impl Hub {
         }
     }
 
-    /// To be called inside the runtime, where waking a task is cheap. Returns whether there was one to wake.
+    /// Wakes the tasks of dirty transports. Call it inside the runtime, where waking is cheap. Returns whether there
+    /// was a task to wake.
     pub(super) fn wake_dirty(&self) -> bool {
         let dirty = std::mem::take(&mut *lock(&self.dirty));
         for transport in &dirty {
@@ -170,10 +171,10 @@ impl Hub {
         !lock(&self.dirty).is_empty()
     }
 
-    /// One turn of the runtime without blocking: what waits is written, what has arrived is read, due timers fire.
+    /// One turn of the runtime without blocking: waiting bytes are written, arrived bytes are read, due timers fire.
     pub(super) async fn turn(&self) {
         self.wake_dirty();
-        // The first yield polls the I/O driver, the second the tasks which that has woken.
+        // The first yield polls the I/O driver. The second polls the tasks that the first has woken.
         yield_now().await;
         yield_now().await;
     }
@@ -199,17 +200,17 @@ impl Hub {
         Parting(Arc::clone(&self.partings))
     }
 
-    /// A connection that is being closed gets on.
+    /// A connection that is being closed has made progress.
     pub(super) fn note_progress(&self) {
         self.progress.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How often that has happened.
+    /// The number of calls of `note_progress`.
     pub(super) fn progress(&self) -> usize {
         self.progress.load(Ordering::SeqCst)
     }
 
-    /// A closing connection has written everything, or one is over.
+    /// A closing connection has written all bytes, or is over.
     pub(super) fn tell_of_parting(&self) {
         self.news.notify_one();
         self.partings_news.notify_waiters();
@@ -228,9 +229,9 @@ impl Drop for Parting {
 /// Tokens, each at most once: a program that steps its clients by itself never asks for them.
 #[derive(Default)]
 struct Ready {
-    /// In order of arrival.
+    /// The tokens in order of arrival.
     queue: VecDeque<u32>,
-    /// The same as a set.
+    /// The same tokens as a set.
     listed: HashSet<u32>,
 }
 
@@ -259,7 +260,7 @@ mod tests {
         let driver = Driver::new(|| {}).unwrap();
         let link = Link::new(&driver, Session::new(Version::V311, Settings::default()));
         let hub = Arc::clone(&driver.hub);
-        // As if a thread of the parent held everything.
+        // As if a thread of the parent held every lock.
         let _held = (
             lock(&hub.links),
             lock(&hub.ready),

@@ -1,5 +1,5 @@
-//! A message whose payload its publisher lends to the task for a while: the task writes it from where it lies. What the
-//! task has not written when the publisher wants the payload back is copied.
+//! A message whose payload its publisher lends to the task for a while. The task writes the payload from where it lies.
+//! When the publisher wants the payload back, the unwritten rest is copied.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,14 +8,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
-/// At most one message. It comes before all else that the session has to transmit.
+/// At most one message. It comes before all other bytes that the session has to transmit.
 #[derive(Default)]
 pub(super) struct Large(Option<Box<Lent>>);
 
 struct Lent {
-    /// What goes before the payload, until the task takes it.
+    /// The bytes that go before the payload, until the task takes them.
     head: BytesMut,
-    /// What has not been written of the payload.
+    /// The unwritten rest of the payload.
     payload: Bytes,
 }
 
@@ -24,17 +24,17 @@ impl Large {
         self.0 = Some(Box::new(Lent { head, payload }));
     }
 
-    /// Whether there is a payload that has not been written.
+    /// Whether a payload has not been written to its end.
     pub(super) fn is_lent(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether the payload comes next: the task has taken what goes before it.
+    /// Whether the payload comes next, because the task has taken the bytes before it.
     pub(super) fn is_next(&self) -> bool {
         self.0.as_ref().is_some_and(|lent| lent.head.is_empty())
     }
 
-    /// What goes before the payload, which the task writes first.
+    /// Takes the bytes that go before the payload. The task writes them first.
     pub(super) fn take_head(&mut self) -> Option<BytesMut> {
         self.0.as_mut().map(|lent| std::mem::take(&mut lent.head))
     }
@@ -58,7 +58,7 @@ impl Large {
         Poll::Ready(Ok(written))
     }
 
-    /// Ends the loan. Returns what has not been taken of the head, and not written of the payload.
+    /// Ends the loan. Returns the head if the task has not taken it, and the unwritten rest of the payload.
     pub(super) fn end(&mut self) -> Option<(BytesMut, Bytes)> {
         self.0.take().map(|lent| (lent.head, lent.payload))
     }
@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes at most so many bytes at a time, in one piece.
+    /// Takes at most `at_a_time` bytes at a time, in one piece.
     struct Stream {
         at_a_time: usize,
         written: Vec<u8>,
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(stream.written, b"earlier");
         assert_eq!(large.take_head().unwrap(), &b"head"[..]);
         assert!(large.is_next());
-        // The task has written everything, and asks again.
+        // The task has written all bytes, and asks again.
         assert!(large.take_head().unwrap().is_empty());
         assert!(large.is_next());
     }

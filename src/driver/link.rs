@@ -1,5 +1,5 @@
-//! A link: one client's session and the connection that carries it now, if any. Here is what Lua's thread asks of it;
-//! `link/publish.rs` takes messages, and `link/task.rs` is for the connection's task.
+//! A link: one client's session and the connection that carries it now, if any. This file serves Lua's thread.
+//! `link/publish.rs` takes messages, and `link/task.rs` serves the connection's task.
 
 mod publish;
 mod task;
@@ -26,32 +26,32 @@ use crate::session::{
     Event, Failure, Parted, RequestError, Session, Settings, State, Stats, Unrenewed,
 };
 
-/// What a link has for Lua.
+/// News of a link for Lua.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// The connection is up; nothing has been sent on it.
+    /// The connection is up. Nothing has been sent on it.
     Opened,
     /// The connection could not be opened.
     OpenFailed(Box<OpenError>),
     /// A packet that the user sees.
     Packet(Packet),
-    /// A message that was accepted will not be sent, see [`Event::Dropped`].
+    /// An accepted message will not be sent, see [`Event::Dropped`].
     Dropped {
-        /// Its packet identifier, 0 for QoS 0.
+        /// The packet identifier, 0 for QoS 0.
         packet_id: u16,
-        /// Why the server does not take it.
+        /// Why the server does not take the message.
         reason: RequestError,
     },
-    /// A request that was accepted will not be sent, see [`Event::Withdrawn`].
+    /// An accepted request will not be sent, see [`Event::Withdrawn`].
     Withdrawn {
-        /// Its packet identifier, 0 for QoS 0.
+        /// The packet identifier, 0 for QoS 0.
         packet_id: u16,
-        /// Its correlation data.
+        /// The correlation data.
         correlation_data: Bytes,
     },
     /// A subscription was lost with the server's session, see [`Event::Unrenewed`].
     Unrenewed(Unrenewed),
-    /// The session ended the connection, with the reason.
+    /// The session ended the connection for this reason.
     Failed(Failure),
     /// The connection ended by itself.
     Ended(Ended),
@@ -81,7 +81,7 @@ impl From<Event> for LinkEvent {
 pub struct Link {
     token: u32,
     hub: Arc<Hub>,
-    /// Messages that Lua has at hand while the task receives others. Only Lua's thread locks this, before `state`.
+    /// Messages that Lua goes through while the task receives others. Only Lua's thread locks this, and before `state`.
     taken: Mutex<VecDeque<Event>>,
     state: Mutex<LinkState>,
 }
@@ -89,17 +89,18 @@ pub struct Link {
 pub(super) struct LinkState {
     pub(super) session: Session,
     attached: Option<Attached>,
-    /// The connection before, if it had something to send when it was closed: the next one waits for its end. A server
-    /// ends a connection when its client comes by another one, and reads what is left of it no more. So does the
-    /// cluster of which the next server is another node; and whether it is one, only who runs it knows.
+    /// The previous connection, if it had bytes to send when it was closed. The next connection waits for its end. A
+    /// server ends a connection when its client comes by another one, and no longer reads the rest of the old one. A
+    /// cluster does so too, even if the next server is another of its nodes. Only the operator knows whether it is a
+    /// cluster.
     previous: Option<Arc<Transport>>,
-    /// Mailbox of the task that holds the socket of a connector, from `hold` to `let_go`.
+    /// The mailbox of the task that holds a connector's socket, from `hold` to `let_go`.
     held: Option<Arc<Transport>>,
-    /// What a connector has received of a packet that is not whole. Boxed: few links have it.
+    /// The bytes that a connector has received of a packet that is not whole. Boxed, because few links have them.
     pub(super) input: Option<Box<BytesMut>>,
-    /// When to wake Lua. Boxed: few links have one.
+    /// When to wake Lua. Boxed, because few links have an alarm.
     alarm: Option<Box<Alarm>>,
-    /// Lua is to be woken, and has not been told.
+    /// Lua is to be woken, and has not taken [`LinkEvent::Woken`] yet.
     woken: bool,
     flow: Flow,
     large: Large,
@@ -109,19 +110,19 @@ pub(super) struct LinkState {
 
 /// A connection, from `open` to `close`.
 struct Attached {
-    /// Mailbox of the task that owns the connection.
+    /// The mailbox of the task that owns the connection.
     transport: Arc<Transport>,
-    /// How opening ended, not yet told.
+    /// How opening ended. `None` before that, and after Lua has been told.
     opened: Option<Result<(), Box<OpenError>>>,
-    /// How the connection ended, not yet told. Comes after every packet.
+    /// How the connection ended, if Lua has not been told. Comes after every packet.
     ended: Option<Ended>,
     tls_version: Option<&'static str>,
 }
 
-/// See [`Link::wake_after`].
+/// The alarm of [`Link::wake_after`].
 struct Alarm {
     at: Instant,
-    /// Somebody has to drive until it rings.
+    /// Keeps the runtime driven until the alarm rings.
     _alive: TaskCount,
 }
 
@@ -151,18 +152,18 @@ impl Link {
         link
     }
 
-    /// What [`Driver::next_ready`] calls this link.
+    /// The number by which [`Driver::next_ready`] names this link.
     pub fn token(&self) -> u32 {
         self.token
     }
 
-    /// Whether this belongs to the parent of this process, see [`Driver::is_stale`].
+    /// Whether the link belongs to the parent of this process, see [`Driver::is_stale`].
     pub fn is_stale(&self) -> bool {
         self.hub.is_stale()
     }
 
     /// Lets go of the connection, if there is one, for the next one. Returns the mailbox of the next one's task, and
-    /// the connection whose end it is to wait for.
+    /// the connection for whose end that task waits.
     pub(super) fn renew(&self) -> (Arc<Transport>, Option<Arc<Transport>>) {
         self.close();
         let transport = Arc::<Transport>::default();
@@ -176,8 +177,8 @@ impl Link {
         (transport, state.previous.clone())
     }
 
-    /// Uses the session, and sees to it that what this has put into its transmit buffer is written. This runs under a
-    /// lock: nothing that cannot be sent to another thread, such as a value of Lua's, can be used there.
+    /// Uses the session, and has the bytes written that this adds to its transmit buffer. The request runs under a
+    /// lock. It cannot use a value that cannot be sent to another thread, such as a value of Lua.
     pub(super) fn with_session<T>(&self, request: impl FnOnce(&mut Session) -> T + Send) -> T {
         let mut state = self.lock();
         let result = request(&mut state.session);
@@ -185,7 +186,7 @@ impl Link {
         result
     }
 
-    /// Looks at the session, and changes nothing.
+    /// Looks at the session without changing it.
     pub(super) fn look<T>(&self, look: impl FnOnce(&Session) -> T) -> T {
         look(&self.lock().session)
     }
@@ -200,34 +201,34 @@ impl Link {
         driver.spawn(|alive| held::run(hub, transport, socket, alive));
     }
 
-    /// Has the connection of a connector end in order, in the background: the connector has closed its own descriptor.
+    /// Ends a connector's connection in order, in the background. The connector has closed its own descriptor.
     pub fn let_go(&self) {
         self.lock().let_go(&self.hub);
     }
 
-    /// Whether the peer may not have read all of the connector's last connection.
+    /// Whether the peer may not yet have read all of the last connection.
     pub fn is_parting(&self) -> bool {
         let state = self.lock();
         state.previous.as_ref().is_some_and(|last| !last.is_gone())
     }
 
-    /// Closes the connection, if there is one: what was accepted on it is sent in the background, as far as the session
-    /// does not keep it for the next one; then the peer sees the end of the stream. What the connection had for Lua is
-    /// dropped, but for answers to requests.
+    /// Closes the connection, if there is one. Accepted packets are sent in the background, unless the session keeps
+    /// them for the next connection. Then the peer sees the end of the stream. The connection's events for Lua are
+    /// dropped, except answers to requests.
     pub fn close(&self) {
         let mut state = self.lock_with_messages();
         state.detach(&self.hub, |session| session.part(false));
         self.tell_rest(&mut state);
     }
 
-    /// Closes the connection, if there is one, for a program that will not come back: all that was accepted, also on
-    /// earlier connections, is sent in the background.
+    /// Closes the connection, if there is one, for a program that will not come back. All accepted packets, also of
+    /// earlier connections, are sent in the background.
     pub fn leave(&self) {
         self.lock().detach(&self.hub, |session| session.part(true));
     }
 
-    /// Drops the connection after everything in the transmit buffer has been written, and waits for that until
-    /// `deadline` at the longest; the rest is then written in the background.
+    /// Drops the connection after the whole transmit buffer has been written. Waits for that until `deadline`; then the
+    /// rest is written in the background.
     pub fn close_flushed(&self, driver: &Driver, deadline: Instant) {
         let transport = {
             let mut state = self.lock_with_messages();
@@ -242,7 +243,7 @@ impl Link {
         }
     }
 
-    /// Whether so much waits to be written or acknowledged that the program should wait before it sends more.
+    /// Whether so many bytes wait to be written or acknowledged that the program should wait before it sends more.
     pub fn is_full(&self) -> bool {
         self.lock().is_full()
     }
@@ -252,20 +253,20 @@ impl Link {
         self.lock().outgoing_bytes()
     }
 
-    /// Whether the server's receive maximum still keeps back something that was accepted.
+    /// Whether accepted packets still wait, for example for the server's receive maximum.
     pub fn holds_back(&self) -> bool {
         let mut state = self.lock();
         let holds_back = state.holds_back();
         state.flow.drain(holds_back)
     }
 
-    /// Whether what is full has room again, or waiting is in vain since the program itself has to take something first.
+    /// Whether a full link has room again, or waiting is in vain because the program itself has to take events first.
     pub fn has_room_or_news(&self) -> bool {
         let mut state = self.lock();
         state.session.is_slow() || !state.is_full()
     }
 
-    /// Whether the program must take events before more can be sent.
+    /// Whether the program must take events before it can send more.
     pub fn is_slow(&self) -> bool {
         self.look(Session::is_slow)
     }
@@ -277,7 +278,7 @@ impl Link {
         self.has_news(&mut state);
     }
 
-    /// Makes [`LinkEvent::Woken`] come after `delay`, unless this is called again before.
+    /// Makes [`LinkEvent::Woken`] come after `delay`. Another call before that replaces the time.
     pub fn wake_after(&self, delay: Duration) {
         let alarm = Instant::now().checked_add(delay).map(|at| {
             let _alive = self.hub.count_task();
@@ -292,7 +293,7 @@ impl Link {
         self.hub.helm.wake_if_parked();
     }
 
-    /// The next thing for Lua. If there is none yet, drives the runtime for a turn, without blocking.
+    /// The next event for Lua. If there is none yet, drives the runtime for one turn, without blocking.
     pub fn step(&self, driver: &Driver) -> Option<LinkEvent> {
         self.next_event().or_else(|| {
             let relieve = self.lock().readiness.step();
@@ -301,7 +302,7 @@ impl Link {
         })
     }
 
-    /// The next thing for Lua, without driving the runtime.
+    /// The next event for Lua, without driving the runtime.
     pub fn next_event(&self) -> Option<LinkEvent> {
         let mut taken = lock(&self.taken);
         if let Some(event) = taken.pop_front() {
@@ -319,39 +320,39 @@ impl Link {
         }
         let LinkState { flow, session, .. } = &mut *state;
         if flow.resumes_reading(|| session.wants_receive()) && self.mark_dirty(&state) {
-            // Sooner than in a burst of requests: Lua is not to wait for it.
+            // Sooner than for a burst of requests: Lua is not to wait for it.
             self.hub.helm.call_if_driving();
         }
         event
     }
 
-    /// Gives the session other settings, from now on.
+    /// Replaces the session's settings.
     pub fn configure(&self, settings: Settings) {
         self.with_session(|session| session.configure(settings));
     }
 
-    /// The session's counters.
+    /// The session's figures.
     pub fn stats(&self) -> Stats {
         self.look(Session::stats)
     }
 
-    /// The time until keep alive has something to do, and whether the server is given up then.
+    /// The time until keep alive is due, and whether the server is given up then.
     pub fn deadline(&self) -> (Option<Duration>, bool) {
         let (deadline, awaits) = self.look(|it| (it.poll_timeout(), it.awaits_answer()));
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         (left, awaits)
     }
 
-    /// Version of TLS that the connection uses, if any.
+    /// The version of TLS that the connection uses, if any.
     pub fn tls_version(&self) -> Option<&'static str> {
         self.lock().attached.as_ref()?.tls_version
     }
 
-    /// Whether `next_event` has something.
+    /// Whether `next_event` has an event.
     pub fn has_events(&self) -> bool {
         let mut state = self.lock_with_messages();
         let any = state.has_events();
-        // Whoever asks is about to wait.
+        // The caller is about to wait.
         if any {
             state.raise();
         } else {
@@ -360,11 +361,11 @@ impl Link {
         any
     }
 
-    /// A descriptor that is readable while `step` has something or, on Linux, may have something because bytes have
-    /// arrived; until the link is dropped. Not to be read from or closed.
+    /// A descriptor that is readable while `step` has an event. On Linux it is also readable when bytes have arrived,
+    /// so that `step` may have an event. It is valid until the link is dropped. Do not read from it or close it.
     ///
     /// # Errors
-    /// What the operating system says when it has no more descriptors.
+    /// The operating system's error when it has no more descriptors.
     #[cfg(unix)]
     pub fn fd(&self) -> std::io::Result<std::os::fd::RawFd> {
         let mut state = self.lock_with_messages();
@@ -376,7 +377,7 @@ impl Link {
         if state.has_events() {
             state.raise();
         }
-        // The task knows the socket to be watched.
+        // The task knows the socket to watch.
         self.mark_dirty(&state);
         Ok(fd)
     }
@@ -385,7 +386,7 @@ impl Link {
         lock(&self.state)
     }
 
-    /// The same, after the messages that Lua has at hand have been given back.
+    /// Locks the state after giving back the messages that Lua has not taken yet.
     fn lock_with_messages(&self) -> MutexGuard<'_, LinkState> {
         let taken = std::mem::take(&mut *lock(&self.taken));
         let mut state = self.lock();
@@ -395,7 +396,7 @@ impl Link {
         state
     }
 
-    /// Sees to it that Lua asks for what there is.
+    /// Tells Lua to ask for the events that there are.
     fn tell_rest(&self, state: &mut LinkState) {
         if state.has_events() {
             self.has_news(state);
@@ -414,12 +415,11 @@ impl Link {
                 state.descriptor.raise();
             }
         }
-        // Something that waited may have turned out to be more than the server takes.
+        // A waiting packet may have turned out to be more than the server takes. Its event is news.
         self.tell_rest(state);
     }
 
-    /// Lets the task of the connection, if there is one, know that it has something to do. Returns whether there is
-    /// one.
+    /// Tells the task of the connection, if there is one, that it has work. Returns whether there is a connection.
     fn mark_dirty(&self, state: &LinkState) -> bool {
         if let Some(attached) = &state.attached {
             self.hub.mark_dirty(&attached.transport);
@@ -490,7 +490,7 @@ impl LinkState {
             .is_some_and(|attached| attached.ended.is_none())
     }
 
-    /// Whether the connection has ended by itself, and Lua does not know.
+    /// Whether the connection has ended by itself, and Lua has not been told.
     fn has_ended(&self) -> bool {
         self.attached
             .as_ref()
@@ -530,21 +530,21 @@ impl LinkState {
         self.flow.is_full(self.load(), over)
     }
 
-    /// The task has so many bytes left to write. Returns whether to wake whoever waits for that.
+    /// The task has `unwritten` bytes left to write. Returns whether to wake a program that waits for that.
     fn exchanged(&mut self, unwritten: usize) -> bool {
         let (slow, holds_back) = (self.session.is_slow(), self.holds_back());
         self.flow
             .exchanged(unwritten, self.load(), slow, holds_back)
     }
 
-    /// Lua has seen that there is nothing.
+    /// Lua has seen that there is no event.
     fn emptied(&mut self) {
         if self.readiness.emptied() {
             self.descriptor.clear();
         }
     }
 
-    /// Makes the descriptor readable, if there is one.
+    /// Makes the descriptor readable, if an event loop waits on it.
     fn raise(&mut self) {
         if self.readiness.raise() {
             self.descriptor.raise();
@@ -566,7 +566,7 @@ impl LinkState {
         self.attached.as_mut()?.ended.take().map(LinkEvent::Ended)
     }
 
-    /// Takes all messages, and returns the first, if they are many and come next.
+    /// Takes all messages, and returns the first, if they are many and no other event comes before them.
     fn take_messages(&mut self, into: &mut VecDeque<Event>) -> Option<LinkEvent> {
         let opened = self.attached.as_ref().is_some_and(|it| it.opened.is_some());
         let next = !self.woken && !opened;
@@ -576,7 +576,7 @@ impl LinkState {
             .map(LinkEvent::from)
     }
 
-    /// Copies what has not been written of a large message. Returns whether there is one.
+    /// Copies the unwritten rest of a large message. Returns whether there is one.
     fn copy_large(&mut self) -> bool {
         let Some((head, payload)) = self.large.end() else {
             return false;
@@ -585,7 +585,7 @@ impl LinkState {
         true
     }
 
-    /// Lets go of the transport, which has still to do as `part` says, and forgets what it had for Lua.
+    /// Lets go of the transport, whose remaining work `part` decides, and drops its events for Lua.
     fn detach(
         &mut self,
         hub: &Hub,
@@ -596,10 +596,10 @@ impl LinkState {
         if self.held.is_some() && matches!(state, State::Connecting | State::Connected) {
             self.previous.clone_from(&self.held);
         }
-        // Without a transport, a connector has all there was; and to one that is gone there is nothing to be given.
+        // Without a transport, the connector has taken all bytes. A transport that is gone takes none.
         if let Some(transport) = transport.as_ref().filter(|transport| !transport.is_gone()) {
             self.copy_large();
-            // A server that was given up is not waited for.
+            // Nobody waits for a server that was given up.
             let is_up = matches!(self.session.state(), State::Connecting | State::Connected);
             let is_unsure = self.flow.has_unwritten() || self.session.forgets_unanswered();
             let ending = match part(&mut self.session) {

@@ -1,8 +1,8 @@
-//! The tokio runtime of one Lua state: one task a connection, who drives the runtime, and how a waiter is woken.
-//! No Lua here, and no protocol: that is `session/`.
+//! The tokio runtime of one Lua state: one task a connection, the thread that drives the runtime, and the ways to wake
+//! a waiter. No Lua here, and no protocol, which is in `session/`.
 //!
-//! The runtime is a current-thread one. Whoever holds the *wheel* (a mutex) drives it: the Lua thread while it is
-//! inside [`Driver::wait`] or [`Driver::turn`], and the caretaker thread when Lua has been elsewhere for a
+//! The runtime is a current-thread one. The holder of the *wheel* (a mutex) drives it: the Lua thread while it waits in
+//! [`Driver::wait`] or takes a turn in [`Link::step`], and the caretaker thread when Lua has been elsewhere for a
 //! millisecond. So keep alive, acknowledgements and buffered output never depend on the script coming back.
 
 mod alarms;
@@ -47,30 +47,30 @@ use hub::{Hub, TaskCount};
 pub use link::{Link, LinkEvent};
 pub use request::{Accepted, Lent, Refused, Request};
 
-/// The longest single [`Driver::wait_until`].
+/// The longest time that one call of [`Driver::wait_until`] takes.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a connection that is being closed in order may go without progress: until it has written the rest, and then
-/// until it sees the peer's end of stream.
+/// How long an orderly close may go without progress: first until the rest is written, then until the peer ends its
+/// stream.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
-/// How long it may take in any case.
+/// How long an orderly close may take in any case.
 const LONGEST_CLOSING: Duration = Duration::from_secs(30);
-/// How long the end of the process or of a Lua state waits beyond that, which is for whoever drives.
+/// How much longer the end of the process or of a Lua state waits, so that the driving thread can act on these times.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How many threads may resolve names at once.
+/// The most threads that resolve names at once.
 const RESOLVER_THREADS: usize = 4;
 
-/// The hubs of this process, for its end.
+/// The hubs of this process, which its end visits.
 static HUBS: PerProcess<Vec<Weak<Hub>>> =
     PerProcess([const { Mutex::new(Vec::new()) }; GENERATIONS]);
 
-/// To be called when the process exits: has all links [leave](Link::leave), and waits until they have.
+/// Call this when the process exits. Has all links [leave](Link::leave), and waits until they have.
 ///
-/// A socket that goes with its process while received data is unread takes along what the peer has not read yet.
+/// When a socket goes with its process while received data is unread, bytes that the peer has not read yet are lost.
 pub fn exiting() {
     let begin = Instant::now();
-    // Whoever holds a lock for longer than this waits for the end of the process as well.
+    // A lock that is held for longer than this is held by a thread that waits for the end of the process as well.
     let Some(hubs) = lock_until(HUBS.mutex(), begin + GRACE) else {
         return;
     };
@@ -79,7 +79,7 @@ pub fn exiting() {
     for hub in &own {
         hub.leave_all(begin + GRACE);
     }
-    // The caretakers do the work, and keep the time. But if there is none, nobody gets on.
+    // The caretakers do the work and keep the time. Without a caretaker there is no progress.
     let (mut progress, mut since) = (0, begin);
     while own.iter().any(|hub| hub.has_partings()) {
         let (now, sum) = (Instant::now(), own.iter().map(|hub| hub.progress()).sum());
@@ -93,12 +93,12 @@ pub fn exiting() {
     }
 }
 
-/// Locks a mutex whose data stays consistent even if a holder panicked.
+/// Locks a mutex whose data stays consistent even if a holder panics.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks a mutex that may be locked for long, if that can be done until `deadline`.
+/// Locks a mutex that may be locked for long. `None` if it is still locked at `deadline`.
 fn lock_until<T>(mutex: &Mutex<T>, deadline: Instant) -> Option<MutexGuard<'_, T>> {
     loop {
         match mutex.try_lock() {
@@ -110,7 +110,7 @@ fn lock_until<T>(mutex: &Mutex<T>, deadline: Instant) -> Option<MutexGuard<'_, T
     }
 }
 
-/// The runtime of one Lua state. Dropping it has every link [leave](Link::leave), and waits for that.
+/// The runtime of one Lua state. On drop, every link [leaves](Link::leave), and the drop waits for that.
 pub struct Driver {
     /// Shared with the caretaker only.
     runtime: Option<Arc<Runtime>>,
@@ -119,10 +119,10 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Starts a runtime and its caretaker thread. Each thread of the driver's calls `prepare_thread` first.
+    /// Starts a runtime and its caretaker thread. Each thread of the driver calls `prepare_thread` first.
     ///
     /// # Errors
-    /// What the operating system says when it has no more threads or file descriptors.
+    /// The operating system's error when it has no more threads or file descriptors.
     pub fn new(prepare_thread: fn()) -> std::io::Result<Driver> {
         let hub = Arc::new(Hub::new());
         {
@@ -137,7 +137,8 @@ impl Driver {
             .max_blocking_threads(RESOLVER_THREADS)
             .thread_name("mqtt-resolver")
             .on_thread_start(prepare_thread)
-            // A signal too ends a system call that waits: whoever drives is to look at what its handler has done.
+            // A signal too ends a waiting system call. The driving thread then looks at the work of the signal's
+            // handler.
             .on_thread_unpark(move || of_runtime.news.notify_one())
             .build()?;
         let runtime = Arc::new(runtime);
@@ -151,40 +152,40 @@ impl Driver {
         })
     }
 
-    /// Whether this was made before a fork of which this process is the child: then nothing here may be used.
+    /// Whether the driver was made before a fork, and this process is the child. A stale driver must not be used.
     pub fn is_stale(&self) -> bool {
         self.hub.is_stale()
     }
 
-    /// The token of the next link that has something for Lua. A link is named once until it has been emptied.
+    /// The token of the next link that has an event for Lua. A link is named once until Lua has taken all its events.
     pub fn next_ready(&self) -> Option<u32> {
         self.hub.next_ready()
     }
 
-    /// Offers an address to the event loop that is to be woken when a link becomes ready, see [`Driver::arm_bell`].
+    /// Offers an address to an event loop that is to be woken when a link becomes ready, see [`Driver::arm_bell`].
     ///
     /// # Errors
-    /// What the operating system says when it has no socket.
+    /// The operating system's error when it has no socket.
     #[cfg(unix)]
     pub fn hang_bell(&self) -> std::io::Result<BellAddress> {
         self.hub.bell.hang()
     }
 
-    /// Takes the loop's connection, on which it has sent the secret. Returns whether there is one.
+    /// Takes the loop's connection, on which the loop has sent the secret. Returns whether there is one.
     #[cfg(unix)]
     pub fn take_bell(&self) -> bool {
         self.hub.bell.take()
     }
 
-    /// The loop has seen that no link is ready. Returns whether it may wait for a byte: one will come when a link becomes
-    /// ready. If not, one is ready now.
+    /// The loop has seen that no link is ready. Returns true if the loop may wait for a byte, which comes when a link
+    /// becomes ready. Returns false if a link is ready now.
     #[cfg(unix)]
     pub fn arm_bell(&self) -> bool {
         self.hub.bell.arm();
         !(self.hub.has_ready() && self.hub.bell.disarm())
     }
 
-    /// What waits to be written is written now, rather than with what may come next.
+    /// Has waiting bytes written now, rather than together with later ones.
     #[cfg(unix)]
     pub fn hurry(&self) {
         if self.hub.has_dirty() {
@@ -192,9 +193,9 @@ impl Driver {
         }
     }
 
-    /// Drives the runtime until a link has something for Lua, `timeout` has passed if there is one, or the program is
-    /// `interrupted` by a signal: that is asked each time the thread has slept. One turn of input and output is done in
-    /// any case.
+    /// Drives the runtime until a link has an event for Lua, `timeout` has passed (`None` waits forever), or a signal
+    /// has `interrupted` the program. `interrupted` is asked each time the thread has slept. At least one turn of input
+    /// and output is done.
     pub fn wait(&self, timeout: Option<Duration>, interrupted: impl Fn() -> bool) {
         if timeout.is_some_and(|timeout| timeout.is_zero()) || self.hub.has_ready() {
             return self.turn(false);
@@ -206,15 +207,15 @@ impl Driver {
                 }
             };
             match timeout {
-                // An error says that the time is over, and what is ready is asked for anyway.
+                // An error says that the time is over. The caller asks for ready links in any case.
                 Some(timeout) => drop(tokio::time::timeout(timeout, ready).await),
                 None => ready.await,
             }
         });
     }
 
-    /// Drives the runtime until `done` or `deadline`; `done` is asked again whenever a link has news. Returns whether
-    /// it was done. Comes back after [`LONGEST_WAIT`] at the latest, as false.
+    /// Drives the runtime until `done` or `deadline`. `done` is asked again whenever a link has news. Returns whether
+    /// it was done. Returns false after one second at the latest.
     pub fn wait_until(&self, deadline: Instant, mut done: impl FnMut() -> bool) -> bool {
         if done() {
             return true;
@@ -232,9 +233,9 @@ impl Driver {
         })
     }
 
-    /// One turn of the runtime without blocking, see [`Hub::turn`]. While the caretaker drives, a turn would repeat its work,
-    /// unless Lua is to `relieve` it, or turns are what this program does; and so would a turn right after another one, if
-    /// nothing is to be written.
+    /// One turn of the runtime without blocking, see [`Hub::turn`]. While the caretaker drives, a turn would repeat its
+    /// work, unless Lua is to `relieve` it or this program steps in a loop. Right after another turn, with nothing to
+    /// write, a turn would repeat that turn's work.
     fn turn(&self, relieve: bool) {
         let hub = &*self.hub;
         let is_due = || hub.helm.is_turn_due(Instant::now(), hub.has_dirty());
@@ -251,7 +252,7 @@ impl Driver {
         })
     }
 
-    /// Drives the runtime until `future` is done, which for a step does not wait.
+    /// Drives the runtime until `future` is done. For a step, `future` does not wait.
     fn take_wheel<T>(&self, steps: bool, future: impl Future<Output = T>) -> T {
         let hub = &*self.hub;
         hub.helm.lua_enters(steps);
@@ -262,7 +263,7 @@ impl Driver {
         result
     }
 
-    /// Adds a task, which counts as alive until it drops what it is given.
+    /// Adds a task. It counts as alive until it drops its [`TaskCount`].
     fn spawn<F>(&self, task: impl FnOnce(TaskCount) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -282,8 +283,8 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let (runtime, caretaker) = (self.runtime.take(), self.caretaker.take());
         if self.is_stale() {
-            // The threads stayed behind in the parent, and the epoll descriptor is still shared with it: touching
-            // either would disturb the parent.
+            // The threads stayed behind in the parent, which still shares the epoll descriptor: touching either would
+            // disturb the parent.
             std::mem::forget((runtime, caretaker));
             return;
         }
@@ -294,11 +295,11 @@ impl Drop for Driver {
         }
         self.hub.helm.stop();
         if let Some(thread) = caretaker {
-            // It only fails if the caretaker panicked, which has been reported then.
+            // Joining fails only if the caretaker panicked. The panic has been reported.
             let _ = thread.join();
         }
         if let Some(runtime) = self.runtime.take().and_then(Arc::into_inner) {
-            // Names may still be being resolved: those threads are left to finish by themselves.
+            // Threads that still resolve names are left to finish by themselves.
             runtime.shutdown_background();
         }
     }

@@ -1,23 +1,23 @@
-//! Who is told what, when: whether a link is on the list of ready links, and whether its descriptor is readable. Part of
-//! what the link's mutex guards. The crate `models` takes every way through it.
+//! Decides who is told of news: whether a link is on the list of ready links, and whether its descriptor is readable.
+//! The link's mutex guards it. The crate `models` tries this file in all thread orders.
 
-/// What a link with news has to do.
+/// The work of a link that has news.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct News {
-    /// To put itself on the list of ready links.
+    /// Whether to put the link on the list of ready links.
     pub(super) list: bool,
-    /// To make its descriptor readable.
+    /// Whether to make the descriptor readable.
     pub(super) raise: bool,
 }
 
 pub(super) struct Readiness {
-    /// On the list of ready links, or being emptied by Lua.
+    /// The link is on the list of ready links, or Lua is taking its events.
     ready: bool,
-    /// Lua drives for this link, and will look at what comes of it.
+    /// Lua drives for this link, and will look for events afterwards.
     stepping: bool,
-    /// Lua has been told that there is nothing, and has not come back.
+    /// Lua has been told that there is no event, and has not come back.
     is_left: bool,
-    /// Somebody has asked for the descriptor.
+    /// An event loop has asked for the descriptor.
     is_waited_on: bool,
     /// The descriptor is readable.
     raised: bool,
@@ -34,14 +34,14 @@ impl Readiness {
         }
     }
 
-    /// Somebody asks for the descriptor. Before, it is never to be readable.
+    /// An event loop asks for the descriptor. Before that, the descriptor is never made readable.
     #[cfg(unix)]
     pub(super) fn wait_on(&mut self) {
         self.is_waited_on = true;
     }
 
-    /// Lua is about to drive for this link. Returns whether to drive even if the caretaker does: whoever waits on
-    /// descriptors comes when something has arrived, and is faster than the caretaker and then Lua.
+    /// Lua is about to drive for this link. Returns whether to drive even if the caretaker does. An event loop that
+    /// waits on descriptors comes when bytes have arrived: that is faster than the caretaker first and Lua after it.
     pub(super) fn step(&mut self) -> bool {
         self.stepping = true;
         self.is_waited_on
@@ -53,14 +53,14 @@ impl Readiness {
         self.is_left = false;
     }
 
-    /// Lua has seen that there is nothing. Returns whether to clear the descriptor.
+    /// Lua has seen that there is no event. Returns whether to clear the descriptor.
     pub(super) fn emptied(&mut self) -> bool {
         self.ready = false;
         self.is_left = true;
         std::mem::take(&mut self.raised)
     }
 
-    /// There is something for Lua.
+    /// The link has an event for Lua.
     pub(super) fn news(&mut self) -> News {
         News {
             list: !std::mem::replace(&mut self.ready, true),
@@ -68,13 +68,14 @@ impl Readiness {
         }
     }
 
-    /// There is something to write. Returns whether to make the descriptor readable: unless the caretaker `is_driving`,
-    /// Lua is to drive, and whoever waits on the descriptor comes sooner than the caretaker.
+    /// The link has bytes to write. Returns whether to make the descriptor readable. Unless the caretaker `is_driving`,
+    /// Lua is to drive: an event loop that waits on the descriptor comes sooner than the caretaker.
     pub(super) fn transmit(&mut self, is_driving: bool) -> bool {
         self.is_left && !is_driving && self.raise()
     }
 
-    /// Whoever waits on the descriptor is to come. Returns whether to make it readable, which it was not before.
+    /// Calls the event loop that waits on the descriptor. Returns whether to make the descriptor readable: it was not
+    /// before.
     pub(super) fn raise(&mut self) -> bool {
         self.is_waited_on && !std::mem::replace(&mut self.raised, true)
     }

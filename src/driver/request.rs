@@ -1,4 +1,4 @@
-//! What a program asks of a link, as plain data, and [`Link::ask`], which takes it.
+//! A program's requests to a link, as plain data, and [`Link::ask`], which takes them.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use super::{Driver, Link};
 use crate::codec::{Connect, Properties, PublishRef, QoS, Str, Subscription};
 use crate::session::{RequestError, Session};
 
-/// What a program asks of a link.
+/// A program's request to a link.
 pub enum Request<'a> {
     /// Sends CONNECT.
     Connect(Box<Connect>),
     /// Publishes a message.
     Publish(PublishRef<'a>),
-    /// Publishes, unless there is no connection. So no other message has to make room in the queue.
+    /// Publishes if there is a connection. So no other message is dropped from the queue.
     PublishConnected(PublishRef<'a>),
     /// Publishes a large message without copying its payload.
     PublishLarge(PublishRef<'a>, Lent<'a>),
@@ -63,31 +63,31 @@ pub enum Request<'a> {
 
 /// The payload of a large message, which the connection's task writes from where it lies.
 pub struct Lent<'a> {
-    /// The payload. Nothing refers to it any more when [`Link::ask`] returns.
+    /// The payload. No reference to it remains when [`Link::ask`] returns.
     pub payload: Bytes,
-    /// Drives the runtime meanwhile, for one turn at least.
+    /// Drives the runtime meanwhile, for at least one turn.
     pub driver: &'a Driver,
-    /// How long the connection may take. The payload's rest is then copied.
+    /// How long the connection may take. The rest of the payload is then copied.
     pub patience: Duration,
 }
 
 /// A request that was accepted.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The packet identifier of the exchange that begins. A request without an exchange, such as a message of QoS 0, has 0.
+    /// The packet identifier of the exchange that begins. 0 for a request without an exchange, such as a QoS 0 message.
     pub packet_id: u16,
     /// Of a message: whether the program should wait before it publishes more, see [`Link::is_full`].
     pub full: bool,
-    /// Of a message: the packet identifiers of the messages that had to make room in the queue.
+    /// Of a message: the packet identifiers of the messages dropped from the full queue.
     pub dropped: Vec<u16>,
 }
 
 /// Why a request was refused.
 #[derive(Debug)]
 pub enum Refused {
-    /// The session refuses it.
+    /// The session refuses the request.
     Session(RequestError),
-    /// The link holds so much already that it takes no more messages.
+    /// The link holds too many bytes to take another message.
     TooMuch {
         /// Bytes that wait to be written or acknowledged.
         waiting: usize,
@@ -104,7 +104,7 @@ impl Link {
     /// Takes a request. There is no other way in. A refused request changes nothing.
     ///
     /// # Errors
-    /// The session's, and for a message [`Refused::TooMuch`].
+    /// The session's error, and for a message [`Refused::TooMuch`].
     pub fn ask(&self, request: Request<'_>) -> Result<Accepted, Refused> {
         match request {
             Request::Publish(message) => self.publish(&message),

@@ -7,9 +7,9 @@ use std::os::unix::net::UnixStream;
 #[cfg(target_os = "linux")]
 use mio::{Interest, Poll, Token, unix::SourceFd};
 
-/// A pair of sockets: a byte in the one makes the other readable. On Linux the descriptor is that of a set, of this
-/// other one and the connection's socket: the set is readable as long as one of them is. Elsewhere it would be so until
-/// the set is asked.
+/// A pair of sockets: a byte in the one makes the other readable. On Linux the descriptor is an epoll set of this other
+/// socket and the connection's socket. The set is readable as long as one of them is. On other systems a set would stay
+/// readable until it is asked.
 pub(super) struct Signal {
     raiser: UnixStream,
     waiter: UnixStream,
@@ -32,9 +32,9 @@ impl Signal {
         Ok(signal)
     }
 
-    /// Not to be called again before `clear`, so that one byte at most is under way.
+    /// Makes the descriptor readable. `clear` must come before the next call, so that at most one byte is under way.
     pub(super) fn raise(&self) {
-        // It cannot be full with one byte, and both ends live here.
+        // One byte cannot fill the socket, and both ends live here.
         let _ = (&self.raiser).write(&[1]);
     }
 
@@ -42,7 +42,7 @@ impl Signal {
         let _ = (&self.waiter).read(&mut [0]);
     }
 
-    /// Adds a socket to the set, until it is closed or `unwatch`.
+    /// Adds a socket to the set, until the socket is closed or `unwatch` removes it.
     #[cfg_attr(
         not(target_os = "linux"),
         expect(unused_variables, clippy::unused_self)

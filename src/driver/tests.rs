@@ -1,4 +1,4 @@
-//! The driver against servers of our own on loopback.
+//! Tests the driver against servers of our own on loopback.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use crate::codec::{
 use crate::net::Target;
 use crate::session::{Session, Settings};
 
-/// Longer than anything here takes on the slowest machine.
+/// Longer than any step takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server's end of one connection.
@@ -52,7 +52,7 @@ impl Server {
         }
     }
 
-    /// The payloads of all messages until something else comes.
+    /// The payloads of all messages until another packet comes.
     fn receive_payloads(&mut self) -> Vec<Bytes> {
         let mut payloads = Vec::new();
         while let Some(Packet::Publish(publish)) = self.receive() {
@@ -72,8 +72,8 @@ impl Server {
     }
 }
 
-/// Runs `serve` in a thread of its own on the first connection. Returns the target to connect to, and what `serve`
-/// returns, to be received.
+/// Runs `serve` in a thread of its own on the first connection. Returns the target to connect to, and the receiver of
+/// the result of `serve`.
 fn server<T: Send + 'static>(
     serve: impl FnOnce(Server) -> T + Send + 'static,
 ) -> (Target, Receiver<T>) {
@@ -88,7 +88,7 @@ fn server<T: Send + 'static>(
             decoder: Decoder::new(Version::V311),
             input: BytesMut::new(),
         };
-        // Nobody receives it if the test has failed already.
+        // If the test has failed already, nobody receives the result.
         let _ = sender.send(serve(server));
     });
     (Target::tcp("127.0.0.1", port), result)
@@ -102,7 +102,7 @@ fn link(driver: &Driver) -> Arc<Link> {
     Link::new(driver, Session::new(Version::V311, Settings::default()))
 }
 
-/// The next event, driving the runtime until there is one.
+/// Returns the next event. Drives the runtime until there is one.
 fn next(driver: &Driver, link: &Link) -> LinkEvent {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -151,7 +151,7 @@ fn publish(link: &Link, payload: &[u8]) {
         .unwrap();
 }
 
-/// Publishes a large message, to which nothing refers when that is done.
+/// Publishes a large message. No reference to it remains afterwards.
 fn publish_large(driver: &Driver, link: &Link, payload: &Bytes, patience: Duration) {
     let properties = Properties::new();
     let message = outgoing(payload, &properties);
@@ -263,7 +263,7 @@ fn keep_alive_goes_on_while_lua_is_away() {
     });
     let driver = driver();
     let link = connected(&driver, target, 1);
-    // Kept: its end would be an event.
+    // Kept, because its end would be an event.
     let _server = server.recv_timeout(PATIENCE).unwrap();
     assert!(!link.has_events(), "PINGRESP is not the user's business");
 }
@@ -302,7 +302,7 @@ fn closing_in_order_loses_nothing_when_received_data_is_unread() {
     const SIZE: usize = 4 << 20;
     let (target, server) = server(|mut server| {
         server.accept();
-        // More than the client will ever read.
+        // More bytes than the client will ever read.
         let flood = message(Bytes::from(vec![0; SIZE]));
         let mut writer = Server {
             stream: server.stream.try_clone().unwrap(),
@@ -312,7 +312,7 @@ fn closing_in_order_loses_nothing_when_received_data_is_unread() {
         let flooding = thread::spawn(move || writer.send(&flood));
         let received = server.receive();
         let last = server.receive();
-        // It ends with an error when the client is gone.
+        // The write ends with an error when the client is gone.
         drop(flooding);
         (received, last)
     });
@@ -359,8 +359,8 @@ fn a_slow_reader_is_not_sent_more_than_it_takes() {
     }
 }
 
-/// A connection over TLS whose server takes CONNECT and answers, and then reads nothing until it is told to. Then it reads
-/// so many bytes and says that it has.
+/// A connection over TLS. Its server takes CONNECT and answers, and then reads nothing until it is told to. Then it
+/// reads the given number of bytes and says that it has.
 #[cfg(feature = "tls")]
 fn held_up_over_tls(driver: &Driver) -> (Arc<Link>, Sender<usize>, Receiver<()>) {
     use crate::net::{TlsConfig, TlsOptions};
@@ -401,11 +401,11 @@ fn held_up_over_tls(driver: &Driver) -> (Arc<Link>, Sender<usize>, Receiver<()>)
     (connected(driver, target, 0), expect, all_read)
 }
 
-/// The last records that the socket does not take at once must not wait for other ones.
+/// The last records that the socket does not take at once must not wait for later ones.
 #[cfg(feature = "tls")]
 #[test]
 fn what_the_stream_holds_back_is_written_on() {
-    // TLS takes one of them even when the socket does not.
+    // TLS takes one message even when the socket does not.
     let payload = [0; 10_000];
     let size = 1 + 2 + 3 + payload.len();
     let driver = driver();
@@ -420,7 +420,7 @@ fn what_the_stream_holds_back_is_written_on() {
         publish(link, &payload);
         drive_until(PATIENCE / 100, &|| link.outgoing_bytes() == 0)
     };
-    // How many are taken until the socket takes no more: the stream holds the last of them back.
+    // Counts the messages until the socket takes no more. The stream holds the last of them back.
     let (link, _expect, _all_read) = held_up_over_tls(&driver);
     let mut taken = 0;
     while is_taken(&link) {
@@ -473,7 +473,7 @@ fn a_slow_server_makes_the_link_full_until_it_reads() {
     assert_eq!(server.recv_timeout(PATIENCE).unwrap(), messages);
 }
 
-/// Payloads that begin with their number, each larger than what a socket takes at once.
+/// Payloads that begin with their number. Each is larger than a socket takes at once.
 fn large_payloads() -> Vec<Bytes> {
     (1..=4).map(|n| vec![n; 6 << 20].into()).collect()
 }
@@ -490,7 +490,7 @@ fn what_the_connection_does_not_take_of_a_large_message_is_copied_and_keeps_its_
     let link = connected(&driver, target, 0);
     let mut expected = Vec::new();
     for payload in large_payloads() {
-        // What is published before has not been written.
+        // The messages published before have not been written.
         for small in [&b"before"[..], b"again"] {
             publish(&link, small);
             expected.push(Bytes::from_static(small));
@@ -548,7 +548,7 @@ fn a_large_message_is_not_cut_when_its_connection_is_let_go_of_meanwhile() {
         thread::scope(|scope| {
             scope.spawn(|| publish_large(&driver, &link, &payload, PATIENCE));
             let deadline = Instant::now() + PATIENCE;
-            // Its head has been taken: some of it is written, and the rest waits for the server.
+            // The head has been taken. Some of it is written, and the rest waits for the server.
             while !link.has_large() {
                 assert!(Instant::now() < deadline);
                 thread::yield_now();
@@ -557,7 +557,7 @@ fn a_large_message_is_not_cut_when_its_connection_is_let_go_of_meanwhile() {
                 true => link.leave(),
                 false => link.close(),
             }
-            // Another thread than the one that drives does this only at the end of the process.
+            // At the end of the process, another thread than the driving one does this.
             driver.hub.wake_dirty();
             driver.hub.news.notify_one();
             go.send(()).unwrap();
@@ -658,7 +658,7 @@ fn a_timer_that_is_replaced_or_whose_link_is_gone_leaves_nothing_behind() {
 fn a_timer_wakes_the_link_while_lua_is_away() {
     let driver = driver();
     let link = link(&driver);
-    // It is not the first that is pending.
+    // This link's alarm is not the first pending one.
     let other = self::link(&driver);
     other.wake_after(Duration::from_millis(1));
     link.wake_after(Duration::from_millis(2));
@@ -689,7 +689,7 @@ fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
 fn a_program_that_steps_takes_the_wheel_from_the_caretaker() {
     let (target, server) = server(|mut server| {
         server.accept();
-        // Kept: without a connection nobody need drive.
+        // Kept: without a connection no thread need drive.
         (server.receive(), server)
     });
     let driver = driver();
@@ -717,7 +717,7 @@ fn a_program_that_steps_takes_the_wheel_from_the_caretaker() {
 fn what_is_published_is_written_within_the_next_step() {
     let (target, server) = server(|mut server| {
         server.accept();
-        // Kept: its end would be an event.
+        // Kept, because its end would be an event.
         (server.receive(), server)
     });
     let driver = driver();
@@ -785,7 +785,7 @@ fn a_descriptor_is_readable_when_bytes_have_arrived_that_nobody_has_read() {
     assert!(link.step(&driver).is_none());
     assert!(!is_readable(fd, Duration::ZERO));
 
-    // What comes for a connection that has been let go of is of no interest.
+    // Bytes for a connection that has been let go of are of no interest.
     has_sent.recv().unwrap();
     link.close_flushed(&driver, Instant::now() + PATIENCE);
     let _nobody_drives = driver.hub.helm.hold();
@@ -813,7 +813,7 @@ fn a_descriptor_is_readable_when_something_is_to_be_written_and_nobody_drives() 
         let _nobody_drives = driver.hub.helm.hold();
         publish(&link, b"hello");
         published += 1;
-        // If the caretaker is about to drive, that will do.
+        // A caretaker that is about to drive will do as well.
         if !driver.hub.helm.is_caretaker_driving() {
             assert!(is_readable(fd, Duration::ZERO));
             break;

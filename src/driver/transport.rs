@@ -11,13 +11,13 @@ use super::hub::Parting;
 use super::lock;
 use crate::session::Session;
 
-/// How a connection is to end.
+/// The way in which a connection is to end.
 pub(super) enum Ending {
     /// At once. The peer sees the end of the stream without a DISCONNECT.
     Drop,
     /// After these last bytes have been written, and the peer has had time to read them.
     Flush(BytesMut, Parting),
-    /// The same, after what the session holds has been sent too. The link has no use for it.
+    /// The same, after the packets that this session holds. The link has no further use for the session.
     Leave(Box<Session>, Parting),
 }
 
@@ -31,16 +31,16 @@ struct LastWord {
 
 #[derive(Default)]
 pub(super) struct Transport {
-    /// The task has something to do and is on the hub's list, or is about to look.
+    /// The task has new work, and is on the hub's list or about to look.
     dirty: Dirty,
-    /// Everything of a connection that is being closed has been handed to the kernel.
+    /// All bytes of a connection that is being closed have been handed to the kernel.
     flushed: AtomicBool,
     waker: Mutex<Option<Waker>>,
     last_word: Mutex<LastWord>,
 }
 
 impl Transport {
-    /// Returns whether it was clean before.
+    /// Marks the transport dirty. Returns whether it was clean.
     pub(super) fn mark_dirty(&self) -> bool {
         self.dirty.mark()
     }
@@ -51,7 +51,7 @@ impl Transport {
         }
     }
 
-    /// The task is about to look at everything, and wants to be woken through `waker` when that changes.
+    /// The task is about to look at all its work. It wants to be woken through `waker` when there is more.
     pub(super) fn begin_look(&self, waker: &Waker) {
         let mut slot = lock(&self.waker);
         match &mut *slot {
@@ -62,7 +62,7 @@ impl Transport {
         self.dirty.begin_look();
     }
 
-    /// Returns false if the task has ended already.
+    /// Tells the task how to end. Returns false if the task has ended already.
     pub(super) fn end(&self, ending: Ending) -> bool {
         let mut last_word = lock(&self.last_word);
         if !last_word.gone {
@@ -82,7 +82,7 @@ impl Transport {
     /// The task ends.
     pub(super) fn leave(&self) {
         self.set_flushed();
-        // It would keep the task's memory.
+        // The waker would keep the task's memory.
         *lock(&self.waker) = None;
         let mut last_word = lock(&self.last_word);
         last_word.gone = true;
@@ -93,7 +93,7 @@ impl Transport {
         self.flushed.store(true, SeqCst);
     }
 
-    /// Whether there is nothing left to wait for.
+    /// Whether all bytes have been handed to the kernel, or the task has ended.
     pub(super) fn is_flushed(&self) -> bool {
         self.flushed.load(SeqCst)
     }

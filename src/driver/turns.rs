@@ -1,14 +1,15 @@
-//! Which connections are opened now. A server keeps few that it has not accepted yet (128 is usual), and TCP tries one
-//! that finds no room again after a second: thousands at once take much longer than one after the other.
+//! Limits how many connections are opened at once. A server keeps few connections that it has not accepted yet (128 is
+//! usual). When a connection finds no room, TCP tries again only after a second. So thousands at once take much longer
+//! than a few at a time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How many are opened at a time.
+/// The most connections opened at a time.
 const AT_ONCE: usize = 100;
-/// For how long one keeps others waiting: a server that does not answer is to hold up nobody.
+/// The longest time that one connection keeps others waiting: a server that does not answer holds up nobody.
 const LONGEST: Duration = Duration::from_millis(50);
 
 pub(super) struct Turns(Arc<Semaphore>);
@@ -30,14 +31,14 @@ impl Turns {
     }
 }
 
-/// The turn of one connection, until it is dropped: when the server has answered.
+/// The turn of one connection. It is dropped when the server has answered.
 pub(super) struct Turn {
     until: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Turn {
-    /// Ends a turn that has taken too long. Returns when it will have.
+    /// Ends a turn that has taken too long. Returns the end of a turn that goes on.
     pub(super) fn limit(turn: &mut Option<Turn>, now: Instant) -> Option<Instant> {
         *turn = turn.take().filter(|turn| turn.until > now);
         turn.as_ref().map(|turn| turn.until)

@@ -1,6 +1,5 @@
-//! Opening a byte stream to a server: URI, name resolution, proxy, TCP or Unix socket, TLS and WebSocket, all within one
-//! deadline.
-//! No Lua and no MQTT may appear here: what the bytes mean is the business of others.
+//! Opens a byte stream to a server: URI, name resolution, proxy, TCP or Unix socket, TLS and WebSocket, all within one
+//! deadline. No Lua and no MQTT may appear here: other rooms know the meaning of the bytes.
 
 mod open;
 mod proxy;
@@ -32,12 +31,12 @@ pub use uri::{Scheme, Uri, UriError};
 pub use websocket::{WebSocket, WebSocketConfig, WebSocketFailure};
 pub use words::{describe, is_closed};
 
-/// Settings that nobody can have: this build has no TLS.
+/// Settings that cannot exist, because this build has no TLS.
 #[cfg(not(feature = "tls"))]
 #[derive(Clone, Debug)]
 pub enum TlsConfig {}
 
-/// Settings that nobody can have: this build has no WebSocket.
+/// Settings that cannot exist, because this build has no WebSocket.
 #[cfg(not(feature = "websocket"))]
 #[derive(Clone, Debug)]
 pub enum WebSocketConfig {}

@@ -1,4 +1,4 @@
-//! From a target to an open stream: resolve, connect, shake hands, with one deadline for all of it.
+//! Leads from a target to an open stream: resolves, connects and shakes hands, with one deadline for all of it.
 
 use std::{
     error, fmt,
@@ -27,12 +27,12 @@ use super::{Proxy, ProxyFailure, Socket, Stream, TlsConfig, WebSocketConfig};
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Where a server listens.
+/// The place where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Server {
     /// On a TCP port.
     Tcp {
-        /// A name, or an IP address (IPv6 without brackets).
+        /// A name or an IP address (IPv6 without brackets).
         host: String,
         /// The port.
         port: u16,
@@ -41,21 +41,21 @@ pub enum Server {
     Unix(PathBuf),
 }
 
-/// Where to connect to, and how.
+/// The server to connect to, and the way there.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The server.
     pub server: Server,
-    /// Who makes a TCP connection; without one it is made directly. Of no effect on a Unix domain socket.
+    /// The proxy that makes the TCP connection. `None` connects directly. Has no effect on a Unix domain socket.
     pub proxy: Option<Proxy>,
-    /// The settings for TLS, if there is to be any; a Unix domain socket has none.
+    /// The settings for TLS. `None` means no TLS. Has no effect on a Unix domain socket.
     pub tls: Option<TlsConfig>,
-    /// The settings for WebSocket, if there is to be one; a Unix domain socket has none.
+    /// The settings for WebSocket. `None` means no WebSocket. Has no effect on a Unix domain socket.
     pub websocket: Option<WebSocketConfig>,
 }
 
 impl Target {
-    /// Plain TCP to `host`: a name, or an IP address (IPv6 without brackets).
+    /// Plain TCP to `host`, a name or an IP address (IPv6 without brackets).
     pub fn tcp(host: impl Into<String>, port: u16) -> Target {
         let host = host.into();
         Server::Tcp { host, port }.into()
@@ -79,7 +79,7 @@ impl From<Server> for Target {
 }
 
 impl fmt::Display for Target {
-    /// `host:port`, an IPv6 address in brackets; or the path.
+    /// `host:port`, with an IPv6 address in brackets, or the path.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.server {
             Server::Tcp { host, port } => f.write_str(&host_port(host, *port)),
@@ -88,7 +88,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// `host:port`, an IPv6 address in brackets.
+/// `host:port`, with an IPv6 address in brackets.
 pub(super) fn host_port(host: &str, port: u16) -> String {
     match host.parse::<Ipv6Addr>() {
         Ok(host) => format!("[{host}]:{port}"),
@@ -96,7 +96,7 @@ pub(super) fn host_port(host: &str, port: u16) -> String {
     }
 }
 
-/// What [`open`] was doing when the time was over.
+/// The step at which [`open`] ran out of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Looking up the addresses of the host.
@@ -111,18 +111,18 @@ pub enum Phase {
     WebSocket,
 }
 
-/// Why there is no stream. `target` is `host:port`, or the path of a Unix domain socket; the proxy's where that is who
-/// could not be reached.
+/// Why there is no stream. `target` is `host:port`, or the path of a Unix domain socket. If the proxy could not be
+/// reached, `target` is the proxy.
 #[derive(Debug)]
 pub enum OpenError {
     /// The host has no address.
     NotFound {
         /// The host.
         host: String,
-        /// What the resolver said.
+        /// The resolver's words.
         reason: String,
     },
-    /// None of the host's addresses could be connected to.
+    /// No address of the host could be connected to.
     Connect {
         /// The server.
         target: String,
@@ -133,7 +133,7 @@ pub enum OpenError {
     Unix {
         /// The path.
         target: String,
-        /// What the operating system says.
+        /// The operating system's error.
         error: io::Error,
     },
     /// The proxy does not connect to the server.
@@ -142,7 +142,7 @@ pub enum OpenError {
         proxy: String,
         /// The server.
         target: String,
-        /// Why not.
+        /// The reason.
         failure: ProxyFailure,
     },
     /// The opening handshake of WebSocket failed.
@@ -150,24 +150,24 @@ pub enum OpenError {
     WebSocket {
         /// The server.
         target: String,
-        /// Why it failed.
+        /// The reason.
         failure: WebSocketFailure,
     },
-    /// The TLS handshake failed; nor could it have succeeded with more time.
+    /// The TLS handshake failed, for another reason than time.
     #[cfg(feature = "tls")]
     Tls {
         /// The server.
         target: String,
-        /// Why it failed.
+        /// The reason.
         failure: TlsFailure,
     },
     /// The time was over.
     Timeout {
         /// The server.
         target: String,
-        /// What was being done.
+        /// The step that took too long.
         phase: Phase,
-        /// The time there was.
+        /// The time allowed.
         after: Duration,
     },
 }
@@ -237,8 +237,11 @@ impl error::Error for OpenError {}
 
 /// Opens a stream to `target` within `timeout`, which covers name resolution, connecting and all handshakes.
 ///
-/// Needs a tokio runtime with I/O and time. Names are resolved on its blocking pool: a runtime that is dropped waits
-/// for a running lookup, one that is shut down in the background does not.
+/// Needs a tokio runtime with I/O and time. Names are resolved on its blocking pool. A runtime that is dropped waits
+/// for a running lookup; a runtime that is shut down in the background does not.
+///
+/// # Errors
+/// [`OpenError`] names the step that failed, and its target.
 pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenError> {
     let deadline = Deadline {
         start: Instant::now(),
@@ -298,16 +301,16 @@ pub async fn open(target: &Target, timeout: Duration) -> Result<Stream, OpenErro
     Ok(stream)
 }
 
-/// The time that all phases share.
+/// The time that all steps share.
 struct Deadline {
     start: Instant,
     timeout: Duration,
 }
 
 impl Deadline {
-    /// Runs one phase, which has to do with `target`, in the time that is left.
+    /// Runs one step, which concerns `target`, in the remaining time.
     ///
-    /// What the phase needs is boxed before anything waits: else the task would keep room for it all its life.
+    /// The step's data is boxed before anything waits. Otherwise the task would keep room for it all its life.
     fn limit<T>(
         &self,
         phase: Phase,
@@ -356,7 +359,7 @@ async fn open_unix(path: &Path, _: &Deadline) -> Result<Stream, OpenError> {
     })
 }
 
-/// What a TLS handshake with `host` needs.
+/// The connector and the server name for a TLS handshake with `host`.
 #[cfg(feature = "tls")]
 fn tls_client(
     config: &TlsConfig,
@@ -406,7 +409,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, OpenError> {
     }
 }
 
-/// Alternates IPv6 and IPv4, the resolver's order kept otherwise (RFC 8305, section 4).
+/// Alternates IPv6 and IPv4. Otherwise keeps the resolver's order (RFC 8305, section 4).
 fn alternate(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut counts = [0; 2];
     let mut ranked: Vec<(usize, SocketAddr)> = addresses
@@ -420,7 +423,7 @@ fn alternate(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     ranked.into_iter().map(|(_, address)| address).collect()
 }
 
-/// The first connection to come about. The next address is tried when the one before has failed or is slow.
+/// The first connection that succeeds. The next address is tried when the one before has failed or is slow.
 async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, Vec<(SocketAddr, io::Error)>> {
     let mut untried = addresses.into_iter();
     let mut attempts = JoinSet::new();
@@ -448,7 +451,7 @@ async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, Vec<(SocketAdd
 
 async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    // Small packets are the rule and are written together where they can be; waiting for more only costs.
+    // Small packets are the rule, and are already written together where they can be. Waiting for more only costs time.
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -504,7 +507,7 @@ mod tests {
         assert!(start.elapsed() < 40 * ATTEMPT_DELAY);
     }
 
-    /// A server that the kernel answers for no more: the queue of a listener that accepts nothing is full.
+    /// A server to which the kernel makes no more connections: the queue of a listener that accepts none is full.
     async fn silent() -> (TcpListener, SocketAddr, Vec<TcpStream>) {
         let listener = socket().listen(0).unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,5 +1,5 @@
-//! Asking a proxy for a connection to a server: HTTP CONNECT (RFC 9110, section 9.3.6) and SOCKS 5 (RFC 1928, 1929).
-//! The proxy looks the server's name up.
+//! Asks a proxy for a connection to a server: HTTP CONNECT (RFC 9110, section 9.3.6) and SOCKS 5 (RFC 1928, 1929). The
+//! proxy resolves the server's name.
 
 use std::{error, fmt, io, net::IpAddr, str::FromStr};
 
@@ -9,17 +9,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::uri::{Authority, UriError, split_scheme};
 use super::{Secret, words};
 
-/// The longest answer of an HTTP proxy.
+/// The longest answer of an HTTP proxy, in bytes.
 const LONGEST_ANSWER: usize = 16 << 10;
-/// The longest username, password and name of a host in SOCKS 5: their length is a byte.
+/// The longest username, password and host name in SOCKS 5, in bytes: their length is one byte.
 const LONGEST_FIELD: usize = 255;
 
-/// How a proxy is asked.
+/// The protocol by which a proxy is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// By CONNECT of HTTP.
+    /// HTTP CONNECT.
     Http,
-    /// By SOCKS 5.
+    /// SOCKS 5.
     Socks5,
 }
 
@@ -28,21 +28,21 @@ pub enum Protocol {
 pub struct Proxy {
     protocol: Protocol,
     credentials: Option<(String, Secret)>,
-    /// A name, or an IP address.
+    /// A name or an IP address.
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-/// What is wrong with the text of a proxy. Displays what was expected, and never a password.
+/// Why the text of a proxy is not valid. Displays what was expected, and never a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProxyError {
-    /// The scheme is absent or none of ours.
+    /// The scheme is absent or unknown.
     Scheme,
     /// There is no host.
     Host,
-    /// SOCKS 5 has no room for such a username or password.
+    /// The username or password is too short or too long for SOCKS 5.
     Credentials,
-    /// Another part is wrong.
+    /// Another part is not valid.
     Uri(UriError),
 }
 
@@ -69,7 +69,7 @@ impl FromStr for Proxy {
         let (scheme, rest) = split_scheme(text);
         let (protocol, default_port) = match scheme.map(str::to_ascii_lowercase).as_deref() {
             Some("http") => (Protocol::Http, 80),
-            // curl's name for SOCKS 5 where the proxy looks names up, as it does here.
+            // "socks5h" is curl's name for SOCKS 5 by which the proxy resolves names, as it does here.
             Some("socks5" | "socks5h") => (Protocol::Socks5, 1080),
             _ => return Err(ProxyError::Scheme),
         };
@@ -107,9 +107,9 @@ fn fits(field: &[u8]) -> bool {
 /// Why a proxy does not connect to a server.
 #[derive(Debug)]
 pub enum ProxyFailure {
-    /// No proxy could be asked for this host: it is not a name.
+    /// The host has characters that no name has. No proxy can be asked for it.
     NotAName,
-    /// Nor for this one: SOCKS 5 has no room for it.
+    /// The name of the host is too long for SOCKS 5.
     LongName,
     /// The proxy has closed the connection.
     Closed,
@@ -117,15 +117,15 @@ pub enum ProxyFailure {
     Broken(io::Error),
     /// The proxy does not speak HTTP.
     NotHttp,
-    /// The head of an HTTP proxy's answer has no end.
+    /// The head of an HTTP proxy's answer does not end.
     Endless,
     /// The proxy does not speak SOCKS 5.
     NotSocks,
-    /// The proxy wants to know who asks.
+    /// The proxy asks for a username and password.
     WantsCredentials(Protocol),
     /// The proxy does not accept username and password.
     RejectsCredentials(Protocol),
-    /// The proxy has another way to find out who asks.
+    /// The proxy has another way to authenticate clients.
     TakesNoCredentials,
     /// The HTTP status with which the proxy declines.
     Status(u16),
@@ -194,7 +194,7 @@ impl From<io::Error> for ProxyFailure {
 }
 
 impl Proxy {
-    /// Makes `stream`, a connection to the proxy, one to `host`.
+    /// Turns `stream`, a connection to the proxy, into a connection to `host`.
     pub(super) async fn connect(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -226,7 +226,7 @@ impl Proxy {
         request += "\r\n";
         stream.write_all(request.as_bytes()).await?;
 
-        // Not a byte more than the answer: what follows is the server's.
+        // Reads no byte behind the answer: the next bytes are the server's.
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
             if answer.len() == LONGEST_ANSWER {
@@ -234,7 +234,7 @@ impl Proxy {
             }
             answer.push(read::<1>(stream).await?[0]);
         }
-        // The words are not repeated: a proxy may put what it was sent into them.
+        // The answer's words are not repeated: a proxy may put the request, with its password, into them.
         match status(&answer) {
             None => Err(ProxyFailure::NotHttp),
             Some(200..=299) => Ok(()),
@@ -282,7 +282,7 @@ impl Proxy {
             _ => return Err(ProxyFailure::NotSocks),
         }
 
-        // CONNECT, and how the address is written.
+        // CONNECT, with the address in one of three forms.
         let mut request = vec![5, 1, 0];
         match host.parse() {
             Ok(IpAddr::V4(address)) => {
@@ -307,7 +307,7 @@ impl Proxy {
         } else if reply != 0 {
             return Err(ProxyFailure::Reply(reply));
         }
-        // Where it connects from is of no interest.
+        // The address from which the proxy connects is of no interest.
         let address_size = match address_type {
             1 => 4,
             4 => 16,
@@ -321,13 +321,13 @@ impl Proxy {
     }
 }
 
-/// Its length and it.
+/// Appends a field's length and the field.
 fn push_field(request: &mut Vec<u8>, field: &[u8]) {
     request.push(field.len() as u8);
     request.extend(field);
 }
 
-/// The code in the first line of an answer of HTTP.
+/// The status code in the first line of an HTTP answer.
 fn status(answer: &[u8]) -> Option<u16> {
     let line = answer.split(|byte| *byte == b'\r').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split(' ');

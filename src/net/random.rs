@@ -2,11 +2,11 @@
 
 use std::io;
 
-/// So many bytes, of the operating system each time: a generator in the process would give the same to each child of a
+/// `SIZE` bytes from the operating system. A generator in the process would give the same bytes to each child of a
 /// fork.
 ///
 /// # Errors
-/// What the operating system says when it has none.
+/// The operating system's error when it has no random bytes.
 pub fn random_bytes<const SIZE: usize>() -> io::Result<[u8; SIZE]> {
     let mut bytes = [0; SIZE];
     getrandom::fill(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! A password on its way to where it is used.
+//! A password on its way to its use.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The socket below every stream, TCP or Unix: what is written to a connection passes here.
+//! The socket below every stream, TCP or Unix. All bytes written to a connection pass here.
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,20 +14,19 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Without this flag a write to a connection that the peer has closed raises SIGPIPE, whose default action ends the
-/// program. Apple's systems have an option of the socket in its place, which the standard library sets; Windows has no
-/// signals.
+/// Without this flag, a write to a connection that the peer has closed raises SIGPIPE, whose default action ends the
+/// program. Apple's systems have a socket option instead, which the standard library sets. Windows has no signals.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(not(all(unix, not(target_vendor = "apple"))))]
 const NO_SIGNAL: i32 = 0;
 
-/// The flag for what others write to a socket of theirs.
+/// The same flag, for writes to sockets outside this room.
 #[cfg(unix)]
 pub(crate) const SIGNAL_FREE: i32 = NO_SIGNAL;
 
-/// A connected socket to which nothing is written that could raise SIGPIPE. The streams inside may do so: the vectored
-/// writes of both, and all writes of Unix sockets.
+/// A connected socket whose writes never raise SIGPIPE. The streams inside may raise it: TCP by vectored writes, Unix
+/// sockets by all writes.
 #[derive(Debug)]
 pub struct Socket(Inner);
 
@@ -40,7 +39,7 @@ enum Inner {
     Fake(Fake),
 }
 
-/// Evaluates an expression about whichever stream is inside.
+/// Evaluates an expression with the stream inside, of either type.
 macro_rules! inside {
     ($socket:expr, $stream:ident => $what:expr) => {
         match $socket {
@@ -64,7 +63,7 @@ impl Socket {
         inside!(&self.0, stream => loop {
             ready!(stream.poll_write_ready(cx))?;
             match stream.try_io(Interest::WRITABLE, || send(SockRef::from(stream))) {
-                // It was ready, and is no more.
+                // The socket was ready, and no longer is.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 sent => return Poll::Ready(progress(offered, sent)),
             }
@@ -72,8 +71,8 @@ impl Socket {
     }
 }
 
-/// What a write of so many bytes comes to: where none of them is taken, to go on writing would be to go on for ever. TLS
-/// would wait for a wake-up that nobody owes it.
+/// The result of a write of `offered` bytes. A write that takes none of them is an error: to try again would go on
+/// forever, and TLS would wait for a wake-up that nobody owes it.
 pub(super) fn progress(offered: usize, written: io::Result<usize>) -> io::Result<usize> {
     match written {
         Ok(0) if offered > 0 => Err(io::Error::new(
@@ -84,7 +83,7 @@ pub(super) fn progress(offered: usize, written: io::Result<usize>) -> io::Result
     }
 }
 
-/// How many bytes there are in all.
+/// The number of bytes in all buffers.
 pub(super) fn total(bufs: &[IoSlice<'_>]) -> usize {
     bufs.iter().map(|buf| buf.len()).sum()
 }
@@ -145,7 +144,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The kernel has it.
+        // The kernel has all bytes.
         Poll::Ready(Ok(()))
     }
 
@@ -171,7 +170,7 @@ mod fake {
     use super::*;
 
     impl Fake {
-        /// One with which nothing is done.
+        /// A socket that is never used.
         pub(crate) fn new() -> Fake {
             Fake {
                 read: Box::new(|_| unreachable!()),
@@ -179,7 +178,7 @@ mod fake {
             }
         }
 
-        /// One that takes nothing of what is written, and is not asked for ever.
+        /// A socket that takes no bytes. It panics if it is asked forever.
         pub(crate) fn that_takes_nothing() -> Fake {
             let mut writes = 0;
             let write = move || {
@@ -260,7 +259,7 @@ mod tests {
         ] {
             assert_eq!(error.unwrap_err().kind(), ErrorKind::WriteZero);
         }
-        // There is nothing to take.
+        // There are no bytes to take.
         let written = poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, b"")).await;
         assert_eq!(written.unwrap(), 0);
     }

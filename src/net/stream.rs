@@ -1,4 +1,4 @@
-//! The one byte stream the driver sees, whatever carries it. A new transport is a new variant.
+//! The byte stream that the driver sees, whatever carries it. A new transport is a new variant.
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -17,10 +17,10 @@ use super::socket::{progress, total};
 #[cfg(feature = "websocket")]
 use super::websocket::WebSocket;
 
-/// An open connection, as [`open`](super::open) returns it.
+/// An open connection, as [`open`](fn@super::open) returns it.
 #[derive(Debug)]
 pub enum Stream {
-    /// Nothing around it: plain TCP, or a Unix domain socket.
+    /// No layer around the socket: plain TCP, or a Unix domain socket.
     Plain(Socket),
     /// TLS over TCP.
     #[cfg(feature = "tls")]
@@ -31,7 +31,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Version of TLS, as LuaSec names it; `None` for a plain stream.
+    /// The version of TLS, by LuaSec's name. `None` for a plain stream.
     pub fn tls_version(&self) -> Option<&'static str> {
         match self {
             Stream::Plain(_) => None,
@@ -61,7 +61,7 @@ impl AsRawFd for Stream {
     }
 }
 
-/// Calls a poll function on whichever stream is inside.
+/// Calls a poll function of the stream inside.
 macro_rules! forward {
     ($self:ident, $poll:ident($($arg:expr),*)) => {
         match $self.get_mut() {
@@ -80,8 +80,8 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // A peer that leaves without close_notify ends a TLS stream with this error. It ends as a TCP stream does
-        // here: MQTT packets carry their length, so that a cut is seen.
+        // A peer that leaves without close_notify ends a TLS stream with this error. Here the stream ends like a TCP
+        // stream: MQTT packets carry their length, so a cut is noticed.
         match forward!(self, poll_read(cx, buf)) {
             Poll::Ready(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => {
                 Poll::Ready(Ok(()))
@@ -91,7 +91,7 @@ impl AsyncRead for Stream {
     }
 }
 
-/// Whatever is inside, writing something takes some of it or is an error.
+/// A write of at least one byte takes some of the bytes or is an error, whatever stream is inside.
 impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,

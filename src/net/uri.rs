@@ -1,4 +1,4 @@
-//! `[scheme://][username[:password]@]host[:port][/path]`: text to parts. Defaults are chosen by the caller.
+//! Parses `[scheme://][username[:password]@]host[:port][/path]` into parts. The caller chooses defaults.
 
 use std::{error, fmt, net::Ipv6Addr, str::FromStr};
 
@@ -7,23 +7,23 @@ use url::Host;
 
 use super::Secret;
 
-/// What the scheme of a URI asks for.
+/// The transport that the scheme of a URI asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// `mqtt`: plain TCP, port 1883 unless given.
+    /// `mqtt`: plain TCP, by default on port 1883.
     Mqtt,
-    /// `mqtts`: TLS, port 8883 unless given.
+    /// `mqtts`: TLS, by default on port 8883.
     Mqtts,
-    /// `ws`: WebSocket, port 80 unless given.
+    /// `ws`: WebSocket, by default on port 80.
     Ws,
-    /// `wss`: WebSocket over TLS, port 443 unless given.
+    /// `wss`: WebSocket over TLS, by default on port 443.
     Wss,
     /// `unix`: a Unix domain socket.
     Unix,
 }
 
 impl Scheme {
-    /// As it is written before `://`.
+    /// The scheme's name, as it is written before `://`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Mqtt => "mqtt",
@@ -50,31 +50,31 @@ impl FromStr for Scheme {
     }
 }
 
-/// The parts of a URI; `None` is a part that was absent or empty.
+/// The parts of a URI. An absent or empty part is `None`.
 ///
-/// The username and password are percent-decoded, so a `%` is written `%25`; any other character may also stand for
-/// itself: the last `@` ends them, the first `:` parts them. Where a path may follow, they end at its first `/`.
+/// Username and password are percent-decoded, so a `%` is written `%25`. Any other character may stand for itself: the
+/// last `@` ends them, and the first `:` separates them. Where a path may follow, they end at its first `/`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uri {
-    /// The scheme; without one, `host[:port]` and the credentials are still read.
+    /// The scheme. Without one, `host[:port]` and the credentials are still read.
     pub scheme: Option<Scheme>,
     /// The username.
     pub username: Option<String>,
-    /// The password, which need not be text.
+    /// The password, which may be any bytes.
     pub password: Option<Secret>,
     /// The host: a name in lower case, or an IP address without brackets.
     pub host: Option<String>,
     /// The port.
     pub port: Option<u16>,
-    /// Of `ws` and `wss`: path and query as they are. Of `unix`: the path, percent-decoded.
+    /// The path. For `ws` and `wss`: path and query as they are. For `unix`: the path, percent-decoded.
     pub path: Option<String>,
 }
 
-/// Which part of a URI is wrong. Displays what was expected; only the scheme is quoted, since what stands in the place of
-/// any other part may be a password, as it is in `mqtt://user:password` where the host was forgotten.
+/// The part of a URI that is not valid. Displays what was expected. Only the scheme is quoted: the text in place of any
+/// other part may be a password, as in `mqtt://user:password` without a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UriError {
-    /// The scheme is none of ours.
+    /// The scheme is unknown.
     Scheme(String),
     /// The username is not UTF-8.
     Username,
@@ -86,7 +86,7 @@ pub enum UriError {
     Zone,
     /// The port is not a number from 1 to 65535.
     Port,
-    /// There is a path, query or fragment, which begins with this character.
+    /// There is a path, query or fragment that begins with this character.
     Tail(char),
     /// A `ws` or `wss` URI has a fragment.
     Fragment,
@@ -94,7 +94,7 @@ pub enum UriError {
     Path,
 }
 
-/// The likely mistake where a password is taken for something else.
+/// The likely mistake when a password is taken for another part.
 const CREDENTIALS: &str = "a username and password must be followed by '@' and a host";
 
 impl fmt::Display for UriError {
@@ -178,7 +178,7 @@ impl FromStr for Uri {
     }
 }
 
-/// Parts a scheme, if there is one.
+/// Splits a scheme off, if there is one.
 pub(super) fn split_scheme(uri: &str) -> (Option<&str>, &str) {
     match uri.split_once("://") {
         Some((scheme, rest)) if !scheme.contains([':', '@', '/', '?', '#']) => (Some(scheme), rest),
@@ -213,7 +213,7 @@ impl FromStr for Authority {
     }
 }
 
-/// The path and query of a URI: what a request line holds, which begins with a slash.
+/// The path and query of a URI, as a request line holds them. They begin with a slash.
 fn parse_request_target(text: &str) -> Result<Option<String>, UriError> {
     match text.chars().next() {
         _ if text.contains('#') => Err(UriError::Fragment),
@@ -247,7 +247,7 @@ fn parse_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Uri
     Ok((username, password))
 }
 
-/// Parts host and port; the host keeps its brackets.
+/// Splits host and port. The host keeps its brackets.
 fn split_port(host_port: &str) -> Result<(&str, &str), UriError> {
     if host_port.starts_with('[') {
         let end = host_port.find(']').ok_or(UriError::Host)? + 1;
@@ -264,7 +264,7 @@ fn split_port(host_port: &str) -> Result<(&str, &str), UriError> {
     }
 }
 
-/// International names are taken in their ASCII form only: see `idna_adapter` in Cargo.toml.
+/// International names are accepted in their ASCII form only: see `idna_adapter` in Cargo.toml.
 fn parse_host(host: &str) -> Result<String, UriError> {
     match Host::parse(host) {
         Ok(Host::Domain(name)) => Ok(name),
@@ -276,7 +276,7 @@ fn parse_host(host: &str) -> Result<String, UriError> {
 }
 
 fn parse_port(port: &str) -> Result<u16, UriError> {
-    // `u16::from_str` would take a sign.
+    // `u16::from_str` would accept a sign.
     match port.parse() {
         Ok(number) if number > 0 && port.starts_with(|c: char| c.is_ascii_digit()) => Ok(number),
         _ => Err(UriError::Port),
@@ -330,7 +330,7 @@ mod tests {
             ("host.com", (None, None, None, host, None)),
             (":1883", (None, None, None, None, Some(1883))),
             ("mqtt://", (mqtt, None, None, None, None)),
-            // A bare slash says nothing.
+            // A lone slash has no meaning.
             ("mqtt://host.com/", (mqtt, None, None, host, None)),
             (
                 "mqtts://usr:pwd@host.com:123/",

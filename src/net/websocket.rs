@@ -1,8 +1,8 @@
-//! MQTT over WebSocket (RFC 6455; MQTT section 6): the opening handshake, and a byte stream over binary frames. What
-//! frames hold is not looked at: packets may share a frame or go on in the next one.
+//! MQTT over WebSocket (RFC 6455; MQTT section 6): the opening handshake, and a byte stream over binary frames. The
+//! content of frames is not read: packets may share a frame, or go on in the next one.
 //!
-//! The handshake and the headers of frames are tungstenite's. Its own stream would not do: that reserves memory for
-//! whatever length a header announces, and hands a message out when all of it is there.
+//! The handshake and the frame headers are tungstenite's. Its own stream would not do. It reserves memory for any
+//! length that a header announces, and hands a message out only when all of it has arrived.
 
 use std::{
     fmt,
@@ -32,18 +32,18 @@ use tokio_tungstenite::{
 
 use super::{Stream, random_bytes, words};
 
-/// The largest frame that is sent; more than that goes into several.
+/// The largest frame that is sent, in bytes. A longer write takes several.
 const LARGEST_FRAME: usize = 64 << 10;
-/// How much is read at most where a frame begins; what else comes of its data is not held here.
+/// The most bytes that are read where a frame begins. Later bytes of its data are not held here.
 const LARGEST_READ: usize = 64 << 10;
-/// The largest payload of a control frame (RFC 6455, section 5.5).
+/// The largest payload of a control frame, in bytes (RFC 6455, section 5.5).
 const LARGEST_CONTROL: u64 = 125;
-/// The longest answer to the opening handshake.
+/// The longest answer to the opening handshake, in bytes.
 const LONGEST_ANSWER: usize = 16 << 10;
-/// What ends it.
+/// The end of that answer.
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
 
-/// Sent by the handshake itself (RFC 6455, section 4.1), or of use to none but it.
+/// Header fields that the handshake itself sends (RFC 6455, section 4.1), or that only the handshake uses.
 const RESERVED: [HeaderName; 7] = [
     header::CONNECTION,
     header::HOST,
@@ -58,15 +58,15 @@ const RESERVED: [HeaderName; 7] = [
 #[derive(Clone, Debug)]
 pub struct WebSocketConfig {
     path: PathAndQuery,
-    /// Values do not show in `Debug`.
+    /// `Debug` does not show their values.
     headers: HeaderMap,
 }
 
 impl WebSocketConfig {
-    /// The path, perhaps with a query, to ask for, and header fields to send with the request.
+    /// The path to ask for, perhaps with a query, and the header fields to send with the request.
     ///
     /// # Errors
-    /// What is wrong with them, in words, without the values of header fields.
+    /// The reason in words, without the values of header fields.
     pub fn new(path: &str, headers: &[(String, Vec<u8>)]) -> Result<Self, String> {
         let path = Some(path)
             .filter(|path| path.starts_with('/'))
@@ -91,7 +91,7 @@ impl WebSocketConfig {
         Ok(WebSocketConfig { path, headers: map })
     }
 
-    /// The opening handshake (RFC 6455, section 4.1); `authority` is the server's host and port.
+    /// The opening handshake (RFC 6455, section 4.1). `authority` is the server's host and port.
     pub(super) async fn connect(
         &self,
         stream: Stream,
@@ -104,7 +104,7 @@ impl WebSocketConfig {
             .request(authority, is_tls, &Base64::encode_string(&key))
             .ok_or(WebSocketFailure::NoHeader)?;
         let (opened, answer) = client_async(request, Opening::new(stream)).await?;
-        // None was offered (RFC 6455, section 4.1).
+        // The client has offered none (RFC 6455, section 4.1).
         if answer
             .headers()
             .contains_key(header::SEC_WEBSOCKET_EXTENSIONS)
@@ -148,7 +148,7 @@ impl WebSocketConfig {
 pub enum WebSocketFailure {
     /// There are no random bytes for the key.
     NoKey(io::Error),
-    /// A header cannot have the server's name.
+    /// The server's name cannot stand in a header field.
     NoHeader,
     /// The server has closed the connection.
     Closed,
@@ -156,13 +156,13 @@ pub enum WebSocketFailure {
     Broken(io::Error),
     /// The server does not speak HTTP.
     NotHttp,
-    /// The server declines.
+    /// The server declines with this HTTP status.
     Status(StatusCode),
     /// The server does not know MQTT [MQTT-6.0.0-3].
     Subprotocol,
-    /// The server uses an extension that it was not offered.
+    /// The server uses an extension that the client has not offered.
     Extension,
-    /// The server answers what is no opening handshake.
+    /// The server's answer is no opening handshake.
     Invalid(Box<tungstenite::Error>),
 }
 
@@ -205,12 +205,13 @@ impl From<tungstenite::Error> for WebSocketFailure {
     }
 }
 
-/// A stream during the opening handshake: hands out the server's answer when that is complete, and keeps what follows.
+/// A stream during the opening handshake. It hands out the server's answer once the answer is complete, and keeps the
+/// bytes behind it.
 #[derive(Debug)]
 struct Opening {
     carrier: Stream,
     read: BytesMut,
-    /// How much of what was read is of the answer, once that is known.
+    /// How many of the read bytes belong to the answer, once that is known.
     left: usize,
 }
 
@@ -279,7 +280,7 @@ impl AsyncWrite for Opening {
     }
 }
 
-/// Reads once, `size` bytes at most, behind what `input` holds. Returns how many bytes came; 0 is the end.
+/// Reads once, at most `size` bytes, behind the bytes in `input`. Returns how many bytes came. 0 is the end.
 fn poll_read_some(
     carrier: &mut Stream,
     input: &mut BytesMut,
@@ -287,7 +288,7 @@ fn poll_read_some(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     input.reserve(size);
-    // Not filled before: what is read may be little.
+    // The room is not filled first, because few bytes may come.
     pin!(carrier.read_buf(&mut input.limit(size))).poll(cx)
 }
 
@@ -295,29 +296,29 @@ fn invalid(reason: impl Into<String>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, reason.into())
 }
 
-/// What the server sends, taken apart.
+/// Takes the server's frames apart.
 #[derive(Debug, Default)]
 struct Frames {
     input: BytesMut,
-    /// Bytes of the current frame of data that have still to come, or to be taken from `input`.
+    /// Bytes of the current data frame that have still to come, or to be taken from `input`.
     left: u64,
-    /// A message has begun whose last frame has not.
+    /// A message has begun, and its last frame has not.
     fragmented: bool,
 }
 
-/// The next thing in the server's frames.
+/// The next event in the server's frames.
 #[derive(Debug, PartialEq)]
 enum Next {
-    /// So many bytes at the front of the input are data.
+    /// This many bytes at the front of the input are data.
     Data(usize),
     Ping(Bytes),
     Close(Bytes),
-    /// More has to be read before there is something.
+    /// More bytes have to be read first.
     Nothing,
 }
 
 impl Frames {
-    /// Takes frames off the front up to the next one that means something (RFC 6455, section 5.2).
+    /// Takes frames off the front up to the next event (RFC 6455, section 5.2).
     fn next(&mut self) -> io::Result<Next> {
         loop {
             if self.left > 0 {
@@ -423,25 +424,25 @@ fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) -> io::Resul
     Ok(())
 }
 
-/// A byte stream over binary frames. A write is a frame, up to a size; reading answers pings.
+/// A byte stream over binary frames. A write becomes a frame, up to a size. Reading answers pings.
 #[derive(Debug)]
 pub struct WebSocket {
     carrier: Stream,
     frames: Frames,
-    /// Frames that have not been written: one of data and a few of control at most.
+    /// Frames that have not been written: at most one of data and a few control frames.
     output: BytesMut,
-    /// What the last ping that was not answered holds: the older ones need no answer (RFC 6455, section 5.5.3).
+    /// The payload of the last unanswered ping. Older pings need no answer (RFC 6455, section 5.5.3).
     pong: Option<Bytes>,
-    /// Something was written since the carrier was flushed.
+    /// Bytes have been written since the carrier was last flushed.
     unflushed: bool,
-    /// A close frame was sent: nothing may follow it.
+    /// A close frame has been sent. No frame may follow it.
     closing: bool,
-    /// There is no more to read.
+    /// The server sends no more.
     ended: bool,
 }
 
 impl WebSocket {
-    /// One that is open; the server has sent `read` behind its answer.
+    /// An open WebSocket. The server has sent the bytes `read` behind its answer.
     fn new(carrier: Stream, read: BytesMut) -> Self {
         WebSocket {
             carrier,
@@ -457,12 +458,12 @@ impl WebSocket {
         }
     }
 
-    /// What carries the frames.
+    /// The stream that carries the frames.
     pub(super) fn carrier(&self) -> &Stream {
         &self.carrier
     }
 
-    /// Writes all that waits, and flushes.
+    /// Writes all waiting frames, and flushes.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.output.is_empty() {
@@ -485,7 +486,8 @@ impl WebSocket {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once of the current frame's data, to where they are wanted. Returns how many bytes came; 0 is the end.
+    /// Reads once from the current frame's data, straight into the caller's buffer. Returns how many bytes came. 0 is
+    /// the end.
     fn poll_read_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -507,13 +509,13 @@ impl WebSocket {
         Ok(())
     }
 
-    /// The server has closed, with this payload (RFC 6455, section 5.5.1). An error unless that is in good order.
+    /// The server has closed with this payload (RFC 6455, section 5.5.1). An error unless it is an orderly close.
     fn closed(&mut self, payload: &[u8]) -> io::Result<()> {
         let (code, reason) = payload.split_at(payload.len().min(2));
         let Ok(code) = code.try_into().map(u16::from_be_bytes) else {
             return self.put_close(&[]);
         };
-        // Codes such as 1005 may not be sent (RFC 6455, section 7.4), so that they are not echoed either.
+        // Codes such as 1005 may not be sent (RFC 6455, section 7.4), so they are not echoed either.
         let answer = match CloseCode::from(code).is_allowed() {
             true => code,
             false => CloseCode::Protocol.into(),
@@ -549,12 +551,12 @@ impl AsyncRead for WebSocket {
                 Ok(Next::Close(payload)) => {
                     this.ended = true;
                     let result = this.closed(&payload);
-                    // If that is possible at once.
+                    // Sent if that is possible at once.
                     let _ = this.poll_drain(cx);
                     return Poll::Ready(result);
                 }
                 Ok(Next::Nothing) if this.frames.left > 0 => {
-                    // What fails here fails for the writer too.
+                    // A write that fails here fails for the writer too.
                     let _ = this.poll_drain(cx);
                     let came = ready!(this.poll_read_data(cx, buf))?;
                     this.ended = came == 0;
@@ -590,7 +592,7 @@ impl AsyncWrite for WebSocket {
         if this.closing {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         }
-        // One frame at a time, so that what waits is bounded.
+        // One frame at a time bounds the bytes that wait.
         ready!(this.poll_drain(cx))?;
         let size = buf.len().min(LARGEST_FRAME);
         put_frame(&mut this.output, OpCode::Data(Data::Binary), &buf[..size])?;
@@ -604,7 +606,7 @@ impl AsyncWrite for WebSocket {
         self.get_mut().poll_drain(cx)
     }
 
-    /// Says that nothing more comes; the server then closes the connection (RFC 6455, section 7.1.1).
+    /// Ends our side. The server then closes the connection (RFC 6455, section 7.1.1).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
         let this = self.get_mut();
@@ -641,10 +643,10 @@ mod tests {
         }
     }
 
-    /// What a kernel gives at a time.
+    /// The most bytes that a kernel gives at a time.
     const MOST: usize = 64 << 10;
 
-    /// A carrier that gives what a server sends, and counts: the calls, and the bytes of buffers that somebody has
+    /// A carrier that gives the bytes `sent` by a server. It counts the calls, and the bytes of buffers that were
     /// filled in vain.
     fn counting(mut sent: Bytes) -> (Fake, Arc<[AtomicUsize; 2]>) {
         let counts = Arc::new([const { AtomicUsize::new(0) }; 2]);
@@ -663,7 +665,7 @@ mod tests {
         (fake, counts)
     }
 
-    /// Reads as the driver does, into room for all of it.
+    /// Reads like the driver, into room for all bytes.
     async fn read_whole(fake: Fake, size: usize) -> BytesMut {
         let mut websocket = over(fake);
         let mut input = BytesMut::with_capacity(size);
@@ -688,13 +690,13 @@ mod tests {
             assert!(read_whole(fake, SIZE).await == payload);
             let [reads, filled] = [&counts[0], &counts[1]].map(|count| count.load(Relaxed));
             assert_eq!(filled, 0, "frames of {frame}");
-            // Each as large as can be, but for those that begin a frame or end one.
+            // Each read is as large as can be, except those that begin or end a frame.
             let most = SIZE / MOST + 2 * SIZE.div_ceil(frame.max(MOST)) + 2;
             assert!(reads <= most, "{reads} reads, frames of {frame}");
         }
     }
 
-    /// What is in the frames: the data, and the payloads of pings. The input comes in two parts.
+    /// The content of the frames: the data, and the payloads of pings. The input comes in two parts.
     fn take_apart(bytes: &[u8], cut: usize) -> io::Result<(Vec<u8>, Vec<Bytes>)> {
         let (mut data, mut pings) = (Vec::new(), Vec::new());
         let mut frames = Frames::default();

@@ -1,9 +1,9 @@
-//! How failures of the network are put. Beside our own words stand those of LuaSocket, which programs look for in the
-//! text of an error.
+//! Words for failures of the network. Besides our own there are those of LuaSocket, which programs look for in the text
+//! of an error.
 
 use std::io::{self, ErrorKind};
 
-/// Nobody listens there.
+/// No process listens on the port.
 pub(super) const REFUSED: &str = "connection refused";
 /// The time was over.
 pub(super) const TIMEOUT: &str = "timeout";
@@ -21,8 +21,7 @@ pub fn is_closed(error: &io::Error) -> bool {
     )
 }
 
-/// What went wrong, as programs look for it; or else as the person who runs the client may understand TLS, or as the
-/// operating system puts it.
+/// The words for an error: LuaSocket's where programs look for them, our own for TLS, otherwise the operating system's.
 pub fn describe(error: &io::Error) -> String {
     #[cfg(feature = "tls")]
     if let Some(reason) = super::tls::explain(error) {

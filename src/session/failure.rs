@@ -1,4 +1,4 @@
-//! Why a session ends a connection by itself, and why it cannot renew a subscription: the decisions, and their words.
+//! Why a session ends a connection by itself, and why it cannot renew a subscription: the decisions and their words.
 
 use std::fmt;
 use std::time::Duration;
@@ -40,9 +40,9 @@ impl std::error::Error for Failure {}
 /// A rule of the standard that the server broke. Shown as `NAME: what is wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// The bytes are no packet, or one that breaks a rule by itself.
+    /// The bytes are no packet, or the packet by itself breaks a rule.
     Decode(DecodeError),
-    /// Only a client sends the packet.
+    /// Only a client may send this packet.
     OnlyFromClients(PacketType),
     /// Another packet came first [MQTT-3.2.0-1].
     ConnackExpected(PacketType),
@@ -54,41 +54,41 @@ pub enum Violation {
     RefusedWithSession,
     /// Session present after a clean start [MQTT-3.2.2-2].
     CleanStartWithSession,
-    /// AUTH, and CONNECT had no authentication method (4.12).
+    /// AUTH, although CONNECT had no authentication method (4.12).
     NoAuthenticationMethod,
     /// AUTH without the authentication method that it needs (3.15.2.2.2).
     AuthenticationMethodMissing,
-    /// The authentication method is another than that of CONNECT [MQTT-4.12.0-5].
+    /// The authentication method differs from that of CONNECT [MQTT-4.12.0-5].
     AuthenticationMethod(PacketType),
-    /// The standard does not list the reason code for the packet, or not for one of a server, or not now.
+    /// The standard does not list the reason code for this packet, for a server, or for this moment.
     ReasonCode(PacketType, u8),
-    /// Not one reason code for each topic filter [MQTT-3.8.4-6], [MQTT-3.11.3-1].
+    /// The number of reason codes is not the number of topic filters [MQTT-3.8.4-6], [MQTT-3.11.3-1].
     ReasonCodeCount {
         /// SUBACK or UNSUBACK.
         packet: PacketType,
-        /// How many topic filters there are.
+        /// The number of topic filters.
         expected: usize,
-        /// How many reason codes there are.
+        /// The number of reason codes.
         got: usize,
     },
-    /// The exchange with the packet identifier waits for another packet.
+    /// The exchange with this packet identifier waits for another packet.
     Unexpected {
         /// The packet that came.
         packet: PacketType,
-        /// Its packet identifier.
+        /// The packet identifier.
         packet_id: u16,
         /// The packet that is awaited.
         awaited: PacketType,
     },
-    /// The property is for clients [MQTT-3.14.2-2].
+    /// The Session Expiry Interval in a DISCONNECT is for clients only [MQTT-3.14.2-2].
     SessionExpiry,
-    /// The property came although CONNECT asked for none (3.1.2.11.7).
+    /// A reason string or user property, although CONNECT asked for none (3.1.2.11.7).
     ProblemInformation(PacketType, PropertyId),
     /// The topic alias is higher than CONNECT allowed [MQTT-3.3.2-11].
     TopicAlias {
-        /// Alias of the message.
+        /// The alias of the message.
         alias: u16,
-        /// What CONNECT allowed, 0 for none.
+        /// The maximum that CONNECT allowed, 0 for none.
         max: u16,
     },
     /// No message has given the topic alias a topic on this connection (3.3.2.3.4).
@@ -98,7 +98,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// Reason code of the DISCONNECT that answers it.
+    /// The reason code of the DISCONNECT that answers this violation.
     pub(super) fn reason_code(&self) -> u8 {
         match self {
             Self::Decode(error) => error.reason_code(),
@@ -178,7 +178,8 @@ impl From<DecodeError> for Violation {
     fn from(error: DecodeError) -> Self {
         use PacketType::{Connect, Pingreq, Subscribe, Unsubscribe};
         match error.packet() {
-            // Whatever else is wrong with it, and with a reason code that a client may send (table 3-10).
+            // The packet is refused for its sender, whatever else is wrong: also for reason codes that a client may
+            // send (table 3-10).
             Some(packet @ (Connect | Subscribe | Unsubscribe | Pingreq)) => {
                 Self::OnlyFromClients(packet)
             }
@@ -190,9 +191,9 @@ impl From<DecodeError> for Violation {
 /// A subscription that the server has lost with its session and that could not be renewed. Shown to the user as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unrenewed {
-    /// Its topic filter.
+    /// The topic filter.
     pub filter: Str,
-    /// Why.
+    /// The reason.
     pub reason: NotRenewed,
 }
 

@@ -1,12 +1,12 @@
-//! A map keyed by packet identifier, or topic alias, which looks the same.
+//! A map keyed by packet identifier or topic alias: both have 16 bits.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Map keyed by 16 bits. Owns no memory while it has never been used.
+/// A map keyed by 16 bits. Owns no memory until its first use.
 pub(super) type IdMap<T> = HashMap<u16, T, BuildHasherDefault<IdHasher>>;
 
-/// Spreads 16 bits over 64 without a collision: identifiers need no better hash, there are only 65,535.
+/// Spreads 16 bits over 64 without a collision. The 65,535 identifiers need no better hash.
 #[derive(Default)]
 pub(super) struct IdHasher(u64);
 

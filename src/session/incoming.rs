@@ -1,5 +1,5 @@
-//! The received messages whose exchange has not ended (4.3.2, 4.3.3). When a message is given to the user stands in
-//! `receive`, what the user's acknowledgement sends in `request`.
+//! The received messages whose exchange has not ended (4.3.2, 4.3.3). `receive` decides when the user gets a message,
+//! `request` sends the user's acknowledgement.
 
 use super::id_map::IdMap;
 
@@ -18,26 +18,26 @@ use super::id_map::IdMap;
 ///                    DeliveredAgain ──────────────────┘
 /// ```
 ///
-/// A refusal ends the exchange too. Without a session at the server all exchanges are over.
+/// A refusal ends the exchange too. When the server has no session, all exchanges are over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// QoS 2: given to the user on this connection, who has not acknowledged it.
+    /// QoS 2: given to the user on this connection, and not acknowledged.
     Delivered,
-    /// QoS 2: the user acknowledged it, PUBREL has not come.
+    /// QoS 2: acknowledged by the user; PUBREL has not come.
     Acknowledged,
-    /// QoS 1: given to the user, who has not acknowledged it. Belongs to the connection.
+    /// QoS 1: given to the user, and not acknowledged. Belongs to the connection.
     DeliveredOnce,
-    /// QoS 2: given to the user on an earlier connection, and again when the server repeats it.
+    /// QoS 2: given to the user on an earlier connection. Given again when the server repeats it.
     DeliveredBefore,
     /// QoS 2: given to the user on an earlier connection, and queued or given again on this one.
     DeliveredAgain,
 }
 
-/// Exchanges by packet identifier. Those of QoS 2 outlive the connection if the server keeps the session.
+/// Exchanges by packet identifier. QoS 2 exchanges outlive the connection if the server keeps the session.
 #[derive(Clone, Default)]
 pub(super) struct Incoming {
     exchanges: IdMap<Received>,
-    /// Messages of this connection whose exchange has not ended, as the server's send quota counts them (4.9).
+    /// Messages of this connection whose exchange has not ended. The server's send quota counts them too (4.9).
     unacknowledged: u32,
 }
 
@@ -48,13 +48,13 @@ impl Incoming {
         self.exchanges.get(&id).copied()
     }
 
-    /// A message is given to the user. Returns how far the exchange had come before.
+    /// A message is given to the user. Returns the exchange's state before.
     #[inline]
     pub(super) fn deliver(&mut self, id: u16, received: Received) -> Option<Received> {
         self.exchanges.insert(id, received)
     }
 
-    /// One more message of this connection waits for its acknowledgement. Returns how many do.
+    /// One more message of this connection waits for its acknowledgement. Returns how many wait now.
     #[inline]
     pub(super) fn count(&mut self) -> u32 {
         self.unacknowledged += 1;
@@ -67,11 +67,11 @@ impl Incoming {
         self.exchanges.insert(id, Received::Acknowledged);
     }
 
-    /// Ends the exchange of a message; says whether there was one.
+    /// Ends the exchange of a message. Returns whether there was one.
     pub(super) fn end(&mut self, id: u16) -> bool {
         let known = self.exchanges.remove(&id).is_some();
         if known {
-            // Messages of earlier connections are not counted on this one.
+            // Messages of earlier connections do not count on this one.
             self.unacknowledged = self.unacknowledged.saturating_sub(1);
         }
         known
@@ -98,7 +98,7 @@ impl Incoming {
         });
     }
 
-    /// The server has no session: what it sent on earlier connections means nothing any more.
+    /// The server has no session: its messages of earlier connections mean nothing any more.
     pub(super) fn session_lost(&mut self) {
         self.exchanges.clear();
     }

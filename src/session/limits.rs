@@ -1,4 +1,4 @@
-//! What each side of a connection lets the other do. Where a limit is kept stands in `request` and `receive`.
+//! The limits that each side of a connection sets the other. `request` and `receive` enforce them.
 
 use std::time::Duration;
 
@@ -8,34 +8,37 @@ use crate::codec::{Properties, PropertyId, QoS};
 /// allows.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Largest packet accepted from the server, in bytes with its fixed header. A smaller Maximum Packet Size among
-    /// the CONNECT properties counts instead.
+    /// The largest packet accepted from the server, in bytes with its fixed header. A smaller Maximum Packet Size among
+    /// the CONNECT properties takes precedence.
     pub max_packet_size: u32,
     /// Bytes of queued events above which [`Session::wants_receive`](super::Session::wants_receive) says no.
     pub max_queued_bytes: usize,
-    /// Bytes that wait to be written or acknowledged above which the driver should accept no more messages.
+    /// Bytes waiting to be written or acknowledged above which the driver should accept no more messages.
     pub max_outgoing_bytes: usize,
-    /// How long the server may take from CONNECT to CONNACK, whatever AUTH packets lie between; `None` waits forever.
+    /// How long the server may take from CONNECT to CONNACK, AUTH packets between them included. `None` waits forever.
     pub connack_timeout: Option<Duration>,
-    /// How long the server may take to answer PINGREQ once that has been written, and send less than 1 KiB of what comes
-    /// before the answer; ten times that, or the whole of the packet that is arriving then, if it sends more; and how long a transport may take nothing
-    /// while PINGREQ waits to be written. `None` is the keep alive interval.
+    /// How long the server may take to answer a PINGREQ that has been written. The time begins anew with each KiB that
+    /// arrives before the answer, for at most ten times as long; after that only while one packet is still arriving. It
+    /// is also how long a transport may take no bytes while PINGREQ waits to be written. `None` means the keep alive
+    /// interval.
     pub pingresp_timeout: Option<Duration>,
-    /// Whether exchanges that the end of a connection interrupted are taken up on the next one even if that starts a
-    /// clean session. Without a clean start they are in any case [MQTT-4.4.0-1].
+    /// Whether exchanges that a connection's end has interrupted continue on the next connection even if that starts a
+    /// clean session. Without a clean start they always continue [MQTT-4.4.0-1].
     pub keep_exchanges: bool,
-    /// Whether publications are accepted without a connection.
+    /// Whether messages are accepted without a connection, and how many.
     pub queue: Option<QueueLimits>,
     /// Whether subscriptions are renewed when the server has no session.
     pub resubscribe: bool,
-    /// QoS 2 messages that a server of 3.1.1 is given at a time. It cannot say how many it takes, and mosquitto 2.0 drops
-    /// those above its `max_inflight_messages`, by default 20, with a PUBREC that looks like success. A message does not
-    /// count any more when its PUBREL has been sent: the server sees that before what follows.
+    /// The most QoS 2 messages that a server of 3.1.1 is given at a time. Such a server cannot say how many it takes,
+    /// and mosquitto 2.0 drops messages above its `max_inflight_messages` (20 by default) with a PUBREC that looks like
+    /// success. A message stops counting when its PUBREL has been sent: the server sees the PUBREL before later
+    /// packets.
     pub server_receive_maximum: u16,
-    /// How the correlation data of the user's requests begins (4.10), if there are any. Their responses come to
-    /// subscriptions of the session: when the server has none, they are [given back](super::Event::Withdrawn).
+    /// The beginning of the correlation data of the user's requests (4.10), if there are any. Their responses come by
+    /// subscriptions of the session. When the server has no session, the requests come
+    /// [back](super::Event::Withdrawn).
     pub requests: Option<Box<[u8]>>,
-    /// Whether topics are replaced by aliases where the server takes any (3.3.2.3.4).
+    /// Whether topic aliases replace topics where the server accepts any (3.3.2.3.4).
     pub topic_aliases: bool,
 }
 
@@ -57,30 +60,30 @@ impl Default for Settings {
     }
 }
 
-/// How much may wait for a connection.
+/// The limits of the queue of messages that wait for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Packets.
+    /// The most packets.
     pub max_messages: usize,
-    /// Bytes of these packets.
+    /// The most bytes of these packets.
     pub max_bytes: usize,
-    /// Whether the oldest message that was never sent makes room for a new one; if not, the new one is refused.
+    /// Whether the oldest message that was never sent makes room for a new one. If not, the new one is refused.
     pub drop_oldest: bool,
 }
 
-/// What the server allows on this connection: the properties of its CONNACK, or what the standard assumes without
-/// them (3.2.2.3). Of 3.1.1 and before CONNACK these are the assumed values.
+/// The server's limits on this connection: the properties of its CONNACK, or the standard's defaults for absent ones
+/// (3.2.2.3). With 3.1.1, and before CONNACK, these are the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// QoS 1 and 2 publications that may be unacknowledged at a time.
+    /// The most QoS 1 and 2 messages that may be unacknowledged at a time.
     pub receive_maximum: u16,
-    /// Largest packet the server accepts, in bytes with its fixed header.
+    /// The largest packet that the server accepts, in bytes with its fixed header.
     pub maximum_packet_size: u32,
-    /// Highest QoS of a PUBLISH.
+    /// The highest QoS of a PUBLISH.
     pub maximum_qos: QoS,
     /// Whether a PUBLISH may be retained.
     pub retain_available: bool,
-    /// Highest topic alias of a PUBLISH, 0 for none.
+    /// The highest topic alias of a PUBLISH, 0 for none.
     pub topic_alias_maximum: u16,
     /// Whether topic filters may have wildcards.
     pub wildcard_subscription_available: bool,

@@ -1,14 +1,14 @@
-//! The MQTT client state machine, sans-I/O: received bytes, requests of the user and "now" go in; bytes to send, events
-//! for the user and the next deadline come out. No socket, no Lua, no look at a clock may appear here.
+//! The MQTT client state machine, sans-I/O. Received bytes, the user's requests and the current time go in. Bytes to
+//! send, events for the user and the next deadline come out. No socket, no Lua and no look at a clock may appear here.
 //!
 //! A driver holds one [`Session`] for a client's whole life. For each network connection it calls [`Session::open`] and
-//! [`Session::connect`], and then, in any order and until [`Session::state`] is [`State::Disconnected`]:
-//! - gives what it read to [`Session::receive`], unless [`Session::wants_receive`] says no;
-//! - writes what [`Session::take`] gives and tells [`Session::transmitted`];
-//! - calls [`Session::handle_timeout`] at the time [`Session::poll_timeout`] asks for;
-//! - hands the user what [`Session::poll_event`] gives.
+//! [`Session::connect`]. Then, in any order and until [`Session::state`] is [`State::Disconnected`], it
+//! - gives the bytes it has read to [`Session::receive`], unless [`Session::wants_receive`] says no;
+//! - writes the bytes from [`Session::take`] and reports them to [`Session::transmitted`];
+//! - calls [`Session::handle_timeout`] at the time from [`Session::poll_timeout`];
+//! - hands the user the events from [`Session::poll_event`].
 //!
-//! Then it writes what is left to [`Session::take`] (a DISCONNECT) and calls [`Session::close`].
+//! At the end it writes the rest from [`Session::take`] (a DISCONNECT) and calls [`Session::close`].
 
 use std::collections::VecDeque;
 use std::mem;
@@ -41,11 +41,11 @@ use outgoing::Outgoing;
 use subscriptions::Subscriptions;
 use timers::{Due, Timers};
 
-/// How many answers to what the server sends may wait to be written before reading stops.
+/// The most answers to the server that may wait to be written. Above it, reading stops.
 const MOST_ANSWERS: u32 = 1 << 16;
-/// From how many messages on it pays to take them at once.
+/// The least number of messages for which taking all of them at once pays.
 const MANY: usize = 16;
-/// How many times the limit of queued bytes may have been read since there was no event.
+/// The factor between `max_queued_bytes` and the bytes that may have been read since the event queue was last empty.
 const PINNED_RATIO: usize = 16;
 
 /// How far a connection has come.
@@ -61,52 +61,52 @@ const PINNED_RATIO: usize = 16;
 ///        close, disconnect, a deadline passes, the server breaks a rule
 /// ```
 ///
-/// A connection that ended without the user's doing has an event that says why: the CONNACK or DISCONNECT, or
-/// [`Event::Failed`].
+/// When a connection ends without the user's doing, an event says why: the CONNACK or DISCONNECT, or [`Event::Failed`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// Nothing is sent, received or waited for. What [`Session::transmit`] still holds may be written.
+    /// Nothing is sent, received or awaited. The bytes left in [`Session::transmit`] may be written.
     #[default]
     Disconnected,
-    /// The transport is up, nothing was sent.
+    /// The transport is up. Nothing has been sent.
     Open,
-    /// CONNECT was sent.
+    /// CONNECT has been sent.
     Connecting,
-    /// The server accepted with CONNACK.
+    /// The server has accepted with CONNACK.
     Connected,
 }
 
-/// What the user is told.
+/// News for the user.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A packet from the server: CONNACK, PUBLISH, PUBACK, PUBREC, SUBACK, UNSUBACK, DISCONNECT or AUTH.
     ///
-    /// A CONNACK has "session present" only if the user has taken the CONNACK by which that session began. A session
-    /// that began on a connection the user gave up before is new to the user, and lacks the user's subscriptions.
+    /// A CONNACK has "session present" only if the user has taken the CONNACK by which that session began. Another
+    /// session, which began on a connection that the user gave up, is new to the user and lacks the user's
+    /// subscriptions.
     Packet(Packet),
-    /// A message that was accepted will not be sent, or a request to subscribe: the server does not take it.
+    /// An accepted message or SUBSCRIBE will not be sent: the server does not take it.
     Dropped {
-        /// Its packet identifier, 0 for QoS 0.
+        /// The packet identifier, 0 for QoS 0.
         packet_id: u16,
         /// Why.
         reason: RequestError,
     },
-    /// A request that was accepted (see [`Settings::requests`]) will not be sent, unless the user sends it again: the
-    /// server has no subscription for its response.
+    /// An accepted request (see [`Settings::requests`]) will not be sent unless the user sends it again: the server has
+    /// no subscription for its response.
     Withdrawn {
-        /// Its packet identifier, 0 for QoS 0.
+        /// The packet identifier, 0 for QoS 0.
         packet_id: u16,
-        /// Its correlation data.
+        /// The correlation data.
         correlation_data: Bytes,
     },
-    /// A subscription that was to be renewed, since the server has lost its session, is not in force any more.
+    /// The server has lost the session, and a subscription could not be renewed. It is no longer in force.
     Unrenewed(Unrenewed),
     /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
     Failed(Failure),
 }
 
 impl Event {
-    /// The packet identifier (0 for QoS 0) of what this ends, if it ends something that the user has begun.
+    /// The packet identifier (0 for QoS 0) of the user's request that this event answers, if it answers one.
     fn answers(&self) -> Option<u16> {
         use Packet::{Puback, Pubrec, Suback, Unsuback};
         match self {
@@ -121,7 +121,7 @@ impl Event {
         matches!(self, Self::Packet(Packet::Publish(_)))
     }
 
-    /// Memory it holds, near enough.
+    /// The memory that the event holds, in bytes, roughly.
     fn size(&self) -> usize {
         let (own, properties) = match self {
             Self::Packet(Packet::Publish(publish)) => (
@@ -156,65 +156,65 @@ impl Event {
     }
 }
 
-/// What a session has done and has at hand, see [`Session::stats`].
+/// Figures of a session, see [`Session::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// PUBLISH packets sent, repetitions not counted.
+    /// PUBLISH packets sent, without repetitions.
     pub messages_sent: u64,
-    /// Messages received, repetitions of QoS 2 on the same connection not counted.
+    /// Messages received. A QoS 2 message repeated on the same connection counts once.
     pub messages_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
     /// Bytes received.
     pub bytes_received: u64,
-    /// QoS 1 and 2 messages sent and not acknowledged to the end.
+    /// QoS 1 and 2 messages sent and not fully acknowledged.
     pub in_flight: usize,
     /// Packets that wait to be sent.
     pub queued: usize,
-    /// Bytes of these.
+    /// Bytes of the packets that wait to be sent.
     pub queued_bytes: usize,
-    /// Messages that were accepted and never sent.
+    /// Messages accepted and never sent.
     pub dropped: u64,
-    /// Connections that the server has accepted.
+    /// Connections accepted by the server.
     pub connections: u64,
-    /// How long the last answer to PINGREQ took.
+    /// The time that the server took for its last PINGRESP.
     pub ping_round_trip: Option<Duration>,
 }
 
-/// What our CONNECT asked for, as far as later packets are judged by it.
+/// The settings of our CONNECT by which later packets are judged.
 #[derive(Default)]
 struct Requested {
     clean_start: bool,
     keep_alive: u16,
     session_expiry_interval: u32,
-    /// QoS 1 and 2 messages that the server may have unacknowledged at a time; only 5.0 has a limit.
+    /// The most QoS 1 and 2 messages that the server may have unacknowledged at a time. Only 5.0 has this limit.
     receive_maximum: Option<u16>,
     topic_alias_maximum: u16,
-    /// The server is to send reason strings and user properties where it must only (3.1.2.11.7).
+    /// Whether the server must leave out reason strings and user properties wherever it may (3.1.2.11.7).
     no_problem_information: bool,
     authentication_method: Option<Str>,
-    /// How many messages had been sent before.
+    /// Messages sent before this CONNECT.
     messages_before: u64,
 }
 
-/// What lives as long as a network connection.
+/// State that lives as long as a network connection.
 struct Connection {
     state: State,
     decoder: Decoder,
     transmit: BytesMut,
-    /// Bytes that the driver has taken and not written, or is to write before `transmit`.
+    /// Bytes that the driver has taken and not yet written, or has to write before `transmit`.
     taken: usize,
     timers: Timers,
     requested: Requested,
     server: ServerLimits,
     session_present: bool,
-    /// What the server's topic aliases stand for (3.3.2.3.4).
+    /// The topics of the server's topic aliases (3.3.2.3.4).
     topic_aliases: IdMap<Str>,
-    /// Answers sent since there was last nothing to write.
+    /// Answers sent since `transmit` was last empty.
     answers: u32,
-    /// What our topic aliases stand for.
+    /// The topics of our topic aliases.
     sent_aliases: SentAliases,
-    /// Whether reading was held back since the last PINGREQ: its answer may lie unread.
+    /// Whether reading has been held back since the last PINGREQ. If so, the PINGRESP may lie unread.
     held_back: bool,
 }
 
@@ -239,31 +239,31 @@ impl Connection {
 
 /// An MQTT client, connected or not. See the [module](self) for its use.
 ///
-/// An idle one takes a few hundred bytes.
+/// An idle session takes a few hundred bytes.
 pub struct Session {
     version: Version,
     settings: Settings,
     connection: Connection,
-    /// What this client was asked to send. It outlives the connection, see [`Settings::keep_exchanges`].
+    /// Packets that this client was asked to send. They outlive the connection, see [`Settings::keep_exchanges`].
     outgoing: Outgoing,
-    /// What the server has sent and this client has not acknowledged to the end.
+    /// Messages that the server has sent and this client has not fully acknowledged.
     incoming: Incoming,
-    /// What the server has granted, if subscriptions are to be renewed.
+    /// Subscriptions that the server has granted. Kept only if they are to be renewed.
     subscriptions: Subscriptions,
-    /// Whether the server has said that it has no session, and the user has not taken that CONNACK.
+    /// Whether the server has said that it has no session, and the user has not yet taken that CONNACK.
     loss_untold: bool,
-    /// What has been counted so far.
+    /// Figures counted so far.
     counters: Stats,
     events: VecDeque<Event>,
-    /// How many of them are not messages.
+    /// The number of queued events that are no messages.
     others: usize,
-    /// Sum of the queued events' sizes.
+    /// The sum of the queued events' sizes, in bytes.
     queued_bytes: usize,
-    /// Messages that had to make room in the queue, see [`Session::take_dropped`].
+    /// Packet identifiers of messages dropped from the full queue, see [`Session::take_dropped`].
     dropped: Vec<u16>,
-    /// Bytes received since there was no event.
+    /// Bytes received since the event queue was last empty.
     pinned_bytes: usize,
-    /// Whether events may hold a message that the user has from an earlier connection.
+    /// Whether the event queue may hold a message that the user already has from an earlier connection.
     holds_repeats: bool,
 }
 
@@ -288,17 +288,17 @@ impl Session {
         }
     }
 
-    /// Protocol version, the same for all its connections.
+    /// The protocol version, the same on all connections.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// What counts from now on. The size of packets, and whether exchanges are kept, count from the next connection on.
+    /// Replaces the settings. The largest packet, and whether exchanges are kept, count from the next connection on.
     pub fn configure(&mut self, settings: Settings) {
         self.settings = settings;
     }
 
-    /// What counts now.
+    /// The current settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -308,7 +308,7 @@ impl Session {
         self.connection.state
     }
 
-    /// What the server allows on this connection.
+    /// The server's limits on this connection.
     pub fn server_limits(&self) -> &ServerLimits {
         &self.connection.server
     }
@@ -318,12 +318,12 @@ impl Session {
         self.connection.session_present
     }
 
-    /// Keep alive in seconds that counts on this connection (the server's, if it set one), 0 for none.
+    /// The keep alive of this connection, in seconds: the server's if it set one. 0 means none.
     pub fn keep_alive(&self) -> u16 {
         self.connection.timers.keep_alive()
     }
 
-    /// What has been done so far, and what is at hand.
+    /// The figures so far.
     pub fn stats(&self) -> Stats {
         let (queued, queued_bytes) = self.outgoing.queued();
         Stats {
@@ -339,12 +339,12 @@ impl Session {
         self.outgoing.bytes()
     }
 
-    /// Whether something that was accepted has still to be sent.
+    /// Whether an accepted packet has still to be sent.
     pub fn holds_back(&self) -> bool {
         self.outgoing.has_held()
     }
 
-    /// The transport is up. Packet identifiers start again at 1, unless some are in use.
+    /// The transport is up. If no packet identifier is in use, they start again at 1.
     pub fn open(&mut self, now: Instant) {
         self.close();
         if self.outgoing.is_empty() {
@@ -354,7 +354,7 @@ impl Session {
         self.connection.timers = Timers::new(now);
     }
 
-    /// The transport is gone, or about to be dropped. Queued events stay.
+    /// The transport is gone, or is about to be dropped. Queued events stay.
     pub fn close(&mut self) {
         self.connection = Connection::new(self.version);
         self.outgoing.connection_lost();
@@ -363,7 +363,7 @@ impl Session {
     }
 
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
-    /// to requests stay, since those exchanges are over, and so does the news of a subscription that has ended.
+    /// to requests stay, because their exchanges are over. So does the news of a subscription that has ended.
     pub fn discard_events(&mut self) {
         self.queued_bytes = 0;
         self.others = 0;
@@ -372,7 +372,8 @@ impl Session {
                 answer if answer.answers().is_some() => self.deliver(answer),
                 ended @ Event::Unrenewed(_) => self.deliver(ended),
                 Event::Packet(Packet::Publish(publish)) => {
-                    // It comes again, unless the user, who has it from an earlier connection, acknowledges it before.
+                    // The message comes again, unless the user already has it from an earlier connection and
+                    // acknowledges it first.
                     self.incoming.discard(publish.packet_id);
                 }
                 _ => {}
@@ -380,7 +381,7 @@ impl Session {
         }
     }
 
-    /// Forgets everything that was to be sent, answers that nobody has asked for yet included.
+    /// Forgets all packets that were to be sent, and all events that the user has not taken, answers included.
     fn forget(&mut self) {
         self.outgoing.forget();
         if !self.settings.resubscribe {
@@ -391,7 +392,7 @@ impl Session {
         self.queued_bytes = 0;
     }
 
-    /// Packet identifiers of the messages that have had to make room in the queue since this was called last.
+    /// Takes the packet identifiers of the messages dropped from the full queue since the last call.
     pub fn take_dropped(&mut self) -> Vec<u16> {
         mem::take(&mut self.dropped)
     }
@@ -410,16 +411,16 @@ impl Session {
             if connack.reason == 0 && !connack.session_present {
                 self.loss_untold = false;
             }
-            // Connecting needed more than what follows may need for long.
+            // Connecting needed more memory than the time after it.
             self.shrink();
         }
         Some(event)
     }
 
-    /// Takes all events at once, if they are many and all of them messages, for one who goes through them while others
-    /// arrive. They count as taken, so that as much again may be queued. Those that he does not come to are to be
-    /// [given back](Self::give_back). `into` must be empty. A repeated message that the user may acknowledge meanwhile
-    /// stays, so that it can still be dropped.
+    /// Takes all events at once, if they are many and all of them messages. So the user can go through them while
+    /// others arrive. They count as taken, so as many bytes again may be queued. Messages that the user does not come
+    /// to are to be [given back](Self::give_back). `into` must be empty. If the user may still acknowledge a repeated
+    /// message in the queue, all stay: then the repeat can be dropped.
     pub fn take_messages(&mut self, into: &mut VecDeque<Event>) -> bool {
         debug_assert!(into.is_empty());
         let take = self.others == 0 && self.events.len() >= MANY && !self.holds_repeats;
@@ -430,61 +431,62 @@ impl Session {
         take
     }
 
-    /// Puts messages that were taken before the others again.
+    /// Puts messages back that were taken, before the others.
     pub fn give_back(&mut self, mut messages: VecDeque<Event>) {
         self.queued_bytes += messages.iter().map(Event::size).sum::<usize>();
         messages.append(&mut self.events);
         self.events = messages;
     }
 
-    /// Whether [`poll_event`](Self::poll_event) has something to give.
+    /// Whether [`poll_event`](Self::poll_event) has an event.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// Bytes that queued events hold: topics, payloads, properties and what each event costs by itself.
+    /// Bytes that the queued events hold: topics, payloads, properties and each event's own size.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes
     }
 
-    /// Whether the driver should read on: not while the user has much to take, or the server does not read the answers
-    /// to what it sends. As long as the user is to blame, the server is not, for a PINGRESP that may lie unread.
+    /// Whether the driver should read on. It should not while the user has too many events to take, or while the server
+    /// does not read our answers. A slow user may leave the PINGRESP unread: the server is not blamed for that.
     pub fn wants_receive(&self) -> bool {
         let connection = &self.connection;
         let unread = connection.answers > MOST_ANSWERS && !connection.transmit.is_empty();
         !unread && !self.is_slow()
     }
 
-    /// Whether the user has much to take, or what is to be taken keeps much in memory: each event is a slice of what
-    /// was read with it. That there are answers to requests does not count: they are no more than there are packet
-    /// identifiers, and a user who goes on sending would wait for answers that are not read.
+    /// Whether the user has too many events to take, or these pin too much memory: each event is a slice of a larger
+    /// read. Answers to requests do not count. There are no more of them than packet identifiers, and a user who goes
+    /// on sending would otherwise wait for answers that nobody reads.
     pub fn is_slow(&self) -> bool {
         let most = self.settings.max_queued_bytes;
         self.queued_bytes > most + self.outgoing.untold() * mem::size_of::<Event>()
             || !self.events.is_empty() && self.pinned_bytes > PINNED_RATIO * most
     }
 
-    /// Bytes that wait to be written, but for those that were [taken](Self::take) and for what is held back.
+    /// Bytes that wait to be written, without the bytes already [taken](Self::take) and without held back packets.
     pub fn transmit(&self) -> &BytesMut {
         &self.connection.transmit
     }
 
-    /// Puts what was held back and may go now to the bytes that wait to be written. Whoever writes takes them off the
-    /// front.
+    /// Appends the held back packets that may go now to the bytes that wait to be written. The writer takes bytes off
+    /// the front.
     pub fn fill(&mut self) -> &mut BytesMut {
         self.send_held();
         &mut self.connection.transmit
     }
 
-    /// Takes all bytes that wait to be written, after what was held back and may go now; the driver writes them next.
+    /// Takes all bytes that wait to be written, including held back packets that may go now. The driver writes them
+    /// next.
     pub fn take(&mut self) -> BytesMut {
         let bytes = self.fill().split();
         self.connection.taken += bytes.len();
         bytes
     }
 
-    /// Puts what was taken of a message that [`publish_head`](Self::publish_head) began, and the rest of its payload,
-    /// before all others again.
+    /// Puts back a message that [`publish_head`](Self::publish_head) began, before all other bytes: `head`, which was
+    /// taken with it, and the rest of its payload.
     pub fn put_back(&mut self, head: &[u8], payload: &[u8]) {
         let connection = &mut self.connection;
         let size = head.len() + payload.len();
@@ -496,7 +498,7 @@ impl Session {
         connection.transmit.extend_from_slice(&later);
     }
 
-    /// So many bytes were written. Keep alive counts from here [MQTT-3.1.2-23].
+    /// The driver has written `bytes` bytes. Keep alive counts from here [MQTT-3.1.2-23].
     pub fn transmitted(&mut self, bytes: usize, now: Instant) {
         self.counters.bytes_sent += bytes as u64;
         let connection = &mut self.connection;
@@ -508,7 +510,7 @@ impl Session {
         }
     }
 
-    /// The time at which [`handle_timeout`](Self::handle_timeout) wants to be called.
+    /// The time at which [`handle_timeout`](Self::handle_timeout) is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.connection.state {
             State::Connecting | State::Connected => self.connection.timers.next().map(|(at, _)| at),
@@ -516,13 +518,14 @@ impl Session {
         }
     }
 
-    /// Whether the next deadline is one for the server: it is given up if it has not answered by then.
+    /// Whether the next deadline is the server's: a server that has not answered by then is given up.
     pub fn awaits_answer(&self) -> bool {
         let next = self.connection.timers.next();
         matches!(next, Some((_, Due::Connack | Due::Pingresp)))
     }
 
-    /// Does what is due: sends a PINGREQ, or gives up on a server that does not answer. Does nothing when called early.
+    /// Does the work that is due: sends PINGREQ, or gives up a server that does not answer. Does nothing when called
+    /// early.
     pub fn handle_timeout(&mut self, now: Instant) {
         if !matches!(self.state(), State::Connecting | State::Connected) {
             return;
@@ -550,7 +553,7 @@ impl Session {
         }
     }
 
-    /// Gives the server its time to answer CONNECT. The steps of an authentication get no more.
+    /// Starts the server's time to answer CONNECT. The steps of an authentication get no extra time.
     fn await_connack(&mut self, now: Instant) {
         let deadline = self
             .settings
@@ -574,13 +577,13 @@ impl Session {
         self.connection.held_back = self.is_slow();
     }
 
-    /// Sends a packet that cannot break a rule, being all our own.
+    /// Sends a packet of our own making, which cannot break a rule.
     fn reply(&mut self, packet: &Packet) {
         let encoded = encode(packet, self.version, &mut self.connection.transmit);
         debug_assert_eq!(encoded, Ok(()));
     }
 
-    /// Drops the repeats of a QoS 2 message that the user has acknowledged: the message must not come again.
+    /// Drops the repeats of a QoS 2 message that the user has acknowledged. The message must not come again.
     #[cold]
     fn drop_repeats(&mut self, packet_id: u16) {
         let Self {
@@ -598,7 +601,7 @@ impl Session {
         });
     }
 
-    /// Queues the answer to a request: its packet identifier is not used again before the user has taken it.
+    /// Queues the answer to a request. Its packet identifier stays in use until the user has taken the answer.
     fn deliver_answer(&mut self, event: Event) {
         if let Some(id) = event.answers() {
             self.outgoing.answered(id);
@@ -613,13 +616,13 @@ impl Session {
         self.events.push_back(event);
     }
 
-    /// Ends the connection for a reason of ours.
+    /// Ends the connection for a reason of our own.
     fn fail(&mut self, failure: Failure) {
         self.connection.state = State::Disconnected;
         self.deliver(Event::Failed(failure));
     }
 
-    /// Gives back what a burst needed; called when nothing was sent for a while, and after connecting.
+    /// Gives back the memory of a burst. Called after a while without sending, and after connecting.
     fn shrink(&mut self) {
         if self.events.is_empty() {
             self.events = VecDeque::new();

@@ -1,5 +1,5 @@
-//! What this client has been asked to send and is not done with: exchanges by packet identifier (2.2.1), and the order
-//! in which what could not be sent yet will be. What is sent when stands in `send`.
+//! The packets that this client has been asked to send and is not done with: exchanges by packet identifier (2.2.1),
+//! and the queue of packets that could not be sent yet. `send` decides what is sent when.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -17,7 +17,7 @@ pub(super) enum Phase {
     Puback,
     /// A QoS 2 PUBLISH.
     Pubrec,
-    /// A QoS 2 PUBLISH that had its PUBREC: the PUBREL is repeated from here on.
+    /// A QoS 2 PUBLISH whose PUBREC has come. From here on the PUBREL is repeated.
     Pubcomp,
     /// A SUBSCRIBE.
     Suback,
@@ -25,12 +25,13 @@ pub(super) enum Phase {
     Unsuback,
 }
 
-/// What a SUBSCRIBE or UNSUBSCRIBE asks for.
+/// The content of a SUBSCRIBE or UNSUBSCRIBE.
 #[derive(Debug)]
 pub(super) enum Request {
     Subscribe {
         subscribe: Subscribe,
-        /// It is one of our own, of no use when the server loses its session again: a new one is made then.
+        /// Whether the session made this SUBSCRIBE itself. If the server loses its session again, a new one replaces
+        /// it.
         renews: bool,
     },
     Unsubscribe(Unsubscribe),
@@ -59,7 +60,7 @@ impl Phase {
 pub(super) enum Progress {
     /// On this connection.
     Sent {
-        /// Whether it counts against what the server takes at a time.
+        /// Whether the exchange counts against the server's receive maximum.
         counted: bool,
     },
     /// On an earlier connection, and not yet on this one.
@@ -67,7 +68,8 @@ pub(super) enum Progress {
     /// Never.
     Waiting,
     /// On an earlier connection, and never again: the message was given up without the server's knowledge. As long as
-    /// that keeps the session it takes another QoS 2 message of the same identifier for this one [MQTT-4.3.3-10].
+    /// the server keeps the session, it takes another QoS 2 message of the same identifier for this one
+    /// [MQTT-4.3.3-10].
     Abandoned,
 }
 
@@ -76,21 +78,21 @@ pub(super) enum Progress {
 pub(super) struct Exchange {
     pub(super) phase: Phase,
     pub(super) progress: Progress,
-    /// The whole PUBLISH, SUBSCRIBE or UNSUBSCRIBE, as long as it may have to be sent (again).
+    /// The whole PUBLISH, SUBSCRIBE or UNSUBSCRIBE, as long as it may have to be sent or repeated.
     pub(super) packet: Box<[u8]>,
-    /// What the packet asks for, if it is no PUBLISH.
+    /// The content of a SUBSCRIBE or UNSUBSCRIBE.
     pub(super) request: Option<Box<Request>>,
-    /// Place in the order in which exchanges began.
+    /// The place in the order in which exchanges began.
     sequence: u64,
 }
 
 impl Exchange {
-    /// Whether the server can know of it, and has to answer it.
+    /// Whether the server can know of the exchange, and has to answer it.
     fn is_known(&self) -> bool {
         !matches!(self.progress, Progress::Waiting | Progress::Abandoned)
     }
 
-    /// The subscriptions that it renews, if it does.
+    /// The subscriptions that the exchange renews, if any.
     pub(super) fn renews(&self) -> Option<&Subscribe> {
         match self.request.as_deref() {
             Some(Request::Subscribe {
@@ -101,7 +103,7 @@ impl Exchange {
         }
     }
 
-    /// What is left of it when it is given up: its identifier, if the server may hold that for QoS 2.
+    /// The rest of the exchange when it is given up: its identifier, if the server may hold it for QoS 2.
     fn abandoned(&self) -> Option<Exchange> {
         let is_held = matches!(self.phase, Phase::Pubrec | Phase::Pubcomp)
             && self.progress != Progress::Waiting;
@@ -115,7 +117,7 @@ impl Exchange {
     }
 }
 
-/// Something that has not been sent yet.
+/// A packet that has not been sent yet.
 enum Waiting {
     /// The packet of this exchange.
     Exchange(u16),
@@ -123,7 +125,7 @@ enum Waiting {
     Plain(Box<[u8]>),
 }
 
-/// What is to be sent next of that which had to wait.
+/// The held back packet that is sent next.
 pub(super) enum Front {
     Exchange(u16),
     Plain,
@@ -132,33 +134,32 @@ pub(super) enum Front {
 #[derive(Default)]
 pub(super) struct Outgoing {
     exchanges: IdMap<Exchange>,
-    /// Packet identifiers whose answer the user has not taken yet: used again, they would stand for two exchanges.
+    /// Packet identifiers whose answer the user has not taken yet. Used again, they would name two exchanges.
     untold: HashSet<u16, BuildHasherDefault<IdHasher>>,
-    /// The identifier handed out last, 0 before the first.
+    /// The identifier given out last, 0 before the first.
     last: u16,
-    /// How many exchanges have begun.
+    /// The number of exchanges begun.
     begun: u64,
-    /// Exchanges to be repeated before anything new, in the order in which they began [MQTT-4.6.0-1]. May name some
-    /// that have ended meanwhile.
+    /// Exchanges to be repeated before any new packet, in the order in which they began [MQTT-4.6.0-1]. Some may have
+    /// ended meanwhile.
     repeat: VecDeque<u16>,
-    /// What was never sent, in the order in which it was asked for.
+    /// Packets that were never sent, in the order of their requests.
     waiting: VecDeque<Waiting>,
     /// Bytes of the packets in `waiting`.
     waiting_bytes: usize,
-    /// Whether there may be other packets than PUBLISH in `repeat` or `waiting`.
+    /// Whether `repeat` or `waiting` may hold packets other than PUBLISH.
     holds_unlimited: bool,
     /// Bytes of all packets here.
     bytes: usize,
-    /// Exchanges that count against what the server takes at a time.
+    /// The number of exchanges that count against the server's receive maximum.
     in_flight: u32,
 }
 
 impl Outgoing {
-    /// The identifier that comes next, skipping those in use; `None` when all are. Nothing changes until it is
-    /// [begun](Self::begin) with.
+    /// The next free identifier, or `None` if all are in use. It stays free until [`begin`](Self::begin).
     ///
-    /// With `f` identifiers free, a full turn of the counter looks at 65,535 and hands out at least `f`: with 60,000
-    /// exchanges in flight an identifier costs 12 lookups on average, whatever the order in which they end.
+    /// With `f` identifiers free, a full turn of the counter looks at 65,535 and gives out at least `f`. So with 60,000
+    /// exchanges in flight an identifier costs 12 lookups on average, whatever the order in which exchanges end.
     pub(super) fn next_id(&self) -> Option<NonZeroU16> {
         if self.exchanges.len().max(self.untold.len()) == usize::from(u16::MAX) {
             return None;
@@ -174,7 +175,7 @@ impl Outgoing {
         }
     }
 
-    /// Whether an exchange holds this identifier, or the user has still to learn that it does not any more.
+    /// Whether an exchange holds this identifier, or the user has not yet learned of its end.
     pub(super) fn in_use(&self, id: u16) -> bool {
         self.exchanges.contains_key(&id) || self.untold.contains(&id)
     }
@@ -184,7 +185,7 @@ impl Outgoing {
         self.exchanges.is_empty() && self.untold.is_empty()
     }
 
-    /// The answer to the exchange with this identifier, 0 for none, is on its way to the user.
+    /// The answer to the exchange with this identifier is on its way to the user. 0 means no exchange.
     pub(super) fn answered(&mut self, id: u16) {
         if id != 0 {
             self.untold.insert(id);
@@ -196,18 +197,18 @@ impl Outgoing {
         self.untold.remove(&id);
     }
 
-    /// How many answers the user has not taken.
+    /// The number of answers that the user has not taken.
     pub(super) fn untold(&self) -> usize {
         self.untold.len()
     }
 
-    /// The counter goes on from here.
+    /// Sets the identifier from which the counter goes on.
     pub(super) fn set_last_id(&mut self, id: u16) {
         self.last = id;
     }
 
-    /// Begins an exchange with a free identifier. One that has not been sent joins the queue, one to be repeated those
-    /// that are repeated before it.
+    /// Begins an exchange with a free identifier. An exchange that has not been sent joins the queue. An exchange to be
+    /// repeated joins the repeated exchanges.
     pub(super) fn begin(&mut self, id: u16, phase: Phase, packet: Box<[u8]>, progress: Progress) {
         self.bytes += packet.len();
         match progress {
@@ -259,12 +260,12 @@ impl Outgoing {
         self.waiting.push_back(Waiting::Plain(packet));
     }
 
-    /// The exchange that holds this identifier.
+    /// The exchange with this identifier.
     pub(super) fn get(&self, id: u16) -> Option<&Exchange> {
         self.exchanges.get(&id)
     }
 
-    /// What the exchange with this identifier waits for, if the server can know of it.
+    /// The awaited phase of the exchange with this identifier, if the server can know of the exchange.
     pub(super) fn awaited(&self, id: u16) -> Option<Phase> {
         self.exchanges
             .get(&id)
@@ -272,8 +273,8 @@ impl Outgoing {
             .map(|exchange| exchange.phase)
     }
 
-    /// Takes a QoS 2 exchange from PUBREC to PUBCOMP, as its PUBREL is sent. Says whether it still counts against what
-    /// the server takes at a time.
+    /// Takes a QoS 2 exchange from PUBREC to PUBCOMP: its PUBREL is being sent. `counts` says whether it still counts
+    /// against the server's receive maximum.
     pub(super) fn released(&mut self, id: u16, counts: bool) {
         if let Some(exchange) = self.exchanges.get_mut(&id) {
             exchange.phase = Phase::Pubcomp;
@@ -281,14 +282,14 @@ impl Outgoing {
             exchange.packet = Box::default();
             let counted = exchange.progress == (Progress::Sent { counted: true });
             self.in_flight -= u32::from(counted && !counts);
-            // One that is to be repeated the server knows of, so that it does not count on this connection.
+            // The server already knows of an exchange to be repeated, so it does not count on this connection.
             exchange.progress = Progress::Sent {
                 counted: counted && counts,
             };
         }
     }
 
-    /// Ends an exchange that is not in the queue: its identifier is free again.
+    /// Ends an exchange that is not in the queue. Its identifier is free again.
     pub(super) fn end(&mut self, id: u16) -> Option<Exchange> {
         let exchange = self.exchanges.remove(&id)?;
         self.bytes -= exchange.packet.len();
@@ -308,8 +309,8 @@ impl Outgoing {
         exchange
     }
 
-    /// What is left of the exchanges when all of them are given up. It goes by `entry`: with a second caller of
-    /// `insert` the compiler keeps that out of [`begin`](Self::begin), for 32 instructions a message.
+    /// The rest of all exchanges when they are given up. It uses `entry`: with a second caller of `insert` the compiler
+    /// would not inline `insert` into [`begin`](Self::begin), which costs 32 instructions a message.
     fn abandoned(&self) -> IdMap<Exchange> {
         let mut left = IdMap::default();
         for (&id, exchange) in &self.exchanges {
@@ -320,7 +321,7 @@ impl Outgoing {
         left
     }
 
-    /// Forgets everything that was to be done. The server may never learn of that.
+    /// Forgets all packets. The server may never learn of it.
     pub(super) fn forget(&mut self) {
         *self = Outgoing {
             exchanges: self.abandoned(),
@@ -328,7 +329,8 @@ impl Outgoing {
         };
     }
 
-    /// Takes the identifiers whose answer the user has not taken, and where they come to.
+    /// Splits off the identifiers whose answer the user has not taken. The counters, and the rest of exchanges that are
+    /// given up, go along as copies.
     pub(super) fn split_untold(&mut self) -> Outgoing {
         Outgoing {
             exchanges: self.abandoned(),
@@ -344,19 +346,19 @@ impl Outgoing {
         exchanges.any(|exchange| exchange.progress != Progress::Abandoned)
     }
 
-    /// Whether a QoS 2 message has not had its PUBREC.
+    /// Whether a QoS 2 message still waits for its PUBREC.
     pub(super) fn awaits_pubrec(&self) -> bool {
         self.exchanges
             .values()
             .any(|e| e.phase == Phase::Pubrec && e.progress != Progress::Abandoned)
     }
 
-    /// How many exchanges count against what the server takes at a time.
+    /// The number of exchanges that count against the server's receive maximum.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
-    /// How many QoS 1 and 2 messages have been sent and not acknowledged to the end.
+    /// The number of QoS 1 and 2 messages sent and not fully acknowledged.
     pub(super) fn unacknowledged(&self) -> usize {
         let of_message = |exchange: &&Exchange| {
             let message = !matches!(exchange.phase, Phase::Suback | Phase::Unsuback);
@@ -365,12 +367,12 @@ impl Outgoing {
         self.exchanges.values().filter(of_message).count()
     }
 
-    /// Whether something has to be sent before anything new.
+    /// Whether a packet has to be sent before any new one.
     pub(super) fn has_held(&self) -> bool {
         !(self.repeat.is_empty() && self.waiting.is_empty())
     }
 
-    /// How many packets were never sent, and their bytes.
+    /// The number of packets that were never sent, and their bytes.
     pub(super) fn queued(&self) -> (usize, usize) {
         (self.waiting.len(), self.waiting_bytes)
     }
@@ -380,7 +382,7 @@ impl Outgoing {
         self.bytes
     }
 
-    /// What is to be sent next.
+    /// The packet that is sent next.
     pub(super) fn front(&mut self) -> Option<Front> {
         while let Some(&id) = self.repeat.front() {
             let exchange = self.exchanges.get(&id);
@@ -395,7 +397,7 @@ impl Outgoing {
         })
     }
 
-    /// Moves the first packet of an exchange that is not a PUBLISH, and is still to be sent, to the front of its queue.
+    /// Moves the first exchange that waits with SUBSCRIBE, UNSUBSCRIBE or PUBREL to the front of its queue.
     pub(super) fn bring_unlimited_forward(&mut self) -> Option<u16> {
         if !self.holds_unlimited {
             return None;
@@ -421,7 +423,7 @@ impl Outgoing {
         None
     }
 
-    /// Takes the QoS 0 PUBLISH that is at the front.
+    /// Takes the QoS 0 PUBLISH at the front of the queue.
     pub(super) fn take_plain(&mut self) -> Option<Box<[u8]>> {
         match self.waiting.pop_front()? {
             Waiting::Plain(packet) => {
@@ -453,8 +455,8 @@ impl Outgoing {
         }
     }
 
-    /// How many messages that were never sent have to make room for one more packet of this size; `None` if that does
-    /// not suffice.
+    /// How many messages that were never sent have to be dropped for one more packet of this size. `None` if dropping
+    /// all of them makes too little room.
     pub(super) fn to_drop_for(&self, size: usize, limits: QueueLimits) -> Option<usize> {
         let (mut packets, mut bytes) = self.queued();
         let fits =
@@ -473,7 +475,7 @@ impl Outgoing {
         Some(count)
     }
 
-    /// The PUBLISH that waits, if it is one.
+    /// The waiting packet if it is a PUBLISH.
     fn message<'a>(&'a self, waiting: &'a Waiting) -> Option<&'a [u8]> {
         match waiting {
             Waiting::Plain(packet) => Some(packet),
@@ -484,7 +486,7 @@ impl Outgoing {
         }
     }
 
-    /// Drops the oldest message that was never sent. Returns its packet identifier, 0 for QoS 0; `None` if there is
+    /// Drops the oldest message that was never sent. Returns its packet identifier, 0 for QoS 0, or `None` if there is
     /// none.
     pub(super) fn drop_oldest(&mut self) -> Option<u16> {
         let is_message = |waiting: &Waiting| self.message(waiting).is_some();
@@ -501,7 +503,7 @@ impl Outgoing {
         Some(id)
     }
 
-    /// The connection is gone: what was sent on it is to be repeated on the next.
+    /// The connection is gone. Exchanges sent on it are to be repeated on the next one.
     pub(super) fn connection_lost(&mut self) {
         self.in_flight = 0;
         self.repeat.clear();
@@ -517,7 +519,7 @@ impl Outgoing {
         self.repeat.extend(sent.into_iter().map(|(_, id)| id));
     }
 
-    /// The server has no session: what it had acknowledged with PUBREC is done, and subscriptions are renewed afresh.
+    /// The server has no session. An exchange that had its PUBREC is over, and subscriptions are renewed afresh.
     pub(super) fn session_lost(&mut self) {
         let Self {
             exchanges, bytes, ..
@@ -533,8 +535,8 @@ impl Outgoing {
         });
     }
 
-    /// Takes out the messages that have not been sent on this connection and of which `choose` wants something. Returns
-    /// their packet identifiers, 0 for QoS 0, with that; in no order.
+    /// Takes out the messages that have not been sent on this connection and for which `choose` returns a value.
+    /// Returns their packet identifiers, 0 for QoS 0, and these values, in no order.
     pub(super) fn withdraw<T>(&mut self, choose: impl Fn(&[u8]) -> Option<T>) -> Vec<(u16, T)> {
         let mut withdrawn = Vec::new();
         self.exchanges.retain(|&id, exchange| {
@@ -568,12 +570,12 @@ impl Outgoing {
         withdrawn
     }
 
-    /// So many exchanges that were added last to those to be repeated come first.
+    /// Moves the last `added` exchanges among the repeated ones to the front.
     pub(super) fn repeat_first(&mut self, added: usize) {
         self.repeat.rotate_right(added);
     }
 
-    /// Whether there may be exchanges to be repeated.
+    /// Whether exchanges may have to be repeated.
     pub(super) fn has_repeats(&self) -> bool {
         !self.repeat.is_empty()
     }

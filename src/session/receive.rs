@@ -1,4 +1,4 @@
-//! What the server sends to a [`Session`], and what its packets break.
+//! Handles the packets that the server sends to a [`Session`], and the rules that they may break.
 
 use std::time::Instant;
 
@@ -18,15 +18,16 @@ use crate::codec::{
     reason_listed,
 };
 
-/// How a TLS server answers what it does not understand; no MQTT packet begins like this.
+/// The first bytes of a TLS alert, by which a TLS server answers bytes that are not TLS. No MQTT packet begins with
+/// them.
 const TLS_ALERT: &[u8] = &[0x15, 0x03];
 
 type Handled = Result<(), Violation>;
 
 impl Session {
-    /// Takes every complete packet off the buffer and handles it. When the connection has ended, the rest is dropped.
+    /// Takes every complete packet off the buffer and handles it. Once the connection has ended, the rest is dropped.
     ///
-    /// A PINGRESP that has arrived should be received before [`handle_timeout`](Session::handle_timeout) is called.
+    /// Receive a PINGRESP that has arrived before calling [`handle_timeout`](Session::handle_timeout).
     pub fn receive(&mut self, buffer: &mut BytesMut, now: Instant) {
         let before = buffer.len();
         if self.events.is_empty() {
@@ -56,13 +57,14 @@ impl Session {
         self.connection.held_back |= self.is_slow();
     }
 
-    /// So many bytes are there of a packet that will be [received](Self::receive) when it is whole: a server that has
-    /// much to send is not blamed for a PINGRESP that comes behind it.
+    /// `bytes` bytes have arrived of a packet that will be [received](Self::receive) when it is whole. So a server that
+    /// sends a large packet is not blamed for the PINGRESP behind it.
     pub fn arriving(&mut self, bytes: usize, now: Instant) {
         self.connection.timers.received(0, bytes, now);
     }
 
-    /// How many bytes the packet at the front of a received buffer still lacks, 0 if that is not known.
+    /// How many bytes the packet at the front of a received buffer still lacks. 0 also if its header is not complete or
+    /// not valid.
     pub fn missing(&self, buffer: &[u8]) -> usize {
         match decode_header(self.version, buffer) {
             Ok(Some(header)) => {
@@ -72,7 +74,7 @@ impl Session {
         }
     }
 
-    /// Ends the connection because of what the server sent, in 5.0 with a DISCONNECT that says why (4.13).
+    /// Ends the connection because the server broke a rule. In 5.0 a DISCONNECT tells it why (4.13).
     #[cold]
     fn reject(&mut self, violation: Violation) {
         if self.version == Version::V50 && self.state() != State::Open {
@@ -116,8 +118,8 @@ impl Session {
         }
     }
 
-    /// The first packet from the server must be CONNACK [MQTT-3.2.0-1], after AUTH packets where CONNECT asked for
-    /// them (4.12).
+    /// The first packet from the server must be CONNACK [MQTT-3.2.0-1]. AUTH packets may precede it if CONNECT asked
+    /// for them (4.12).
     #[cold]
     fn handle_before_connack(&mut self, packet: Packet) -> Handled {
         let connecting = self.state() == State::Connecting;
@@ -164,7 +166,7 @@ impl Session {
                 self.loss_untold = true;
                 news = self.begin_anew();
             } else if self.loss_untold {
-                // The user may have made requests since, in good faith in subscriptions that are lost.
+                // The user may have made requests since then, trusting subscriptions that are lost.
                 news = self.withdraw_requests();
             }
             connack.session_present &= !self.loss_untold;
@@ -176,14 +178,16 @@ impl Session {
         Ok(())
     }
 
-    /// Judges the session that the server says it has (3.2.2.1.1).
+    /// Checks the session that the server says it has (3.2.2.1.1).
     ///
-    /// One that this session knows nothing of is taken over, although [MQTT-3.2.2-4] of 5.0 has a client without
-    /// session state close the connection; 3.1.1 leaves it the choice. State that has not outlived its program is the
-    /// rule here: every program that is started again by its old client identifier and without a clean start would be
-    /// locked out, from the very subscriptions and messages that it has a session for. What the server takes up of that
-    /// time meets an unknown packet identifier: a repeated PUBLISH is delivered, PUBREL and PUBREC are answered (in 5.0
-    /// with "Packet Identifier not found"), PUBACK and PUBCOMP change nothing.
+    /// A session unknown to this client is taken over. [MQTT-3.2.2-4] of 5.0 has a client without session state close
+    /// the connection; 3.1.1 leaves the choice to the client. But here session state does not usually outlive its
+    /// program. A program restarted with its old client identifier and without a clean start would be locked out, from
+    /// the very subscriptions and messages that its session is for.
+    ///
+    /// The server may go on with exchanges of that earlier time. Their packet identifiers are unknown here: a repeated
+    /// PUBLISH is delivered, PUBREL and PUBREC are answered (in 5.0 with "Packet Identifier not found"), PUBACK and
+    /// PUBCOMP change nothing.
     fn check_session_present(&self, present: bool, refused: bool) -> Handled {
         match present {
             true if refused => Err(Violation::RefusedWithSession),
@@ -192,9 +196,9 @@ impl Session {
         }
     }
 
-    /// The server has no session: what it sent on earlier connections means nothing any more, and it knows of no
-    /// subscription and of no message of ours. Returns what the user has to be told: of requests that wait for
-    /// subscriptions now, and of subscriptions that are not renewed.
+    /// The server has no session. Its messages of earlier connections mean nothing any more, and it knows none of our
+    /// subscriptions and messages. Returns the news for the user: requests that now wait for subscriptions, and
+    /// subscriptions that are not renewed.
     fn begin_anew(&mut self) -> Vec<Event> {
         self.incoming.session_lost();
         self.outgoing.session_lost();
@@ -231,7 +235,7 @@ impl Session {
         news
     }
 
-    /// Begins to subscribe again, with one packet if that is small enough for the server. Returns how many it took.
+    /// Begins to subscribe again, in one packet if the server accepts its size. Returns the number of packets.
     fn renew(
         &mut self,
         subscriptions: &[Subscription],
@@ -285,7 +289,7 @@ impl Session {
         match publish.qos {
             QoS::AtMostOnce => {}
             QoS::AtLeastOnce => {
-                // Some servers of 3.1.1 repeat on the same connection: that is one message.
+                // Some servers of 3.1.1 repeat a message on the same connection. It counts as one.
                 let before = self
                     .incoming
                     .deliver(publish.packet_id, Received::DeliveredOnce);
@@ -294,7 +298,7 @@ impl Session {
                 }
             }
             QoS::ExactlyOnce => match self.incoming.get(publish.packet_id) {
-                // What the user has not acknowledged on an earlier connection comes again, as with QoS 1.
+                // The user gets an unacknowledged message of an earlier connection again, as with QoS 1.
                 before @ (None | Some(Received::DeliveredOnce | Received::DeliveredBefore)) => {
                     if before != Some(Received::DeliveredOnce) {
                         self.begin_incoming()?;
@@ -318,8 +322,8 @@ impl Session {
         Ok(())
     }
 
-    /// Puts the topic where only its alias was sent, and remembers new aliases (3.3.2.3.4). The decoder has seen to it
-    /// that a PUBLISH has a topic or an alias.
+    /// Puts the topic in place of its alias, and remembers new aliases (3.3.2.3.4). The decoder has checked that a
+    /// PUBLISH has a topic or an alias.
     fn resolve_topic_alias(&mut self, publish: &mut Publish) -> Handled {
         let Some(alias) = publish.properties.two_byte(PropertyId::TopicAlias) else {
             return Ok(());
@@ -331,7 +335,7 @@ impl Session {
         }
         let aliases = &mut self.connection.topic_aliases;
         if !publish.topic.is_empty() {
-            // The received topic shares the memory of all that was read with it: a copy lets that go.
+            // The received topic shares the memory of a whole read. The copy lets that memory go.
             let topic = Str::try_from(publish.topic.as_str()).expect("copied from a Str");
             aliases.insert(alias, topic);
         } else if let Some(topic) = aliases.get(&alias) {
@@ -342,7 +346,7 @@ impl Session {
         Ok(())
     }
 
-    /// Counts a message that the server will want acknowledged against our receive maximum [MQTT-3.3.4-9].
+    /// Counts a message that needs an acknowledgement against our receive maximum [MQTT-3.3.4-9].
     fn begin_incoming(&mut self) -> Handled {
         let unacknowledged = self.incoming.count();
         match self.connection.requested.receive_maximum {
@@ -356,14 +360,15 @@ impl Session {
     fn handle_puback(&mut self, ack: Ack) -> Handled {
         self.check_ack(PacketType::Puback, &ack)?;
         self.end_exchange(PacketType::Puback, ack.packet_id)?;
-        // One that nobody waits for too, unless it names an exchange to come, or the user has still to take another.
+        // An unexpected PUBACK is an event too, unless its identifier is in use: by an exchange that awaits no answer,
+        // or by an answer that the user has not taken.
         if !self.outgoing.in_use(ack.packet_id) {
             self.deliver_answer(Event::Packet(Packet::Puback(ack)));
         }
         Ok(())
     }
 
-    /// Every PUBREC without an error is answered with PUBREL; only the first of an exchange is an event.
+    /// Every PUBREC without an error is answered with PUBREL. Only the first of an exchange is an event.
     fn handle_pubrec(&mut self, ack: Ack) -> Handled {
         self.check_ack(PacketType::Pubrec, &ack)?;
         let id = ack.packet_id;
@@ -419,13 +424,12 @@ impl Session {
         let id = suback.packet_id;
         match self.outgoing.awaited(id) {
             Some(phase) if phase.awaits() != kind => return Err(awaits_another(kind, id, phase)),
-            // Nobody waits for it: the user is told all the same, unless it names an exchange to come, or the user
-            // has still to take another.
+            // An unexpected answer is an event too, unless its identifier is in use, as for PUBACK.
             None if self.outgoing.in_use(id) => return Ok(()),
             Some(_) | None => {}
         }
         let reasons = &suback.reasons;
-        // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1]; an UNSUBACK of 3.1.1 has none.
+        // One reason code for each topic filter [MQTT-3.8.4-6, MQTT-3.11.3-1]. An UNSUBACK of 3.1.1 has none.
         let asked = self.outgoing.get(id);
         let filters = match asked.and_then(|exchange| exchange.request.as_deref()) {
             Some(Request::Subscribe { subscribe, .. }) => subscribe.subscriptions.len(),
@@ -496,7 +500,7 @@ impl Session {
         };
         // [MQTT-4.12.0-5]
         let answered = auth.properties.string(PropertyId::AuthenticationMethod);
-        // It may be omitted together with all else (3.15.2.1), and not otherwise (3.15.2.2.2).
+        // The method may be omitted only together with everything else (3.15.2.1, 3.15.2.2.2).
         if answered.is_none() && (auth.reason != 0 || !auth.properties.is_empty()) {
             return Err(Violation::AuthenticationMethodMissing);
         }
@@ -506,7 +510,7 @@ impl Session {
         self.check_listed(kind, auth.reason)?;
         self.check_problem_information(kind, &auth.properties)?;
         let unexpected = match self.state() {
-            // Success before CONNACK is said by CONNACK itself.
+            // Before CONNACK, CONNACK itself reports success.
             State::Connecting => auth.reason != CONTINUE_AUTHENTICATION,
             _ => auth.reason == RE_AUTHENTICATE,
         };
@@ -517,15 +521,15 @@ impl Session {
         Ok(())
     }
 
-    /// What holds for the four acknowledgements of a message.
+    /// Checks that apply to PUBACK, PUBREC, PUBREL and PUBCOMP alike.
     #[inline]
     fn check_ack(&self, packet: PacketType, ack: &Ack) -> Handled {
         self.check_listed(packet, ack.reason)?;
         self.check_problem_information(packet, &ack.properties)
     }
 
-    /// Without Request Problem Information only PUBLISH, CONNACK and DISCONNECT have a reason string or user properties
-    /// (3.1.2.11.7).
+    /// Without Request Problem Information only PUBLISH, CONNACK and DISCONNECT may have a reason string or user
+    /// properties (3.1.2.11.7).
     #[inline]
     fn check_problem_information(&self, packet: PacketType, properties: &Properties) -> Handled {
         match self.connection.requested.no_problem_information {
@@ -534,7 +538,7 @@ impl Session {
         }
     }
 
-    /// A receiver does not take a reason code that the standard does not list for the packet.
+    /// Refuses a reason code that the standard does not list for the packet.
     fn check_listed(&self, packet: PacketType, reason: u8) -> Handled {
         match reason_listed(self.version, packet, reason) {
             true => Ok(()),
@@ -542,9 +546,9 @@ impl Session {
         }
     }
 
-    /// Ends the exchange that this packet answers. An answer nobody waits for changes nothing, one of the wrong kind
-    /// breaks the protocol. But 3.1.1 has no maximum QoS: there PUBACK tells that a message of QoS 2 was taken as one
-    /// of QoS 1, as RabbitMQ does.
+    /// Ends the exchange that this packet answers. An unexpected answer changes nothing; an answer of the wrong kind
+    /// breaks the protocol. The exception is 3.1.1, which has no maximum QoS: there a server such as RabbitMQ answers a
+    /// QoS 2 message with PUBACK, and so tells that it took it as QoS 1.
     fn end_exchange(&mut self, packet: PacketType, id: u16) -> Handled {
         match self.outgoing.awaited(id) {
             Some(other)
@@ -562,7 +566,7 @@ impl Session {
         }
     }
 
-    /// Sends PUBREC, PUBREL or PUBCOMP, in 5.0 saying so if its packet identifier belongs to no exchange.
+    /// Sends PUBREC, PUBREL or PUBCOMP. In 5.0 its reason code says if the packet identifier belongs to no exchange.
     fn answer(&mut self, kind: PacketType, packet_id: u16, known: bool) {
         let connection = &mut self.connection;
         if connection.transmit.is_empty() {
@@ -595,7 +599,7 @@ fn refuse_problem_information(packet: PacketType, properties: &Properties) -> Ha
     Ok(())
 }
 
-/// What the user has to be told of the answer to a SUBSCRIBE that renews.
+/// The news for the user in the answer to a SUBSCRIBE that renews.
 fn refused_renewals(subscribe: &Subscribe, reasons: &[u8]) -> Vec<Event> {
     let answered = subscribe.subscriptions.iter().zip(reasons);
     answered

@@ -1,4 +1,4 @@
-//! What the user asks of a [`Session`]. A request that fails changes nothing and sends nothing.
+//! The user's requests to a [`Session`]. A request that fails changes nothing and sends nothing.
 
 use std::fmt;
 use std::mem;
@@ -20,19 +20,19 @@ use crate::codec::{
 pub enum RequestError {
     /// There is no network connection.
     NotConnected,
-    /// CONNECT was not sent, and comes first [MQTT-3.1.0-1].
+    /// CONNECT must come first, and has not been sent [MQTT-3.1.0-1].
     ConnectFirst(PacketType),
     /// A second CONNECT [MQTT-3.1.0-2].
     ConnectAgain,
-    /// Only AUTH and DISCONNECT may be sent while the client authenticates itself [MQTT-3.1.2-30].
+    /// Before CONNACK, a client that authenticates itself may send only AUTH and DISCONNECT [MQTT-3.1.2-30].
     Authenticating(PacketType),
-    /// AUTH without an authentication method in CONNECT (4.12).
+    /// AUTH, although CONNECT had no authentication method (4.12).
     NoAuthenticationMethod,
-    /// The reason code is not one that a client may send in this packet.
+    /// A client may not send this reason code in this packet.
     ReasonCode(PacketType, u8),
-    /// A session that was to end with the connection cannot be made to last by DISCONNECT (3.14.2.2.2).
+    /// DISCONNECT cannot prolong a session that was to end with the connection (3.14.2.2.2).
     SessionExpiry,
-    /// An exchange with this packet identifier is under way [MQTT-2.2.1-3].
+    /// The packet identifier is in use by another exchange [MQTT-2.2.1-3].
     PacketIdInUse(u16),
     /// All packet identifiers are in use.
     NoPacketId,
@@ -40,34 +40,34 @@ pub enum RequestError {
     NotReceived(u16),
     /// The packet is larger than the server accepts [MQTT-3.2.2-15].
     PacketTooLarge {
-        /// Bytes of the packet.
+        /// The size of the packet, in bytes.
         size: usize,
-        /// What the server accepts.
+        /// The largest packet that the server accepts, in bytes.
         max: u32,
     },
     /// The QoS is higher than the server supports [MQTT-3.2.2-11].
     QoSNotSupported {
-        /// QoS of the message.
+        /// The QoS of the message.
         qos: QoS,
-        /// What the server supports.
+        /// The highest QoS that the server supports.
         max: QoS,
     },
     /// The server does not retain messages [MQTT-3.2.2-14].
     RetainNotSupported,
     /// The topic alias is higher than the server accepts [MQTT-3.3.2-9].
     TopicAlias {
-        /// Alias of the message.
+        /// The alias of the message.
         alias: u16,
-        /// What the server accepts, 0 for none.
+        /// The highest alias that the server accepts, 0 for none.
         max: u16,
     },
-    /// A topic alias without a topic that was not sent with its topic on this connection (3.3.2.3.4).
+    /// A topic alias without a topic, which has not been sent with its topic on this connection (3.3.2.3.4).
     TopicAliasUnknown(u16),
-    /// A topic alias of the program's own while the session gives them out.
+    /// A topic alias of the program's own, although the session gives out aliases itself.
     TopicAliasAutomatic,
     /// A client may not publish with a subscription identifier [MQTT-3.3.4-6].
     SubscriptionIdentifier,
-    /// So much waits for a connection already.
+    /// The queue of messages that wait for a connection is full.
     QueueFull(QueueLimits),
     /// The server does not support wildcards in topic filters (3.2.2.3.11).
     WildcardsNotSupported,
@@ -158,13 +158,13 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
-/// What is still to be done on a connection that the user lets go of, see [`Session::part`].
+/// The rest of the work on a connection that the user lets go of, see [`Session::part`].
 pub enum Parted {
-    /// Nothing: not even CONNECT has been sent.
+    /// No work: not even CONNECT has been sent.
     Nothing,
-    /// To write these bytes.
+    /// Write these bytes.
     Rest(BytesMut),
-    /// To serve this session until it [`owes`](Session::owes) nothing any more.
+    /// Serve this session until it [`owes`](Session::owes) nothing.
     Session(Box<Session>),
 }
 
@@ -176,6 +176,10 @@ impl From<EncodeError> for RequestError {
 
 impl Session {
     /// Sends CONNECT, the first packet of a connection.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::ConnectAgain`], or [`RequestError::Encode`] for a CONNECT that
+    /// breaks a rule.
     pub fn connect(&mut self, connect: &Connect) -> Result<(), RequestError> {
         match self.state() {
             State::Disconnected => return Err(RequestError::NotConnected),
@@ -191,7 +195,7 @@ impl Session {
         let authentication_method = properties.string(PropertyId::AuthenticationMethod);
         let connection = &mut self.connection;
         connection.state = State::Connecting;
-        // While the client authenticates itself nothing but AUTH may be sent: keep alive runs from CONNACK on.
+        // While the client authenticates itself, PINGREQ may not be sent. So keep alive runs from CONNACK on.
         if authentication_method.is_none() {
             connection.timers.set_keep_alive(connect.keep_alive);
         }
@@ -224,10 +228,15 @@ impl Session {
         Ok(())
     }
 
-    /// Sends PUBLISH, as soon as that may be. For QoS 1 and 2 the packet identifier 0 asks for a new one, another is
-    /// one of the program's own that must be free; the one used is returned. For QoS 0 it is ignored, and 0 returned.
+    /// Sends PUBLISH, as soon as it may be sent, and returns its packet identifier. For QoS 1 and 2 the packet
+    /// identifier 0 asks for a new one; another identifier is the program's own and must be free. QoS 0 ignores the
+    /// identifier and returns 0.
     ///
-    /// Others may have to make room for it in the queue, see [`take_dropped`](Self::take_dropped).
+    /// Other messages may be dropped from the queue for it, see [`take_dropped`](Self::take_dropped).
+    ///
+    /// # Errors
+    /// There is neither a connection nor a queue for it, the queue is full, the message exceeds a limit of the server,
+    /// its packet identifier is in use or none is free, or it breaks a rule: see [`RequestError`].
     pub fn publish(&mut self, message: &PublishRef<'_>) -> Result<u16, RequestError> {
         let held = self.is_held(PacketType::Publish)?;
         self.check_publish(message.qos, message.retain)?;
@@ -241,7 +250,7 @@ impl Session {
                 self.without_alias(message)?
             }
         };
-        // What is kept must be good for any connection.
+        // The stored packet must be good for any connection.
         let kept = match &resolved {
             None => *message,
             Some((topic, properties)) => PublishRef {
@@ -283,7 +292,8 @@ impl Session {
             self.outgoing
                 .begin(packet_id, phase, packet, Progress::Waiting);
         } else {
-            // With an alias it may fit where without one it does not: then it cannot be kept, and nothing is sent.
+            // With an alias a message may fit that does not fit without one. It could not be stored then, so it is
+            // refused.
             let stored = match resolved.is_some() || self.settings.topic_aliases {
                 true => {
                     Some(self.encode_stored(|version, out| encode_publish(&kept, version, out))?)
@@ -324,9 +334,9 @@ impl Session {
         Ok(())
     }
 
-    /// Begins to publish a QoS 0 message whose payload is not to be copied: it has to follow what is in the
-    /// [transmit buffer](Self::transmit) then. Returns false, and nothing has been done, unless the message may be sent
-    /// at once and without a topic alias; [`publish`](Self::publish) knows what else is to be done, or is wrong.
+    /// Begins a QoS 0 message without copying its payload. The caller has to write the payload after the bytes in the
+    /// [transmit buffer](Self::transmit). Returns true if the message can be sent at once and without a topic alias.
+    /// Otherwise nothing has been done, and [`publish`](Self::publish) takes the message or refuses it.
     pub fn publish_head(&mut self, message: &PublishRef<'_>) -> bool {
         let plain = message.qos == QoS::AtMostOnce
             && message.properties.is_empty()
@@ -347,7 +357,7 @@ impl Session {
         begun
     }
 
-    /// The program's own topic alias may have been sent.
+    /// Remembers the program's own topic alias if it has been sent.
     fn remember_alias(&mut self, message: &PublishRef<'_>) {
         if let Some(alias) = message.properties.two_byte(PropertyId::TopicAlias)
             && self.state() == State::Connected
@@ -369,7 +379,7 @@ impl Session {
         if size > limits.max_bytes || limits.max_messages == 0 {
             return full;
         }
-        // Decided before anything is dropped: who is refused has changed nothing.
+        // Decided before any message is dropped: a refused request changes nothing.
         let Some(to_drop) = self.outgoing.to_drop_for(size, limits) else {
             return full;
         };
@@ -384,7 +394,11 @@ impl Session {
         Ok(())
     }
 
-    /// Sends SUBSCRIBE, as soon as that may be, and returns its packet identifier.
+    /// Sends SUBSCRIBE, as soon as it may be sent, and returns its packet identifier.
+    ///
+    /// # Errors
+    /// There is no connection, the packet exceeds a limit of the server, no packet identifier is free, or the packet
+    /// breaks a rule: see [`RequestError`].
     pub fn subscribe(
         &mut self,
         subscriptions: Vec<Subscription>,
@@ -405,7 +419,11 @@ impl Session {
         Ok(self.begin_request(packet_id, request, packet, held))
     }
 
-    /// Sends UNSUBSCRIBE, as soon as that may be, and returns its packet identifier.
+    /// Sends UNSUBSCRIBE, as soon as it may be sent, and returns its packet identifier.
+    ///
+    /// # Errors
+    /// There is no connection, the packet is larger than the server accepts, no packet identifier is free, or the
+    /// packet breaks a rule: see [`RequestError`].
     pub fn unsubscribe(
         &mut self,
         filters: Vec<Str>,
@@ -427,11 +445,17 @@ impl Session {
     /// Acknowledges a received message: PUBACK for QoS 1, PUBREC for QoS 2, nothing for QoS 0. 3.1.1 has no reason
     /// codes and properties: they are left out.
     ///
-    /// A QoS 2 message counts as acknowledged even if the connection it came by is gone (and that is the error): if
-    /// the server repeats it on another, it gets the PUBREC, and the user nothing. One that was refused, or was not
-    /// acknowledged before the server repeats it on another connection, is given to the user again; a repeat that waits
-    /// for the user when the acknowledgement comes is dropped. A second acknowledgement of one does nothing. A QoS 1
-    /// message belongs to its connection: the server repeats it on the next, with the same packet identifier or not.
+    /// A QoS 2 message counts as acknowledged even if its connection is gone, which is then the error. If the server
+    /// repeats it on another connection, the server gets the PUBREC and the user gets nothing. The user gets the
+    /// message again if it was refused, or if the server repeats it on another connection before it is acknowledged. An
+    /// acknowledgement drops a repeat that still waits for the user. A second acknowledgement does nothing.
+    ///
+    /// A QoS 1 message belongs to its connection. The server repeats it on the next one, with the same packet
+    /// identifier or another.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::NotReceived`], [`RequestError::ReasonCode`],
+    /// [`RequestError::PacketTooLarge`] or [`RequestError::Encode`].
     pub fn acknowledge(
         &mut self,
         packet_id: u16,
@@ -454,7 +478,7 @@ impl Session {
             Some(Received::Acknowledged) | None => false,
         };
         if awaits {
-            // What the server has not sent on this connection is not answered on it before it does.
+            // A message that the server has not sent on this connection is not answered here until it does.
             if self.state() == State::Connected && received != Some(Received::DeliveredBefore) {
                 self.send_ack(kind, packet_id, reason, properties)?;
             }
@@ -478,6 +502,9 @@ impl Session {
     }
 
     /// Sends PINGREQ, due or not.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::ConnectFirst`] or [`RequestError::Authenticating`].
     pub fn ping(&mut self, now: Instant) -> Result<(), RequestError> {
         match self.state() {
             State::Disconnected => return Err(RequestError::NotConnected),
@@ -491,7 +518,11 @@ impl Session {
         Ok(())
     }
 
-    /// Sends AUTH (4.12): the answer to one of the server's, or the first of a re-authentication.
+    /// Sends AUTH (4.12): the answer to one of the server's AUTH packets, or the first of a re-authentication.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::ConnectFirst`], [`RequestError::NoAuthenticationMethod`],
+    /// [`RequestError::ReasonCode`], [`RequestError::PacketTooLarge`], or [`RequestError::Encode`], always with 3.1.1.
     pub fn auth(&mut self, reason: u8, properties: Properties) -> Result<(), RequestError> {
         match self.state() {
             State::Disconnected => return Err(RequestError::NotConnected),
@@ -508,6 +539,10 @@ impl Session {
 
     /// Sends DISCONNECT (unless even CONNECT was not sent) and ends the connection [MQTT-3.14.4-1]. 3.1.1 has no reason
     /// codes and properties: they are left out.
+    ///
+    /// # Errors
+    /// [`RequestError::NotConnected`], [`RequestError::ReasonCode`], [`RequestError::SessionExpiry`],
+    /// [`RequestError::PacketTooLarge`] or [`RequestError::Encode`]. A connection then goes on.
     pub fn disconnect(&mut self, reason: u8, properties: Properties) -> Result<(), RequestError> {
         let kind = PacketType::Disconnect;
         match self.state() {
@@ -532,9 +567,9 @@ impl Session {
         Ok(())
     }
 
-    /// What was accepted goes out before DISCONNECT as far as the server takes it. It need not have answered CONNECT
-    /// yet (3.1.4), unless there is something to repeat, or the client has to authenticate itself; but whether it has
-    /// the session is not known then.
+    /// Sends accepted packets before DISCONNECT, as far as the server takes them. The client need not wait for CONNACK
+    /// (3.1.4), unless it has packets to repeat or has to authenticate itself. But then it does not know whether the
+    /// server has the session, so requests are withdrawn.
     fn send_before_disconnect(&mut self) {
         let may_send = match self.state() {
             State::Connected => true,
@@ -554,8 +589,8 @@ impl Session {
         }
     }
 
-    /// Lets go of the connection without a DISCONNECT. What is still to be done on it is returned; what the user has to
-    /// be told stays, and so do exchanges that are kept for the next connection, unless it is `for_good`.
+    /// Lets go of the connection without a DISCONNECT. Returns the rest of the work on it. News for the user stays.
+    /// Exchanges that are kept for the next connection stay too, unless the parting is `for_good`.
     pub fn part(&mut self, for_good: bool) -> Parted {
         match self.state() {
             State::Open => return Parted::Nothing,
@@ -570,7 +605,7 @@ impl Session {
         Parted::Rest(mem::take(&mut self.connection.transmit))
     }
 
-    /// The session with what it has to send; here stays what the user has to be told.
+    /// Returns the session with the packets that it has to send. The news for the user stays here.
     fn split_off(&mut self) -> Session {
         let mut parted = Session::new(self.version, self.settings.clone());
         mem::swap(self, &mut parted);
@@ -587,8 +622,8 @@ impl Session {
         parted
     }
 
-    /// Whether something that was accepted has still to be sent, or needs an answer to count: the CONNACK, or the
-    /// PUBREC of a QoS 2 message, which the server passes on after the PUBREL only.
+    /// Whether an accepted packet has still to be sent, or needs an answer to count. Such answers are the CONNACK, and
+    /// the PUBREC of a QoS 2 message: the server passes the message on only after the PUBREL.
     pub fn owes(&self) -> bool {
         match self.state() {
             State::Disconnected | State::Open => false,
@@ -601,26 +636,25 @@ impl Session {
         }
     }
 
-    /// Whether the end of the connection makes this forget requests that the server has not answered.
+    /// Whether the end of the connection makes the session forget requests that the server has not answered.
     pub fn forgets_unanswered(&self) -> bool {
         !self.settings.keep_exchanges && self.outgoing.has_exchanges()
     }
 
-    /// The server does not answer any more: what may be sent without that is.
+    /// The server does not answer any more. Sends the packets that may be sent without its answer.
     pub fn send_unanswered(&mut self) {
         self.send_before_disconnect();
     }
 
-    /// Drops all events: nobody will take them.
+    /// Drops all events, because nobody will take them.
     pub fn drop_events(&mut self) {
         while self.poll_event().is_some() {}
     }
 
-    /// Whether a packet other than CONNECT, AUTH, PINGREQ and DISCONNECT has to wait; an error if it cannot even do
-    /// that.
+    /// Whether a packet other than CONNECT, AUTH, PINGREQ and DISCONNECT has to wait. An error if it cannot even wait.
     ///
-    /// It need not wait for CONNACK (3.1.4), but only CONNACK tells what a server of 5.0 accepts, and what is to be
-    /// repeated comes first.
+    /// The standard lets it go before CONNACK (3.1.4). But only CONNACK tells what a server of 5.0 accepts, and packets
+    /// to be repeated come first.
     fn is_held(&self, packet: PacketType) -> Result<bool, RequestError> {
         match self.state() {
             State::Disconnected | State::Open
@@ -635,7 +669,7 @@ impl Session {
         }
     }
 
-    /// The reason code and properties as this version has them.
+    /// The reason code and properties as this protocol version has them.
     fn check_reason(
         &self,
         packet: PacketType,

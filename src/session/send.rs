@@ -1,4 +1,5 @@
-//! What goes out when: at once, or, in order, when the connection, the server's CONNACK or its receive maximum lets it.
+//! Decides when packets go out: at once, or, in order, when the connection, the server's CONNACK or its receive maximum
+//! lets them.
 
 use bytes::BytesMut;
 
@@ -11,20 +12,20 @@ use crate::codec::{
     encode_publish_head, has_wildcard, is_shared,
 };
 
-/// What was held back is sent as long as less than this waits to be written, in bytes.
+/// Held back packets are sent while fewer bytes than this wait to be written.
 const BURST: usize = 64 << 10;
 /// The DUP flag in the first byte of a PUBLISH.
 const DUP: u8 = 1 << 3;
 
 impl Session {
-    /// Sends what had to wait, as far as it may go now.
+    /// Sends the held back packets that may go now.
     pub(super) fn send_held(&mut self) {
         if self.state() == State::Connected && self.outgoing.has_held() {
             self.send_held_up_to(BURST);
         }
     }
 
-    /// The same, as long as less than `most` bytes wait to be written.
+    /// Does the same while fewer than `most` bytes wait to be written.
     pub(super) fn send_held_up_to(&mut self, most: usize) {
         while self.connection.transmit.len() < most {
             let sent = match self.outgoing.front() {
@@ -38,7 +39,7 @@ impl Session {
         }
     }
 
-    /// Sends what the receive maximum does not concern, past the messages that wait for it [MQTT-3.3.4-8].
+    /// Sends the packets that the receive maximum does not concern, past the messages that wait for it [MQTT-3.3.4-8].
     fn send_unlimited(&mut self, most: usize) {
         while self.connection.transmit.len() < most
             && let Some(id) = self.outgoing.bring_unlimited_forward()
@@ -47,7 +48,7 @@ impl Session {
         }
     }
 
-    /// Sends the QoS 0 PUBLISH that comes next.
+    /// Sends the QoS 0 PUBLISH at the front of the queue.
     fn send_plain(&mut self) -> bool {
         let Some(packet) = self.outgoing.take_plain() else {
             return false;
@@ -59,7 +60,7 @@ impl Session {
         true
     }
 
-    /// Sends the packet of an exchange that comes next. Returns false if it has to wait.
+    /// Sends the packet of the exchange at the front. Returns false if it has to wait.
     fn send_exchange(&mut self, id: u16) -> bool {
         let Some(exchange) = self.outgoing.get(id) else {
             return false;
@@ -76,7 +77,7 @@ impl Session {
         }
         let message = phase.sends_message();
         let repeated = exchange.progress == Progress::Repeat;
-        // [MQTT-3.3.1-1]; to a server without a session it is a new message.
+        // [MQTT-3.3.1-1]. To a server without a session the message is new.
         let dup = message && repeated && self.connection.session_present;
         let allowed = match exchange.request.as_deref() {
             Some(Request::Subscribe { subscribe, .. }) => self.check_subscribe(subscribe),
@@ -105,7 +106,7 @@ impl Session {
         true
     }
 
-    /// Whether the server takes one more message now that is [counted](Self::is_counted) [MQTT-3.3.4-7].
+    /// Whether the server takes one more [counted](Self::is_counted) message now [MQTT-3.3.4-7].
     pub(super) fn has_quota(&self) -> bool {
         let most = match self.version {
             Version::V311 => self.settings.server_receive_maximum,
@@ -114,8 +115,8 @@ impl Session {
         self.outgoing.in_flight() < u32::from(most)
     }
 
-    /// Whether an exchange counts against what the server takes at a time: QoS 2 messages, in 5.0 QoS 1 as well, but
-    /// not a repeated PUBREL (4.9).
+    /// Whether an exchange counts against the server's receive maximum (4.9): QoS 2 messages do, and in 5.0 QoS 1
+    /// messages, but a repeated PUBREL does not.
     pub(super) fn is_counted(&self, phase: Phase) -> bool {
         match phase {
             Phase::Puback => self.version == Version::V50,
@@ -124,13 +125,13 @@ impl Session {
         }
     }
 
-    /// Tells the user of something that was accepted and will not be sent, since the server does not take it.
+    /// Tells the user that an accepted packet will not be sent, because the server does not take it.
     fn drop_message(&mut self, packet_id: u16, reason: RequestError) {
         self.counters.dropped += 1;
         self.deliver_answer(Event::Dropped { packet_id, reason });
     }
 
-    /// Appends a packet that has been kept, if the server takes it.
+    /// Appends a stored packet, if the server takes it.
     fn append_stored(&mut self, packet: &[u8], dup: bool) -> Result<(), RequestError> {
         let first_byte = packet[0];
         if PacketType::from_code(first_byte >> 4) == Some(PacketType::Publish) {
@@ -156,8 +157,8 @@ impl Session {
         })
     }
 
-    /// Gives back the requests that are not to be sent on this connection before the user has subscribed to their
-    /// response topics again. Returns what the user has to be told.
+    /// Gives back the requests that must not be sent on this connection before the user has subscribed to their
+    /// response topics again. Returns the news for the user.
     pub(super) fn withdraw_requests(&mut self) -> Vec<Event> {
         let (version, settings) = (self.version, &self.settings);
         let Some(prefix) = settings.requests.as_deref() else {
@@ -177,7 +178,7 @@ impl Session {
             .collect()
     }
 
-    /// What the server allows of messages.
+    /// Checks a message against the server's limits.
     pub(super) fn check_publish(&self, qos: QoS, retain: bool) -> Result<(), RequestError> {
         let server = &self.connection.server;
         if qos > server.maximum_qos {
@@ -190,8 +191,8 @@ impl Session {
         Ok(())
     }
 
-    /// What the server allows of subscriptions. It grants the QoS that it supports, whichever is asked for
-    /// [MQTT-3.2.2-10].
+    /// Checks subscriptions against the server's limits. Their QoS needs no check: the server grants the QoS that it
+    /// supports [MQTT-3.2.2-10].
     pub(super) fn check_subscribe(&self, subscribe: &Subscribe) -> Result<(), RequestError> {
         let server = &self.connection.server;
         for subscription in &subscribe.subscriptions {
@@ -212,7 +213,7 @@ impl Session {
         Ok(())
     }
 
-    /// Appends a PUBLISH, with an alias for its topic where that is asked for.
+    /// Appends a PUBLISH, with an automatic alias for its topic if the settings ask for one.
     pub(super) fn append_publish(&mut self, message: &PublishRef<'_>) -> Result<(), RequestError> {
         let automatic = self.settings.topic_aliases;
         let maximum = self.connection.server.topic_alias_maximum;
@@ -243,7 +244,7 @@ impl Session {
                 }
             }
         }
-        // It may fit where with an alias it does not.
+        // The message may fit without an alias where it does not fit with one.
         self.append_whole(message)
     }
 
@@ -251,7 +252,7 @@ impl Session {
         self.append(0, |version, out| encode_publish(message, version, out))
     }
 
-    /// Appends a PUBLISH but for its payload.
+    /// Appends a PUBLISH without its payload.
     pub(super) fn append_publish_head(
         &mut self,
         message: &PublishRef<'_>,
@@ -265,8 +266,8 @@ impl Session {
         self.append(0, |version, out| encode(packet, version, out))
     }
 
-    /// Appends a packet to what waits to be written, unless it is larger than the server accepts [MQTT-3.2.2-15], with
-    /// so many bytes that are to follow.
+    /// Appends a packet to the bytes that wait to be written. Refuses it if it, with `to_follow` more bytes, is larger
+    /// than the server accepts [MQTT-3.2.2-15].
     #[inline]
     fn append(
         &mut self,
@@ -292,7 +293,7 @@ impl Session {
         }
     }
 
-    /// The bytes of a packet that is kept. While the server's limits are known they count already.
+    /// The bytes of a packet that is stored. If the server's limits are known, they apply already.
     pub(super) fn encode_stored(
         &self,
         encode: impl FnOnce(Version, &mut BytesMut) -> Result<(), EncodeError>,
@@ -303,8 +304,8 @@ impl Session {
         Ok(packet[..].into())
     }
 
-    /// A message as it can be sent on any connection, if it has a topic alias of the program's, which is only good for
-    /// this one.
+    /// The topic and properties by which a message can be sent on any connection, if it has a topic alias of the
+    /// program's own. Such an alias is only good for this connection.
     pub(super) fn without_alias(
         &self,
         message: &PublishRef<'_>,
@@ -330,7 +331,7 @@ impl Session {
     }
 }
 
-/// The PUBLISH that was kept as these bytes.
+/// The PUBLISH that was stored as these bytes.
 fn decode_publish(version: Version, packet: &[u8]) -> Option<Publish> {
     let mut bytes = BytesMut::from(packet);
     match Decoder::new(version).decode(&mut bytes) {
@@ -339,7 +340,7 @@ fn decode_publish(version: Version, packet: &[u8]) -> Option<Publish> {
     }
 }
 
-/// Tells that a subscription could not be renewed.
+/// The news that a subscription could not be renewed.
 pub(super) fn unrenewed(filter: &Str, reason: NotRenewed) -> Event {
     let filter = filter.clone();
     Event::Unrenewed(Unrenewed { filter, reason })

@@ -1,16 +1,16 @@
-//! The subscriptions that the server has granted, to be renewed when it has lost them.
+//! The subscriptions that the server has granted. They are renewed when the server has lost them.
 
 use std::collections::HashMap;
 
 use crate::codec::{Properties, Str, Subscribe, Subscription, Unsubscribe, reason};
 
-/// Most topic filters in a SUBSCRIBE that renews: some servers allow no more.
+/// The most topic filters in a SUBSCRIBE that renews. Some servers allow no more.
 const FILTERS_PER_PACKET: usize = 8;
 
 struct Granted {
     subscription: Subscription,
     properties: Properties,
-    /// Place in the order in which they were granted.
+    /// The place in the order of granting.
     sequence: u64,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// The server has answered: a reason code that does not refuse grants.
+    /// The server has answered a SUBSCRIBE. Each reason code that is no refusal grants a subscription.
     pub(super) fn answered(&mut self, subscribe: &Subscribe, reasons: &[u8]) {
         for (subscription, reason) in subscribe.subscriptions.iter().zip(reasons) {
             let filter = &subscription.filter;
@@ -40,7 +40,7 @@ impl Subscriptions {
         }
     }
 
-    /// The server has answered; 3.1.1 has no reason codes here.
+    /// The server has answered an UNSUBSCRIBE. In 3.1.1 the answer has no reason codes.
     pub(super) fn ended(&mut self, unsubscribe: &Unsubscribe, reasons: &[u8]) {
         for (i, filter) in unsubscribe.filters.iter().enumerate() {
             if !reasons.get(i).is_some_and(|code| reason::is_refusal(*code)) {
@@ -49,12 +49,12 @@ impl Subscriptions {
         }
     }
 
-    /// Forgets them all.
+    /// Forgets all subscriptions.
     pub(super) fn clear(&mut self) {
         self.granted.clear();
     }
 
-    /// SUBSCRIBE packets, without packet identifiers, for all of them in their order.
+    /// SUBSCRIBE packets, without packet identifiers, that renew all subscriptions in their order.
     pub(super) fn renewals(&self) -> Vec<Subscribe> {
         let mut granted: Vec<&Granted> = self.granted.values().collect();
         granted.sort_unstable_by_key(|granted| granted.sequence);

@@ -1,23 +1,24 @@
-//! The deadlines of a connection: when a PINGREQ is due, and how long its answer and that to CONNECT may take.
+//! The deadlines of a connection: when a PINGREQ is due, and how long its answer and the answer to CONNECT may take.
 //! Nothing here reads a clock or sends.
 
 use std::mem;
 use std::time::{Duration, Instant};
 
-/// What a deadline asks for.
+/// What is due at a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// The server has not answered CONNECT.
     Connack,
     /// The server has not answered PINGREQ.
     Pingresp,
-    /// Nothing was sent for the keep alive interval.
+    /// No packet was sent for the keep alive interval.
     Pingreq,
 }
 
-/// So many bytes within the time for PINGRESP show that the server is about to send it: it comes behind what was sent before.
+/// This many bytes within the time for PINGRESP show that the server still works towards it: PINGRESP comes behind
+/// everything sent before.
 const PROGRESS: u32 = 1024;
-/// For how many times that time whole packets show it too. After that only the packet that is arriving does.
+/// For this many times that time, whole packets count as such bytes. After that, only the packet that is arriving does.
 const PATIENCE: u32 = 10;
 
 /// A PINGREQ that has not been answered.
@@ -30,12 +31,12 @@ const PATIENCE: u32 = 10;
 ///               └────── nothing was written for `timeout` ─────────────────────────┘
 /// ```
 struct Ping {
-    /// Bytes that have to be written until its last one has been.
+    /// Bytes to be written up to and including the last one of the PINGREQ.
     ahead: usize,
-    /// When that was.
+    /// When the PINGREQ was written.
     sent: Option<Instant>,
-    /// Since when the connection has shown nothing: neither the answer nor what comes before it nor, while more waits than it
-    /// takes, that it takes something.
+    /// Since when the connection has shown no life. A sign of life is the answer, or bytes before it, or, while the
+    /// transport is full, that it takes bytes.
     since: Instant,
     /// Bytes that have arrived since then.
     arrived: u32,
@@ -47,12 +48,12 @@ struct Ping {
 pub(super) struct Timers {
     /// Keep alive in seconds (3.1.2.10); 0 while it does not run.
     keep_alive: u16,
-    /// Whether what arrives shows no more that PINGRESP will come.
+    /// Whether arriving bytes no longer show that PINGRESP will come.
     is_late: bool,
-    /// Bytes of a packet that has arrived in part.
+    /// Bytes received of a packet that is not whole.
     partial: u32,
-    /// When something was written last, or a PINGREQ put behind one that has not been answered; before that, when the
-    /// transport came up.
+    /// When bytes were written last, or a PINGREQ was queued behind an unanswered one. Before both, when the transport
+    /// came up.
     last_transmit: Option<Instant>,
     /// The PINGREQ that has not been answered.
     ping: Option<Ping>,
@@ -82,8 +83,8 @@ impl Timers {
         }
     }
 
-    /// So many bytes were written; `blocked` tells whether the transport would not take more. Keep alive counts from the last
-    /// packet sent, whatever it was [MQTT-3.1.2-23].
+    /// The driver has written `bytes` bytes. `blocked` tells whether the transport would not take more. Keep alive
+    /// counts from the last packet sent, of any type [MQTT-3.1.2-23].
     pub(super) fn transmitted(&mut self, bytes: usize, blocked: bool, now: Instant) {
         self.last_transmit = Some(now);
         let Some(ping) = &mut self.ping else {
@@ -96,16 +97,16 @@ impl Timers {
                 ping.sent = Some(now);
             }
         } else if blocked {
-            // What a transport that was full takes shows that the other end is there. One that was not full takes
-            // everything, also when it has lost the other end.
+            // A full transport that takes bytes shows that the other end is there. A transport that is not full takes
+            // all bytes, even when it has lost the other end.
             ping.since = now;
         }
     }
 
-    /// Whole packets with so many bytes were received; `partial` are there of the next one.
+    /// `whole` bytes of whole packets were received, and `partial` bytes of the next packet.
     pub(super) fn received(&mut self, whole: usize, partial: usize, now: Instant) {
         let partial = u32::try_from(partial).unwrap_or(u32::MAX);
-        // A driver that hands over whole packets may let the header be judged before.
+        // A driver that hands over whole packets may pass in the header alone meanwhile: the count must not shrink.
         let least = if whole == 0 { self.partial } else { 0 };
         let partial = partial.max(least);
         let before = mem::replace(&mut self.partial, partial);
@@ -128,21 +129,21 @@ impl Timers {
         }
     }
 
-    /// Whether an answer to CONNECT is being waited for.
+    /// Whether the session waits for an answer to CONNECT.
     pub(super) fn awaits_connack(&self) -> bool {
         self.connack.is_some()
     }
 
-    /// Waits for an answer to CONNECT until then, or no more.
+    /// Waits for an answer to CONNECT until `deadline`, or no longer waits.
     pub(super) fn set_connack(&mut self, deadline: Option<Instant>) {
         self.connack = deadline;
     }
 
-    /// PINGREQ is to be sent: its last byte is the last of `ahead` that wait to be written. It is to be answered within
-    /// `timeout` from then on. An earlier one does not get more time by that.
+    /// A PINGREQ is to be sent. Its last byte is the last of the `ahead` bytes that wait to be written. The answer is
+    /// due within `timeout` from then on. An earlier PINGREQ gets no more time by this one.
     pub(super) fn pinged(&mut self, ahead: usize, timeout: Duration, now: Instant) {
         if self.ping.is_some() {
-            // It may not be written at once: the one after it is due an interval later all the same.
+            // This PINGREQ may not be written at once. The next one is due an interval later all the same.
             self.last_transmit = Some(now);
         } else if self.keep_alive > 0 {
             self.is_late = false;
@@ -156,15 +157,16 @@ impl Timers {
         }
     }
 
-    /// PINGRESP came, or is no longer waited for. Returns how long it took.
+    /// PINGRESP has come, or is no longer awaited. Returns how long it took.
     pub(super) fn pingresp(&mut self, now: Instant) -> Option<Duration> {
         let sent = self.ping.take()?.sent?;
         Some(now.saturating_duration_since(sent))
     }
 
-    /// The next deadline, and what it asks for.
+    /// The next deadline, and what is due then.
     pub(super) fn next(&self) -> Option<(Instant, Due)> {
-        // One that has been sent keeps nothing from being due after it [MQTT-3.1.2-20]; one that waits to be written does.
+        // After a written PINGREQ the next one comes due [MQTT-3.1.2-20]. A PINGREQ that still waits to be written
+        // delays the next.
         let waits = self.ping.as_ref().is_some_and(|ping| ping.sent.is_none());
         let pingreq = match self.last_transmit {
             Some(at) if self.keep_alive > 0 && !waits => Some(at + self.interval()),

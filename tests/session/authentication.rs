@@ -49,7 +49,7 @@ fn nothing_else_is_sent_meanwhile() {
         refused,
         Err(RequestError::Authenticating(PacketType::Pingreq))
     );
-    // Not even by keep alive.
+    // Keep alive sends no PINGREQ either.
     pair.advance_seconds(29);
     assert_eq!(pair.answers(), []);
     assert_eq!(pair.client.disconnect(0, Properties::new()), Ok(()));
@@ -64,7 +64,7 @@ fn nothing_else_is_sent_meanwhile() {
     );
 }
 
-/// One deadline for the whole (4.12): a server that goes on asking is given up like one that says nothing.
+/// One deadline covers the whole exchange (4.12): a server that goes on asking is given up like a silent one.
 #[test]
 fn auth_gives_no_more_time_to_connect() {
     let mut pair = authenticating();
@@ -147,7 +147,7 @@ fn auth_by_another_method_or_reason_is_refused() {
         let message = pair().violation(auth(0x01, "SCRAM"), 0x82);
         assert_eq!(message, "AUTH: unexpected reason code: 0x01");
     }
-    // 3.15.2.2.2; but all may be omitted (3.15.2.1).
+    // The method may be omitted only together with everything else (3.15.2.1, 3.15.2.2.2).
     let bare = |reason| {
         Packet::Auth(Disconnect {
             reason,
@@ -159,7 +159,7 @@ fn auth_by_another_method_or_reason_is_refused() {
     let mut pair = authenticating();
     pair.deliver(connack(0));
     assert_eq!(pair.deliver(bare(0)), [bare(0)]);
-    // Before CONNACK, success is not AUTH's to tell.
+    // Before CONNACK, AUTH may not report success.
     let message = authenticating().violation(auth(0, "SCRAM"), 0x82);
     assert_eq!(message, "AUTH: unexpected reason code: 0x00");
 

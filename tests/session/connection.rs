@@ -1,4 +1,4 @@
-//! The life of a connection: CONNECT, CONNACK, what the server may send when, and every way it ends.
+//! The life of a connection: CONNECT, CONNACK, the packets that the server may send at each time, and every end.
 
 use std::mem::size_of;
 use std::time::Duration;
@@ -277,7 +277,7 @@ fn malformed_packets_end_the_connection() {
         pair.server.send_bytes(&[0x36, 5, 0, 1, b't', 0, 1]);
         pair.server.send(publish(QoS::AtMostOnce, 0));
         pair.drive();
-        // What came before the fault is delivered, what came after it is not.
+        // Packets before the fault are delivered, packets behind it are not.
         assert_eq!(
             pair.client.poll_event(),
             Some(Event::Packet(publish(QoS::AtMostOnce, 0)))

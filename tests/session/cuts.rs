@@ -1,5 +1,6 @@
-//! Messages both ways while the connection is cut at arbitrary bytes: nothing is lost, QoS 2 comes to the server exactly
-//! once and to the program until it has acknowledged it, the order is kept, and every acknowledgement is told once.
+//! Messages both ways while the connection is cut at arbitrary bytes. No message is lost. A QoS 2 message comes to the
+//! server exactly once, and to the program until the program has acknowledged it. The order is kept, and every
+//! acknowledgement is told once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,15 +15,15 @@ use crate::pair::*;
 enum Step {
     Publish(QoS),
     ServerPublish(QoS),
-    /// The program takes what there is for it.
+    /// The program takes all events.
     Look,
-    /// The program acknowledges one of the messages it has got.
+    /// The program acknowledges one of the messages that it has received.
     Acknowledge(Index),
     ToServer(usize),
     ToClient(usize),
-    /// The connection breaks and a new one is opened; CONNECT is sent.
+    /// The connection breaks, and a new one is opened. CONNECT is sent.
     Cut,
-    /// The program gives up the connection, with what it has not looked at.
+    /// The program gives up the connection, with the events that it has not taken.
     Close,
 }
 
@@ -47,7 +48,7 @@ struct Sent {
     released: bool,
 }
 
-/// The server's session, and what both sides have got so far. Payloads are running numbers.
+/// The server's session, and the messages that both sides have received so far. Payloads are running numbers.
 struct World {
     pair: Pair,
     maximum: u16,
@@ -55,15 +56,15 @@ struct World {
     unacknowledged: BTreeMap<u16, (QoS, u32)>,
     published: Vec<(QoS, u32)>,
     server_got: Vec<(QoS, u32)>,
-    /// QoS 2 identifiers of the client's that the server has not released.
+    /// Identifiers of the client's QoS 2 messages that the server has not released.
     held: Vec<u16>,
     sent: BTreeMap<u16, Sent>,
-    /// Order of `sent`.
+    /// The order of `sent`.
     order: VecDeque<u16>,
     server_published: Vec<(QoS, u32)>,
     got: Vec<(QoS, u32)>,
     to_acknowledge: Vec<(u16, QoS)>,
-    /// QoS 2 identifiers of the server's that the program has acknowledged. None is used again.
+    /// Identifiers of the server's QoS 2 messages that the program has acknowledged. None is used again.
     acknowledged: BTreeSet<u16>,
     next: u32,
     last_id: u16,
@@ -111,14 +112,14 @@ impl World {
     }
 
     fn cut(&mut self) {
-        // What the server had read is not unread.
+        // The server keeps bytes that it has read.
         self.serve();
         self.pair.reconnect();
         self.unanswered = 0;
         self.connect();
     }
 
-    /// The server handles what it has received.
+    /// The server handles the packets that it has received.
     fn serve(&mut self) {
         for packet in self.pair.server.received() {
             match packet {
@@ -190,7 +191,7 @@ impl World {
         }
     }
 
-    /// The program takes what there is for it.
+    /// The program takes all events.
     fn look(&mut self) {
         for packet in self.pair.packets() {
             match packet {
@@ -223,7 +224,7 @@ impl World {
                 assert_eq!(self.unacknowledged.insert(id, (qos, number)), None);
             }
             Step::ServerPublish(qos) => {
-                // Not before CONNECT is answered, nor by an identifier in use.
+                // Not before CONNECT is answered, nor with an identifier in use.
                 if self.pair.client.state() != State::Connected {
                     return;
                 }
@@ -267,14 +268,14 @@ impl World {
     }
 
     fn acknowledge(&mut self, id: u16, qos: QoS) {
-        // A QoS 1 message of an earlier connection is refused, and comes again.
+        // For a QoS 1 message of an earlier connection this is refused, and the message comes again.
         let _ = self.pair.client.acknowledge(id, qos, 0, Properties::new());
         if qos == QoS::ExactlyOnce {
             self.acknowledged.insert(id);
         }
     }
 
-    /// The link heals, and everything comes to its end.
+    /// The link heals, and all exchanges come to their end.
     fn settle(&mut self) {
         self.cut();
         loop {
@@ -296,13 +297,13 @@ impl World {
         assert_eq!(self.pair.client.stored_bytes(), 0);
         compare(&self.published, &self.server_got);
         compare(&self.server_published, &self.got);
-        // The server has no more than one of QoS 2.
+        // The server has each QoS 2 message once.
         let qos = QoS::ExactlyOnce;
         assert_eq!(of(&self.published, qos), of(&self.server_got, qos));
     }
 }
 
-/// Every message, in order if repetitions are left out.
+/// Checks that every message has come, in order if repetitions are left out.
 fn compare(sent: &[(QoS, u32)], got: &[(QoS, u32)]) {
     for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
         let mut first = Vec::new();
@@ -315,7 +316,7 @@ fn compare(sent: &[(QoS, u32)], got: &[(QoS, u32)]) {
     }
 }
 
-/// The messages of this QoS.
+/// The messages of one QoS.
 fn of(list: &[(QoS, u32)], wanted: QoS) -> Vec<u32> {
     let alike = list.iter().filter(|(qos, _)| *qos == wanted);
     alike.map(|(_, number)| *number).collect()

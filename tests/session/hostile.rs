@@ -1,5 +1,5 @@
-//! By the letter: for each rule that a server can break, the bytes that break it, the reason code it is told in 5.0 and
-//! the error the user sees. And what a server may send although it makes no sense.
+//! By the letter: for each rule that a server can break, the bytes that break it, the reason code that the server gets
+//! in 5.0, and the error that the user sees. Also packets that a server may send although they make no sense.
 
 use bytes::BytesMut;
 use mqtt_core::codec::*;
@@ -13,7 +13,7 @@ fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(byte).collect()
 }
 
-/// A client that in 5.0 accepts three topic aliases, and packets of 100 bytes.
+/// A client that in 5.0 accepts three topic aliases and packets of up to 100 bytes.
 fn client(version: Version) -> Connect {
     Connect {
         properties: match version {
@@ -27,8 +27,8 @@ fn client(version: Version) -> Connect {
     }
 }
 
-/// A server that has CONNECT, or one that has accepted it, sends this: the connection ends with that error. In 5.0 a
-/// DISCONNECT with that reason code goes out first.
+/// A server that has received CONNECT, or one that has accepted it, sends `bytes`. The connection ends with the error
+/// `text`. In 5.0 a DISCONNECT with the reason code `disconnect` goes out first.
 fn assert_ends(accepted: bool, bytes: &str, disconnect: Option<u8>, text: &str) {
     let client = client(disconnect.map_or(Version::V311, |_| Version::V50));
     let mut pair = match accepted {
@@ -36,7 +36,7 @@ fn assert_ends(accepted: bool, bytes: &str, disconnect: Option<u8>, text: &str) 
         false => Pair::connecting(client),
     };
     pair.server.send_bytes(&hex(bytes));
-    // Whatever follows is not looked at.
+    // Later packets are not read.
     pair.server.send(publish(QoS::AtMostOnce, 0));
     assert_eq!(pair.failure(disconnect), text, "{bytes}");
 }
@@ -88,13 +88,13 @@ fn a_connack_that_breaks_a_rule() {
 fn a_packet_of_v311_that_breaks_a_rule() {
     for (bytes, text) in [
         ("20 02 00 00", "CONNACK: received a second time"),
-        // Only clients send these.
+        // Only clients send these packets.
         ("C0 00", "PINGREQ: only a client sends it"),
         ("E0 00", "DISCONNECT: only a client sends it"),
         ("82 06 0001 0001 61 00", "SUBSCRIBE: only a client sends it"),
         ("A2 05 0001 0001 61", "UNSUBSCRIBE: only a client sends it"),
         ("10 0C 0004 4D515454 04 02 0000 0000", "CONNECT: only a client sends it"),
-        // Whatever else is wrong with them.
+        // The packets are refused for their sender, whatever else is wrong with them.
         ("10 02 0000", "CONNECT: only a client sends it"),
         ("82 06 0000 0001 61 00", "SUBSCRIBE: only a client sends it"),
         // Fixed headers.
@@ -149,12 +149,13 @@ fn a_packet_of_v311_that_breaks_a_rule() {
 fn a_packet_of_v50_that_breaks_a_rule() {
     for (bytes, reason, text) in [
         ("20 03 00 00 00", 0x82, "CONNACK: received a second time"),
-        // Only clients send these.
+        // Only clients send these packets.
         ("C0 00", 0x82, "PINGREQ: only a client sends it"),
         ("82 07 0001 00 0001 61 00", 0x82, "SUBSCRIBE: only a client sends it"),
         ("A2 06 0001 00 0001 61", 0x82, "UNSUBSCRIBE: only a client sends it"),
         ("10 0D 0004 4D515454 05 02 0000 00 0000", 0x82, "CONNECT: only a client sends it"),
-        // Whatever else is wrong with them: an unknown protocol, a bad filter, bad flags.
+        // The packets are refused for their sender, whatever else is wrong: an unknown protocol, a bad filter, bad
+        // flags.
         ("10 0D 0004 4D515455 05 02 0000 00 0000", 0x82, "CONNECT: only a client sends it"),
         ("82 06 0001 00 0000 00", 0x82, "SUBSCRIBE: only a client sends it"),
         ("C1 00", 0x82, "PINGREQ: only a client sends it"),
@@ -230,7 +231,7 @@ fn a_packet_of_v50_that_breaks_a_rule() {
     }
 }
 
-/// A server of TLS that is spoken to without answers with an alert, from TLS 1.0 on.
+/// A TLS server to which a client speaks without TLS answers with an alert, from TLS 1.0 on.
 #[test]
 fn a_server_of_tls_is_recognized() {
     for version in BOTH {
@@ -239,7 +240,7 @@ fn a_server_of_tls_is_recognized() {
             pair.server.send_bytes(&hex(alert));
             assert_eq!(pair.failure(None), "the server expects TLS on this port");
         }
-        // Later on it is what it says it is.
+        // After CONNACK these bytes are read as MQTT.
         let mut pair = Pair::connected(version);
         pair.server.send_bytes(&hex("15 03 01 00 02 02 46"));
         let message = pair.failure((version == Version::V50).then_some(0x82));
@@ -247,7 +248,7 @@ fn a_server_of_tls_is_recognized() {
     }
 }
 
-/// Every length that 3.4.2.1, 3.5.2.1, 3.6.2.1 and 3.7.2.1 know.
+/// Every length that 3.4.2.1, 3.5.2.1, 3.6.2.1 and 3.7.2.1 allow.
 #[test]
 fn acknowledgements_of_every_length_are_read() {
     let reason = |packet: &str| match packet {
@@ -319,7 +320,7 @@ fn every_pubrec_and_pubrel_is_answered_whatever_its_packet_id() {
     }
 }
 
-/// The reason says that the message was not taken: there is nothing to release (4.3.3).
+/// The reason says that the message was not taken. So there is no message to release (4.3.3).
 #[test]
 fn a_pubrec_with_any_error_frees_its_slot() {
     for reason in [0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99] {
@@ -415,7 +416,7 @@ fn a_topic_may_be_as_long_as_a_string() {
     }
 }
 
-/// The rest of a packet that is too large, or of any after a fault, is neither waited for nor kept.
+/// The rest of a packet that is too large, or of any packet behind a fault, is neither awaited nor kept.
 #[test]
 fn a_fault_is_seen_before_the_packet_is_there() {
     for version in BOTH {

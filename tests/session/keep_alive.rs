@@ -1,4 +1,4 @@
-//! Keep alive and the other deadlines: hours pass here in no time.
+//! Keep alive and the other deadlines. Hours pass here in no time.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn a_ping_is_due_when_nothing_was_sent_for_the_interval() {
             pair.client.poll_timeout(),
             Some(start + Duration::from_secs(60))
         );
-        // Early calls do nothing.
+        // An early call does nothing.
         pair.client.handle_timeout(start + Duration::from_secs(59));
         assert!(pair.client.fill().is_empty());
 
@@ -88,7 +88,7 @@ fn a_server_that_takes_nothing_is_given_up() {
     assert_eq!(pair.client.state(), State::Disconnected);
 }
 
-/// A client of both versions with so much to write that a PINGREQ comes last, and nobody has taken a byte of it.
+/// A client of either version with so many bytes to write that a PINGREQ comes last. No byte has been taken.
 fn with_backlog(version: Version, seconds: u16, bytes: usize) -> Pair {
     let mut pair = with_keep_alive(version, seconds);
     pair.client
@@ -101,7 +101,7 @@ fn with_backlog(version: Version, seconds: u16, bytes: usize) -> Pair {
     pair
 }
 
-/// Time passes, and the session does what is due; the link moves nothing.
+/// Time passes, and the session does its due work. The link moves no bytes.
 fn wait(pair: &mut Pair, time: Duration) {
     pair.now += time;
     pair.client.handle_timeout(pair.now);
@@ -111,7 +111,7 @@ fn wait(pair: &mut Pair, time: Duration) {
 fn the_answer_is_waited_for_from_the_write_on() {
     for version in BOTH {
         let mut pair = with_backlog(version, 5, 1000);
-        // A slow link takes a little every four seconds: longer, all in all, than an answer may take.
+        // A slow link takes a few bytes every four seconds. All in all it takes longer than an answer may take.
         for _ in 0..100 {
             wait(&mut pair, Duration::from_secs(4));
             assert!(pair.carry_to_server(10));
@@ -157,7 +157,7 @@ fn a_link_that_takes_nothing_more_is_given_up() {
     assert_eq!(pair.client.state(), State::Disconnected);
 }
 
-/// The driver takes all bytes at once, and writes what the transport takes of them.
+/// The driver takes all bytes at once, and writes as many as the transport takes.
 #[test]
 fn what_the_driver_has_taken_and_not_written_counts() {
     for version in BOTH {
@@ -180,8 +180,7 @@ fn what_the_driver_has_taken_and_not_written_counts() {
     }
 }
 
-/// While more waits than the transport takes, that it takes some shows that the other end is there. That a transport with
-/// room takes something shows nothing.
+/// If a full transport takes bytes, the other end is there. If a transport with room takes bytes, that shows nothing.
 #[test]
 fn only_a_full_transport_that_takes_something_puts_the_answer_off() {
     for full in [true, false] {
@@ -200,7 +199,7 @@ fn only_a_full_transport_that_takes_something_puts_the_answer_off() {
     }
 }
 
-/// The payload that the driver was lent is ahead of the PINGREQ, and so is what it puts back of that.
+/// The lent payload is ahead of the PINGREQ. So is the part of it that the driver puts back.
 #[test]
 fn a_payload_that_is_lent_counts() {
     for put_back in [true, false] {
@@ -229,8 +228,9 @@ fn a_payload_that_is_lent_counts() {
     }
 }
 
-/// [MQTT-3.1.2-20]: "in the absence of sending any other MQTT Control Packets, the Client MUST send a PINGREQ packet", also
-/// while it waits for a PINGRESP; [MQTT-3.1.2-23]: by the interval of the server. Else that may close the connection.
+/// [MQTT-3.1.2-20]: "in the absence of sending any other MQTT Control Packets, the Client MUST send a PINGREQ packet",
+/// also while it waits for a PINGRESP. [MQTT-3.1.2-23]: the server's interval counts. Otherwise the server may close
+/// the connection.
 #[test]
 fn a_ping_is_due_while_an_answer_is_awaited() {
     for (version, keep_alive, of_server) in [
@@ -261,7 +261,7 @@ fn a_ping_is_due_while_an_answer_is_awaited() {
             pair.advance_seconds(5);
             assert_eq!(pair.answers(), [Packet::Pingreq]);
         }
-        // Any other packet puts it off.
+        // Any other packet puts the PINGREQ off.
         pair.advance_seconds(4);
         pair.publish(QoS::AtMostOnce);
         assert_eq!(pair.answers(), [publish(QoS::AtMostOnce, 0)]);
@@ -269,7 +269,7 @@ fn a_ping_is_due_while_an_answer_is_awaited() {
         assert_eq!(pair.answers(), []);
         pair.advance_seconds(1);
         assert_eq!(pair.answers(), [Packet::Pingreq]);
-        // It is the answer to the first that is missed: they give the server no more time.
+        // The answer to the first PINGREQ is missed. The later ones give the server no more time.
         pair.advance(Duration::from_millis(2999));
         assert_eq!(pair.client.state(), State::Connected);
         pair.advance(Duration::from_millis(1));
@@ -280,7 +280,7 @@ fn a_ping_is_due_while_an_answer_is_awaited() {
     }
 }
 
-/// One that cannot be written is not asked for again before the interval is over.
+/// A PINGREQ that cannot be written is not repeated before the interval is over.
 #[test]
 fn a_ping_that_is_not_written_is_due_once() {
     let settings = Settings {
@@ -304,7 +304,7 @@ fn a_ping_that_is_not_written_is_due_once() {
     assert_eq!(pair.client.state(), State::Disconnected);
 }
 
-/// A PUBLISH for the link to carry in parts.
+/// A PUBLISH that the link carries in parts.
 fn large(size: usize) -> Packet {
     let Packet::Publish(template) = publish(QoS::AtMostOnce, 0) else {
         unreachable!()
@@ -315,7 +315,8 @@ fn large(size: usize) -> Packet {
     })
 }
 
-/// 3.1.2.10: PINGRESP comes behind what the server was about to send, so that it is not missed while that arrives.
+/// 3.1.2.10: PINGRESP comes behind the packet that the server was sending. So it is not missed while that packet
+/// arrives.
 #[test]
 fn the_answer_is_not_missed_while_a_packet_arrives() {
     for version in BOTH {
@@ -330,7 +331,7 @@ fn the_answer_is_not_missed_while_a_packet_arrives() {
         }
         pair.drive();
         assert_eq!(pair.packets().len(), 1);
-        // Once it is there the answer has to come.
+        // Once the packet has arrived, the answer has to come.
         pair.server.send(large(300_000));
         for second in 0..300 {
             pair.carry_to_client(1000);
@@ -350,7 +351,7 @@ fn the_answer_is_not_missed_while_a_packet_arrives() {
     }
 }
 
-/// Nothing, a byte now and then, and messages without end: a server that does not answer is given up all the same.
+/// No bytes, a byte now and then, or messages without end: a server that does not answer is given up all the same.
 #[test]
 fn the_answer_is_missed_where_too_little_arrives() {
     for (first, each) in [(500, 0), (500, 1), (500, 200)] {
@@ -376,7 +377,7 @@ fn the_answer_is_missed_where_too_little_arrives() {
     assert!((55..=65).contains(&seconds), "{seconds}");
 }
 
-/// A driver that hands over whole packets tells what it has of the next one.
+/// A driver that hands over whole packets reports the bytes of the next one.
 #[test]
 fn what_is_arriving_elsewhere_counts() {
     let mut pair = with_keep_alive(Version::V311, 5);
@@ -389,7 +390,7 @@ fn what_is_arriving_elsewhere_counts() {
         assert_eq!(pair.client.state(), State::Connected);
     }
     pair.now += Duration::from_secs(5);
-    // The header is judged again; that is no news.
+    // The header is read again. That shows no progress.
     let mut header = bytes::BytesMut::from(&[0x30, 0x80, 0x80, 0x80, 0x01][..]);
     pair.client.receive(&mut header, pair.now);
     pair.client.arriving(19 * 1024 + 1, pair.now);
@@ -442,7 +443,7 @@ fn a_ping_of_the_program_counts() {
     pair.advance_seconds(10);
     pair.client.ping(pair.now).unwrap();
     assert_eq!(pair.answers(), [Packet::Pingreq]);
-    // Asking again gives the server no more time.
+    // Another PINGREQ gives the server no more time.
     pair.advance_seconds(50);
     pair.client.ping(pair.now).unwrap();
     assert_eq!(pair.answers(), [Packet::Pingreq]);
@@ -476,12 +477,12 @@ fn an_answer_that_may_lie_unread_is_not_missed() {
     pair.drive();
     assert!(!pair.client.wants_receive());
 
-    // The program is busy for a minute: pings go out, and nobody is blamed.
+    // The program is busy for a minute. PINGREQ packets go out, and nobody is blamed.
     pair.advance_seconds(60);
     assert_eq!(pair.client.state(), State::Connected);
     assert_eq!(pair.server.received(), vec![Packet::Pingreq; 6]);
 
-    // It has caught up. From the next ping on the server has to answer again.
+    // The program has caught up. From the next PINGREQ on the server has to answer again.
     assert_eq!(pair.packets().len(), 1);
     pair.advance_seconds(10);
     assert_eq!(pair.answers(), [Packet::Pingreq]);
@@ -506,7 +507,7 @@ fn reading_held_back_after_a_ping_counts_too() {
     pair.deliver(connack(0));
     pair.advance_seconds(11);
     pair.deliver(publish(QoS::AtMostOnce, 0));
-    // The program has just caught up, and the driver not yet read on.
+    // The program has just caught up, and the driver has not yet read on.
     pair.advance_seconds(9);
     assert_eq!(pair.answers(), [Packet::Pingreq, Packet::Pingreq]);
     pair.advance_seconds(10);
@@ -540,7 +541,7 @@ fn connack_is_waited_for_from_connect_on() {
         assert_eq!(pair.client.poll_timeout(), None);
         pair.advance_seconds(100);
         pair.connect(connect(version));
-        // What else is written gives the server no more time.
+        // Other written packets give the server no more time.
         pair.advance_seconds(29);
         pair.publish(QoS::AtMostOnce);
         pair.drive();

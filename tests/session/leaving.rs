@@ -1,11 +1,11 @@
-//! What is still to be done on a connection that the user lets go of without a DISCONNECT.
+//! The work that is left on a connection which the user lets go of without a DISCONNECT.
 
 use mqtt_core::codec::*;
 use mqtt_core::session::{Event, Parted, Session, Settings, State};
 
 use crate::pair::*;
 
-/// Lets go of the connection; returns the session that goes on with it.
+/// Lets go of the connection. Returns the session that goes on with it.
 fn part_with_session(pair: &mut Pair, for_good: bool) -> Session {
     match pair.client.part(for_good) {
         Parted::Session(session) => *session,
@@ -14,7 +14,7 @@ fn part_with_session(pair: &mut Pair, for_good: bool) -> Session {
     }
 }
 
-/// Lets go of the connection; returns the packets that are left to be written.
+/// Lets go of the connection. Returns the packets that are left to write.
 fn part_with_rest(pair: &mut Pair, for_good: bool) -> Vec<Packet> {
     let Parted::Rest(mut rest) = pair.client.part(for_good) else {
         panic!("not only bytes are left");
@@ -23,14 +23,14 @@ fn part_with_rest(pair: &mut Pair, for_good: bool) -> Vec<Packet> {
     std::iter::from_fn(|| decoder.decode(&mut rest).unwrap()).collect()
 }
 
-/// A pair whose client is what was parted, and what stayed with the user.
+/// A pair whose client is the parted session, and the session that stayed with the user.
 fn go_on(mut pair: Pair, for_good: bool) -> (Pair, Session) {
     let parted = part_with_session(&mut pair, for_good);
     let stayed = std::mem::replace(&mut pair.client, parted);
     (pair, stayed)
 }
 
-/// Accepted by a server that takes two messages at a time.
+/// A connection to a server that takes two messages at a time.
 fn narrow() -> Pair {
     let two = properties([(PropertyId::ReceiveMaximum, PropertyValue::TwoByte(2))]);
     Pair::accepted(connect(Version::V50), two)

@@ -1,5 +1,5 @@
-//! Arbitrary conversations in QoS 1 and 2 against a model of what may be under way, in both directions at once and with
-//! the link holding back what it likes.
+//! Arbitrary conversations in QoS 1 and 2 against a model of the exchanges that may be under way. Both directions run
+//! at once, and the link holds bytes back at will.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,17 +14,17 @@ use crate::pair::*;
 enum Step {
     /// The program publishes.
     Publish(QoS),
-    /// The program publishes by an identifier of its own.
+    /// The program publishes with an identifier of its own.
     PublishAs(QoS, u16),
-    /// The program acknowledges one of the messages it has got.
+    /// The program acknowledges one of the messages that it has received.
     Acknowledge(Index),
     /// The server publishes.
     ServerPublish(QoS),
-    /// The server answers one of the packets it has got, in 5.0 perhaps with an error.
+    /// The server answers one of the packets that it has received, in 5.0 perhaps with an error.
     ServerAnswer(Index, bool),
     /// The server repeats a PUBREC, PUBREL or QoS 2 PUBLISH that is not settled.
     ServerRepeat(Index),
-    /// The link moves so many bytes.
+    /// The link moves up to this many bytes.
     ToServer(usize),
     ToClient(usize),
 }
@@ -43,24 +43,24 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What both sides must agree on in the end. Payloads are running numbers: they tell messages apart.
+/// The state on which both sides must agree in the end. Payloads are running numbers, which tell messages apart.
 struct Model {
     pair: Pair,
     version: Version,
-    /// Identifiers of the client that it may not hand out, with their messages.
+    /// Identifiers that the client may not give out, with their messages.
     in_flight: BTreeMap<u16, (QoS, u32)>,
-    /// Identifiers whose PUBCOMP is on its way to the client, or there: of that the program sees nothing.
+    /// Identifiers whose PUBCOMP is on its way to the client, or has arrived. The program sees no PUBCOMP.
     completing: BTreeSet<u16>,
     /// Identifiers that were ever used.
     used: BTreeSet<u16>,
-    /// Messages the client sent and those the server got, in order.
+    /// Messages that the client sent and messages that the server received, in order.
     sent: Vec<u32>,
     server_got: Vec<u32>,
-    /// Client identifiers of QoS 2 that the server has not released, so that repeats are told apart.
+    /// Identifiers of the client's QoS 2 messages that the server has not released. They tell repeats apart.
     server_holds: BTreeSet<u16>,
-    /// Packets the server will answer, in any order.
+    /// Packets that the server will answer, in any order.
     to_answer: Vec<Packet>,
-    /// Packets the server may repeat.
+    /// Packets that the server may repeat.
     repeatable: Vec<Packet>,
     /// Messages whose acknowledgement the program has seen.
     acknowledged: Vec<u32>,
@@ -190,7 +190,7 @@ impl Model {
         }
     }
 
-    /// From here on this packet of the server is not repeated.
+    /// From here on the server does not repeat this packet.
     fn settle(&mut self, kind: PacketType, id: u16) {
         self.repeatable.retain(|packet| {
             let of = match packet {
@@ -247,7 +247,7 @@ impl Model {
                         self.to_answer.push(packet);
                     }
                 }
-                // Repeated PUBRECs have repeated answers, which are not answered again.
+                // A repeated PUBREC has a repeated PUBREL, which is not answered again.
                 Packet::Pubrel(ack) => {
                     let held = self.server_holds.contains(&ack.packet_id);
                     self.settle(PacketType::Pubrec, ack.packet_id);
@@ -303,7 +303,7 @@ impl Model {
         }
     }
 
-    /// Everything that is under way comes to its end.
+    /// All exchanges come to their end.
     fn finish(&mut self) {
         loop {
             self.pair.drive();
@@ -338,7 +338,7 @@ proptest! {
         prop_assert!(model.server_in_flight.is_empty());
         prop_assert!(model.server_holds.is_empty());
 
-        // Each QoS 1 and 2 message was acknowledged to the program once.
+        // The program saw the acknowledgement of each QoS 1 and 2 message once.
         let mut acknowledged = model.acknowledged.clone();
         acknowledged.sort_unstable();
         acknowledged.dedup();

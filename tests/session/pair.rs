@@ -1,4 +1,4 @@
-//! A session and a server that speaks the codec, the link between them, and the time. Nothing here judges the session.
+//! A session, a server that speaks the codec, the link between them, and the time. Nothing here judges the session.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ pub fn repeatable() -> ProptestConfig {
     }
 }
 
-/// The far end: decodes what the client sends, sends what the test says, and answers by itself if asked to.
+/// The far end. It decodes the client's packets, sends the test's packets, and answers by itself if asked to.
 pub struct Server {
     version: Version,
     decoder: Decoder,
@@ -42,7 +42,7 @@ impl Server {
         self.output.extend_from_slice(bytes);
     }
 
-    /// What came since the last call.
+    /// The packets received since the last call.
     pub fn received(&mut self) -> Vec<Packet> {
         std::mem::take(&mut self.received)
     }
@@ -95,14 +95,14 @@ pub struct Pair {
     pub client: Session,
     pub server: Server,
     pub now: Instant,
-    /// Most bytes that the link moves at a time.
+    /// The most bytes that the link moves at a time.
     pub chunk: usize,
-    /// What the client's driver has read and the session has not taken.
+    /// Bytes that the client's driver has read and the session has not taken.
     input: BytesMut,
 }
 
 impl Pair {
-    /// The transport is up, nothing was sent.
+    /// The transport is up. No packet has been sent.
     pub fn open(version: Version) -> Self {
         Self::with_settings(version, Settings::default())
     }
@@ -126,19 +126,19 @@ impl Pair {
         pair
     }
 
-    /// CONNECT was sent and received.
+    /// CONNECT has been sent and received.
     pub fn connecting(connect: Connect) -> Self {
         let mut pair = Self::open(connect.version);
         pair.connect(connect);
         pair
     }
 
-    /// The server accepted; nothing is under way.
+    /// The server has accepted. No packet is under way.
     pub fn connected(version: Version) -> Self {
         Self::accepted(connect(version), Properties::new())
     }
 
-    /// The server accepted this CONNECT with these properties.
+    /// The server has accepted this CONNECT with these properties.
     pub fn accepted(connect: Connect, properties: Properties) -> Self {
         let mut pair = Self::connecting(connect);
         pair.server.send(Packet::Connack(Connack {
@@ -159,7 +159,7 @@ impl Pair {
         assert_eq!(self.server.received(), [Packet::Connect(Box::new(connect))]);
     }
 
-    /// The connection breaks, and a new one is opened: what was on its way is lost.
+    /// The connection breaks, and a new one is opened. Bytes under way are lost.
     pub fn reconnect(&mut self) {
         self.client.close();
         self.server.input.clear();
@@ -168,12 +168,12 @@ impl Pair {
         self.client.open(self.now);
     }
 
-    /// Lets the link move what is to be moved, until all is quiet.
+    /// Lets the link move bytes until all is quiet.
     pub fn drive(&mut self) {
         while self.carry_to_server(self.chunk) | self.carry_to_client(self.chunk) {}
     }
 
-    /// Moves up to so many bytes; says whether there were any.
+    /// Moves up to `most` bytes. Returns whether there were any.
     pub fn carry_to_server(&mut self, most: usize) -> bool {
         let waiting = self.client.fill();
         let bytes = waiting.split_to(most.min(waiting.len()));
@@ -184,7 +184,7 @@ impl Pair {
         !bytes.is_empty()
     }
 
-    /// Moves up to so many bytes; says whether there were any.
+    /// Moves up to `most` bytes. Returns whether there were any.
     pub fn carry_to_client(&mut self, most: usize) -> bool {
         let waiting = &mut self.server.output;
         let bytes = waiting.split_to(most.min(waiting.len()));
@@ -193,7 +193,7 @@ impl Pair {
         !bytes.is_empty()
     }
 
-    /// Lets time pass, stopping at every deadline on the way.
+    /// Lets time pass, and stops at every deadline on the way.
     pub fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(deadline) = self.client.poll_timeout().filter(|at| *at <= end) {
@@ -208,7 +208,7 @@ impl Pair {
         self.advance(Duration::from_secs(seconds));
     }
 
-    /// The server sends this; returns the packets that the user sees of it.
+    /// The server sends this packet. Returns the packets that the user sees of it.
     pub fn deliver(&mut self, packet: Packet) -> Vec<Packet> {
         self.server.send(packet);
         self.drive();
@@ -228,14 +228,15 @@ impl Pair {
             .collect()
     }
 
-    /// What the server receives, and nothing the user sees.
+    /// The packets that the server receives. The user must see none.
     pub fn answers(&mut self) -> Vec<Packet> {
         self.drive();
         assert_eq!(self.packets(), []);
         self.server.received()
     }
 
-    /// The one event that is left: the failure's text. The server gets a DISCONNECT with this reason code, or none.
+    /// The failure's text. The failure must be the only event. The server gets a DISCONNECT with this reason code, or
+    /// none.
     pub fn failure(&mut self, disconnect: Option<u8>) -> String {
         self.drive();
         let Some(Event::Failed(failure)) = self.client.poll_event() else {
@@ -251,7 +252,7 @@ impl Pair {
         failure.to_string()
     }
 
-    /// The server sends this, which is a failure; `reason` is told to a server of 5.0.
+    /// The server sends this packet, which breaks a rule. A server of 5.0 is told `reason`.
     pub fn violation(&mut self, packet: Packet, reason: u8) -> String {
         self.server.send(packet);
         let version = self.client.version();
@@ -389,7 +390,7 @@ pub fn disconnect_packet(reason: u8) -> Packet {
     })
 }
 
-/// "Packet Identifier not found", which only 5.0 can say.
+/// "Packet Identifier not found", which only 5.0 has.
 pub fn not_found(version: Version) -> u8 {
     match version {
         Version::V311 => 0,

@@ -1,4 +1,5 @@
-//! What the client begins: PUBLISH in every QoS, SUBSCRIBE, UNSUBSCRIBE, their packet identifiers, the server's limits.
+//! The exchanges that the client begins: PUBLISH in every QoS, SUBSCRIBE, UNSUBSCRIBE, their packet identifiers, the
+//! server's limits.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -41,7 +42,7 @@ fn qos_0_has_no_packet_id() {
         let mut pair = Pair::connected(version);
         assert_eq!(pair.client.publish(&given(QoS::AtMostOnce, 7)), Ok(0));
         assert_eq!(pair.answers(), [publish(QoS::AtMostOnce, 0)]);
-        // The first identifier is still to come.
+        // The first identifier has not been used.
         assert_eq!(pair.publish(QoS::AtLeastOnce), 1);
     }
 }
@@ -107,7 +108,7 @@ fn qos_2_goes_by_pubrec_pubrel_pubcomp() {
         assert_eq!(pair.answers(), [publish(QoS::ExactlyOnce, 1)]);
         assert_eq!(pair.deliver(pubrec(1, 0)), [pubrec(1, 0)]);
         assert_eq!(pair.answers(), [pubrel(1, 0)]);
-        // The identifier is in use up to PUBCOMP, of which the user sees nothing.
+        // The identifier is in use until PUBCOMP, which the user does not see.
         let again = pair.client.publish(&given(QoS::ExactlyOnce, 1));
         assert_eq!(again, Err(RequestError::PacketIdInUse(1)));
         assert_eq!(pair.deliver(pubcomp(1, 0)), []);
@@ -116,7 +117,7 @@ fn qos_2_goes_by_pubrec_pubrel_pubcomp() {
     }
 }
 
-/// MQTT 3.1.1 has no maximum QoS: this is how RabbitMQ 3.10 takes a message of QoS 2 as one of QoS 1.
+/// MQTT 3.1.1 has no maximum QoS. RabbitMQ 3.10 takes a message of QoS 2 as QoS 1 in this way.
 #[test]
 fn in_v311_a_puback_ends_an_exchange_of_qos_2() {
     let mut pair = Pair::connected(Version::V311);
@@ -137,7 +138,7 @@ fn a_pubrec_with_an_error_gets_no_pubrel() {
     assert_eq!(pair.deliver(pubrec(1, 0x87)), [pubrec(1, 0x87)]);
     assert_eq!(pair.answers(), []);
     assert_eq!(pair.client.publish(&given(QoS::ExactlyOnce, 1)), Ok(1));
-    // One that is not an error goes on.
+    // After a PUBREC without an error the exchange goes on.
     pair.drive();
     pair.server.received();
     assert_eq!(pair.deliver(pubrec(1, 0x10)), [pubrec(1, 0x10)]);
@@ -151,7 +152,7 @@ fn every_pubrec_is_answered_with_pubrel() {
         assert_eq!(pair.publish(QoS::ExactlyOnce), 1);
         pair.deliver(pubrec(1, 0));
         pair.answers();
-        // Repeated, and never asked for: no event, but an answer.
+        // A repeated PUBREC and an unexpected one are no events. But both are answered.
         pair.server.send(pubrec(1, 0));
         assert_eq!(pair.answers(), [pubrel(1, 0)]);
         pair.server.send(pubrec(2, 0));
@@ -322,7 +323,7 @@ fn packet_ids_count_up_and_skip_those_in_use() {
     for version in BOTH {
         let mut pair = Pair::connected(version);
         assert_eq!(pair.publish(QoS::AtLeastOnce), 1);
-        // The program's own choice is skipped as well, and does not move the counter.
+        // The counter skips the program's own identifier too, which does not move the counter.
         assert_eq!(pair.client.publish(&given(QoS::ExactlyOnce, 4)), Ok(4));
         assert_eq!(subscribe(&mut pair, &["t"]), Ok(2));
         assert_eq!(unsubscribe(&mut pair, &["t"]), Ok(3));
@@ -336,7 +337,7 @@ fn after_the_highest_packet_id_comes_the_lowest_free_one() {
     for expected in 1..=u16::MAX {
         assert_eq!(pair.publish(QoS::AtLeastOnce), expected);
         pair.client.fill().clear();
-        // Three are never acknowledged.
+        // Three messages are never acknowledged.
         if ![1, 2, u16::MAX].contains(&expected) {
             pair.server.send(puback(expected, 0));
         }
@@ -375,7 +376,7 @@ fn the_counter_goes_on_from_where_it_is_among_60_000_in_flight() {
     pair.client.fill().clear();
     let mut free: BTreeSet<u16> = (60_001..=u16::MAX).collect();
     let mut in_flight: Vec<u16> = (1..=60_000).collect();
-    // The newest ends first, so that what is free lies right behind the counter.
+    // The newest exchange ends first, so the free identifiers lie right behind the counter.
     for _ in 0..20_000 {
         let ended = in_flight.pop().unwrap();
         pair.server.send(puback(ended, 0));
@@ -447,7 +448,7 @@ fn the_servers_limits_are_kept() {
         ]
     );
 
-    // 2 of fixed header, 3 of topic, 2 of packet identifier, 1 of property length.
+    // 2 bytes of fixed header, 3 of topic, 2 of packet identifier, 1 of property length.
     for (size, fits) in [(22, true), (23, false)] {
         let sized = PublishRef {
             payload: &vec![0; size],
@@ -469,7 +470,7 @@ fn the_servers_limits_are_kept() {
         refused,
         Err(RequestError::PacketTooLarge { max: 30, .. })
     ));
-    // Only what fitted was sent.
+    // Only the message that fitted was sent.
     assert_eq!(pair.answers().len(), 1);
     assert_eq!(pair.publish(QoS::AtLeastOnce), 2);
 }
@@ -579,7 +580,7 @@ fn a_message_may_be_begun_without_its_payload() {
         assert_eq!(client.stats().messages_sent, 1);
         assert_eq!(pair.answers(), [publish(QoS::AtMostOnce, 0)]);
 
-        // The rest is for `publish`, which knows what is wrong as well.
+        // `publish` takes all other messages, or refuses them.
         let client = &mut pair.client;
         let user = properties([(
             PropertyId::UserProperty,

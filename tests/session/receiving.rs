@@ -1,4 +1,4 @@
-//! What the server begins: PUBLISH in every QoS, its acknowledgement by the program, topic aliases.
+//! The exchanges that the server begins: PUBLISH in every QoS, its acknowledgement by the program, topic aliases.
 
 use std::collections::VecDeque;
 
@@ -33,7 +33,7 @@ fn the_program_acknowledges() {
         pair.acknowledge(5, QoS::AtLeastOnce);
         pair.acknowledge(6, QoS::ExactlyOnce);
         assert_eq!(pair.answers(), [puback(5, 0), pubrec(6, 0)]);
-        // Twice is once.
+        // A second acknowledgement does nothing.
         pair.acknowledge(6, QoS::ExactlyOnce);
         assert_eq!(pair.answers(), []);
         assert_eq!(pair.deliver(pubrel(6, 0)), []);
@@ -113,14 +113,14 @@ fn a_repeated_qos_2_message_is_delivered_once() {
         assert_eq!(pair.answers(), []);
         pair.acknowledge(6, QoS::ExactlyOnce);
         assert_eq!(pair.answers(), [pubrec(6, 0)]);
-        // The PUBREC seems to be lost.
+        // The server acts as if the PUBREC was lost.
         pair.server.send(repeated());
         assert_eq!(pair.answers(), [pubrec(6, 0)]);
         pair.server.send(pubrel(6, 0));
         assert_eq!(pair.answers(), [pubcomp(6, 0)]);
-        // Once released, the identifier is that of a new message.
+        // Once released, the identifier belongs to a new message.
         assert_eq!(pair.deliver(publish(QoS::ExactlyOnce, 6)).len(), 1);
-        // QoS 1 may come more than once.
+        // A QoS 1 message may come more than once.
         for _ in 0..2 {
             assert_eq!(pair.deliver(publish(QoS::AtLeastOnce, 7)).len(), 1);
         }
@@ -133,7 +133,7 @@ fn every_pubrel_is_answered_with_pubcomp() {
         let mut pair = Pair::connected(version);
         pair.server.send(pubrel(9, 0));
         assert_eq!(pair.answers(), [pubcomp(9, not_found(version))]);
-        // Even if the server does not wait for PUBREC; then there is nothing left to acknowledge.
+        // The server need not wait for PUBREC. After PUBREL there is no message left to acknowledge.
         pair.deliver(publish(QoS::ExactlyOnce, 6));
         pair.server.send(pubrel(6, 0));
         assert_eq!(pair.answers(), [pubcomp(6, 0)]);
@@ -157,7 +157,7 @@ fn a_pubrec_with_an_error_frees_the_packet_id() {
     assert_eq!(pair.answers(), [pubcomp(9, 0x92)]);
 }
 
-/// A pair whose connection broke after the QoS 2 message 6 was delivered, and that is asked to go on with its session.
+/// A pair whose connection broke after the QoS 2 message 6 was delivered. The client asks to resume its session.
 fn resuming(version: Version, acknowledged: bool) -> Pair {
     let unclean = Connect {
         clean: false,
@@ -192,8 +192,8 @@ fn qos_2_outlives_the_connection_with_the_session() {
     }
 }
 
-/// [MQTT-4.4.0-1], [MQTT-4.3.3-9]: what the program has not acknowledged has had no PUBREC, so that the server repeats it.
-/// It comes again, once on each connection, and keeps no slot of the server's window for good.
+/// [MQTT-4.4.0-1], [MQTT-4.3.3-9]: a message that the program has not acknowledged has had no PUBREC, so the server
+/// repeats it. It comes again, once on each connection, and keeps no slot of the server's window for good.
 #[test]
 fn qos_2_that_is_not_acknowledged_comes_again_on_the_next_connection() {
     for version in BOTH {
@@ -212,7 +212,7 @@ fn qos_2_that_is_not_acknowledged_comes_again_on_the_next_connection() {
                 });
             }
         }
-        // Whether the program means the first or the last by it: they are one.
+        // The program may mean the first delivery or the last: they are the same message.
         for _ in 0..2 {
             pair.acknowledge(6, QoS::ExactlyOnce);
         }
@@ -225,8 +225,8 @@ fn qos_2_that_is_not_acknowledged_comes_again_on_the_next_connection() {
     }
 }
 
-/// Acknowledged on the connection after that which it came by: before the server repeats it nothing is sent, since the
-/// server has not sent it yet.
+/// The program acknowledges on the connection after the one that delivered the message. The client sends nothing before
+/// the server repeats the message: on this connection the server has not sent it yet.
 #[test]
 fn qos_2_may_be_acknowledged_before_it_is_repeated() {
     for version in BOTH {
@@ -266,7 +266,7 @@ fn qos_2_that_is_acknowledged_while_its_repeat_waits_does_not_come_again() {
     }
 }
 
-/// The same for a repeat whose connection is gone as well, and for one among many, which the driver takes at once.
+/// The same for a repeat whose connection is gone too, and for one among many, which the driver takes at once.
 #[test]
 fn qos_2_that_is_acknowledged_never_comes_again_whatever_waits() {
     for version in BOTH {
@@ -298,7 +298,7 @@ fn qos_2_that_is_acknowledged_never_comes_again_whatever_waits() {
     }
 }
 
-/// 4.9: what comes again is counted again, and refusing it makes room.
+/// 4.9: a message that comes again counts again. Refusing it makes room.
 #[test]
 fn qos_2_that_comes_again_counts_against_our_receive_maximum() {
     let connect = Connect {
@@ -351,7 +351,7 @@ fn qos_2_may_be_acknowledged_between_connections() {
             pair.server.send(publish(QoS::ExactlyOnce, 6));
             assert_eq!(pair.answers(), [pubrec(6, 0)]);
         }
-        // QoS 1 has no such memory: the server will repeat the message.
+        // QoS 1 has no such memory. The server will repeat the message.
         let mut pair = resuming(version, false);
         let refused = pair
             .client
@@ -370,8 +370,9 @@ fn a_rejection_between_connections_lets_the_message_come_again() {
     assert_eq!(pair.deliver(publish(QoS::ExactlyOnce, 6)).len(), 1);
 }
 
-/// 3.1.2.11.7: with Request Problem Information 0 the server "MUST NOT send a Reason String or User Properties on any packet
-/// other than PUBLISH, CONNACK, or DISCONNECT"; if it does, the client "uses a DISCONNECT packet with Reason Code 0x82".
+/// 3.1.2.11.7: with Request Problem Information 0 the server "MUST NOT send a Reason String or User Properties on any
+/// packet other than PUBLISH, CONNACK, or DISCONNECT". If it does, the client "uses a DISCONNECT packet with Reason
+/// Code 0x82".
 #[test]
 fn problem_information_comes_where_it_is_wanted() {
     let text = || Str::from_static("x");
@@ -447,7 +448,7 @@ fn receive_maximum(version: Version, maximum: u16) -> Pair {
 #[test]
 fn the_server_keeps_our_receive_maximum() {
     let mut pair = receive_maximum(Version::V50, 2);
-    // What is acknowledged makes room, in each of its ways.
+    // Each way of acknowledging a message makes room.
     for id in (1..=30).step_by(3) {
         pair.deliver(publish(QoS::AtLeastOnce, id));
         pair.deliver(publish(QoS::ExactlyOnce, id + 1));

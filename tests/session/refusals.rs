@@ -1,5 +1,5 @@
-//! A request that is refused has changed nothing: two sessions live through the same, one of them without the requests
-//! that the other was refused, and nobody can tell them apart.
+//! A refused request changes nothing. Two sessions live through the same steps, one of them without the requests that
+//! the other was refused. Nobody can tell the two apart.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ enum Step {
         identifier: bool,
         size: usize,
     },
-    /// Of a message whose payload is not copied.
+    /// Begins a message whose payload is not copied.
     Head(QoS),
     Subscribe(&'static str, QoS, bool),
     Unsubscribe(&'static str),
@@ -32,7 +32,7 @@ enum Step {
     /// The server accepts, or sends a message.
     Accept,
     Deliver(QoS, u16),
-    /// The connection breaks; a new one is opened.
+    /// The connection breaks. A new one is opened.
     Break,
     Open,
 }
@@ -75,7 +75,7 @@ fn with_text(size: usize) -> Properties {
     }
 }
 
-/// What a server with limits says.
+/// The limits of a server.
 fn limits(version: Version) -> Properties {
     match version {
         Version::V311 => Properties::new(),
@@ -93,7 +93,7 @@ fn limits(version: Version) -> Properties {
     }
 }
 
-/// Does it. An error says that the session refused.
+/// Takes the step. An error means that the session refused it.
 fn apply(pair: &mut Pair, step: &Step) -> Result<(), RequestError> {
     let client = &mut pair.client;
     match *step {
@@ -188,7 +188,7 @@ fn apply(pair: &mut Pair, step: &Step) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// What can be seen of a session after a step.
+/// The visible state of a session after a step.
 #[derive(Debug, PartialEq)]
 struct Seen {
     received: Vec<Packet>,
@@ -213,7 +213,7 @@ fn look(pair: &mut Pair, start: std::time::Instant) -> Seen {
     }
 }
 
-/// An acknowledgement counts even if it cannot be sent, and says so by an error.
+/// An acknowledgement counts even if it cannot be sent. The error only reports that.
 fn counts_all_the_same(step: &Step, error: &RequestError) -> bool {
     matches!(step, Step::Acknowledge(..)) && *error == RequestError::NotConnected
 }
@@ -248,7 +248,7 @@ proptest! {
     }
 }
 
-/// What is to be refused in the end evicts nothing before.
+/// A request that is refused in the end drops no message before.
 #[test]
 fn a_message_that_the_queue_refuses_drops_no_other() {
     let settings = Settings {
@@ -261,7 +261,7 @@ fn a_message_that_the_queue_refuses_drops_no_other() {
         ..Settings::default()
     };
     let mut pair = Pair::with_settings(Version::V50, settings);
-    // Of the queue only messages make room.
+    // Only messages are dropped from the queue.
     pair.connect(connect(Version::V50));
     let filter = Str::try_from("x".repeat(40).as_str()).unwrap();
     let subscription = Subscription {

@@ -1,4 +1,4 @@
-//! What outlives a connection: exchanges under way, messages that wait, subscriptions.
+//! The state that outlives a connection: exchanges under way, waiting messages, subscriptions.
 
 use std::collections::VecDeque;
 
@@ -33,7 +33,7 @@ fn connected(version: Version, settings: Settings) -> Pair {
     pair
 }
 
-/// The server accepts. Returns what it then receives.
+/// The server accepts. Returns the packets that it then receives.
 fn accept(pair: &mut Pair, session_present: bool, properties: Properties) -> Vec<Packet> {
     let connack = Packet::Connack(Connack {
         session_present,
@@ -46,7 +46,7 @@ fn accept(pair: &mut Pair, session_present: bool, properties: Properties) -> Vec
     pair.server.received()
 }
 
-/// The connection breaks, and the server accepts another. Returns what it then receives.
+/// The connection breaks, and the server accepts another. Returns the packets that it then receives.
 fn resume(pair: &mut Pair, session_present: bool, properties: Properties) -> Vec<Packet> {
     pair.reconnect();
     pair.server.received();
@@ -111,7 +111,7 @@ fn a_resumed_session_gets_what_it_may_have_missed_in_the_original_order() {
                 repeated(QOS_2, 5)
             ]
         );
-        // Each acknowledgement is told once, and everything ends.
+        // Each acknowledgement is told once, and all exchanges end.
         assert_eq!(pair.deliver(puback(1, 0)), [puback(1, 0)]);
         for id in [2, 5] {
             assert_eq!(pair.deliver(pubrec(id, 0)), [pubrec(id, 0)]);
@@ -199,7 +199,7 @@ fn a_clean_start_forgets_unless_told_otherwise() {
         assert_eq!(accept(&mut pair, false, Properties::new()), []);
         assert_eq!(pair.publish(QOS_1), 1);
 
-        // It is the next CONNECT that counts.
+        // The next CONNECT decides.
         let mut pair = connected(version, Settings::default());
         pair.publish(QOS_1);
         let again = resume(&mut pair, true, Properties::new());
@@ -220,7 +220,7 @@ fn a_pubrec_that_the_server_repeats_before_the_message_comes_again_counts() {
         });
         pair.server.send(session_present(0));
         pair.server.send(pubrec(2, 0));
-        // Both are in the client's hands before it sends anything.
+        // Both packets have reached the client before it sends any.
         pair.carry_to_client(usize::MAX);
         pair.drive();
         assert_eq!(pair.packets(), [session_present(0), pubrec(2, 0)]);
@@ -273,7 +273,7 @@ fn messages_taken_at_once_and_given_back_come_again_with_the_others() {
         assert!(pair.client.take_messages(&mut taken));
         assert_eq!(taken.len(), 30);
         assert_eq!(pair.client.queued_bytes(), 0);
-        // The user goes through ten, acknowledges them, and gives up the connection.
+        // The user goes through ten messages, acknowledges them, and gives up the connection.
         taken.drain(..10);
         for id in 1..=10 {
             pair.acknowledge(id, QOS_2);
@@ -353,7 +353,7 @@ fn the_servers_receive_maximum_makes_messages_wait_in_order() {
     }
     assert_eq!(pair.answers(), [publish(QOS_1, 1), publish(QOS_2, 2)]);
     assert_eq!(pair.client.stats().queued, 3);
-    // The acknowledgement of a message that was never sent means nothing.
+    // The acknowledgement of a message that was never sent has no effect.
     assert_eq!(pair.deliver(puback(3, 0)), []);
     assert_eq!(pair.deliver(pubrec(2, 0)), [pubrec(2, 0)]);
     // PUBREC does not end the exchange.
@@ -365,7 +365,7 @@ fn the_servers_receive_maximum_makes_messages_wait_in_order() {
     );
     assert_eq!(pair.deliver(pubcomp(2, 0)), []);
     assert_eq!(pair.answers(), [publish(QOS_2, 4)]);
-    // A PUBREC with an error ends it.
+    // A PUBREC with an error ends the exchange.
     pair.publish(QOS_1);
     assert_eq!(pair.answers(), []);
     assert_eq!(pair.deliver(pubrec(4, 0x97)), [pubrec(4, 0x97)]);
@@ -373,7 +373,7 @@ fn the_servers_receive_maximum_makes_messages_wait_in_order() {
 }
 
 /// [MQTT-3.3.4-8]: "The Client MUST NOT delay the sending of any packets other than PUBLISH packets due to having sent
-/// Receive Maximum PUBLISH packets". So it is with the limit that we assume of 3.1.1.
+/// Receive Maximum PUBLISH packets". The same holds for the limit that we assume of 3.1.1.
 #[test]
 fn only_publish_waits_for_the_receive_maximum() {
     for version in BOTH {
@@ -415,7 +415,7 @@ fn only_publish_waits_for_the_receive_maximum() {
         pair.client.ping(pair.now).unwrap();
         assert_eq!(pair.answers(), [Packet::Pingreq]);
 
-        // The rest keeps its order.
+        // The other packets keep their order.
         for id in 1..=2 {
             pair.deliver(pubrec(id, 0));
             pair.deliver(pubcomp(id, 0));
@@ -433,7 +433,7 @@ fn only_publish_waits_for_the_receive_maximum() {
     }
 }
 
-/// A PUBREL that is to be repeated behind messages that wait is no message either.
+/// Nor is a PUBREL to be repeated a message, even behind waiting messages.
 #[test]
 fn pubrel_does_not_wait_for_the_receive_maximum() {
     let mut pair = connected(Version::V50, keeping());
@@ -450,7 +450,7 @@ fn pubrel_does_not_wait_for_the_receive_maximum() {
     assert_eq!(pair.answers(), [pubrel(1, 0), repeated(QOS_2, 2)]);
 }
 
-/// What waits for CONNACK goes on waiting for it.
+/// Packets that wait for CONNACK go on waiting for it.
 #[test]
 fn subscribe_waits_for_connack_where_messages_do() {
     let mut pair = Pair::connecting(connect(Version::V50));
@@ -472,12 +472,12 @@ fn a_server_of_v311_gets_20_messages_of_qos_2_at_a_time() {
         assert_eq!(pair.publish(QOS_2), id);
     }
     assert_eq!(pair.answers().len(), 20);
-    // The server sees the PUBREL first, and has room then.
+    // The server sees the PUBREL first, and then has room.
     pair.deliver(pubrec(31, 0));
     assert_eq!(pair.answers(), [pubrel(31, 0), publish(QOS_2, 51)]);
     pair.deliver(pubcomp(31, 0));
     assert_eq!(pair.answers(), []);
-    // So it is on the next connection.
+    // The same holds on the next connection.
     pair.deliver(pubrec(32, 0));
     let again = resume(&mut pair, true, Properties::new());
     assert_eq!(again.len(), 30 + 1 + 20);
@@ -498,7 +498,7 @@ fn how_many_a_server_of_v311_gets_can_be_set() {
         assert_eq!(pair.publish(QOS_2), id);
     }
     assert_eq!(pair.answers().len(), 100);
-    // From the next message on also on this connection.
+    // From the next message on, the new limit counts on this connection too.
     pair.client.configure(Settings {
         server_receive_maximum: 102,
         ..keeping()
@@ -572,7 +572,7 @@ fn a_full_queue_refuses_or_drops_the_oldest() {
         let mut pair = connected(version, queueing(2, 1000, true));
         pair.publish(QOS_1);
         pair.reconnect();
-        // What was sent already does not count, and is not dropped.
+        // A message sent already does not count, and is not dropped.
         for _ in 0..2 {
             pair.publish(QoS::AtMostOnce);
         }
@@ -591,7 +591,7 @@ fn a_full_queue_refuses_or_drops_the_oldest() {
             accept(&mut pair, true, Properties::new()),
             [repeated(QOS_1, 1), publish(QOS_2, 3), publish(QOS_2, 4)]
         );
-        // A message that no room can be made for.
+        // A message for which no room can be made.
         let mut pair = Pair::with_settings(version, queueing(2, 5, true));
         assert!(pair.client.publish(&message(QOS_1)).is_err());
     }
@@ -643,7 +643,7 @@ fn a_packet_id_that_the_server_may_hold_for_qos_2_is_not_used_again() {
     assert_eq!(pair.publish(QOS_1), 1);
     assert_eq!(pair.publish(QOS_2), 2);
     pair.drive();
-    // Both are too large now.
+    // Both messages are too large now.
     assert_eq!(resume(&mut pair, true, small()), []);
     for id in 1..=2 {
         let event = pair.client.poll_event();
@@ -652,7 +652,7 @@ fn a_packet_id_that_the_server_may_hold_for_qos_2_is_not_used_again() {
             "{event:?}"
         );
     }
-    // As long as the session lasts: nothing else is in use, and the identifiers do not begin anew.
+    // This holds as long as the session lasts: no other identifier is in use, and the counter does not begin anew.
     assert_eq!(resume(&mut pair, true, Properties::new()), []);
     let again = PublishRef {
         packet_id: 2,
@@ -674,7 +674,7 @@ fn a_packet_id_that_the_server_may_hold_for_qos_2_is_not_used_again() {
     assert_eq!(resume(&mut pair, false, Properties::new()), []);
     assert_eq!(pair.client.publish(&again), Ok(2));
 
-    // To a server that has lost the session it was a new message: it knows nothing of it.
+    // To a server that has lost the session the message was new. The server knows nothing of it.
     let mut pair = connected(Version::V50, keeping());
     assert_eq!(pair.publish(QOS_2), 1);
     pair.drive();
@@ -684,7 +684,7 @@ fn a_packet_id_that_the_server_may_hold_for_qos_2_is_not_used_again() {
     assert_eq!(pair.publish(QOS_2), 1);
 }
 
-/// A clean start that the server never hears of ends no session there.
+/// A clean start of which the server never hears ends no session there.
 #[test]
 fn a_clean_start_that_fails_frees_no_packet_id() {
     for version in BOTH {
@@ -701,7 +701,7 @@ fn a_clean_start_that_fails_frees_no_packet_id() {
         assert_eq!(resume(&mut pair, true, Properties::new()), []);
         assert_eq!(pair.publish(QOS_2), 3);
 
-        // One that it hears of does.
+        // A clean start of which the server hears ends it.
         pair.reconnect();
         pair.server.received();
         pair.connect(connect(version));
@@ -732,7 +732,7 @@ fn subscriptions_are_renewed_when_the_session_is_lost() {
         pair.deliver(unsuback(5, codes(&[0])));
         pair.publish(QOS_1);
         pair.drive();
-        // With a session there is nothing to do.
+        // With a session there is nothing to renew.
         let again = resume(&mut pair, true, Properties::new());
         assert_eq!(again, [repeated(QOS_1, 6)]);
         let again = resume(&mut pair, false, Properties::new());
@@ -740,7 +740,7 @@ fn subscriptions_are_renewed_when_the_session_is_lost() {
             again,
             [subscribe_packet(7, &["b/#", "d"]), publish(QOS_1, 6)]
         );
-        // The answer counts: what is refused now is not renewed again, and the program is told.
+        // The answer counts. A subscription refused now is not renewed again, and the program is told.
         pair.server.send(suback(7, vec![1, 0x80]));
         pair.drive();
         let answer = pair.client.poll_event();
@@ -757,7 +757,7 @@ fn subscriptions_are_renewed_when_the_session_is_lost() {
     }
 }
 
-/// What is told of subscriptions that are not renewed. There is nothing else.
+/// The news of subscriptions that are not renewed. There must be no other events.
 fn unrenewed(pair: &mut Pair) -> Vec<String> {
     std::iter::from_fn(|| pair.client.poll_event())
         .map(|event| match event {
@@ -767,7 +767,8 @@ fn unrenewed(pair: &mut Pair) -> Vec<String> {
         .collect()
 }
 
-/// Each one that the server does not take (3.2.2.3) is told, and takes no other with it. On the next server it may go.
+/// The user hears of each subscription that the server does not take (3.2.2.3). The others are renewed. The next server
+/// may take all.
 #[test]
 fn a_subscription_that_cannot_be_renewed_is_told() {
     use PropertyId::*;
@@ -831,7 +832,7 @@ fn a_subscription_that_cannot_be_renewed_is_told() {
             .collect();
         assert_eq!(unrenewed(&mut pair), told);
     }
-    // One that is under way when the connection breaks, and too large for the next.
+    // A renewal that is under way when the connection breaks, and too large for the next server.
     let sent = resume(&mut pair, false, Properties::new());
     assert_eq!(sent.len(), 2);
     let small = properties([(MaximumPacketSize, PropertyValue::FourByte(20))]);
@@ -862,14 +863,14 @@ fn an_alias_of_the_programs_lasts_as_long_as_the_connection() {
     assert_eq!(publish_to(&mut pair, ""), Ok(2));
     let sent: Vec<_> = pair.answers().iter().map(topic_and_alias).collect();
     assert_eq!(sent, [("t".into(), Some(5)), ("".into(), Some(5))]);
-    // Repeated, they need no alias.
+    // Repeated messages need no alias.
     let again = resume(&mut pair, true, maximum());
     assert_eq!(again, [repeated(QOS_1, 1), repeated(QOS_1, 2)]);
     assert_eq!(
         publish_to(&mut pair, ""),
         Err(RequestError::TopicAliasUnknown(5))
     );
-    // Nor does what waits for a connection.
+    // Nor do messages that wait for a connection.
     pair.reconnect();
     assert_eq!(publish_to(&mut pair, "t"), Ok(3));
     pair.connect(Connect {
@@ -933,7 +934,7 @@ fn what_could_not_be_repeated_is_not_sent() {
     };
     pair.client.publish(&short).unwrap();
     assert_eq!(pair.answers().len(), 1);
-    // The alias alone would fit.
+    // The message would fit with the alias alone.
     let refused = pair.client.publish(&long);
     assert!(matches!(refused, Err(RequestError::PacketTooLarge { .. })));
     assert_eq!(pair.answers(), []);
@@ -998,7 +999,7 @@ fn aliases_are_given_out_where_the_server_takes_them() {
     ]
     .map(|(topic, alias)| (topic.to_owned(), alias));
     assert_eq!(again, expected);
-    // The program's own would get in the way.
+    // The program's own alias would get in the way.
     let alias = limit(PropertyId::TopicAlias, 1);
     let refused = pair.client.publish(&PublishRef {
         properties: &alias,
@@ -1066,7 +1067,7 @@ fn many_exchanges_are_repeated_in_portions() {
     });
     pair.server.send(session_present(0));
     pair.carry_to_client(usize::MAX);
-    // What waits to be written is bounded.
+    // The bytes that wait to be written are bounded.
     assert!(pair.client.fill().len() < 70_000);
     pair.drive();
     let ids: Vec<u16> = pair
@@ -1189,7 +1190,7 @@ fn a_lost_session_counts_although_its_connack_was_not_taken() {
                     assert_eq!(filter.as_str(), "a");
                 }
             }
-            // The user hears of a session that has nothing of what the user did before.
+            // The user hears of a session that knows nothing of the user's earlier requests.
             assert_eq!(pair.packets(), [connack(0)]);
             if resubscribe {
                 pair.deliver(suback(renewal, vec![1]));
@@ -1298,7 +1299,7 @@ fn an_automatic_alias_is_left_out_where_the_packet_would_be_too_large() {
         topic_aliases: true,
         ..keeping()
     };
-    // PUBLISH: 2 + 3 ("t") + 2 (identifier) + 1 (properties) + 7 bytes; an alias takes 3, and saves 1 when it is known.
+    // PUBLISH: 2 + 3 ("t") + 2 (identifier) + 1 (properties) + 7 bytes. An alias takes 3, and saves 1 when it is known.
     for (maximum, expected) in [
         (15, [("t", None), ("t", None)]),
         (17, [("t", None), ("t", None)]),
@@ -1324,7 +1325,7 @@ fn an_automatic_alias_is_left_out_where_the_packet_would_be_too_large() {
     }
 }
 
-/// A program that was started again: what it knew is gone, its session at the server is not.
+/// A program was started again. Its knowledge is gone, its session at the server is not.
 #[test]
 fn a_session_that_only_the_server_knows_is_taken_over() {
     for version in BOTH {
@@ -1339,7 +1340,7 @@ fn a_session_that_only_the_server_knows_is_taken_over() {
         );
         assert!(pair.client.session_present());
 
-        // What the server repeats is delivered, once.
+        // A message that the server repeats is delivered once.
         for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
             let Packet::Publish(publish) = publish(qos, 7) else {
                 unreachable!()
@@ -1356,7 +1357,7 @@ fn a_session_that_only_the_server_knows_is_taken_over() {
             };
             assert_eq!(pair.answers(), [answer]);
         }
-        // What it takes up in the middle is led to its end.
+        // An exchange that the server resumes in the middle is led to its end.
         for (taken_up, answer) in [
             (pubrel(9, 0), pubcomp(9, not_found(version))),
             (pubrec(9, 0), pubrel(9, not_found(version))),
@@ -1371,7 +1372,7 @@ fn a_session_that_only_the_server_knows_is_taken_over() {
     }
 }
 
-/// A server without a session would send the responses to nobody: the user hears of each request that is not sent
+/// A server without a session would send the responses to nobody. So the user hears of each request that is not sent
 /// again.
 #[test]
 fn requests_are_given_back_when_the_server_has_no_session() {
@@ -1414,14 +1415,14 @@ fn requests_are_given_back_when_the_server_has_no_session() {
     assert_eq!(send(&mut pair, QOS_2, "mine-3"), 3);
     pair.drive();
     pair.deliver(pubrec(3, 0));
-    // These wait.
+    // These messages wait.
     assert_eq!(send(&mut pair, QOS_1, "yours"), 4);
     pair.publish(QOS_1);
     assert_eq!(send(&mut pair, QOS_1, "mine-6"), 6);
     send(&mut pair, QoS::AtMostOnce, "mine-7");
     pair.drive();
 
-    // With its session all of them are repeated.
+    // If the server has the session, all messages are repeated.
     let again = resume(&mut pair, true, Properties::new());
     assert_eq!(again.len(), 7);
     assert_eq!(withdrawn(&mut pair), []);
@@ -1429,7 +1430,7 @@ fn requests_are_given_back_when_the_server_has_no_session() {
     pair.drive();
     pair.server.received();
 
-    // Without it only the user's other messages are.
+    // If not, only the user's other messages are.
     pair.client.close();
     send(&mut pair, QoS::AtMostOnce, "mine-9");
     pair.reconnect();
@@ -1443,7 +1444,7 @@ fn requests_are_given_back_when_the_server_has_no_session() {
         })
         .collect();
     assert_eq!(sent, [4, 5]);
-    // Their identifiers are free when the user knows.
+    // Their identifiers are free once the user knows.
     assert_eq!(pair.publish(QOS_1), 7);
     assert_eq!(
         withdrawn(&mut pair),
@@ -1460,7 +1461,7 @@ fn requests_are_given_back_when_the_server_has_no_session() {
     assert_eq!(pair.client.stored_bytes(), 0);
     assert_eq!(pair.client.stats().queued_bytes, 0);
 
-    // The user has not taken the CONNACK of a session without subscriptions: requests are given back in that session
+    // The user has not taken the CONNACK of a session without subscriptions. Requests are given back in that session
     // too.
     for session_present in [false, true] {
         pair.client.close();
@@ -1480,14 +1481,14 @@ fn requests_are_given_back_when_the_server_has_no_session() {
         pair.drive();
         assert_eq!(pair.server.received(), []);
     }
-    // The first one, before the CONNACK that the user takes.
+    // The first request comes back before the CONNACK that the user takes.
     let given_back = pair.client.poll_event();
     assert!(matches!(given_back, Some(Event::Withdrawn { .. })));
     let accepted = pair.client.poll_event();
     assert_eq!(accepted, Some(Event::Packet(connack(0))));
     assert_eq!(withdrawn(&mut pair).len(), 1);
 
-    // Nor is one sent before it is known which session there is.
+    // Nor is a request sent before the server has told which session there is.
     pair.server.received();
     pair.client.close();
     send(&mut pair, QOS_1, "mine-10");

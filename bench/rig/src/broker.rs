@@ -1,14 +1,16 @@
-//! A broker that is far faster than any client: it counts what it receives, and sends buffers that were made before.
+//! A broker that is far faster than any client. It counts received messages, and sends buffers that were made before.
 //!
 //! Clients steer it by topics, so that every library can be measured in the same way:
 //!
-//! | PUBLISH to                        | what the broker does |
-//! | --------------------------------- | -------------------- |
-//! | `rig/data`                        | counts, and answers by QoS |
-//! | `rig/end`                         | sends `rig/done` with the count, which starts anew |
-//! | `rig/receive/QOS/MILLISECONDS/SIZE` | sends `rig/data` for that long, and `rig/done` with the count when all is acknowledged |
-//! | `rig/hold/COUNT`                  | keeps its answers back until there are so many |
-//! | `rig/echoed`                      | says that the message of [`Broker::echo`] has arrived |
+//! | PUBLISH to                          | The broker |
+//! | ----------------------------------- | ---------- |
+//! | `rig/data`                          | counts, and answers by QoS |
+//! | `rig/end`                           | sends `rig/done` with the count, which starts anew |
+//! | `rig/receive/QOS/MILLISECONDS/SIZE` | sends `rig/data` for that long, and at the end `rig/done` with the count |
+//! | `rig/hold/COUNT`                    | keeps its answers back until there are COUNT |
+//! | `rig/echoed`                        | notes that the message of [`Broker::echo`] has arrived |
+//!
+//! After `rig/receive` with QoS 1 or 2, `rig/done` comes once all messages are acknowledged.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -20,20 +22,20 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::wire::{self, *};
 
-/// How many messages may be unacknowledged while the broker sends.
+/// The most messages that may be unacknowledged while the broker sends.
 const WINDOW: usize = 8192;
-/// How many of them are sent at a time.
+/// How many of these are sent at a time.
 const BATCH: usize = 512;
 /// How long a client may take to echo.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Enough for a connection: the buffers are on the heap.
+/// Enough stack for a connection: the buffers are on the heap.
 const STACK: usize = 128 * 1024;
 
 /// A running broker. It ends with the process.
 pub struct Broker {
-    /// Where it listens without TLS.
+    /// The address without TLS.
     pub plain: SocketAddr,
-    /// Where it listens with TLS.
+    /// The address with TLS.
     pub tls: Option<SocketAddr>,
     shared: Arc<Shared>,
 }
@@ -42,7 +44,7 @@ pub struct Broker {
 struct Shared {
     /// The connections without TLS, for the echo.
     connections: Mutex<Vec<Weak<TcpStream>>>,
-    /// How many messages have been echoed.
+    /// The number of messages echoed.
     echoes: Mutex<u64>,
     echoed: Condvar,
 }
@@ -52,12 +54,12 @@ struct Shared {
 struct Hose {
     acknowledged: Mutex<u64>,
     changed: Condvar,
-    /// Keeps packets of the two threads that write to the connection apart.
+    /// Held while a packet is written: two threads write to the connection.
     writing: Mutex<()>,
 }
 
 impl Broker {
-    /// Listens on free ports of the loopback; with TLS if there is a configuration for it.
+    /// Listens on free ports of the loopback, with TLS if there is a configuration for it.
     pub fn start(tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let for_plain = Arc::clone(&shared);
@@ -89,8 +91,8 @@ impl Broker {
         lock(&self.shared.connections).clear();
     }
 
-    /// Sends a message to one connection after the other, each when the one before has answered with `rig/echoed`.
-    /// Returns how many have.
+    /// Sends a message to one connection after the other. Each waits until the one before has answered with
+    /// `rig/echoed`. Returns the number of answers.
     pub fn echo(&self, duration: Duration) -> io::Result<u64> {
         let targets: Vec<_> = lock(&self.shared.connections)
             .iter()
@@ -149,28 +151,28 @@ fn listen(
 
 struct Connection<S> {
     stream: S,
-    /// The same again, for the thread of a [`Hose`].
+    /// The same stream, for the thread of a [`Hose`].
     shared_stream: Option<Arc<TcpStream>>,
     shared: Arc<Shared>,
     state: State,
 }
 
-/// What a connection knows besides its stream.
+/// The state of a connection besides its stream.
 #[derive(Default)]
 struct State {
     version: u8,
-    /// What has to be sent when all that was received has been looked at.
+    /// Answers to send once all received packets have been handled.
     answers: Vec<u8>,
     received: u64,
-    /// How many messages of the hose have been acknowledged since it was told.
+    /// How many messages of the hose have been acknowledged since it was last told.
     acknowledged: u64,
-    /// How many answers are kept back, and until how many that goes on.
+    /// The number of answers kept back, and the number at which they go out.
     held: u64,
     hold: u64,
     hose: Option<Arc<Hose>>,
 }
 
-/// What a packet asks for beyond an answer.
+/// The work of a packet beyond an answer.
 enum Command {
     Receive {
         qos: u8,
@@ -230,7 +232,7 @@ impl<S: Read + Write> Connection<S> {
         Ok(())
     }
 
-    /// Sends messages for a while: with QoS 0 at once, else in another thread.
+    /// Sends messages for a while: for QoS 0 at once, otherwise in another thread.
     fn receive(&mut self, qos: u8, duration: Duration, size: usize) -> io::Result<()> {
         self.answer()?;
         let count = match qos {
@@ -281,7 +283,7 @@ impl Drop for State {
 }
 
 impl State {
-    /// Deals with a packet. Returns what there is to do besides.
+    /// Handles a packet. Returns the work beyond an answer.
     #[inline]
     fn handle(&mut self, packet: Packet<'_>) -> Option<Command> {
         match packet.kind() {
@@ -353,7 +355,7 @@ impl State {
 }
 
 impl Hose {
-    /// Sends the buffer of `WINDOW` messages again and again; then, when all are acknowledged, `rig/done`.
+    /// Sends the buffer of `WINDOW` messages again and again. When all are acknowledged, sends `rig/done`.
     fn run(
         &self,
         mut stream: &TcpStream,
@@ -365,7 +367,7 @@ impl Hose {
         let size = buffer.len() / batches;
         let mut sent = 0;
         while Instant::now() < until {
-            // What had the same packet identifiers before must have been acknowledged.
+            // Earlier messages with the same packet identifiers must have been acknowledged.
             self.wait_for((sent + BATCH as u64).saturating_sub(WINDOW as u64));
             let at = (sent as usize / BATCH % batches) * size;
             let _writing = lock(&self.writing);

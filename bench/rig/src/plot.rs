@@ -19,12 +19,12 @@ const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 70.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = HEIGHT - 40.0;
-/// The programs that are left out: what no client is, and what would say the same twice.
+/// The programs that are left out: one that is no client, and one that would show the same twice.
 const LEFT_OUT: [&str; 2] = ["raw socket", "Copas"];
 
 struct Svg {
     text: String,
-    /// Those of the programs.
+    /// The colours of the programs.
     colours: Vec<&'static str>,
 }
 
@@ -139,7 +139,7 @@ fn value(result: &Results, program: &str, figure: &str) -> Option<f64> {
     figures.get(figure).map(|values| median(values))
 }
 
-/// Messages a second by direction and QoS, as bars. Nothing if they were not measured.
+/// Messages a second by direction and QoS, as bars. `None` if they were not measured.
 pub fn throughput(results: &[Results]) -> Option<String> {
     let groups: Vec<&Results> = results
         .iter()
@@ -197,7 +197,7 @@ pub fn throughput(results: &[Results]) -> Option<String> {
     Some(svg.finish())
 }
 
-/// The cost of a message and of doing nothing against the number of clients. Nothing if that was not measured.
+/// The cost of a message and of idling against the number of clients. `None` if it was not measured.
 pub fn clients(results: &[Results]) -> Option<String> {
     let counts: Vec<&Results> = results
         .iter()

@@ -1,12 +1,13 @@
-//! What the programs that are measured have in common: what they are told, and what they report.
+//! The common part of the measured programs: their arguments and their reports.
 //!
 //! A program is called as `PROGRAM receive QOS SIZE`, `PROGRAM publish QOS SIZE`, `PROGRAM roundtrip QOS`,
-//! `PROGRAM clients COUNT` or, if it is in Lua, `PROGRAM step PAUSE [idle]`. It finds in its environment `RIG_HOST` and `RIG_PORT`, `RIG_CA` if it shall use TLS, and
-//! `RIG_MS`, how long it shall measure. It prints a line of `name=number` pairs:
+//! `PROGRAM clients COUNT` or, if it is in Lua, `PROGRAM step PAUSE [idle]`. Its environment has `RIG_HOST` and
+//! `RIG_PORT`, `RIG_CA` if it is to use TLS, and `RIG_MS`, the time to measure in milliseconds. It prints a line of
+//! `name=number` pairs:
 //!
 //! - `rate` messages a second, `cpu` microseconds of CPU time a message, of all its threads;
 //! - `p50`, `p99` of round trips in microseconds, from a publish until the message and its acknowledgement are there;
-//! - `peak` of the resident memory above what it was before, in KiB, for messages of 64 KiB and more.
+//! - `peak`, the most by which resident memory grew, in KiB, for messages of 64 KiB and more.
 
 use std::env;
 use std::error::Error;
@@ -15,17 +16,17 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How many messages with QoS 1 or 2 a program has unacknowledged.
+/// The number of unacknowledged QoS 1 or 2 messages that a program keeps under way.
 pub const OUTSTANDING: usize = 100;
-/// From which size on memory is of interest.
+/// The size of messages from which on memory is measured, in bytes.
 const LARGE: usize = 64 * 1024;
 
-/// What a program in this crate returns.
+/// The result of a program in this crate.
 pub type Outcome = Result<(), Box<dyn Error>>;
 
-/// What a program is to do.
+/// The task of a program.
 pub struct Task {
-    /// The first argument.
+    /// The task's name, the first argument.
     pub what: String,
     /// The arguments after it.
     pub numbers: Vec<usize>,
@@ -80,7 +81,7 @@ impl Task {
     }
 }
 
-/// Measures from when it is made.
+/// Measures from its creation on.
 pub struct Stopwatch {
     start: Instant,
     cpu: Duration,
@@ -88,11 +89,11 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// Starts.
+    /// Starts to measure.
     pub fn start(task: &Task) -> Self {
         let large = task.size() >= LARGE;
         if large {
-            // Makes the peak what is resident now.
+            // Resets the peak to the memory that is resident now.
             let _ = fs::write("/proc/self/clear_refs", "5");
         }
         Self {
@@ -102,7 +103,7 @@ impl Stopwatch {
         }
     }
 
-    /// How long it has been.
+    /// The time since the start.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }

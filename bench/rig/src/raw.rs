@@ -1,4 +1,4 @@
-//! The tightest loop over a blocking socket for each task: what no client can beat.
+//! The tightest loop over a blocking socket for each task. No client can be faster.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -28,8 +28,8 @@ pub fn run(task: &Task) -> Outcome {
     }
 }
 
-/// Many connections, each of which answers every message with a read and a write: what the kernel takes for that, and
-/// for finding out which of them it is.
+/// Many connections. Each answers every message with a read and a write. This shows the kernel's cost for both, and for
+/// finding the connection that has bytes.
 fn clients(task: &Task) -> Outcome {
     let count = task.numbers.first().copied().unwrap_or(1);
     let before = status("VmRSS").unwrap_or(0);
@@ -57,7 +57,7 @@ fn clients(task: &Task) -> Outcome {
         epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
         for event in events.drain(..) {
             let stream = &mut streams[event.data.u64() as usize];
-            // It is small enough to come as a whole.
+            // The message is small enough to come whole.
             if stream.read(&mut message)? == 0 {
                 return Ok(());
             }
@@ -69,7 +69,7 @@ fn clients(task: &Task) -> Outcome {
 struct Client<S> {
     stream: S,
     reader: Reader,
-    /// What is sent when all that was received has been looked at.
+    /// Packets to send once all received packets have been handled.
     out: Vec<u8>,
 }
 
@@ -96,8 +96,8 @@ impl<S: Read + Write> Client<S> {
         Ok(())
     }
 
-    /// Waits for bytes and hands over the packets in them, with what to append to. Returns whether one of them was the
-    /// one waited for, as `handle` says.
+    /// Waits for bytes, and hands over the packets in them together with the output to append to. Returns whether one
+    /// of them was the awaited packet, as `handle` says.
     fn receive(
         &mut self,
         mut handle: impl FnMut(&mut Vec<u8>, Packet<'_>) -> bool,
@@ -189,7 +189,7 @@ impl<S: Read + Write> Client<S> {
         Ok(())
     }
 
-    /// Through a real broker: publishes to a topic it has subscribed to, and waits for the message and for its
+    /// Through a real broker: publishes to a topic that it has subscribed to, and waits for the message and its
     /// acknowledgement.
     fn round_trips(&mut self, task: &Task) -> io::Result<()> {
         let qos = task.qos();

@@ -1,4 +1,4 @@
-//! The tasks by rumqttc, in one thread.
+//! The tasks with rumqttc, in one thread.
 
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,7 @@ async fn round_trips(task: &Task, client: &AsyncClient, events: &mut EventLoop) 
     Ok(())
 }
 
-/// Many connections, each of which answers every message.
+/// Many connections. Each answers every message.
 async fn clients(task: &Task) -> Outcome {
     let count = task.numbers.first().copied().unwrap_or(1);
     let before = status("VmRSS").unwrap_or(0);

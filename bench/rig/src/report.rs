@@ -6,7 +6,7 @@ use std::fs;
 use crate::run::{Program, Results, median};
 use crate::scenario::{Against, TARGETS, Target};
 
-/// What came of a target.
+/// The outcome of a target.
 pub struct Verdict {
     target: &'static Target,
     program: String,
@@ -46,7 +46,7 @@ pub fn print_figures(results: &Results) {
     }
 }
 
-/// Three digits or more, and no more of them after the point than that takes.
+/// At least three digits, and no more of them after the point than needed for that.
 pub fn readable(number: f64) -> String {
     let digits = match number.abs() {
         10_000.0.. => return format!("{:.0} k", number / 1000.0),
@@ -59,7 +59,7 @@ pub fn readable(number: f64) -> String {
     format!("{number:.digits$}")
 }
 
-/// Compares what was measured with the targets, as far as both sides were.
+/// Compares the figures with the targets, if both sides were measured.
 pub fn verdicts(results: &[Results]) -> Vec<Verdict> {
     TARGETS
         .iter()
@@ -116,7 +116,7 @@ fn judge(target: &'static Target, results: &[Results]) -> Vec<Verdict> {
     .collect()
 }
 
-/// Prints the targets and what came of them.
+/// Prints the targets and their outcomes.
 pub fn print_verdicts(verdicts: &[Verdict]) {
     println!("\ntargets");
     for verdict in verdicts {
@@ -182,7 +182,7 @@ pub fn markdown(results: &[Results]) -> String {
     text
 }
 
-/// Everything, with each run's figures.
+/// All figures of each run.
 pub fn json(results: &[Results], verdicts: &[Verdict]) -> String {
     let scenarios = results.iter().map(|result| {
         let programs = result.programs.iter().map(|(program, figures)| {
@@ -224,7 +224,7 @@ pub fn json(results: &[Results], verdicts: &[Verdict]) -> String {
     text
 }
 
-/// The processor, how many of them, and the kernel.
+/// The processor, the number of processors, and the kernel.
 fn machine() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let models: Vec<&str> = processors

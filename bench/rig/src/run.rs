@@ -1,4 +1,4 @@
-//! Runs the programs in turns and collects what they report.
+//! Runs the programs in turns and collects their reports.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -16,7 +16,7 @@ use crate::program::Outcome;
 use crate::scenario::{Rival, SCENARIOS, Scenario, Server};
 use crate::{plot, report, tls};
 
-/// How long any program may take besides what it measures.
+/// How long any program may take besides the measured time.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long many clients are left alone before they are measured, and while they are.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ const OURS: &str = "ours";
 pub struct Program {
     /// Its name in the table.
     pub label: String,
-    /// The version of Lua, of a program in Lua.
+    /// The version of Lua, if the program is in Lua.
     pub lua: Option<String>,
     kind: Kind,
 }
@@ -44,7 +44,7 @@ enum Kind {
         folder: PathBuf,
         is_first: bool,
     },
-    /// The library or a peer inside nginx, the library perhaps with a connector.
+    /// The library or a peer inside nginx. The library may use a connector.
     Nginx {
         folder: Option<PathBuf>,
         connector: Option<&'static str>,
@@ -57,12 +57,12 @@ enum Kind {
 }
 
 impl Program {
-    /// Whether it is our library, under Copas or not.
+    /// Whether the program is our library, under Copas or not as `copas` says.
     pub fn is_ours(&self, copas: bool) -> bool {
         self.kind == Kind::Ours { copas }
     }
 
-    /// Whether it is our library inside nginx, as it is by default.
+    /// Whether the program is our library inside nginx, with its default connection.
     pub fn is_in_nginx(&self) -> bool {
         self.kind
             == Kind::Nginx {
@@ -71,7 +71,7 @@ impl Program {
             }
     }
 
-    /// Whether it is an original inside nginx.
+    /// Whether the program is an original inside nginx.
     pub fn is_fork_in_nginx(&self) -> bool {
         matches!(
             &self.kind,
@@ -82,19 +82,19 @@ impl Program {
         )
     }
 
-    /// Whether it is our library under Copas.
+    /// Whether the program is our library under Copas.
     pub fn is_copas(&self) -> bool {
         self.is_ours(true)
     }
 
-    /// Whether a label is that of our library, without Copas, on the same Lua.
+    /// Whether a label names our library, without Copas, on the same Lua.
     pub fn is_on_lua_of(&self, label: &str) -> bool {
         label
             .split_once(", ")
             .is_some_and(|(name, lua)| name == OURS && self.label.ends_with(&format!(", {lua}")))
     }
 
-    /// Whether it is the first of the originals.
+    /// Whether the program is the first of the originals.
     pub fn is_fork(&self) -> bool {
         matches!(self.kind, Kind::Peer { is_first: true, .. })
     }
@@ -182,7 +182,7 @@ impl Program {
     }
 }
 
-/// What the command line says.
+/// The options on the command line.
 pub struct Options {
     root: PathBuf,
     luas: Vec<String>,
@@ -229,7 +229,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether a scenario is wanted: by its name, or by a part of that between hyphens.
+    /// Whether a scenario is wanted, by its name or by a part of the name between hyphens.
     fn wants(&self, scenario: &Scenario) -> bool {
         let is_named = |word: &String| {
             scenario.name == word || scenario.name.split('-').any(|part| part == word)
@@ -290,18 +290,18 @@ impl Options {
     }
 }
 
-/// The figures that a program has reported, by name, one of each run.
+/// The figures that a program has reported: by name, one of each run.
 pub type Figures = BTreeMap<String, Vec<f64>>;
 
 /// The figures of a scenario, by program.
 pub struct Results {
-    /// What was measured.
+    /// The scenario measured.
     pub scenario: &'static Scenario,
-    /// Who did it, and what came out.
+    /// The programs, and their figures.
     pub programs: Vec<(Program, Figures)>,
 }
 
-/// The middle one, or the mean of the two in the middle.
+/// The middle value, or the mean of the two in the middle.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -407,7 +407,7 @@ fn measure(
         figures.push(("idle".into(), cpu * 1e3 / IDLE.as_secs_f64()));
         figures.push(("wakeups".into(), waits / IDLE.as_secs_f64()));
         if scenario.server == Server::Plain {
-            // A first one, to warm up.
+            // A first echo, to warm up.
             broker.echo(Duration::from_millis(1))?;
             let start = child.usage()?;
             let echoes = broker.echo(duration)?;
@@ -430,19 +430,20 @@ fn parse(line: &str) -> Result<Vec<(String, f64)>, Box<dyn Error>> {
     numbers.collect()
 }
 
-/// A child process, which is killed when this goes.
+/// A child process, killed on drop.
 struct Running(Child);
 
-/// What a process uses.
+/// The resources that a process uses.
 struct Usage {
-    /// Nanoseconds of CPU time, and how often it has waited, by thread.
+    /// Nanoseconds of CPU time and the number of waits, by thread.
     threads: BTreeMap<PathBuf, [f64; 2]>,
-    /// KiB.
+    /// Resident memory, in KiB.
     resident: f64,
 }
 
 impl Usage {
-    /// The CPU time in seconds and the waits since an earlier time. Threads that have ended meanwhile do not count.
+    /// The CPU time in seconds and the number of waits since an earlier time. Threads that have ended meanwhile do not
+    /// count.
     fn since(&self, earlier: &Self) -> [f64; 2] {
         let sum = |i: usize| -> f64 {
             let used = self.threads.iter().map(|(thread, now)| {
@@ -509,7 +510,7 @@ impl Drop for Running {
     }
 }
 
-/// A real broker on a free port. It ends with this, or with the process.
+/// A real broker on a free port. It ends when this is dropped, or with the process.
 struct Mosquitto {
     port: u16,
     directory: PathBuf,

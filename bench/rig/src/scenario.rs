@@ -1,17 +1,17 @@
-//! What is measured, and what should come out.
+//! The scenarios to measure, and the targets for their figures.
 
-/// Where a program connects to.
+/// The server that a program connects to.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Server {
     /// The fast broker.
     Plain,
-    /// The fast broker, by TLS.
+    /// The fast broker, over TLS.
     Tls,
     /// A mosquitto.
     Mosquitto,
 }
 
-/// Which programs do a scenario besides the Lua library itself.
+/// The programs that run a scenario besides the Lua library itself.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Rival {
     /// The originals in Lua.
@@ -24,54 +24,54 @@ pub enum Rival {
     Rumqttc,
     /// libmosquitto from C.
     Mosquitto,
-    /// The library, and the originals, inside nginx.
+    /// The library and the originals, inside nginx.
     Nginx,
 }
 
-/// Something to measure.
+/// A scenario to measure.
 pub struct Scenario {
     /// Its name in the JSON and for `ONLY`.
     pub name: &'static str,
-    /// What the table says.
+    /// Its title in the table.
     pub title: &'static str,
     /// The arguments of a program.
     pub task: &'static [&'static str],
-    /// Where the programs connect to.
+    /// The server that the programs connect to.
     pub server: Server,
-    /// Who is measured.
+    /// The programs that are measured.
     pub rivals: &'static [Rival],
     /// The figures for the table, with their unit.
     pub columns: &'static [(&'static str, &'static str)],
 }
 
-/// What our figure is compared with.
+/// The figure that ours is compared with.
 #[derive(Clone, Copy)]
 pub enum Against {
-    /// That of a program in the same runs.
+    /// The figure of a program in the same runs.
     Program(&'static str),
-    /// That of the first original on the same Lua.
+    /// The figure of the first original on the same Lua.
     Fork,
-    /// That of the library on the same Lua, without Copas and nginx.
+    /// The figure of the library on the same Lua, without Copas and nginx.
     Stock,
-    /// That of the library on the same Lua in another scenario.
+    /// The figure of the library on the same Lua in another scenario.
     Scenario(&'static str),
     /// A number.
     Value,
 }
 
-/// What a figure of the library should be.
+/// A target for a figure of the library.
 pub struct Target {
     /// The scenario's name.
     pub scenario: &'static str,
     /// The name of the figure.
     pub figure: &'static str,
-    /// For which Lua version, or "copas" or "nginx": for the library there; empty: for all Luas.
+    /// The Lua version, or "copas" or "nginx" for the library there. Empty for all Luas.
     pub who: &'static str,
-    /// What it is compared with.
+    /// The figure to compare with.
     pub against: Against,
     /// The bound of the ratio, or of the figure itself.
     pub bound: f64,
-    /// Whether it should be above the bound, not below.
+    /// Whether the figure should be above the bound. If not, it should be below.
     pub at_least: bool,
 }
 
@@ -107,7 +107,7 @@ const CODEC: &[(&str, &str)] = &[
 
 macro_rules! scenarios {
     ($($name:literal $title:literal $task:tt $server:ident $rivals:expr, $columns:ident;)*) => {
-        /// Everything there is to measure.
+        /// All scenarios to measure.
         pub const SCENARIOS: &[Scenario] = &[$(Scenario {
             name: $name,
             title: $title,
@@ -153,7 +153,7 @@ scenarios! {
 
 macro_rules! targets {
     ($($scenario:literal $figure:ident $who:literal $order:tt $bound:literal $against:expr;)*) => {
-        /// What should come out.
+        /// All targets.
         pub const TARGETS: &[Target] = &[$(Target {
             scenario: $scenario,
             figure: stringify!($figure),

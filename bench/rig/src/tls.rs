@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-/// The broker's, from a directory that scripts/certs has filled.
+/// The broker's settings, from a directory that scripts/certs has filled.
 pub fn server(certificates: &Path) -> Result<Arc<ServerConfig>, Box<dyn Error>> {
     let chain = CertificateDer::pem_file_iter(certificates.join("server.crt"))?
         .collect::<Result<_, _>>()?;
@@ -19,7 +19,7 @@ pub fn server(certificates: &Path) -> Result<Arc<ServerConfig>, Box<dyn Error>> 
     Ok(Arc::new(config))
 }
 
-/// A client's that trusts one CA.
+/// The settings of a client that trusts one CA.
 pub fn client(ca: &str) -> Result<Arc<ClientConfig>, Box<dyn Error>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;

@@ -1,4 +1,5 @@
-//! As much of MQTT as the rig speaks, for speed and not for correctness: it trusts the other side. No I/O of its own.
+//! The part of MQTT that the rig speaks, for speed and not for correctness: it trusts the other side. No I/O of its
+//! own.
 
 use std::io::{self, Read};
 
@@ -7,7 +8,7 @@ pub const DATA: &str = "rig/data";
 /// The topic that ends a run.
 pub const DONE: &str = "rig/done";
 
-// The first bytes of packets; the flags of PUBLISH are added.
+// The first bytes of packets. The flags of PUBLISH are added.
 pub const CONNECT: u8 = 0x10;
 pub const CONNACK: u8 = 0x20;
 pub const PUBLISH: u8 = 0x30;
@@ -20,9 +21,9 @@ pub const SUBACK: u8 = 0x90;
 pub const PINGREQ: u8 = 0xC0;
 pub const PINGRESP: u8 = 0xD0;
 
-/// How much is read and written at a time.
+/// The most bytes read or written at a time.
 pub const CHUNK: usize = 256 * 1024;
-/// How much of a packet that does not fit into the buffer is looked at.
+/// How many bytes are looked at of a packet that does not fit into the buffer.
 const HEAD: usize = 256;
 
 /// Appends a packet with its remaining length.
@@ -39,7 +40,7 @@ pub fn packet(out: &mut Vec<u8>, first: u8, parts: &[&[u8]]) {
     }
 }
 
-/// Appends a PUBLISH; `id` is left out for QoS 0.
+/// Appends a PUBLISH. `id` is left out for QoS 0.
 pub fn publish(out: &mut Vec<u8>, version: u8, qos: u8, id: u16, topic: &str, payload: &[u8]) {
     let id = id.to_be_bytes();
     packet(
@@ -60,7 +61,7 @@ pub fn acknowledgement(out: &mut Vec<u8>, first: u8, id: [u8; 2]) {
     out.extend_from_slice(&[first, 2, id[0], id[1]]);
 }
 
-/// The CONNECT of MQTT 3.1.1 with a clean session and no keep alive.
+/// The CONNECT of MQTT 3.1.1 with a clean session and without keep alive.
 pub fn connect(client_id: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let length = (client_id.len() as u16).to_be_bytes();
@@ -72,7 +73,8 @@ pub fn connect(client_id: &str) -> Vec<u8> {
     out
 }
 
-/// A received packet: its first byte and the rest, of which only the beginning is there if it is larger than the buffer.
+/// A received packet: its first byte and the rest. If it is larger than the buffer, only the beginning of the rest is
+/// there.
 #[derive(Clone, Copy)]
 pub struct Packet<'a> {
     pub first: u8,
@@ -80,7 +82,7 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// The type of the packet: one of the constants above, however its flags are.
+    /// The type of the packet: one of the constants above, whatever its flags.
     pub fn kind(&self) -> u8 {
         match self.first & 0xF0 {
             0x60 => PUBREL,
@@ -98,7 +100,7 @@ impl<'a> Packet<'a> {
         &self.body[2..2 + usize::from(u16::from_be_bytes([self.body[0], self.body[1]]))]
     }
 
-    /// The packet identifier of a PUBLISH with QoS 1 or 2, or of anything else that has one.
+    /// The packet identifier of a PUBLISH with QoS 1 or 2, or of another packet that has one.
     pub fn id(&self) -> [u8; 2] {
         let at = match self.kind() {
             PUBLISH => 2 + self.topic().len(),
@@ -113,12 +115,12 @@ pub struct Reader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// How much of the packet that did not fit is still to come.
+    /// How many bytes of a packet that did not fit are still to come.
     skip: usize,
 }
 
 impl Reader {
-    /// Starts with a small buffer, which grows with what arrives: a connection may be one of ten thousand.
+    /// Starts with a small buffer, which grows with the bytes that arrive: a connection may be one of ten thousand.
     pub fn new() -> Self {
         Self {
             buffer: vec![0; 1024],
@@ -141,7 +143,7 @@ impl Reader {
         Ok(count > 0)
     }
 
-    /// The next packet that is there.
+    /// The next packet that has arrived.
     #[inline]
     pub fn next(&mut self) -> Option<Packet<'_>> {
         if self.skip > 0 {

@@ -1,4 +1,4 @@
-//! How a link takes messages, small ones as a copy and large ones on loan.
+//! Takes a link's messages: small ones as a copy, large ones on loan.
 
 use bytes::Bytes;
 use tokio::time::timeout;
@@ -31,7 +31,7 @@ impl Link {
         state: &mut LinkState,
         message: &PublishRef<'_>,
     ) -> Result<Accepted, Refused> {
-        // What the queue for no connection takes is the session's to say.
+        // Without a connection, the session limits its queue itself.
         if state.session.state() != State::Disconnected {
             let waiting = state.outgoing_bytes();
             if waiting >= state.session.settings().max_outgoing_bytes {
@@ -47,8 +47,8 @@ impl Link {
         })
     }
 
-    /// Takes [`Request::PublishLarge`](crate::driver::Request::PublishLarge): the payload is written from where it lies, as much as
-    /// the connection takes in time; the rest is copied.
+    /// Takes [`Request::PublishLarge`](crate::driver::Request::PublishLarge). The payload is written from where it
+    /// lies, as far as the connection takes it in time. The rest is copied.
     pub(in crate::driver) fn publish_large(
         &self,
         message: &PublishRef<'_>,
@@ -60,17 +60,17 @@ impl Link {
             patience,
         } = lent;
         let begun = {
-            // Also if a task panics.
+            // Runs also if a task panics.
             let _end = EndOfLarge(self);
             driver.drive(async {
-                // Nobody else drives: what is begun here is what comes next.
+                // No other thread drives: a message begun here is written next.
                 let begun = self.begin_large(message, payload);
                 if begun {
                     self.hub.wake_dirty();
                     tokio::task::yield_now().await;
                 }
                 if self.waits_for_large() {
-                    // The first turn has shown whether the socket takes more, this one writes.
+                    // The first turn has shown whether the socket takes more. This turn writes.
                     tokio::task::yield_now().await;
                 }
                 // An error says that the time is over.
@@ -106,7 +106,7 @@ impl Link {
         begun
     }
 
-    /// What has not been written of a large message is copied.
+    /// Copies the unwritten rest of a large message.
     fn end_large(&self) {
         let mut state = self.lock();
         if state.copy_large() {
@@ -114,14 +114,14 @@ impl Link {
         }
     }
 
-    /// Whether there is a large message that will be written, as far as one can know.
+    /// Whether there is a large message that will be written, as far as can be known.
     fn waits_for_large(&self) -> bool {
         let state = self.lock();
         state.large.is_lent() && !state.has_ended() && !state.session.is_slow()
     }
 }
 
-/// Ends [`Link::publish_large`].
+/// Ends [`Link::publish_large`], also when it panics.
 struct EndOfLarge<'a>(&'a Link);
 
 impl Drop for EndOfLarge<'_> {

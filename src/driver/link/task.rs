@@ -1,4 +1,4 @@
-//! What the task of a connection asks of its link, in whichever thread drives.
+//! Serves the task of a connection, in whichever thread drives.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::net::{OpenError, Stream};
 use crate::session::State;
 
 impl Link {
-    /// Lets the descriptor of [`Link::fd`] be readable when the connection is.
+    /// Makes the descriptor of [`Link::fd`] readable whenever the connection is.
     #[cfg(unix)]
     pub(in crate::driver) fn watch(&self, transport: &Arc<Transport>, stream: &Stream) {
         let mut state = self.lock();
@@ -24,7 +24,7 @@ impl Link {
         }
     }
 
-    /// Undoes [`Link::watch`], for a connection that has been let go of.
+    /// Undoes [`Link::watch`] for a connection that has been let go of.
     #[cfg(unix)]
     pub(in crate::driver) fn unwatch(&self, stream: &Stream) {
         self.lock().descriptor.unwatch(stream);
@@ -34,7 +34,7 @@ impl Link {
         &self.hub
     }
 
-    /// Tells how opening ended. `None`: there is no stream, or nobody waits for it any more.
+    /// Tells Lua how opening ended. Returns `None` if there is no stream, or nobody waits for it any more.
     pub(in crate::driver) fn set_opened(
         &self,
         transport: &Arc<Transport>,
@@ -60,7 +60,7 @@ impl Link {
         stream
     }
 
-    /// The task has panicked: the user must not wait for it in vain.
+    /// The task has panicked. Without this news the user would wait in vain.
     pub(in crate::driver) fn task_failed(&self, transport: &Arc<Transport>) {
         let mut state = self.lock();
         if let Some(attached) = &mut state.attached
@@ -71,8 +71,8 @@ impl Link {
         }
     }
 
-    /// One exchange between a connection's task and the session: `input` is consumed as far as it holds whole
-    /// packets, `output`, if empty, is filled. `None`: the link has let go of this transport.
+    /// One exchange between a connection's task and the session. `input` is consumed as far as it holds whole packets.
+    /// `output` is filled if it is empty. Returns `None` if the link has let go of this transport.
     pub(in crate::driver) fn exchange(
         &self,
         transport: &Arc<Transport>,
@@ -98,7 +98,7 @@ impl Link {
             state.session.handle_timeout(now);
         }
         if io.output.is_empty() {
-            // Nothing is kept of what has been written.
+            // The old buffer would keep the memory of written bytes.
             io.output = BytesMut::new();
             if let Some(head) = state.large.take_head() {
                 io.output = head;
@@ -129,7 +129,7 @@ impl Link {
         })
     }
 
-    /// Writes bytes, and then the payload of a large message if it comes next.
+    /// Writes the bytes `before`, and then the payload of a large message if it comes next.
     pub(in crate::driver) fn poll_write_large(
         &self,
         stream: &mut Stream,

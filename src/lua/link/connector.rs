@@ -54,15 +54,15 @@ pub(super) fn wait_until_parted(arguments: &Stack) -> Returned<()> {
     Ok(())
 }
 
-/// `feed(bytes)`: takes received bytes, in whatever portions. Returns how many bytes, at least, the packet lacks that they
-/// do not complete; 0 if there is none.
+/// `feed(bytes)`: takes received bytes, in any portions. Returns the least number of bytes that the packet at their end lacks;
+/// 0 if they end with a whole packet.
 pub(super) fn feed(arguments: &Stack) -> Returned<u32> {
     let bytes = arguments.argument(2).bytes(&"bytes")?;
     let live = LuaLink::of(arguments)?.live();
     Ok(live.map_or(0, |live| live.link.feed(bytes)) as u32)
 }
 
-/// `begin_anew()`: forgets the bytes of a packet that is not whole, since the connector will return them once more.
+/// `begin_anew()`: forgets the bytes of an incomplete packet. The connector will return them once more.
 pub(super) fn begin_anew(arguments: &Stack) -> Returned<()> {
     if let Ok(Live { link, .. }) = LuaLink::of(arguments)?.live() {
         link.begin_anew();

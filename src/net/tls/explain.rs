@@ -1,4 +1,4 @@
-//! What rustls reports, in words for the person who runs the client.
+//! Puts errors of rustls into words for the person who runs the client.
 
 use std::io;
 
@@ -30,7 +30,7 @@ pub(crate) fn explain(error: &io::Error) -> Option<String> {
 
 const UNACCEPTABLE_VERSION: &str = "the server offers no acceptable TLS protocol version";
 
-/// What the server's alert means to a client (RFC 8446 section 6.2).
+/// The meaning of the server's alert for a client (RFC 8446, section 6.2).
 fn alert(description: AlertDescription) -> String {
     use AlertDescription::*;
     match description {
@@ -81,7 +81,7 @@ fn certificate(error: &CertificateError) -> String {
         }
         InvalidPurposeContext { .. } => "it was not issued for servers".into(),
         Other(error) => match error.0.downcast_ref() {
-            // The one name webpki gives to a frequent mistake of private set-ups.
+            // The one name that webpki gives to a frequent mistake of private set-ups.
             Some(webpki::Error::CaUsedAsEndEntity) => {
                 "it is a CA certificate, which may issue a server's certificate but not be one"
                     .into()
@@ -101,7 +101,7 @@ fn bare(name: &str) -> &str {
 
 /// A day, as year-month-day.
 fn date(time: &UnixTime) -> String {
-    // Years are counted from March here, so that the leap day is a year's last; 400 of them have 146097 days.
+    // Years are counted from March here, so that the leap day is a year's last day. 400 years have 146097 days.
     let days = time.as_secs() / 86400 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;

@@ -1,4 +1,4 @@
-//! The TLS client's settings, checked and read once, shared by every connection made with them.
+//! The settings of the TLS client. They are checked and read once, and shared by every connection made with them.
 
 mod explain;
 mod pem;
@@ -25,7 +25,7 @@ use verify::Verifier;
 use super::{Secret, words};
 use crate::forks::{GENERATIONS, PerProcess};
 
-/// The one provider of cryptography, made when it is first needed.
+/// The one provider of cryptography, made on first use.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: PerProcess<Option<Arc<CryptoProvider>>> =
         PerProcess([const { Mutex::new(None) }; GENERATIONS]);
@@ -33,7 +33,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::clone(provider.get_or_insert_with(|| Arc::new(ring::default_provider())))
 }
 
-/// The versions of TLS spoken here.
+/// The TLS versions that this client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
     /// TLS 1.2, RFC 5246.
@@ -42,33 +42,34 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// What a user may set; [`TlsConfig::new`] checks it.
+/// The settings that a user may make. [`TlsConfig::new`] checks them.
 #[derive(Clone, Debug)]
 pub struct TlsOptions {
-    /// Verify the server's certificate and name. Without it the server may be anyone.
+    /// Whether to verify the server's certificate and name. If not, the server may be anyone.
     pub verify: bool,
-    /// A PEM file of root certificates. This and `capath`, one or both, replace the system's.
+    /// A PEM file of root certificates. `cafile` and `capath`, one or both, replace the system's roots.
     pub cafile: Option<PathBuf>,
-    /// A directory of PEM files of root certificates, of whatever names.
+    /// A directory of PEM files of root certificates, with any names.
     pub capath: Option<PathBuf>,
-    /// The client's certificate chain, a PEM file.
+    /// A PEM file with the client's certificate chain.
     pub certificate: Option<PathBuf>,
-    /// The private key of `certificate`, a PEM file: PKCS#1, PKCS#8 or SEC1. By default it is in the same file.
+    /// A PEM file with the private key of `certificate`: PKCS#1, PKCS#8 or SEC1. By default the key is in the same
+    /// file.
     pub key: Option<PathBuf>,
     /// The password of an encrypted (PKCS#8) `key`.
     pub password: Option<Secret>,
-    /// The protocols to offer (ALPN), the preferred first.
+    /// The protocols to offer (ALPN), the preferred one first.
     pub alpn: Vec<Vec<u8>>,
     /// The oldest version to accept.
     pub min_version: TlsVersion,
     /// The newest version to offer.
     pub max_version: TlsVersion,
-    /// The name to ask for (SNI) and to verify, in place of the host's.
+    /// The name to ask for (SNI) and to verify, instead of the host's name.
     pub server_name: Option<String>,
 }
 
 impl Default for TlsOptions {
-    /// Verify against the system's roots, offer every version.
+    /// Verifies against the system's roots, and offers every version.
     fn default() -> Self {
         TlsOptions {
             verify: true,
@@ -85,19 +86,19 @@ impl Default for TlsOptions {
     }
 }
 
-/// Why settings are of no use. Displays the option at fault, the file if it is about one, and what is wrong.
+/// Why settings are not valid. Displays the option at fault, the file if there is one, and the reason.
 #[derive(Debug)]
 pub enum TlsError {
-    /// A file or directory that an option names.
+    /// A file or directory that an option names is at fault.
     File {
         /// The option.
         option: &'static str,
-        /// What it names.
+        /// The file or directory.
         path: PathBuf,
-        /// What is wrong with that.
+        /// The reason.
         reason: String,
     },
-    /// Another value of an option, or a conflict of several.
+    /// The value of an option is at fault, or several options conflict.
     Option(String),
 }
 
@@ -129,11 +130,11 @@ impl error::Error for TlsError {}
 /// Why a TLS handshake failed.
 #[derive(Debug)]
 pub enum TlsFailure {
-    /// The server's name is none that a certificate could have.
+    /// No certificate could have the server's name.
     Name(TlsError),
     /// The server has closed the connection.
     Closed,
-    /// One side found fault with the other, or the connection broke.
+    /// One side rejected the other, or the connection broke.
     Broken(io::Error),
 }
 
@@ -158,7 +159,7 @@ impl fmt::Display for TlsFailure {
     }
 }
 
-/// Checked settings; clones share everything, the sessions to resume included.
+/// Checked settings. Clones share everything, including the sessions to resume.
 #[derive(Clone)]
 pub struct TlsConfig {
     pub(super) client: Arc<ClientConfig>,
@@ -174,7 +175,10 @@ impl fmt::Debug for TlsConfig {
 }
 
 impl TlsConfig {
-    /// Reads the files that `options` name and checks that all of it fits together.
+    /// Reads the files that `options` name, and checks that all settings fit together.
+    ///
+    /// # Errors
+    /// [`TlsError`] for a file that cannot be read or used, a value that is not valid, or options that conflict.
     pub fn new(options: &TlsOptions) -> Result<TlsConfig, TlsError> {
         let roots = match options.verify {
             true => Some(roots::load(
@@ -199,7 +203,7 @@ impl TlsConfig {
             ));
         }
         client.alpn_protocols = options.alpn.clone();
-        // A client speaks to one server; the default store has room for the tickets of 32, allocated at once.
+        // A client speaks to one server. The default store has room for the tickets of 32, allocated at once.
         client.resumption = Resumption::in_memory_sessions(1);
         Ok(TlsConfig {
             client: Arc::new(client),
@@ -207,7 +211,7 @@ impl TlsConfig {
         })
     }
 
-    /// The name to ask for and to verify when connecting to `host`.
+    /// The name to ask for and to verify on a connection to `host`.
     pub(super) fn server_name(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
         match &self.server_name {
             Some(name) => Ok(name.clone()),
@@ -259,9 +263,12 @@ fn versions(min: TlsVersion, max: TlsVersion) -> Vec<&'static SupportedProtocolV
         .collect()
 }
 
-/// Translates LuaSec's `protocol` and `options` to the oldest and the newest version meant.
+/// The oldest and the newest version that LuaSec's `protocol` and `options` mean.
 ///
 /// Of the options only `no_tlsv1_2` and `no_tlsv1_3` have a meaning here.
+///
+/// # Errors
+/// [`TlsError::Option`] for a protocol that does not exist here, or options that exclude every version.
 pub fn protocol_range<'a>(
     protocol: &str,
     options: impl IntoIterator<Item = &'a str>,

@@ -13,7 +13,7 @@ use super::{Secret, TlsError};
 const UNSUPPORTED: &str = "is encrypted in a way that is not supported; convert it: \
     openssl pkcs8 -topk8 -v2 aes256 -in OLD -out NEW";
 
-/// The certificates of a file, in order; at least one.
+/// The certificates of a file, at least one, in their order.
 pub(super) fn certificates(
     option: &'static str,
     path: &Path,
@@ -51,7 +51,7 @@ pub(super) fn private_key(
     })
 }
 
-/// The part of `text` from the first line of a PEM label to the last.
+/// The part of `text` from the first line of a PEM label to its last line.
 fn section<'a>(text: &'a str, label: &str) -> Option<&'a str> {
     let start = text.find(&format!("-----BEGIN {label}-----"))?;
     let last = format!("-----END {label}-----");
@@ -61,12 +61,12 @@ fn section<'a>(text: &'a str, label: &str) -> Option<&'a str> {
 
 fn decrypt(pem: &str, password: &Secret) -> Result<PrivateKeyDer<'static>, String> {
     let (_, document) = SecretDocument::from_pem(pem).map_err(|error| error.to_string())?;
-    // What cannot even be read here is an encryption that the crate does not know.
+    // If the key cannot even be parsed here, its encryption is unknown to the crate.
     let encrypted = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
         .map_err(|_| UNSUPPORTED.to_owned())?;
     match encrypted.decrypt(&password.0) {
         Ok(key) => Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into()),
-        // A wrong password may also decrypt to nonsense that is no key.
+        // A wrong password may also decrypt the key to bytes that are no key.
         Err(Error::EncryptedPrivateKey(pkcs5::Error::DecryptFailed) | Error::Asn1(_)) => {
             Err("cannot be decrypted with the password given".into())
         }

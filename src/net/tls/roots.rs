@@ -16,7 +16,7 @@ use rustls_native_certs::{ErrorKind, load_certs_from_paths, load_native_certs};
 use super::TlsError;
 use crate::forks::{GENERATIONS, PerProcess};
 
-/// Where certificates come from: a file and a directory; of the user's choice, or from the environment.
+/// The file and directory of certificates that the user or the environment names.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Source {
     given: bool,
@@ -24,12 +24,12 @@ struct Source {
     directory: Option<OsString>,
 }
 
-/// What is trusted.
+/// The trusted certificates.
 #[derive(Debug)]
 pub(super) struct Roots {
     /// The names and keys of issuers.
     pub(super) issuers: Arc<RootCertStore>,
-    /// The certificates that they were taken from.
+    /// The certificates that hold these names and keys.
     pub(super) certificates: HashSet<CertificateDer<'static>>,
 }
 
@@ -41,7 +41,7 @@ impl Roots {
         }
     }
 
-    /// Adds what can be used; tells whether anything could.
+    /// Adds the usable certificates. Returns whether there were any.
     fn add(&mut self, certificates: Vec<CertificateDer<'static>>) -> bool {
         let issuers = Arc::make_mut(&mut self.issuers);
         for certificate in certificates {
@@ -53,16 +53,16 @@ impl Roots {
     }
 }
 
-/// Certificates read, and the modification times of the file and directory then.
+/// The certificates read, and the modification times of the file and directory at that time.
 type Entry = ([Option<SystemTime>; 2], Arc<Roots>);
 
 static CACHE: PerProcess<BTreeMap<Source, Entry>> =
     PerProcess([const { Mutex::new(BTreeMap::new()) }; GENERATIONS]);
 
-/// The certificates of `cafile` and `capath`, or without either those of the system, which `SSL_CERT_FILE` and
+/// The certificates of `cafile` and `capath`. Without both, those of the system, which `SSL_CERT_FILE` and
 /// `SSL_CERT_DIR` redefine. Never empty.
 ///
-/// They are read again when the file or the directory has changed since.
+/// They are read again when the file or the directory has changed.
 pub(super) fn load(cafile: Option<&Path>, capath: Option<&Path>) -> Result<Arc<Roots>, TlsError> {
     let source = match (cafile, capath) {
         (None, None) => Source {
@@ -78,7 +78,7 @@ pub(super) fn load(cafile: Option<&Path>, capath: Option<&Path>) -> Result<Arc<R
     };
     let times = [&source.file, &source.directory]
         .map(|path| fs::metadata(path.as_ref()?).ok()?.modified().ok());
-    // The lock is held while reading, so that clients that start together read once.
+    // The lock is held while reading, so clients that start together read once.
     let mut cache = CACHE.lock();
     if let Some((then, roots)) = cache.get(&source)
         && *then == times
@@ -100,7 +100,7 @@ fn read(cafile: Option<&Path>, capath: Option<&Path>) -> Result<Roots, TlsError>
             continue;
         };
         let found = load_certs_from_paths(file, directory);
-        // What else lies in a directory is no matter as long as it has certificates; a file must be right.
+        // A file must be free of errors. A directory may hold other files, as long as it has certificates.
         if (file.is_some() || found.certs.is_empty())
             && let Some(error) = found.errors.into_iter().next()
         {
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// A file that is removed in the end.
+    /// A file that is removed on drop.
     struct Temporary(PathBuf);
 
     impl Drop for Temporary {

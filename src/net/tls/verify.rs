@@ -19,9 +19,9 @@ use webpki::EndEntityCert;
 
 use super::roots::Roots;
 
-/// The verifier of rustls, with three additions: it may be told to accept any certificate (the handshake must still
-/// be signed with its key), it accepts one that is itself among the roots, as OpenSSL does, and where no chain leads to
-/// a root it says why.
+/// The verifier of rustls, with three additions. It can be told to accept any certificate; the handshake must still be
+/// signed with the certificate's key. Like OpenSSL, it accepts a certificate that is itself among the roots. If no
+/// chain leads to a root, it says why.
 #[derive(Debug)]
 pub(super) struct Verifier {
     trusted: Option<Trusted>,
@@ -37,13 +37,13 @@ struct Trusted {
 /// Why no chain leads from the certificate to a root.
 #[derive(Debug)]
 pub(super) enum NoChain {
-    /// It was issued by its own subject.
+    /// The certificate was issued by its own subject.
     SelfSigned,
-    /// The last certificate was issued by nobody among the roots.
+    /// No root issued the last certificate.
     UnknownIssuer {
         /// The issuer's common name, if it has one.
         name: Option<String>,
-        /// The server sent its own certificate only.
+        /// Whether the server sent only its own certificate.
         alone: bool,
     },
 }
@@ -92,12 +92,12 @@ impl error::Error for NoChain {}
 
 /// The last common name among the attributes of a distinguished name (RFC 5280 section 4.1.2.4).
 fn common_name(name: &[u8]) -> Option<String> {
-    // An object identifier of three bytes, 2.5.4.3.
+    // The object identifier 2.5.4.3, in three bytes.
     const COMMON_NAME: &[u8] = &[0x06, 3, 0x55, 4, 3];
     let found = name
         .windows(COMMON_NAME.len())
         .rposition(|window| window == COMMON_NAME)?;
-    // Then a string's tag, its length in one byte (RFC 5280 allows 64 characters), and the text.
+    // Then come a string's tag, its length in one byte (RFC 5280 allows 64 characters), and the text.
     match &name[found + COMMON_NAME.len()..] {
         [_tag, size @ 0..0x80, text @ ..] => {
             let text = text.get(..usize::from(*size))?;
@@ -108,7 +108,7 @@ fn common_name(name: &[u8]) -> Option<String> {
 }
 
 impl Verifier {
-    /// Without `roots` any certificate will do.
+    /// Without `roots` any certificate is accepted.
     pub(super) fn new(roots: Option<Arc<Roots>>, provider: &Arc<CryptoProvider>) -> Self {
         let trusted = roots.map(|roots| {
             let chain = WebPkiServerVerifier::builder_with_provider(
@@ -141,7 +141,7 @@ impl ServerCertVerifier for Verifier {
         let verified =
             chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match &verified {
-            // These are found after the validity period has been checked and before the name is.
+            // These errors come after the check of the validity period and before the check of the name.
             Err(error) if is_no_chain(error) => {
                 if roots.certificates.contains(end_entity) {
                     verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
@@ -181,7 +181,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether no chain was found from a root to the certificate, which may be because the certificate is the root.
+/// Whether no chain was found from a root to the certificate. The certificate may be the root itself.
 fn is_no_chain(error: &Error) -> bool {
     match error {
         Error::InvalidCertificate(CertificateError::Other(OtherError(error))) => {
