@@ -114,6 +114,20 @@ describe("docs/architecture.md", function()
 		assert.is_true(used > 100)
 	end)
 
+	it("lets loops use methods of a client, and no field of its own", function()
+		local called = 0
+		for _, file in ipairs(files_below("lua/mqtt", "lua")) do
+			if room_of(file) == "loops" then
+				local code = read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", "")
+				for name in code:gmatch("%f[%w_]client[.:](_[%w_]+)") do
+					called = called + 1
+					assert.is_function(require("mqtt.client.steps")[name], file .. ": " .. name)
+				end
+			end
+		end
+		assert.is_true(called > 5)
+	end)
+
 	it("draws what Rust files use", function()
 		local seen = 0
 		for _, file in ipairs(files_below("src", "rs")) do

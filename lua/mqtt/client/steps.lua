@@ -340,6 +340,16 @@ function steps:_at_most(seconds)
 	return seconds
 end
 
+-- Whether the client has a connection, or is opening one.
+function steps:_is_busy()
+	return (self.connection or self._opening) ~= nil
+end
+
+-- Returns the connection table of the last connector, or nil.
+function steps:_last_connection()
+	return self._connected
+end
+
 -- Remembers the loop that the client was added to.
 function steps:set_ioloop(loop)
 	self.ioloop = loop
@@ -350,6 +360,11 @@ end
 -- steps do not.
 function steps:_set_copas(record)
 	self._copas, self._steps = record, record and -math_huge or 0
+end
+
+-- Returns that record, or nil.
+function steps:_get_copas()
+	return self._copas
 end
 
 -- Lets each `_serve` that is at work know that the client leaves its connection or its loop, or is not alone there.

@@ -251,7 +251,7 @@ end
 -- @return `true`, or `false` and an error message
 function loop.add(client)
 	expect.client(client)
-	local record = client._copas
+	local record = client:_get_copas()
 	if record and coroutine_status(record.keeper) == "dead" then
 		leave(record)
 	elseif record then

@@ -131,7 +131,7 @@ function Server:serve(record, turn, until_when)
 	if registry[client] ~= record then -- luacheck: ignore 542
 		-- It has left meanwhile.
 	elseif not ok and (client:_wants(0, RETRY_PAUSE)
-		or record.has_failed and not (client.connection or client._opening)) then
+		or record.has_failed and not client:_is_busy()) then
 		record.has_failed = false
 		client:_wake(RETRY_PAUSE)
 	elseif not ok or wait == 0 or not goes_on then
@@ -474,8 +474,8 @@ local function serve(premature, client)
 		elseif wait and wait > 0 then
 			record.news:wait(wait)
 		end
-	until not wait or wait == 0 and not (client.connection or client._opening)
-	await_parting(client._connected)
+	until not wait or wait == 0 and not client:_is_busy()
+	await_parting(client:_last_connection())
 	record.workers = nil
 	workers:finish()
 	-- The other threads end first, so that this timer is over when the next one begins.
