@@ -1,7 +1,7 @@
 --- Connector on the cosockets of OpenResty.
--- Nothing blocks the worker. A connection belongs to a timer, as all cosockets belong to what has opened them: that of
--- `mqtt.loop.nginx`, else one of its own. Requests of the same worker may use the client all the same: what they want
--- sent is sent in that timer.
+-- Nothing blocks the worker. A cosocket belongs to the timer or request that opened it. So a connection belongs to a
+-- timer: the timer of `mqtt.loop.nginx`, else a timer of its own. Requests of the same worker may use the client all
+-- the same: their bytes are sent in the connection's timer.
 --
 -- nginx looks up names with the name servers of its `resolver` directive; addresses and `localhost` need none. With TLS
 -- it verifies the server's certificate against `lua_ssl_trusted_certificate` (`lua_ssl_verify_depth` is 1 unless set),
