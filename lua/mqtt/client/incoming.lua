@@ -1,5 +1,6 @@
 --- Packets of the broker go to the program here, and nowhere else: to the handlers of events and topics, and to the
--- callbacks of requests. Internal to `mqtt.client`.
+-- callbacks of requests.
+-- Internal to `mqtt.client`.
 
 local core = require("mqtt.core")
 local events = require("mqtt.transport.events")

@@ -1,5 +1,6 @@
 --- The options of a client: their names, their allowed values, and the settings that a session and a CONNECT take from
--- them. Internal to `mqtt.client`. Nothing here connects, and no other file checks options.
+-- them.
+-- Internal to `mqtt.client`. Nothing here connects, and no other file checks options.
 
 local brokers = require("mqtt.brokers")
 local calls = require("mqtt.calls")

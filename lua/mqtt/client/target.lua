@@ -1,5 +1,5 @@
---- The target of a connection, and the way there: from a uri and the options of a client. Internal to `mqtt.client`.
--- Nothing here connects. A *connection table*, which connectors are given, has the fields
+--- The target of a connection, and the way there: from a uri and the options of a client.
+-- Internal to `mqtt.client`. Nothing here connects. A *connection table*, which connectors are given, has the fields
 -- `uri`, `protocol`, `host`, `port`, `path`, `secure`, `secure_params` and `ssl_module`.
 
 local const = require("mqtt.const")

@@ -1,5 +1,6 @@
 --- Carries the bytes of a client. There are two transports: with `native`, `mqtt.core` opens, reads and writes the
--- connection in the background; `bridge` does so through a connector in Lua. Internal to `mqtt.client`.
+-- connection in the background; `bridge` does so through a connector in Lua.
+-- Internal to `mqtt.client`.
 --
 -- A transport is a table of these functions, each of which takes the client first. `conn` is a connection table.
 --
