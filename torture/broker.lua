@@ -3,7 +3,7 @@
 -- Prints the port of its control connection. `torture.control` writes there:
 --   begin PID LIMIT LENGTH  a program begins, in the process PID, for LIMIT seconds at most; LENGTH bytes follow, the
 --                           plans of the brokers: a list for each client. Answered by the ports
---   settle                  from now on the brokers behave: they send what they withheld, and a marker on each connection
+--   settle                  from now on the brokers behave: they send withheld packets, and a marker on each connection
 --   log                     answered by the events so far
 --   stop                    the program is over
 
