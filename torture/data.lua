@@ -86,7 +86,7 @@ function M.read(text)
 	return assert((loadstring or load)("return " .. text, "=data"))() -- luacheck: globals loadstring
 end
 
---- Whether a text matches one of some patterns, parted by `;`.
+--- Whether a text matches a pattern of a list, parted by `;`.
 -- @tparam string text the text
 -- @tparam string patterns the patterns
 -- @treturn boolean

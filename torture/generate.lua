@@ -474,7 +474,7 @@ function M.program(seed, number, hosts, has_copas)
 		end
 		local first = program.clients[i].plans[1]
 		if first and first.connack ~= "ok" and self:chance(40) then
-			-- Before the CONNACK hardly any handler is called, so that this step adds one.
+			-- Before the CONNACK hardly any handler is called: add a handler of `auth`.
 			main[#main + 1] = { "on", client = i, event = "auth", body = self:body("handler", 1) }
 		end
 		if program.host:find("^copas") and self:chance(15) then

@@ -219,7 +219,7 @@ function Run:has_coroutines()
 	return false
 end
 
---- Ends a thread of Copas. One that is running ends as soon as it waits.
+--- Ends a thread of Copas. A running thread ends as soon as it waits.
 -- @tparam thread thread the thread
 -- @treturn boolean whether it has been ended
 function Run:kill(thread)
@@ -425,7 +425,7 @@ function M.run(program, control, limit, patience)
 		alive = M.alive,
 		stepped = setmetatable({}, { __mode = "k" }),
 		coroutines = {},
-		-- Threads of Copas that the program has begun, as a list; and the one that runs its main chunk.
+		-- Threads of Copas that the program has begun, as a list; and the thread that runs its main chunk.
 		threads = {},
 		main_thread = nil,
 		-- Threads that the program has ended, as a set.

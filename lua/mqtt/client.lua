@@ -254,11 +254,11 @@ end
 -- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that
 -- refused the connection, the DISCONNECT that ended it, or the SUBACK that refused a subscription of `Client:on_topic`
 -- @tparam function events.close `function(connection, client)`: after the connection has been closed;
--- `connection.close_reason` (string) says why
+-- `connection.close_reason` (string) gives the reason
 -- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
 -- @tparam function events.subscribe `function(suback_packet, client)`: on a SUBACK
 -- @tparam function events.unsubscribe `function(unsuback_packet, client)`: on an UNSUBACK
--- @tparam function events.message `function(publish_packet, client)`: on a PUBLISH, that is a message
+-- @tparam function events.message `function(publish_packet, client)`: on a PUBLISH, which carries a message
 -- @tparam function events.acknowledge `function(ack_packet, client)`: on a PUBACK or PUBREC
 -- @tparam function events.auth `function(auth_packet, client)`: on an AUTH
 -- @usage
@@ -468,9 +468,9 @@ Client.await = await.await
 --
 -- All arguments may also be in one table, see the second example.
 -- @tparam string filter topic filter; a shared subscription's, `$share/GROUP/FILTER`, matches without `$share/GROUP/`
--- @tparam function handler `function(publish_packet, captures, client)`: `captures` is what the wildcards of the filter
--- stand for, in their order: a level for each `+`, all the rest for `#`, which may be empty
--- @tparam[opt] table opts options; besides these, with `subscribe`, those of `Client:subscribe`
+-- @tparam function handler `function(publish_packet, captures, client)`: `captures` lists the parts of the topic that
+-- the wildcards matched, in their order: a level for each `+`, all the rest for `#`, which may be empty
+-- @tparam[opt] table opts options; with `subscribe` also the options of `Client:subscribe`
 -- @tparam[opt] table opts.keys names of the wildcards, in their order: captures also have these as keys
 -- @tparam[opt=false] boolean opts.subscribe subscribe to the filter
 -- @return true on success or false and error message when the SUBSCRIBE could not be sent: then nothing was added
@@ -543,7 +543,7 @@ Client.request = Rpc.request
 -- @function Client:respond
 Client.respond = Rpc.respond
 
---- Tells what the client has done so far, on all its connections.
+--- Returns counts of the client's work so far, on all its connections.
 -- @treturn table `messages_sent` and `messages_received` (repetitions not counted), `bytes_sent` and `bytes_received`
 -- (without TLS and WebSocket), `in_flight` (QoS 1 and 2 messages sent and not acknowledged to the end), `queued` and
 -- `queued_bytes` (packets accepted and not sent yet), `dropped` (messages accepted and never sent), `reconnects`,

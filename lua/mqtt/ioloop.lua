@@ -173,7 +173,7 @@ end
 --- Adds a client or a function.
 -- A function is called in each iteration, and returns after how many seconds it wants to be called again at the latest,
 -- or nothing for "soon". Within the function a nested iteration calls all others, but not the function itself.
--- @tparam Client|function client what to add
+-- @tparam Client|function client the client or function to add
 -- @return `true`, or `false` and an error message if it is there already
 -- @usage
 -- loop:add(function()
@@ -213,7 +213,7 @@ function Ioloop:add(client)
 end
 
 --- Removes a client or a function; also from inside a handler or function.
--- @tparam Client|function client what to remove
+-- @tparam Client|function client the client or function to remove
 -- @return `true`, or `false` and an error message if it is not there
 function Ioloop:remove(client)
 	expect.item(client)

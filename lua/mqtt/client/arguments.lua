@@ -1,4 +1,4 @@
---- What the arguments of a client's methods may be.
+--- Checks the arguments of a client's methods.
 -- Internal. Each function returns an error message, which the method raises in the name of its caller, or nil. Checks
 -- come in the order of the documentation.
 

@@ -1,4 +1,4 @@
---- How a connection ends, and what is left to do when Lua collects a client.
+--- The end of a connection, and of a client that Lua collects.
 -- Internal to `mqtt.client`.
 
 local host = require("mqtt.host")

@@ -38,7 +38,7 @@ local unacknowledged = incoming.unacknowledged
 -- `Client:handle`, which programs and loops replace.
 -- @tparam Client client the client
 -- @tparam string event its name
--- @param ... what the handlers get
+-- @param ... the arguments of the handlers
 function incoming.handle(client, event, ...)
 	local handlers = client.handlers[event]
 	if not handlers then

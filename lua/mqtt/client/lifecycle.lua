@@ -111,7 +111,7 @@ local function open_failed(client, reason)
 	return message
 end
 
--- Sends CONNECT on a connection that has just been opened. Returns what `step` returns.
+-- Sends CONNECT on a connection that has just been opened. Returns the results of `step`.
 local function begin(client)
 	local ok, err = client:send_connect()
 	if ok then
@@ -123,7 +123,7 @@ end
 
 --- The transport has opened the connection.
 -- @tparam Client client the client
--- @return what `step` returns
+-- @return the results of `step`
 function lifecycle.opened(client)
 	opened(client)
 	return begin(client)
@@ -132,7 +132,7 @@ end
 --- The transport could not open the connection.
 -- @tparam Client client the client
 -- @tparam string reason why
--- @return what `step` returns
+-- @return the results of `step`
 function lifecycle.open_failed(client, reason)
 	return gone(client, open_failed(client, reason))
 end
@@ -233,7 +233,7 @@ end
 
 --- Connects if this is the first connect, or the time to reconnect has come.
 -- @tparam Client client the client, which has no connection
--- @return what `step` returns; -1 if the connection is being opened
+-- @return the results of `step`; -1 if the connection is being opened
 function lifecycle.connect_in_time(client)
 	local reconnect, brokers = client.opts.reconnect, client._brokers
 	if client._is_collected then
@@ -392,7 +392,7 @@ end
 --- The broker ends the connection.
 -- @tparam Client client the client
 -- @tparam table disconnect the DISCONNECT
--- @return what `step` returns
+-- @return the results of `step`
 function lifecycle.disconnect_received(client, disconnect)
 	local reason = "disconnect received from broker"
 	if (disconnect.rc or 0) == 0 then
@@ -415,7 +415,7 @@ end
 
 --- The connection has ended.
 -- @tparam Client client the client
--- @return what `step` returns
+-- @return the results of `step`
 function lifecycle.closed(client)
 	-- After our DISCONNECT the broker closes, perhaps before the sending thread closes the connection.
 	if client._link:is_failed() then

@@ -95,7 +95,7 @@ local note_ignored = requests.note_ignored
 -- @tparam string what the name of the packet
 -- @tparam string method of the link
 -- @param ... its arguments
--- @return what the method returned; or false
+-- @return the method's result; or false
 -- @treturn ?string and an error message
 function requests.request(client, callback, what, method, ...)
 	if not client.connection then
@@ -130,7 +130,7 @@ local request = requests.request
 -- @tparam table opts its options; a callback in these is called first
 -- @tparam function done called with the answer; or with nil and an error message if the request was accepted and will
 -- not be carried out. Not called if there will be no connection any more
--- @return what the method returns
+-- @return the method's results
 function requests.ask(client, method, opts, done)
 	local own, callback = {}, opts.callback
 	local packet_id, err, is_answered

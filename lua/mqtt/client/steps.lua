@@ -44,7 +44,7 @@ local function dropped(self, packet_id, message)
 	raise(try(failure, self.handle, self, "error", message, self))
 end
 
--- Deals with a received packet. Returns what `step` returns.
+-- Deals with a received packet. Returns the results of `step`.
 local function received(self, pck)
 	if self._receive_packet ~= steps._receive_packet then
 		-- The program has replaced the method, to see or to change received packets.

@@ -84,7 +84,7 @@ local function tell(self)
 			self.next_timeout = core.now()
 			set_timer(self)
 		end
-		-- A wait may be held for long, by an exchange that does not end: it must not hold what the program gave.
+		-- A wait may be held for long, by an exchange that does not end: it must not hold the program's functions.
 		local wake, told = wait.wake, wait.told
 		wait.wake, wait.told = nil, nil
 		if wake then

@@ -15,7 +15,7 @@
 -- - `hand_over(client, func, ...)` has a function called in the connection's context, if the caller runs in another
 --   context; in OpenResty a request cannot use the sockets of a timer. Returns whether the function will be called.
 -- - `is_sending(client)` says whether bytes added to the session's send buffer are written without `flush`.
--- - `flush(client)` writes what the session has to send. Returns true, or false and an error message.
+-- - `flush(client)` writes the bytes that the session has to send. Returns true, or false and an error message.
 -- - `next(client)` returns the next event, as `events.pop` does; or nil, and 0 if there may be more.
 -- - `await(client)` waits for an event by yielding. Returns false where it cannot yield.
 -- - `keep_alive(client)` does the work of keep alive that is due. Returns nil or the seconds until the next look, and
