@@ -357,14 +357,15 @@ Client.subscribe = requests.subscribe
 -- @function Client:unsubscribe
 Client.unsubscribe = requests.unsubscribe
 
---- Publish message to broker. The native connection gathers messages that are published at once, and sends them
--- together; it sends a message of QoS 0 with 128 KiB or more at once. A full socket makes it refuse no message. While
--- more than 1 MiB waits to be written, `publish` waits, for as long as the connection takes something at least every 30
--- seconds. It waits only where that holds up nobody else: in a Copas thread, inside nginx, or if the client is the only
--- one in its loop. A message is refused when the connection takes nothing, when 16 MiB wait to be written or
--- acknowledged, and when all 65535 packet identifiers are in use; an identifier is in use until the answer has been
--- handled. A message accepted with QoS 1 or 2 is sent again on the next connection if this connection is lost (with
--- `reconnect`, `queue`, or without a clean start).
+--- Publish message to broker.
+-- The native connection gathers messages that are published at once, and sends them together; it sends a message of QoS
+-- 0 with 128 KiB or more at once. A full socket makes it refuse no message. While more than 1 MiB waits to be written,
+-- `publish` waits, for as long as the connection takes something at least every 30 seconds. It waits only where that
+-- holds up nobody else: in a Copas thread, inside nginx, or if the client is the only one in its loop. A message is
+-- refused when the connection takes nothing, when 16 MiB wait to be written or acknowledged, and when all 65535 packet
+-- identifiers are in use; an identifier is in use until the answer has been handled. A message accepted with QoS 1 or 2
+-- is sent again on the next connection if this connection is lost (with `reconnect`, `queue`, or without a clean
+-- start).
 -- @tparam table opts publish operation options table
 -- @tparam string opts.topic topic to publish message
 -- @tparam[opt] string opts.payload publish message payload
@@ -437,7 +438,7 @@ Client.start_connecting = lifecycle.start_connecting
 -- that belongs to nobody else is resumed by the client; see the guide on waiting. Outside of coroutines this call
 -- serves the client meanwhile, and nothing else: in a handler, further packets are handled before this returns.
 --
--- A request goes on over a lost connection if the client reconnects. It fails if there will be no other connection, or
+-- The wait goes on over a lost connection if the client reconnects. It fails if there will be no other connection, or
 -- at `Client:disconnect`.
 -- @tparam string what "connect", "subscribe", "unsubscribe" or "publish". With "connect", a client that has no
 -- connection, and would not open one, begins to connect; a client that has been accepted already waits for nothing
@@ -501,8 +502,8 @@ Client.off_topic = Topics.off_topic
 --- Publishes a request and takes the response to it, for MQTT 5.0 only.
 -- The properties `response_topic` and `correlation_data` tell the other side where to send the response. The client
 -- subscribes to the response topic when it is first needed: `responses/RANDOM`, or a topic below the response
--- information of the CONNACK if the broker gives any (ask for it by the CONNECT property `request_response_information
--- = 1`). Responses are acknowledged by the library; handlers of `message` see them too.
+-- information of the CONNACK if the broker gives any (ask for it by the CONNECT property
+-- `request_response_information = 1`). Responses are acknowledged by the library; handlers of `message` see them too.
 --
 -- With a callback this returns at once. Without a callback it returns the response, and waits as `Client:await` does.
 --
