@@ -1,10 +1,10 @@
--- A broker that does what a program of the torture says, mostly well, sometimes badly; and the watchdog of the process
--- that runs the programs, which it kills when one takes too long.
--- Prints the port of its control connection. What is written there, by `torture.control`:
+-- The brokers of a program of the torture, which behave mostly well, sometimes badly, as the program says. Also the
+-- watchdog, which kills the process that runs the programs when a program takes too long.
+-- Prints the port of its control connection. `torture.control` writes there:
 --   begin PID LIMIT LENGTH  a program begins, in the process PID, for LIMIT seconds at most; LENGTH bytes follow, the
 --                           plans of the brokers: a list for each client. Answered by the ports
---   settle                  from now on the brokers behave: what was withheld is sent, and a marker on each connection
---   log                     answered by what has happened
+--   settle                  from now on the brokers behave: they send withheld packets, and a marker on each connection
+--   log                     answered by the events so far
 --   stop                    the program is over
 
 local socket = require("socket")
@@ -14,28 +14,28 @@ local packet_type = require("mqtt.protocol").packet_type
 
 local protocols = { [4] = require("mqtt.protocol4"), [5] = require("mqtt.protocol5") }
 
--- How late a late answer is, and how long a killed process may take to say where it was, in seconds.
+-- The delay of a late answer, and how long a killed process may take to say where it was, in seconds.
 local LATE = 0.004
 local LAST_WORDS = 1
--- How long a broker with limits withholds what a client waits for before it leaves, and how long one reads nothing, in
+-- How long a broker with limits withholds an answer before it gives in, and how long a deaf broker reads nothing, in
 -- seconds.
 local HOLD = 0.6
--- In how many pieces a message trickles, and how long after another, in seconds.
+-- In how many pieces a message trickles, and the time between two pieces, in seconds.
 local PIECES, DRIP = 4, 0.002
--- How long one wait for anything takes at most, in seconds.
+-- How long one wait takes at most, in seconds.
 local PAUSE = 0.25
--- Identifiers of messages to clients: more are never unacknowledged.
+-- The last identifier of messages to clients: never are more messages unacknowledged.
 local LAST_ID = 1000
--- How much of a packet that is none is told, in bytes.
+-- How many bytes of a malformed packet are reported.
 local NONSENSE = 40
 
 local AUTHENTICATION = { authentication_method = "torture" }
--- What takes effect when a plan is over, and when all is to end well.
+-- The behaviour after the end of a plan, and when all is to end well.
 local WELL = { connack = "ok", answers = { "answer" }, pushes = {} }
 
--- Everything that is waited for: sockets, each with the function to call when it is readable.
+-- All sockets waited for, each with the function to call when it is readable.
 local readable = {}
--- What is to be done later: a list of `{ at=, run= }`.
+-- Work for later: a list of `{ at=, run= }`.
 local timers = {}
 -- The programs under way, by their control connections.
 local scenarios = {}
@@ -53,7 +53,7 @@ function Connection:plan_now()
 	return self.scenario.is_settled and WELL or self.plan
 end
 
--- Notes what no client may do.
+-- Notes a fault of the client.
 function Connection:fault(kind, text)
 	table.insert(self.broker.faults, { kind = kind, text = text })
 end
@@ -69,7 +69,7 @@ function Connection:write(bytes)
 	end
 end
 
--- Writes in small pieces; what is written meanwhile comes behind.
+-- Writes in small pieces; bytes written meanwhile come behind.
 function Connection:trickle(bytes)
 	if not self.sock or self.has_ended or self.trickling then
 		return self:write(bytes)
@@ -139,7 +139,7 @@ local SPOIL = {
 	end,
 }
 
--- Sends a message; one without a serial number is the response to a request.
+-- Sends a message. A message without a serial number is the response to a request.
 function Connection:send_message(message, dup)
 	if message.serial then
 		table.insert(self.broker.messages, {
@@ -203,7 +203,7 @@ local PUSH = {
 			self:hear()
 		end)
 	end,
-	-- What has not been acknowledged once more, as no sane broker does.
+	-- Repeats unacknowledged messages, as no sane broker does.
 	["repeat"] = function(self)
 		for _, message in ipairs(self.broker.session) do
 			if message.connection == self and not message.is_received then
@@ -213,7 +213,7 @@ local PUSH = {
 	end,
 }
 
--- Does what the plan has for this moment: after so many packets.
+-- Does what the plan has for this moment, which is a number of packets.
 function Connection:push()
 	for _, push in ipairs(self:plan_now().pushes) do
 		if push.after == self.count and self.sock and not self.has_ended then
@@ -225,7 +225,7 @@ end
 function Connection:accept()
 	local connect, broker = self.connect, self.broker
 	local keeps = not connect.clean and self.plan.session ~= "forget"
-	-- A client whose CONNACK is lost cannot know that the session is a new one: this broker spares it that.
+	-- A client whose CONNACK is lost cannot know that the session is a new one. This broker avoids the case.
 	local is_resumed = keeps and broker.has_session and broker.is_known
 	broker.has_session = keeps
 	if not is_resumed then
@@ -259,7 +259,7 @@ function Connection:accept_if_open()
 	end
 end
 
--- What is done instead of accepting.
+-- What a broker does instead of accepting.
 local CONNACK = {
 	refuse = function(self)
 		self:send({ type = packet_type.CONNACK, sp = false, rc = self.version == 5 and 0x87 or 5 })
@@ -271,7 +271,7 @@ local CONNACK = {
 			self:accept_if_open()
 		end)
 	end,
-	-- Accepts, and ends it at once: session taken over.
+	-- Accepts, and ends the connection at once: session taken over.
 	kick = function(self)
 		self:accept()
 		if self.version == 5 then
@@ -288,7 +288,7 @@ local CONNACK = {
 	end,
 }
 
--- Answers a request as it is the turn of it: `accept` does so, or `refuse`.
+-- Answers a request as the plan says: by `accept` or by `refuse`.
 function Connection:answer(tag, accept, refuse)
 	local answers = self:plan_now().answers
 	self.requests = self.requests + 1
@@ -325,7 +325,7 @@ local function is_granted(self, topic)
 	return self.broker.granted[topic] ~= nil
 end
 
--- What a PUBLISH may not be.
+-- Checks a PUBLISH of the client.
 function Connection:check_publish(packet, size)
 	local limits, response_topic = self.limits, packet.properties and packet.properties.response_topic
 	if packet.qos > (limits.maximum_qos or 2) then
@@ -356,7 +356,7 @@ function Connection:respond(request)
 	end
 end
 
--- Takes a message to the client out of the session.
+-- Removes a message to the client from the session.
 local function forget(self, id)
 	local session = self.broker.session
 	for i, message in ipairs(session) do
@@ -525,10 +525,10 @@ local function accepted(scenario, broker, index)
 		requests = 0,
 		sent = 0,
 		read = 0,
-		-- What the client may not exceed, once it has been accepted, and its messages that have not been answered.
+		-- The limits of the client, once it has been accepted, and its messages that have not been answered.
 		limits = {},
 		in_flight = {},
-		-- Whether it reads nothing, and what is still to be written, in small pieces.
+		-- Whether the connection reads nothing, and the bytes to be written in small pieces.
 		is_deaf = way == "deaf",
 		trickling = nil,
 	}, Connection)
@@ -539,7 +539,7 @@ local function accepted(scenario, broker, index)
 		self.listen = function()
 			self:receive()
 		end
-		-- A deaf one reads nothing before all is to end well.
+		-- A deaf connection reads nothing until all is to end well.
 		readable[sock] = not self.is_deaf and self.listen or nil
 	end
 end
@@ -638,7 +638,7 @@ local function stop(scenario)
 	end
 end
 
--- Kills what takes too long: first so that it can say where it was.
+-- Kills a process that takes too long: at first so that it can say where it was.
 local function watch()
 	local now = socket.gettime()
 	for _, scenario in pairs(scenarios) do

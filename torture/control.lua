@@ -1,4 +1,4 @@
---- The side of the broker's control connection that runs programs.
+--- The side of the broker's control connection in the process that runs programs.
 
 local socket = require("socket")
 
@@ -19,7 +19,7 @@ function Control:ask(line, more)
 	return assert(self.sock:receive("*l"))
 end
 
---- Has brokers started for a program, and the watchdog begin to look.
+--- Has brokers started for a program, and the watchdog watch this process.
 -- @tparam table plans a list of plans for each client
 -- @tparam number limit seconds until the watchdog kills this process
 -- @treturn table the ports
@@ -37,7 +37,7 @@ function Control:settle()
 	self:ask("settle")
 end
 
---- Returns what has happened.
+--- Returns the events so far.
 -- @treturn table a list, for each client
 function Control:log()
 	return data.read(self:ask("log"))

@@ -1,16 +1,17 @@
 --- Random numbers that are the same on every Lua, and plain data as text.
--- A program of the torture is a table of tables, strings, numbers and booleans: what can be printed, sent and shrunk.
+-- A program of the torture is plain data: a table of tables, strings, numbers and booleans. It can be printed, sent and
+-- shrunk.
 
 local M = {}
 
 -- The minimal standard generator of Park and Miller: exact in doubles and in integers.
 local MODULUS, FACTOR = 2147483647, 16807
--- What a seed is mixed with, and how many numbers are thrown away until near seeds differ.
+-- The factor that a seed is multiplied by, and how many numbers are thrown away until near seeds differ.
 local SPREAD, WARM_UP = 7919, 5
 
 --- Makes a source of random numbers.
 -- @tparam number seed a whole number
--- @tparam ?number stream which of the sources of that seed
+-- @tparam ?number stream the number of the source: a seed has several
 -- @treturn function `random(n)`: a whole number from 1 to n
 function M.random(seed, stream)
 	local state = (seed % MODULUS * SPREAD + (stream or 0) * FACTOR + 1) % (MODULUS - 1) + 1
@@ -24,7 +25,7 @@ function M.random(seed, stream)
 	return random
 end
 
--- Keys in an order that is always the same: the array part is dealt with apart.
+-- The keys that are not in the array part, in an order that is always the same.
 local function sorted_keys(value)
 	local keys = {}
 	for key in pairs(value) do
@@ -58,7 +59,7 @@ end
 
 --- Writes data as a Lua expression.
 -- @param value the data
--- @tparam ?string indent what lines begin with; none: all in one line
+-- @tparam ?string indent the beginning of each line; none: all in one line
 -- @treturn string the expression
 function M.write(value, indent)
 	if type(value) ~= "table" then
@@ -85,7 +86,7 @@ function M.read(text)
 	return assert((loadstring or load)("return " .. text, "=data"))() -- luacheck: globals loadstring
 end
 
---- Whether a text matches one of some patterns, parted by `;`.
+--- Whether a text matches a pattern of a list, parted by `;`.
 -- @tparam string text the text
 -- @tparam string patterns the patterns
 -- @treturn boolean

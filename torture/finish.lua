@@ -1,5 +1,5 @@
---- The end of a program of the torture: what has begun is brought to its end, then all is shut down; and what must hold
--- meanwhile and then. Functions of the running program, see `torture.interpreter`.
+--- The end of a program of the torture. Everything begun is brought to its end, then all is shut down; the checks of
+-- both are here. Functions of the running program, see `torture.interpreter`.
 
 local core = require("mqtt.core")
 
@@ -14,12 +14,12 @@ local FEWEST, MOST = 2, 20
 
 local MAIN = { where = "main", leave = nothing }
 local NO_STEP = {}
--- How soon what nothing keeps back is with the broker, in seconds: before the broker gives in.
+-- How soon a broker must have seen a request that nothing keeps back, in seconds: before the broker gives in.
 local SOON = 0.3
 -- Adding a client may be in vain: Copas has it already.
 local ADD_AGAIN = { bad = true }
 
--- Returns what still has to happen, or nil: a kind, and a text.
+-- Returns something that still has to happen (a kind, and a text), or nil.
 function Run:missing()
 	for index, rec in pairs(self.records) do
 		local client = rec.client
@@ -36,13 +36,13 @@ function Run:missing()
 			end
 		elseif type(client.opts.reconnect) == "number" and client.opts.reconnect < 0.2 and not rec.spec.is_absent
 			and (self.host.has(self, client) or client.connection) and rec.record.opened < rec.opened_before + 3 then
-			-- Not if its handlers end each connection.
+			-- A client whose handlers end each connection need not be connected.
 			return "a client does not reconnect", "client " .. index
 		end
 	end
 end
 
--- Sees to it that all clients with a connection are served, also those that handlers have taken out of their loop.
+-- Has all clients with a connection served, also clients that handlers have taken out of their loop.
 function Run:serve_all()
 	for _, rec in pairs(self.records) do
 		if rec.client and rec.client.connection and not self.host.has(self, rec.client) then
@@ -52,7 +52,7 @@ function Run:serve_all()
 end
 
 -- Returns a request of the last connection that the broker has not seen though nothing keeps it back, or nil: the
--- receive maximum is for messages only. Also how many bytes the broker has read of that connection.
+-- receive maximum is for messages only. Also returns how many bytes the broker has read of the connection.
 function Run:held_up()
 	local log
 	for index, rec in pairs(self.records) do
@@ -68,8 +68,8 @@ function Run:held_up()
 	end
 end
 
--- Whether what no broker keeps back arrives while that does not answer. A message of megabytes before it takes its
--- time.
+-- Checks that SUBSCRIBE and UNSUBSCRIBE arrive while the broker does not answer messages. A message of megabytes before
+-- them takes its time.
 function Run:check_held_up()
 	local deadline = core.now() + SOON
 	local exchange, read = self:held_up()
@@ -165,7 +165,7 @@ function Run:check_garbage()
 		rec.record:forget_dead_threads()
 	end
 	for i = 1, MOST do
-		-- Again if finalizers have done anything.
+		-- Again if finalizers have run.
 		local before = self.finalized
 		self:collect()
 		if i >= FEWEST and self.finalized == before and next(self.finished) == nil then
@@ -186,12 +186,12 @@ function Run:shut_down()
 	end
 	for _, client in ipairs(clients) do
 		self:call(NO_STEP, MAIN, "shutdown", nil, client.shutdown, client)
-		-- Handlers may have begun again.
+		-- Handlers may have begun to connect again.
 		if client.connection or client.opts.reconnect then
 			self:call(NO_STEP, MAIN, "shutdown", nil, client.shutdown, client)
 		end
 	end
-	-- What could not be sent any more is found by who serves it.
+	-- A failure to send is found when a client is served.
 	self:serve_all()
 	self.host.finish(self, MAIN)
 	local deadline = core.now() + self.patience
@@ -207,7 +207,7 @@ function Run:shut_down()
 	end
 end
 
--- Whether the clients have done what no client may do to a broker.
+-- Checks that the clients have done nothing that no client may do to a broker.
 function Run:check_faults()
 	for _, broker in pairs(self.control:log()) do
 		for _, fault in ipairs(broker.faults) do
@@ -216,7 +216,7 @@ function Run:check_faults()
 	end
 end
 
--- What must hold when all is over.
+-- The checks after the end.
 function Run:check_end()
 	local log = self.control:log()
 	for index, rec in pairs(self.records) do
@@ -249,7 +249,7 @@ function Run:check_end()
 	end
 end
 
--- Whether a client has connected more often than it may.
+-- Checks that a client has not connected more often than it may.
 function Run:check_attempts(rec, count)
 	local record, reconnect = rec.record, rec.spec.opts.reconnect
 	local may = record.may_connect

@@ -1,8 +1,8 @@
 --- Makes programs of the torture: lists of steps, as plain data.
 -- A program is `{ host=, copas=, gc=, clients={...}, main={...} }`. A client has `opts`, and `plans` for its broker:
--- how it behaves on the first, second, ... connection, see `torture.broker`. A step is `{ NAME, ... }`; `body` and
--- `callback` are lists of steps, and `client` is the number of a client, 0 being the one whose handler the step stands
--- in. `torture.interpreter` says what the steps do.
+-- the behaviour on the first, second, ... connection, see `torture.broker`. A step is `{ NAME, ... }`; `body` and
+-- `callback` are lists of steps. `client` is the number of a client; 0 stands for the client whose handler has the
+-- step. `torture.interpreter` says what the steps do.
 
 local data = require("torture.data")
 
@@ -36,7 +36,7 @@ function G:one(list)
 	return list[self.random(#list)]
 end
 
--- How long the payload of a message is that a connection does not take at once.
+-- The length of a payload that a connection does not take at once.
 local HUGE = 4000000
 
 -- Values of no use as arguments. Not all of them are bad everywhere.
@@ -90,16 +90,16 @@ function G:lost_plan()
 	return plan
 end
 
--- What a broker of 5.0 says that it takes.
+-- The limits that a broker of 5.0 announces.
 function G:limits()
 	return self:pick({ 5, { receive_maximum = self.random(2) }, 2, { maximum_qos = self.random(2) - 1 },
 		2, { maximum_packet_size = self:one({ 40, 300 }) } })
 end
 
--- How long a request may take that the broker answers, in seconds: longer than a program.
+-- The timeout of a request that the broker answers, in seconds: longer than a program.
 local LONG = 10
 
--- What may be left to the programs alone.
+-- Events that may have no handler but the program's.
 local UNSEEN = { "acknowledge", "subscribe", "unsubscribe", "error", "shutdown", "auth" }
 
 function G:client(number)
@@ -128,12 +128,12 @@ function G:client(number)
 	if self:chance(25) then
 		opts.reconnect, opts.clean, opts.queue = 0.02, self:chance(30), nil
 		plans = { self:lost_plan(), self:chance(30) and self:lost_plan() or nil }
-		-- Of 5.0 there are requests too.
+		-- A client of 5.0 may make requests, too.
 		self.lost = opts.version == 5 and number or self.lost
 	end
 	local spec = { opts = opts, plans = plans, is_absent = self:chance(6) or nil }
 	if self:chance(15) then
-		-- A connector in Lua raises an error once, at a call of these.
+		-- A connector in Lua raises an error once, at a call of this method.
 		spec.raises = { method = self:one({ "send", "receive" }), call = self.random(6) }
 	end
 	if self:chance(40) then
@@ -161,7 +161,7 @@ function G:callback(depth)
 	return self:body("callback", depth + 1)
 end
 
--- Options for a request, one of them odd.
+-- The options of each request: one of them gets an odd value.
 local FIELDS = {
 	publish = { "topic", "payload", "qos", "retain", "dup", "properties", "user_properties", "callback" },
 	subscribe = { "topic", "qos", "no_local", "retain_as_published", "retain_handling", "properties", "callback" },
@@ -186,7 +186,7 @@ end
 function STEPS:request(where, depth)
 	local callback = self:chance(80) and (self:callback(depth) or {}) or nil
 	return { "request", client = self:which(where), qos = self.random(2) - 1, callback = callback,
-		-- One that is waited for holds up the program.
+		-- A request that is waited for holds up the program.
 		timeout = (callback or where == "coroutine") and self:chance(60) and LONG or 0.02 }
 end
 
@@ -280,7 +280,7 @@ function STEPS:misuse(where)
 	else
 		args = { self:odd(), self:odd() }
 	end
-	-- What is good by chance must not wait for long.
+	-- Arguments that are good by chance must not wait for long.
 	if method == "request" and type(args[1]) == "table" then
 		args[1].timeout = 0.01
 	elseif method == "await" then
@@ -322,10 +322,10 @@ for _, name in ipairs({ "yield", "resume", "collect", "nap", "kill", "kill_self"
 	end
 end
 
--- What makes sense together only: it returns several steps.
+-- Steps that make sense together only: each function returns several.
 local PHRASES = {}
 
--- Leaves a connection while answers may be there that nobody has taken, and comes back.
+-- Leaves a connection while there may be answers that nobody has taken, and comes back.
 function PHRASES:come_back(where, depth)
 	local client = self:which(where)
 	local steps = { STEPS.publish(self, where, depth), STEPS.publish(self, where, depth) }
@@ -339,7 +339,7 @@ function PHRASES:come_back(where, depth)
 	return steps
 end
 
--- A thread of Copas that waits, or that cannot send all of a message, is ended.
+-- The program ends a thread of Copas that waits, or that cannot send all of a message.
 function PHRASES:killed(where, depth)
 	local client = self:which(where)
 	local waits = self:one({
@@ -347,14 +347,14 @@ function PHRASES:killed(where, depth)
 		{ "await", client = client, what = "publish", qos = 1, timeout = 0.05 },
 	})
 	if not self.has_threads then
-		-- Elsewhere the program itself waits until a deaf broker takes a huge message, for half a minute.
+		-- Elsewhere the program itself would wait for half a minute until a deaf broker takes a huge message.
 		waits.size = nil
 	end
 	return { { "coroutine", body = { waits }, is_thread = true }, { "serve", count = self.random(2) }, { "kill" },
 		STEPS.publish(self, where, depth) }
 end
 
--- Requests, perhaps by a connection that is left, and then by another.
+-- Requests, perhaps by a connection that the client leaves, and then by another connection.
 function G:requests(client)
 	local function request()
 		return { "request", client = client, qos = self:pick({ 3, 1, 1, 0 }), callback = {}, timeout = LONG }
@@ -373,7 +373,7 @@ function PHRASES:requests(where)
 	return self:requests(self:which(where))
 end
 
--- Messages of which the broker may not take all at once, and requests that are none.
+-- Messages of which the broker may not take all at once, and packets of other kinds.
 function PHRASES:burst(where)
 	local client, qos, steps = self:which(where), self.random(2), {}
 	for i = 1, 1 + self.random(2) do
@@ -383,7 +383,7 @@ function PHRASES:burst(where)
 	return steps
 end
 
--- How often which step stands where.
+-- The weight of each step, by the place where the step stands.
 local WEIGHTS = {
 	main = {
 		3, "killed", 5, "requests", 5, "burst", 2, "kill",
@@ -431,13 +431,13 @@ function G:body(where, depth)
 	return body
 end
 
--- How a client is brought up.
+-- The steps that connect a client.
 function G:connect(client)
 	return self:pick({
 		8, { { "add", client = client } },
 		3, { { "start_connecting", client = client }, { "add", client = client } },
 		2, { { "await", client = client, what = "connect", timeout = 0.05 }, { "add", client = client } },
-		-- It leaves before the CONNACK, perhaps.
+		-- Perhaps it leaves before the CONNACK.
 		2, { { "add", client = client }, { "serve", count = 1 },
 			{ self:one({ "close_connection", "disconnect", "remove" }), client = client } },
 		1, { { "start_connecting", client = client } },
@@ -474,7 +474,7 @@ function M.program(seed, number, hosts, has_copas)
 		end
 		local first = program.clients[i].plans[1]
 		if first and first.connack ~= "ok" and self:chance(40) then
-			-- Before the CONNACK little can be called from.
+			-- Before the CONNACK hardly any handler is called: add a handler of `auth`.
 			main[#main + 1] = { "on", client = i, event = "auth", body = self:body("handler", 1) }
 		end
 		if program.host:find("^copas") and self:chance(15) then

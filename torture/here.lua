@@ -1,11 +1,11 @@
---- What this Lua has: Copas, and so which hosts of `torture.hosts` there are.
+--- The capabilities of this Lua: whether it has Copas, and so the usable hosts of `torture.hosts`.
 
--- A newer Copas has been put there, for the Luas whose Debian package is too old or missing.
+-- A newer Copas is there, for the Luas whose Debian package is too old or missing.
 package.path = "build/copas/?.lua;" .. package.path
 
 local found, copas = pcall(require, "copas")
 copas = found and type(copas) == "table" and copas or nil
--- The library looks there: it is loaded for the programs that want it.
+-- The library looks for Copas there. The programs that want Copas load it.
 package.loaded.copas = nil
 
 local names = { "ioloop", "ioloop", "luasocket", "stepped" }

@@ -5,7 +5,7 @@ local core = require("mqtt.core")
 local mqtt = require("mqtt")
 local socket = require("socket")
 
--- How long one moment is, and how soon a loop ends when all its clients are gone, in seconds.
+-- How long a moment is, and how soon a loop ends when all its clients are gone, in seconds.
 local MOMENT = 0.002
 local AT_ONCE = 0.7
 
@@ -48,7 +48,7 @@ function M.ioloop.serve(run, ctx)
 	run:call(NOTHING, ctx, "iteration", nil, loop.iteration, loop)
 end
 
--- Runs the loop until its clients are gone, which a function in it brings about after some time.
+-- Runs the loop until its clients are gone. A function in the loop makes them go after some time.
 function M.ioloop.run(run, step, ctx, client)
 	local loop = loop_of()
 	local at, is_over = core.now() + step.ms / 1000, false
@@ -103,7 +103,7 @@ end
 function M.ioloop.finish(run, ctx)
 	local loop, deadline = loop_of(), core.now() + AT_ONCE
 	remove_functions()
-	-- Errors of handlers interrupt it.
+	-- Errors of handlers interrupt the loop.
 	for _ = 1, 50 do
 		if next(loop.clients) == nil then
 			break
@@ -147,7 +147,7 @@ function M.stepped.serve(run, ctx)
 		clients[#clients + 1] = client
 	end
 	local wait, fds = MOMENT, {}
-	-- At the end one that is alone waits for as long as it is told, and has to be woken.
+	-- At the end a client that is alone waits for as long as it is told, and has to be woken.
 	if #clients == 1 and run.is_settling then
 		wait = MOMENT * 40
 	end
@@ -196,7 +196,7 @@ function M.stepped.finish(run, ctx)
 			return
 		end
 	end
-	-- Those of handlers.
+	-- The functions that handlers have added.
 	remove_functions()
 end
 
@@ -239,7 +239,7 @@ for name, method in pairs(M.copas) do
 	end
 end
 
--- The program under way: what Copas is given must not hold on to it.
+-- The program under way. Functions given to Copas must not hold on to it.
 local current
 
 local function caught(err)
@@ -248,7 +248,7 @@ local function caught(err)
 	end
 end
 
---- Runs the main chunk of a program where its host wants that to be.
+--- Runs the main chunk of a program where its host wants it.
 -- @param run the program
 -- @tparam function main the chunk
 function M.start(run, main)

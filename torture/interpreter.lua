@@ -1,4 +1,4 @@
---- Runs one program of the torture, and checks what is promised meanwhile and at the end.
+--- Runs one program of the torture, and checks the promises of the documentation meanwhile and at the end.
 
 
 local finish = require("torture.finish")
@@ -9,13 +9,13 @@ local steps = require("torture.steps")
 local unpack = table.unpack or unpack -- luacheck: globals unpack
 local running = coroutine.running
 
--- How many steps a program takes at most, and how often a handler does anything.
+-- How many steps a program takes at most, and how many times a handler does anything.
 local BUDGET = 250
 local TIMES = 3
--- How long what has to happen may take, in seconds.
+-- How long something that must happen may take, in seconds.
 local PATIENCE = 1.2
 local EVENTS = { "connect", "subscribe", "unsubscribe", "message", "acknowledge", "error", "close", "auth", "shutdown" }
--- What programs throw.
+-- The errors that programs raise.
 local THROWN = "thrown by the torture"
 
 -- Lua 5.1 cannot yield across a pcall.
@@ -25,7 +25,7 @@ local function pack(...)
 	return { n = select("#", ...), ... }
 end
 
--- The coroutine that runs, not one in which coxpcall calls a function for it.
+-- Whether a coroutine runs. A coroutine in which coxpcall calls a function does not count.
 local function in_coroutine()
 	local thread, is_main = running()
 	thread = thread and not is_main and thread or nil
@@ -33,7 +33,7 @@ local function in_coroutine()
 	return thread and coxpcall and coxpcall.running and coxpcall.running(thread) or thread
 end
 
--- Threads that others wait for, as a set.
+-- Threads that other threads wait for, as a set.
 local waited_for = setmetatable({}, { __mode = "k" })
 
 local function is_thrown(err)
@@ -49,15 +49,15 @@ local function nothing() end
 -- The steps that connect, or have clients served.
 local CONNECTS = { start_connecting = true, open_connection = true, await = true, run = true, add = true }
 
--- The methods that wait, which no finalizer can. What is odd about their arguments may be good.
+-- The methods that wait. No finalizer can wait. Odd arguments of these may be good.
 local WAITS = { await = true, request = true }
 
 local M = {
 	--- The clients of all programs that have not been collected.
 	alive = setmetatable({}, { __mode = "k" }),
-	--- Names of steps that programs go without, as a set.
+	--- Names of steps that programs leave out, as a set.
 	without = {},
-	--- A kind of failure, and what to call at once when it is seen.
+	--- A kind of failure, and the function to call at once when it is seen.
 	expected = nil,
 	on_expected = nil,
 }
@@ -73,7 +73,7 @@ for name, method in pairs(finish) do
 	Run[name] = method
 end
 
--- Calls a function in a thread of Copas of its own, whose errors Copas catches. Returns what pcall would.
+-- Calls a function in its own thread of Copas, which catches its errors. Returns the results that pcall would return.
 function Run:in_thread(f, ...)
 	local copas, caller = package.loaded.copas, running()
 	local arguments, results = pack(...), nil
@@ -102,7 +102,7 @@ function Run:violation(kind, text)
 	end
 end
 
---- An error has come out where nothing else can be done about it.
+--- An error has come out in a place where nothing else can catch it.
 function Run:caught(err)
 	local text = type(err) == "string" and err or ""
 	local is_blamed = self:take_blame(err)
@@ -117,21 +117,21 @@ function Run:caught(err)
 	end
 end
 
--- Whether an error is that of bad arguments which could not be caught at the call, in coroutines of Lua 5.1.
+-- Whether an error is an error about bad arguments that could not be caught at the call, in coroutines of Lua 5.1.
 function Run:take_blame(err)
 	local is_blamed = self.is_blamed and not model.is_internal(err)
 	self.is_blamed = nil
 	return is_blamed
 end
 
---- Calls the library, and checks what it returns or raises.
--- @tparam table step the step that wants it: `bad` if its arguments may be to blame
+--- Calls the library, and checks the values that it returns or the error that it raises.
+-- @tparam table step the step that makes the call: `bad` if its arguments may be to blame
 -- @tparam table ctx where the step stands
--- @tparam string name of what is called, for `model.explain_returns`
--- @param detail for that too
--- @tparam function f what is called
+-- @tparam string name the name of the function, for `model.explain_returns`
+-- @param detail for `model.explain_returns` too
+-- @tparam function f the function
 -- @param ... its arguments
--- @return what it returns; nothing if it has raised an error
+-- @return its results; nothing if it has raised an error
 function Run:call(step, ctx, name, detail, f, ...)
 	self.has_thrown = false
 	local was_blamed = self.is_blamed
@@ -145,7 +145,7 @@ function Run:call(step, ctx, name, detail, f, ...)
 		if problem then
 			self:violation("what is returned by " .. name, problem)
 		end
-		-- In a coroutine that waits its time has not come.
+		-- An error thrown in a coroutine that waits is not due yet.
 		local is_due = self.pending and (self.pending == "main" or coroutine.status(self.pending) ~= "suspended")
 		if is_due and ctx.where == "main" and self.host.is_ordered and not in_coroutine() then
 			self:violation("an error that a handler has raised does not come out of " .. name)
@@ -168,7 +168,7 @@ function Run:call(step, ctx, name, detail, f, ...)
 	elseif model.is_internal(err) then
 		self:violation(("%s raises from inside: %s"):format(name, model.generalize(err)), tostring(err))
 	else
-		-- One of a handler behind it does not come out.
+		-- The error of a further handler does not come out.
 		self.pending = nil
 	end
 end
@@ -219,7 +219,7 @@ function Run:has_coroutines()
 	return false
 end
 
---- Ends a thread of Copas. One that is running ends as soon as it waits.
+--- Ends a thread of Copas. A running thread ends as soon as it waits.
 -- @tparam thread thread the thread
 -- @treturn boolean whether it has been ended
 function Run:kill(thread)
@@ -234,7 +234,7 @@ function Run:kill(thread)
 	return true
 end
 
--- Resumes those that wait for nothing else.
+-- Resumes the coroutines that wait for nothing else.
 function Run:resume_all()
 	local waiting = {}
 	for thread, state in pairs(self.coroutines) do
@@ -262,7 +262,7 @@ function Run:exec(body, ctx)
 	end
 end
 
--- Calls a function that may raise an error, and may yield. Returns what pcall would.
+-- Calls a function that may raise an error, and may yield. Returns the results that pcall would return.
 function Run:guarded(ctx, f, ...)
 	if not (no_yield_across_pcall and in_coroutine()) or ctx.no_wait then
 		return pcall(f, ...)
@@ -273,13 +273,14 @@ function Run:guarded(ctx, f, ...)
 	return self:in_thread(f, ...)
 end
 
--- The client that a step is about, and its record.
+-- Returns the client of a step, and its record.
 function Run:who(step, ctx)
 	local rec = step.client == 0 and ctx.rec or self.records[step.client]
 	return rec and rec.client, rec
 end
 
--- A handler of an event, with the body of a step; and what is to be called when the client has it.
+-- Makes a handler of an event, with the body of a step. Also returns the function to call when the client has the
+-- handler.
 function Run:handler(rec, event, body)
 	self.last_id = self.last_id + 1
 	local id, count = self.last_id, 0
@@ -336,7 +337,7 @@ function Run:observers(rec)
 	return on
 end
 
--- A callback of a request, with the body of a step.
+-- Makes a callback of a request, with the body of a step.
 function Run:callback(rec, exchange, body)
 	local callback
 	callback = function(answer, reason)
@@ -362,13 +363,13 @@ function Run:request(step, ctx, client, rec, method, kind, opts)
 		opts.callback = self:callback(rec, exchange, step.callback)
 	end
 	local accepted = self:call(step, ctx, method, opts.qos or 0, client[method], client, opts)
-	-- After an error of a callback or handler it is not known.
+	-- After an error of a callback or handler the result is not known.
 	if not self.has_thrown then
 		rec.record:asked(exchange, client, accepted)
 	end
 end
 
--- Collects all garbage. Errors that come out of it are the library's.
+-- Collects all garbage. Errors that come out of the collector are the library's.
 function Run:collect()
 	self.finalizing = self.finalizing + 1
 	local ok, err = pcall(collectgarbage)
@@ -380,8 +381,8 @@ function Run:collect()
 	end
 end
 
--- Has Copas let go of threads that have been ended: it holds on to each until the timeout of what that waited for, half
--- a minute perhaps, and with it to its client, and to a message of megabytes.
+-- Has Copas let go of threads that have been ended. Copas holds each until the timeout of its wait, perhaps for half a
+-- minute, and so holds the thread's client, and a message of megabytes.
 local function forget_timeouts(threads)
 	local wheel, timers
 	for i = 1, math.huge do
@@ -408,7 +409,7 @@ local MAIN = { where = "main", leave = nothing }
 -- @tparam table program the program, see `torture.generate`
 -- @param control the connection to the broker
 -- @tparam number limit seconds until the watchdog ends this process
--- @tparam ?number patience seconds that what has to happen may take
+-- @tparam ?number patience seconds that something that must happen may take
 -- @treturn table violations: a list of `{ kind=, text= }`
 function M.run(program, control, limit, patience)
 	local host = hosts[program.host]
@@ -424,7 +425,7 @@ function M.run(program, control, limit, patience)
 		alive = M.alive,
 		stepped = setmetatable({}, { __mode = "k" }),
 		coroutines = {},
-		-- Threads of Copas that the program has begun, as a list; and the one that runs its main chunk.
+		-- Threads of Copas that the program has begun, as a list; and the thread that runs its main chunk.
 		threads = {},
 		main_thread = nil,
 		-- Threads that the program has ended, as a set.
@@ -439,14 +440,15 @@ function M.run(program, control, limit, patience)
 		waiting = {},
 		-- The threads that wait in `in_thread`, as a set.
 		calling = setmetatable({}, { __mode = "k" }),
-		-- Where an error has been thrown that still has to come out: "main", or the coroutine.
+		-- Where an error has been thrown that has yet to come out: "main", or the coroutine.
 		pending = nil,
 		-- Whether bad arguments are to blame for the next error.
 		is_blamed = nil,
 		has_thrown = false,
 		-- Whether an error has ended a thread of Copas.
 		has_lost_thread = false,
-		-- Whether what has begun is brought to its end; programs may not connect any more; they may do nothing any more.
+		-- Whether everything begun is being brought to its end; whether programs may not connect any more; whether they
+		-- may do nothing any more.
 		is_settling = false,
 		is_ending = false,
 		is_over = false,
@@ -489,8 +491,9 @@ function M.run(program, control, limit, patience)
 		forget_timeouts(run.killed)
 	end
 	if no_yield_across_pcall and (next(run.killed) or run.has_lost_thread) then
-		-- coxpcall notes the thread of each coroutine for as long as that lives. In Lua 5.1 both live for ever if the thread
-		-- has the coroutine on its stack, as one has that was ended or that an error has ended.
+		-- coxpcall notes the thread of each coroutine for as long as the coroutine lives. In Lua 5.1 both live for ever
+		-- if the thread has the coroutine on its stack. A thread that was ended, or that an error has ended, still has
+		-- it there.
 		for client in pairs(M.alive) do
 			M.alive[client] = nil
 		end

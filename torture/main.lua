@@ -1,4 +1,4 @@
--- Runs random programs for some time, shrinks those that fail, and prints what was found: see scripts/torture.
+-- Runs random programs for some time, shrinks failing programs, and prints the findings: see scripts/torture.
 -- usage: main.lua control=PORT seconds=SECONDS seed=SEED from=NUMBER [program=FILE] [only=PATTERN] [skip=PATTERN]
 --    [host=NAME] [limit=SECONDS] [shrink=SECONDS] [name=LUA]
 
@@ -9,23 +9,23 @@ local generate = require("torture.generate")
 local here = require("torture.here")
 local shrink = require("torture.shrink")
 
--- After how many programs a process is done, so that what they leave is seen.
+-- After this many programs a new process begins, so that a leak of the programs is seen.
 local PER_PROCESS = 150
--- How much more memory a process may have after them, in KiB.
+-- How much the memory of a process may grow during its programs, in KiB.
 local GROWTH = 1500
--- How often a program that has failed is tried again, if it does not fail at once.
+-- How many times a program that has failed is tried again, if it does not fail at once.
 local TRIES = 4
--- How long what has to happen may take, and a whole program, in seconds: when a program that has failed is tried again,
--- and while it is shrunk.
+-- How long something that must happen, and a whole program, may take, in seconds: when a program that has failed is
+-- tried again, and while it is shrunk.
 local SLOWLY = { patience = 2.5, limit = 8 }
 local QUICKLY = { patience = 0.25, limit = 2.5 }
 -- How many kinds of failures are shrunk.
 local KINDS = 30
--- Where the shrunk programs go.
+-- The directory for shrunk programs.
 local DIRECTORY = "build/torture"
 
--- Kinds of failures that a busy machine may cause, or what a stack has left to the collector: they count if they are
--- seen again.
+-- Kinds of failures that count only if they are seen again: a busy machine may cause them, or an object left on a stack
+-- by chance, which the collector then keeps.
 local TIMES = { "not collected", "is kept", "at once", "hangs", "arrives any more", "does not reconnect",
 	"does not say", "waits for ever", "does not return", "is not called", "in_flight", "waits for answers" }
 
@@ -45,7 +45,7 @@ local function quote(text)
 	return "'" .. tostring(text):gsub("'", "'\\''") .. "'"
 end
 
--- Runs a process. Calls `on_line` with each line that it prints. Returns its exit status, and what else it has said.
+-- Runs a process. Calls `on_line` with each line that it prints. Returns its exit status, and its other output.
 local function run(arguments, seconds, on_line)
 	for _, name in ipairs({ "control", "only", "skip", "without", "host" }) do
 		if settings[name] then
@@ -68,7 +68,7 @@ local function run(arguments, seconds, on_line)
 	return tonumber(status), table.concat(rest, "\n")
 end
 
--- What the end of a process means for the program that it was at.
+-- Says what the end of a process means for the program that it was running.
 local function explain_end(status, said)
 	if status == 137 or status == 124 or status == 130 then
 		return { kind = "it hangs", text = said }
@@ -112,10 +112,10 @@ local function write_program(name, program)
 end
 
 os.execute("mkdir -p " .. DIRECTORY)
--- No longer than the whole run may leave it.
+-- The file of the program to be tried. This run removes it when it ends.
 local scratch = os.tmpname()
 
--- Returns whether a program fails in a way, with these times.
+-- Returns whether a program fails in a given way, with given times.
 local function fails_as(kind, times)
 	return function(program)
 		write_program(scratch, program)
@@ -130,14 +130,14 @@ local function fails_as(kind, times)
 	end
 end
 
--- Makes a program that fails as short as it can be made in the time that there is for that.
+-- Makes a failing program as short as the time for it allows.
 local function shorten(program, kind, is_sure)
 	for _, times in ipairs({ QUICKLY, SLOWLY }) do
 		local deadline, fails = socket.gettime() + settings.shrink, fails_as(kind, times)
 		local short = shrink.shrink(program, function(candidate)
 			return socket.gettime() < deadline and (fails(candidate) or not is_sure and fails(candidate))
 		end)
-		-- A program may have failed for want of time only.
+		-- A program may have failed only because its time was too short.
 		local fails_slowly = fails_as(kind, SLOWLY)
 		if fails_slowly(short) or not is_sure and fails_slowly(short) then
 			return short
@@ -155,10 +155,10 @@ local function is_about_time(kind)
 	return false
 end
 
--- The kinds that are known.
+-- The kinds already known.
 local known, found = {}, 0
 
--- Reports failures of a program: those of kinds that are not known yet. Returns whether any counts.
+-- Reports a program's failures of kinds that are not known yet. Returns whether any of them counts.
 local function report(program, number, failures)
 	for _, failure in ipairs(failures) do
 		local kind = failure.kind
@@ -213,13 +213,13 @@ while socket.gettime() < deadline do
 		per_host[host] = (per_host[host] or 0) + count
 	end
 	if not last then
-		-- Nothing has begun: there is no broker, or no library.
+		-- No program has begun: there is no broker, or no library.
 		error(failures[1] and failures[1].text or "the torture does not begin", 0)
 	elseif failures[1] then
 		local before = socket.gettime()
 		report(generate.program(settings.seed, last, settings.host and { settings.host } or here.hosts,
 			here.copas), last, failures)
-		-- Shrinking is not what the time is for.
+		-- The time for programs does not include shrinking.
 		deadline = deadline + socket.gettime() - before
 	elseif growth and growth > GROWTH then
 		found = found + 1

@@ -1,14 +1,14 @@
---- What the documentation promises, as checks: records what a program of the torture sees, and says what is wrong.
+--- The promises of the documentation, as checks: records what a program of the torture sees, and reports violations.
 
 local M = {}
 
--- Errors that say nothing to a caller: they come from inside.
+-- Errors that mean nothing to a caller: they come from inside.
 local INTERNAL = {
 	"attempt to ", "bad argument", "table index is", "stack overflow", "internal error", "panicked", "poison",
 	"error converting", "no conversion", "C stack", "assertion failed", "cannot resume",
 }
 
---- Whether a message is one that comes from inside.
+--- Whether an error message comes from inside.
 -- @param message anything
 -- @treturn boolean
 function M.is_internal(message)
@@ -23,7 +23,7 @@ function M.is_internal(message)
 	return false
 end
 
---- A message without what differs from run to run.
+--- Returns a message without the parts that differ from run to run.
 -- @param message anything
 -- @treturn string
 function M.generalize(message)
@@ -31,9 +31,9 @@ function M.generalize(message)
 	return (text:gsub("\n.*", ""):gsub("[%w_./]*/mqtt/", "mqtt/"))
 end
 
---- Whether a broker has accepted a client, and it has not left.
+--- Whether a broker has accepted a client, and the client has not left.
 -- @tparam table client the client
--- @return what is true if so
+-- @return a true value if so
 function M.is_connected(client)
 	local connack = client and client.connection and client.connection.connack
 	return connack and connack.rc == 0
@@ -49,7 +49,7 @@ local function is_true(value)
 	return value == true
 end
 
--- What a function returns on success, and whether failure is false or nil, with a message, perhaps with a packet.
+-- The results of a function on success, and on failure: false or nil, with a message, perhaps with a packet.
 local RETURNS = {
 	publish = { is = function(value, qos)
 		if qos == 0 then
@@ -82,11 +82,11 @@ for _, name in ipairs({
 	RETURNS[name] = { is = is_true, failure = false }
 end
 
---- Returns what is wrong with what a function has returned, or nil.
+--- Checks the results of a function. Returns an error message, or nil.
 -- @tparam string name the function
 -- @param detail the QoS for publish
--- @tparam number count how many values
--- @param first the values
+-- @tparam number count how many results
+-- @param first the results
 -- @param second
 -- @param third
 function M.explain_returns(name, detail, count, first, second, third)
@@ -133,44 +133,45 @@ local Record = {}
 Record.__index = Record
 
 --- Makes the record of a client.
--- @tparam function violation called with the kind of what is wrong, and a text
--- @tparam boolean is_ordered whether handlers are called by the one that serves, not in threads
+-- @tparam function violation called with the kind of a violation, and a text
+-- @tparam boolean is_ordered whether handlers are called by the thread that serves, not in threads of their own
 -- @treturn table the record
 function M.record(violation, is_ordered)
 	return setmetatable({
 		violation = violation,
 		is_ordered = is_ordered,
-		-- What has been seen of each connection table.
+		-- The events seen of each connection table.
 		connections = setmetatable({}, { __mode = "k" }),
 		opened = 0,
 		closed = 0,
 		connected_at = nil,
-		-- Of the messages of a topic and QoS the last one, and how often each has come, by serial number.
+		-- The last message of each topic and QoS, and how often each message has come, by serial number.
 		last = {},
 		delivered = {},
-		-- The connection by which a message of QoS 2 has come, and whether the program has acknowledged it, by serial number.
+		-- By serial number: the connection by which a message of QoS 2 has come, and whether the program has
+		-- acknowledged it.
 		came_by = {},
 		acknowledged = {},
 		-- Requests, by tag.
 		exchanges = {},
-		-- Calls of handlers under way or over: what has to be called, and what has been.
+		-- Calls of handlers, under way or over: the handlers that have to be called, and the handlers that have been.
 		dispatches = {},
 		by_packet = setmetatable({}, { __mode = "k" }),
 		-- How many connections the program has asked for: the first one needs no call.
 		may_connect = 1,
 		created_at = nil,
 		has_reconnected = false,
-		-- The connection that the marker came on, and the broker's number of it.
+		-- The connection that the marker came on, and the broker's number of the connection.
 		marked = nil,
 		marker = nil,
-		-- What had been received before the connection, in bytes.
+		-- The bytes received before the connection.
 		base = 0,
 		-- Whether the first connect is a clean start only because it is the first.
 		is_first_clean = false,
-		-- Threads that the program has ended: what they were at may not come to its end.
+		-- Threads that the program has ended: their work may stay unfinished.
 		killed_threads = setmetatable({}, { __mode = "k" }),
 		has_killed = false,
-		-- Events that nothing is known about, as a set.
+		-- Events that the torture does not see, as a set.
 		unseen = {},
 	}, Record)
 end
@@ -239,7 +240,7 @@ function EVENTS:message(client, message)
 		local stream = message.topic .. " " .. message.qos
 		local count = self.delivered[number] or 0
 		self.delivered[number] = count + 1
-		-- One that was not acknowledged comes again by the next connection.
+		-- A message that was not acknowledged comes again by the next connection.
 		local may_come_again = message.qos == 1
 			or message.qos == 2 and not self.acknowledged[number] and self.came_by[number] ~= tostring(connection)
 		self.came_by[number] = tostring(connection)
@@ -276,7 +277,7 @@ local PACKETS = {
 	subscribe = { [9] = true }, unsubscribe = { [11] = true }, auth = { [15] = true },
 }
 
--- Whether the arguments of a handler are those of its event.
+-- Whether the arguments of a handler fit its event.
 local function is_of_event(event, first, second)
 	if PACKETS[event] then
 		return type(first) == "table" and PACKETS[event][first.type] and type(second) == "table"
@@ -333,12 +334,12 @@ function Record:is_inside(event)
 end
 
 --- Notes that the program has ended a thread.
--- @tparam thread thread which
+-- @tparam thread thread the thread
 function Record:killed(thread)
 	self.killed_threads[thread], self.has_killed = true, true
 end
 
---- Notes that the thread has been ended that was about to call the callback of a request.
+--- Notes that a thread has been ended that was about to call the callback of a request.
 -- @tparam ?number packet_id of the request
 function Record:unanswered(packet_id)
 	for _, exchange in pairs(self.exchanges) do
@@ -348,14 +349,14 @@ function Record:unanswered(packet_id)
 	end
 end
 
--- Whether the thread has been ended that called these handlers.
+-- Whether the thread that called these handlers has been ended.
 function Record:was_killed(dispatch)
 	return dispatch.thread and self.killed_threads[dispatch.thread]
 end
 
---- Whether a message that the broker has sent by the last connection, and perhaps by others before, has not come by the
--- last one, though the program has not acknowledged it.
--- @tparam table message what the broker has noted of it
+--- Whether a message is missing: the broker has sent it by the last connection, perhaps by earlier connections too, it
+-- has not come by the last connection, and the program has not acknowledged it.
+-- @tparam table message the broker's record of the message
 -- @tparam table client the client
 -- @treturn boolean
 function Record:is_owed(message, client)
@@ -363,7 +364,7 @@ function Record:is_owed(message, client)
 		and self.came_by[message.serial] ~= tostring(client.connection)
 end
 
---- Lets go of threads that are over: what is on their stacks would be kept.
+--- Lets go of threads that are over, and so of everything on their stacks.
 function Record:forget_dead_threads()
 	for _, dispatch in ipairs(self.dispatches) do
 		local thread = dispatch.thread
@@ -388,9 +389,9 @@ end
 -- Requests ------------------------------------------------------------------------------------------------------------
 
 --- Notes a request that is about to be made.
--- @tparam string tag what the broker knows it by
+-- @tparam string tag the mark by which the broker knows the request
 -- @tparam string kind publish0, publish1, publish2, subscribe, unsubscribe or request
--- @tparam boolean has_callback whether it has one
+-- @tparam boolean has_callback whether the request has a callback
 -- @treturn table the exchange
 function Record:ask(tag, kind, has_callback)
 	local exchange = { tag = tag, kind = kind, has_callback = has_callback, called = 0, is_accepted = nil }
@@ -398,7 +399,7 @@ function Record:ask(tag, kind, has_callback)
 	return exchange
 end
 
---- Notes what came of it.
+--- Notes whether the request was accepted.
 function Record:asked(exchange, client, accepted)
 	exchange.is_accepted = accepted and true or false
 	exchange.id = accepted
@@ -463,7 +464,7 @@ function Record:subscriptions(client)
 	return found
 end
 
---- Marks what the broker has answered on the client's connection, all of which has been received.
+--- Marks the requests that the broker has answered on the client's connection, all of which have been received.
 function Record:received(answered, number)
 	for tag, connection in pairs(answered) do
 		if connection == number and self.exchanges[tag] then

@@ -1,11 +1,11 @@
 -- Runs programs of the torture in this process, one after the other, until one fails.
 -- usage: run.lua control=PORT limit=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
 --    or: run.lua control=PORT limit=SECONDS program=FILE [patience=SECONDS] [expected=KIND]
--- With only=PATTERNS or skip=PATTERNS of Lua, parted by `;`, just the kinds of failures that match one, or none of
--- them, count.
+-- With only=PATTERNS or skip=PATTERNS, Lua patterns parted by `;`, only the kinds of failures count that match a
+-- pattern, or that match none.
 -- With without=NAMES programs go without steps of these names.
--- Prints lines: "begin NUMBER HOST", then "failed NUMBER { kind=..., text=... }" for each thing that is wrong, "done
--- NUMBER"; at the end "memory KILOBYTES" more than after the first programs.
+-- Prints lines: "begin NUMBER HOST", then "failed NUMBER { kind=..., text=... }" for each failure, "done NUMBER"; at
+-- the end "memory KILOBYTES" more than after the first programs.
 
 local core = require("mqtt.core")
 
@@ -14,10 +14,10 @@ local data = require("torture.data")
 local generate = require("torture.generate")
 local here = require("torture.here")
 
--- After how many programs memory should not grow any more, and of how many the least counts.
+-- After how many programs memory should not grow any more, and of how many last programs the least memory counts.
 local WARM, LAST = 30, 10
--- How many collections there are after each program, at least and at most: a finalizer may hold what has one, and of
--- what the weak tables of Lua 5.1 hold each collection finds one link.
+-- How many collections there are after each program, at least and at most. A finalizer may hold an object with a
+-- further finalizer, and in the weak tables of Lua 5.1 each collection finds one link of a chain.
 local FEWEST, MOST = 2, 20
 
 local settings = {}
@@ -38,7 +38,8 @@ local function report(number, kind, text)
 	print(("failed %d %s"):format(number, data.write({ kind = kind, text = text })))
 end
 
--- The number of a client that has not been collected. Not to be left on the stack: the client itself.
+-- Returns the number of a client that has not been collected. A function, because the client must not stay on the
+-- stack.
 local function one_alive()
 	local _, number = next(interpreter.alive)
 	return number
@@ -49,7 +50,7 @@ local function run(program, number)
 	package.loaded.copas = program.copas and here.copas or nil
 	local violations = interpreter.run(program, broker, settings.limit, settings.patience)
 	if rawget(_G, "jit") then
-		-- Compiled code holds on to what it was compiled for.
+		-- Compiled code holds the objects that it was compiled for.
 		jit.flush() -- luacheck: globals jit
 	end
 	for i = 1, MOST do
@@ -65,7 +66,7 @@ local function run(program, number)
 	for _, violation in ipairs(violations) do
 		local kind = violation.kind
 		local counts = data.matches(kind, settings.only or ".") and not data.matches(kind, settings.skip or "")
-		-- A hang counts in any case here: this process is of no use any more.
+		-- A hang counts in any case here: this process cannot be used any more.
 		if kind == "it hangs" or counts then
 			report(number, kind, violation.text)
 		end
@@ -74,7 +75,7 @@ local function run(program, number)
 end
 
 if settings.expected then
-	-- That is all that is to be known: nothing of what follows.
+	-- The failure that was looked for: anything later does not count.
 	interpreter.expected = settings.expected
 	function interpreter.on_expected(text)
 		report(0, settings.expected, text)
@@ -103,7 +104,7 @@ for number = settings.from, settings.from + settings.count - 1 do
 	if number == settings.from + WARM then
 		first = collectgarbage("count")
 	elseif first then
-		-- A ring, filled from 1: a table with holes has no length that one could rely on.
+		-- A ring, filled from 1: the length of a table with holes is not reliable.
 		counts[counted % LAST + 1] = collectgarbage("count")
 		counted = counted + 1
 	end

@@ -1,4 +1,4 @@
---- Makes a failing program as short as can be: takes steps out and makes the rest plainer, as long as it still fails.
+--- Makes a failing program as short as possible: removes steps and makes the rest plainer, as long as it still fails.
 
 local data = require("torture.data")
 
@@ -23,7 +23,7 @@ end
 
 local LISTS = { main = true, body = true, callback = true, plans = true, pushes = true, answers = true }
 
--- All lists in a program that things may be taken out of.
+-- Returns all lists in a program that may lose items.
 local function lists(value, found)
 	for _, key in ipairs(keys_of(value)) do
 		local item = value[key]
@@ -48,7 +48,7 @@ local function without(list, from, count)
 	return rest
 end
 
--- Takes the steps of a client out, and makes the numbers of those behind it one less.
+-- Removes the steps of a client, and reduces the numbers of later clients by one.
 local function forget_client(value, number)
 	for key, item in pairs(value) do
 		if type(item) == "table" then
@@ -83,7 +83,7 @@ local function tables(value, found)
 	return found
 end
 
--- Plainer values of fields, and fields that may go.
+-- Plainer values of fields, and fields that may be removed.
 local PLAINER = {
 	count = { 1 }, gc = { "stop" }, connack = { "ok" }, qos = { 0, 1 }, reconnect = { false }, clean = { true },
 	version = { 4 }, ms = { 5 }, client = { 1 }, topic = { "m/1" },
@@ -113,11 +113,11 @@ end
 --- Shrinks a program.
 -- @tparam table program the program, which fails
 -- @tparam function fails whether a program fails in the same way
--- @treturn table the shortest one that was found
+-- @treturn table the shortest program found
 function M.shrink(program, fails)
 	local best = data.copy(program)
 
-	-- Tries what a function makes of a copy; keeps it if that still fails.
+	-- Has a function change a copy; keeps the copy if it still fails.
 	local function try(change)
 		local candidate = data.copy(best)
 		if change(candidate) == false or size(candidate) >= size(best) and data.write(candidate) == data.write(best)
@@ -128,7 +128,7 @@ function M.shrink(program, fails)
 		return true
 	end
 
-	-- Takes items out of the lists: all of them first, then halves, then ever fewer.
+	-- Removes items from the lists: all of them first, then halves, then ever fewer.
 	local function thin_out()
 		local is_thinner = false
 		local index = 1
@@ -152,7 +152,7 @@ function M.shrink(program, fails)
 		return is_thinner
 	end
 
-	-- Takes whole clients out.
+	-- Removes whole clients.
 	local function leave_clients()
 		local is_less = false
 		for number = #best.clients, 1, -1 do
@@ -164,7 +164,7 @@ function M.shrink(program, fails)
 		return is_less
 	end
 
-	-- Puts the body of a step in its place.
+	-- Puts the body of a step in the place of the step.
 	local function unwrap()
 		local is_flatter = false
 		for index = 1, #lists(best, {}) do
@@ -187,7 +187,7 @@ function M.shrink(program, fails)
 		return is_flatter
 	end
 
-	-- Gives a field of a table its plainest value, or takes it out.
+	-- Gives a field of a table its plainest value, or removes it.
 	local function simplify(index, key)
 		local function set(value)
 			return try(function(candidate)

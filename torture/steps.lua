@@ -1,5 +1,5 @@
---- The steps of the programs of the torture: what is done for each, as functions of the running program, see
--- `torture.interpreter`, the step, and where it stands.
+--- The steps of the programs of the torture: a function for each. It takes the running program (see
+-- `torture.interpreter`), the step, and the place of the step.
 
 local core = require("mqtt.core")
 local mqtt = require("mqtt")
@@ -10,18 +10,18 @@ local model = require("torture.model")
 
 local unpack = table.unpack or unpack -- luacheck: globals unpack
 
--- How often a function of the program does anything.
+-- How many times a function of the program does anything.
 local TIMES = 3
 -- How long a nap takes at most, in seconds.
 local NAP = 0.05
--- How long after the connect event a wait for that may end, in seconds.
+-- How long after the connect event a wait for the event may end, in seconds.
 local LATE = 0.25
 -- How many events there are.
 local EVENTS = 9
 
 local function nothing() end
 
--- The connector of a client: one in Lua raises an error at one call of one of its methods, if it is to.
+-- The connector of a client. A connector in Lua raises an error at one call of one of its methods, if `raises` says so.
 local function connector_of(name, raises)
 	local connector = require(name)
 	if not raises or name == "mqtt.connector.native" then
@@ -80,7 +80,7 @@ function STEPS:on(step, ctx)
 	if client then
 		local handler, note = self:handler(rec, step.event, step.body)
 		self:call(step, ctx, "on", nil, function()
-			-- Both at once: the call may be in a thread of its own.
+			-- Both at once: the step's call may run in a thread of its own.
 			client:on(step.event, handler)
 			note()
 		end)
@@ -198,8 +198,8 @@ function STEPS:acknowledge(step, ctx)
 	if client and message then
 		local ok, err = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
 		local number = message.topic:find("^m/") and tonumber(message.payload)
-		-- Of QoS 2 that counts between two connections, too; and when the session has given up a connection of which the
-		-- close event has still to come: then the message says what was to be sent, before that.
+		-- For QoS 2, an acknowledgement counts between two connections, too. It also counts when the session has given
+		-- up a connection whose close event has yet to come: then the error message says first what was to be sent.
 		local is_between = err and err:find("network connection is not opened", 1, true)
 		if number and (ok == true or message.qos == 2 and is_between) then
 			rec.record.acknowledged[number] = true
@@ -215,7 +215,7 @@ function STEPS:respond(step, ctx)
 	end
 end
 
--- The methods that are called as they are.
+-- The methods that are called without further work.
 for _, name in ipairs({
 	"auth", "disconnect", "close_connection", "shutdown", "send_pingreq", "check_keep_alive", "getfd", "stats",
 	"start_connecting",
@@ -236,7 +236,7 @@ for _, name in ipairs({
 	end
 end
 
--- What start_connecting does, in two steps.
+-- Does the work of start_connecting in two steps.
 function STEPS:open_connection(step, ctx)
 	local client, rec = self:who(step, ctx)
 	if client and not ctx.no_wait then
@@ -248,12 +248,12 @@ function STEPS:open_connection(step, ctx)
 	end
 end
 
--- A method with arguments of no use.
+-- Calls a method with bad arguments.
 function STEPS:misuse(step, ctx)
 	local client, rec = self:who(step, ctx)
 	if client then
 		if step.method == "await" and step.args[1] == "connect" then
-			-- There is nothing wrong with that: it connects.
+			-- These arguments are good: the call connects.
 			rec.record.may_connect = rec.record.may_connect + 1
 		end
 		self:call(step, ctx, step.method, nil, client[step.method], client, unpack(step.args, 1, step.count))
@@ -311,7 +311,7 @@ function STEPS:add_function(step)
 	end
 end
 
--- What is no client and no function.
+-- Adds something that is neither a client nor a function.
 function STEPS:add_badly(step, ctx)
 	local loop = mqtt.get_ioloop()
 	local before = #loop.clients
@@ -357,7 +357,7 @@ function STEPS:coroutine(step, ctx)
 		self:exec(step.body, { where = "coroutine", rec = ctx.rec, leave = nothing })
 	end
 	if not self.host.is_ordered and (step.is_thread or self.host.connector == "mqtt.connector.copas") then
-		-- Its sockets are for threads of Copas only.
+		-- Sockets of Copas are for threads of Copas only.
 		table.insert(self.threads, package.loaded.copas.addthread(body))
 		return
 	end
@@ -366,7 +366,7 @@ function STEPS:coroutine(step, ctx)
 	self:resume(thread)
 end
 
--- Ends the thread of Copas that the program has begun last.
+-- Ends the last thread of Copas that the program has begun.
 function STEPS:kill()
 	local thread
 	repeat
@@ -377,7 +377,7 @@ function STEPS:kill()
 	end
 end
 
--- Ends the thread of Copas that runs.
+-- Ends the running thread of Copas.
 function STEPS:kill_self(_, ctx)
 	if ctx.where ~= "main" and not ctx.no_wait and self:kill(coroutine.running()) and ctx.packet then
 		ctx.rec.record:unanswered(ctx.packet.packet_id)
@@ -416,7 +416,7 @@ end
 function STEPS:object(step, ctx)
 	local rec = ctx.rec
 	if self.host.connector == "mqtt.connector.copas" then
-		-- Its sockets yield, which no finalizer can.
+		-- Sockets of Copas yield, which no finalizer can.
 		return
 	end
 	local function finalize()
@@ -445,8 +445,8 @@ end
 
 -- Time.
 
--- Sleeps until what the broker has sent so far has been received, as the native connection does by itself; so its
--- answers are not lost.
+-- Sleeps until everything that the broker has sent so far has been received. The native connection receives by itself,
+-- so its answers are not lost.
 function STEPS:nap()
 	local deadline = core.now() + NAP
 	local log, is_behind

@@ -1,8 +1,8 @@
 --- Wakes the worker of nginx when a client on the native connection has something for Lua.
--- Internal to `mqtt.loop.nginx` and `mqtt.ioloop`. The connections are read and written in threads of their own, which
--- nginx knows nothing of. So one cosocket of the worker is connected to the library itself, and a byte comes by it when
--- a client has news and nobody has been told yet. The cosocket belongs to a timer that no function of the program runs
--- in: nothing but the end of the worker ends it.
+-- Internal to `mqtt.loop.nginx` and `mqtt.ioloop`. The native connections are read and written in threads of their own,
+-- which nginx does not know. So one cosocket of the worker is connected to the library itself. The library sends it a
+-- byte when a client has news and nobody has been told yet. The cosocket belongs to a timer in which no function of the
+-- program runs, so nothing but the end of the worker ends it.
 -- @module mqtt.bell
 
 local core = require("mqtt.core")
@@ -12,35 +12,35 @@ local next, require = next, require
 local next_ready = core.next_ready
 local ngx = host.openresty()
 
--- How long waiting goes on before it is begun anew, in seconds: "forever" is not to be had. The longest time of nginx.
+-- The longest time of nginx, in seconds. nginx cannot wait for ever, so waiting begins anew after this time.
 local LONG = 0x7FFFFFFF / 1000
--- How long connecting to the library may take, and how often the clients are looked at without a cosocket, in seconds.
+-- How long connecting to the library may take, and how often clients are looked at without a cosocket, in seconds.
 local CONNECT_TIMEOUT, POLL_PAUSE = 10, 0.01
 
 local bell = {}
 
--- What to call when a link has news, by its token. Called in the bell's timer: they must not wait.
+-- The functions to call when a link has news, by its token. They run in the bell's timer, and must not wait.
 local owners = {}
--- Tokens of links that nobody is to be called for: a queue for `bell.next_ready`.
+-- Tokens of links without a function: a queue for `bell.next_ready`.
 local unclaimed, is_unclaimed, first, last = {}, {}, 1, 0
--- What needs the bell, also while the worker exits, and how each is ended when its time is over.
+-- The users of the bell, also while the worker exits, each with the function that ends it when its time is over.
 local users = {}
--- Who sleeps until there are unclaimed tokens, and how many.
+-- Timers and requests that sleep until there are unclaimed tokens: their semaphore, and their number.
 local sleepers, asleep = nil, 0
--- A link of the bell's own, which wakes it.
+-- The bell's own link, which wakes it.
 local link, handle
--- Whether the timer is there.
+-- Whether the timer exists.
 local is_there = false
--- Called each time that the bell has rung, before and after the owners.
+-- Called each time that the bell has rung, before and after the functions of the links.
 local before, after
 
 local function take_own_events()
 	while core.pop(handle) do -- luacheck: ignore 542
-		-- until there is none
+		-- until there are none
 	end
 end
 
--- Calls those who wait for news. The first time since nginx has done something else this is `fresh`.
+-- Calls the functions of links that have news. `fresh` is true when nginx has done something else before.
 local function deliver(fresh)
 	if fresh then
 		before()
@@ -104,7 +104,7 @@ local function run()
 			local byte
 			byte, err = sock:receive(1)
 			if not byte and err ~= "timeout" then
-				-- nginx has closed it: the worker exits, and the time of `worker_shutdown_timeout` is over.
+				-- nginx has closed the cosocket: the worker exits, and the time of `worker_shutdown_timeout` is over.
 				sock = nil
 				local late = users
 				users = {}
@@ -125,9 +125,9 @@ end
 
 local function nothing() end
 
---- Sees to it that there is a bell.
+--- Makes sure that there is a bell.
 -- @tparam ?function on_before called when the bell has rung, before anything else happens in the worker
--- @tparam ?function on_after called after the owners of links that have news
+-- @tparam ?function on_after called after the functions of links that have news
 -- @treturn[1] boolean true
 -- @return[2] nil
 -- @treturn[2] string an error message: there is no timer for it
@@ -154,22 +154,22 @@ function bell.poke()
 	link:wake()
 end
 
---- Has a function called when a link has news.
--- @tparam number token the link's
--- @tparam ?function owner the function, which must not wait; nil for none any more
+--- Sets the function to call when a link has news.
+-- @tparam number token the link's token
+-- @tparam ?function owner the function, which must not wait; nil removes the last one
 function bell.watch(token, owner)
 	owners[token] = owner
 end
 
 --- Keeps the bell while the worker exits.
--- @param user what needs it
--- @tparam function stop how to end that when its time is over
+-- @param user the user of the bell
+-- @tparam function stop ends the user when its time is over
 function bell.keep(user, stop)
 	users[user] = stop
 end
 
---- Lets go of it.
--- @param user what needed it
+--- Lets go of the bell.
+-- @param user the user that `bell.keep` was given
 function bell.release(user)
 	users[user] = nil
 	if ngx.worker.exiting() then
@@ -177,7 +177,7 @@ function bell.release(user)
 	end
 end
 
---- Returns the token of a link that has news and no owner, or nil. The same as `core.next_ready` outside of nginx.
+--- Returns the token of a link that has news and no function, or nil. Outside of nginx this is `core.next_ready`.
 function bell.next_ready()
 	if first <= last then
 		local token = unclaimed[first]
@@ -194,7 +194,7 @@ function bell.next_ready()
 	end
 end
 
--- Sleeps, in a timer or request, until there are unclaimed tokens.
+-- Sleeps, in a timer or request, until there are unclaimed tokens, or for some seconds.
 local function sleep(seconds)
 	if not bell.start() then
 		return ngx.sleep(seconds)
@@ -205,8 +205,8 @@ local function sleep(seconds)
 	end
 end
 
---- Returns what a loop sleeps with where it must not block: inside nginx, elsewhere nil. It wakes up when
--- `bell.next_ready` has something.
+--- Returns the function by which a loop sleeps inside nginx, where it must not block; elsewhere nil. The sleep ends
+-- when `bell.next_ready` has a token.
 function bell.sleep_function()
 	return ngx and sleep
 end

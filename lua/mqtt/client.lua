@@ -24,10 +24,10 @@ local error, ipairs, pairs, pcall, rawset = error, ipairs, pairs, pcall, rawset
 local select, setmetatable, tostring, type = select, setmetatable, tostring, type
 local str_format = string.format
 
--- For a table without anything.
+-- An empty table, in place of a missing argument.
 local NOTHING = {}
 
--- A list for each event, without a handler.
+-- An empty list of handlers for each event.
 local function new_handlers()
 	return {
 		connect = {}, subscribe = {}, unsubscribe = {}, message = {}, acknowledge = {}, error = {}, close = {}, auth = {},
@@ -35,73 +35,75 @@ local function new_handlers()
 	}
 end
 
--- The fields of a client that no program touches; `Client:__init` documents the others. A file that needs one more adds
--- it here. There may be tens of thousands of clients: a field is set when it is needed first. Most clients have 15
--- fields, and a table with 17 takes twice the memory.
+-- The fields of a client that no program touches; `Client:__init` documents the others. A file that needs a further
+-- field adds it here. There may be tens of thousands of clients: a field is set when it is needed first. Most clients
+-- have 15 fields, and a table with 17 takes twice the memory.
 local Client = {
-	-- The protocol version, which stays.
+	-- The protocol version. It never changes.
 	_version = const.v311,
-	-- The core's link: session and connection. And what stands for it in the calls that are made for each message.
+	-- The core's link (session and connection), and its handle for the calls made once a message.
 	_link = nil,
 	_handle = nil,
-	-- What carries the bytes, see `mqtt.transport`.
+	-- The transport, which carries the bytes: see `mqtt.transport`.
 	_transport = native,
-	-- `_handle` while `publish` and `acknowledge` may pass everything to the link and be done, else nil.
+	-- The handle for the short way of `publish` and `acknowledge`: `_handle` while nothing else is to be done, else
+	-- nil.
 	_direct = nil,
-	-- The metatable of received messages: which session of the broker they belong to.
+	-- The metatable of received messages. It tells the session of the broker that a message belongs to.
 	_session_mt = nil,
 
-	-- Which broker is next, and when.
+	-- The choice of the next broker, and its time.
 	_brokers = nil,
-	-- What the last uri has given to the options, and the TLS settings made of the option `secure`.
+	-- The options that the last uri has given, and the TLS settings made of the option `secure`.
 	_from_uri = nil,
 	_tls = nil,
 	_tls_params = nil,
-	-- The connection table while the connection is being opened. `connection` has it from then on.
+	-- The connection table while the connection is being opened. From then on the table is in `connection`.
 	_opening = nil,
-	-- Why `fail` is ending the connection, the error message and the packet that says so.
+	-- Set while `fail` ends the connection: the reason, the error message, and the packet that gives it.
 	_closing = nil,
 	_failure = nil,
 	_ended_by = nil,
-	-- How many bytes waited when a publish had waited in vain for a connection that takes nothing.
+	-- How many bytes waited when a publish gave up waiting for a connection that takes nothing.
 	_stuck = nil,
 	-- Whether Lua has collected the client.
 	_is_collected = nil,
-	-- How often the client has left a connection or a loop: `_serve` goes on only where it was, and a handler may call
-	-- it.
+	-- How often the client has left a connection or a loop. A handler called by `_serve` may leave either: then
+	-- `_serve` stops.
 	_moves = 0,
 	-- How often the program has ended a connection or an attempt to open one, or has shut the client down.
 	_endings = 0,
-	-- Steps since other threads had their turn.
+	-- Steps since other threads last had their turn.
 	_steps = 0,
-	-- The packet that `_receive_packet` returns.
+	-- The packet that `_receive_packet` is to return.
 	_received = nil,
 
-	-- Of `mqtt.transport.bridge`: the connection table of the last connector, the one that a thread sends through or
-	-- false, that it receives from likewise, how to have keep alive looked at soon, and whether the connector may have
-	-- received more.
+	-- Of `mqtt.transport.bridge`: the connection table of the last connector; the connection table that a thread sends
+	-- through, or false; the connection table that it receives from, or false; a function that has keep alive looked at
+	-- soon; whether the connector may have received more.
 	_connected = nil,
 	_sending = nil,
 	_receiving = nil,
 	_check_soon = nil,
 	_may_have_more = nil,
 
-	-- The callbacks of requests by packet identifier, and whom to tell that a request is lost.
+	-- The callbacks of requests by packet identifier, and the functions to call when a request is lost.
 	_callbacks = requests.NO_CALLBACKS,
 	_lost_requests = nil,
-	-- When the link wakes the client.
+	-- The time at which the link wakes the client.
 	_wake_at = nil,
-	-- What the client holds when it is needed first: see `mqtt.client.waits`, `mqtt.client.topics` and
+	-- Objects made when the client needs them first: see `mqtt.client.waits`, `mqtt.client.topics` and
 	-- `mqtt.client.rpc`.
 	_waits = nil,
 	_topics = nil,
 	_rpc = nil,
-	-- Of `mqtt.loop.copas`: how the client is served.
+	-- Of `mqtt.loop.copas`: the record of how the client is served.
 	_copas = nil,
 }
 Client.__index = Client
 
--- Sets a field that the client does not have. A method that is replaced is called from the next step on.
+-- Called when the program sets a field that the client's table lacks. A replaced method is called from the next step
+-- on.
 function Client:__newindex(name, value)
 	rawset(self, name, value)
 	if Client[name] ~= nil then
@@ -117,14 +119,14 @@ end
 -- @tparam table opts client creation options; copied, so one table may serve several clients
 -- @tparam string|table opts.uri MQTT broker uri to connect, `[mqtt[s]://][username[:password]@]hostname[:port]`; for
 -- WebSocket `ws[s]://[username[:password]@]hostname[:port][/path]`, the path being `/mqtt` unless given; for a Unix
--- socket `unix:///path`. Any option given explicitly takes precedence over that part of the uri. Or a list of them: the
--- brokers are tried in turn
--- without delay, each with the credentials of its own uri; after all have failed comes the delay of `reconnect`, or the
--- end if that is not set. When a connection is lost its broker is tried first. A table of TLS settings (`secure`) then
--- counts for those that are `mqtts://` or `wss://`, or have no scheme
+-- socket `unix:///path`. An option given explicitly takes precedence over the same part of the uri. A list of uris
+-- names several brokers: the client tries them in turn without delay, each with the credentials of its own uri. After
+-- all have failed, the client waits for the delay of `reconnect`, or ends if `reconnect` is not set. After a lost
+-- connection, the client tries the same broker first. With a list, a table of TLS settings (`secure`) counts for each
+-- uri that is `mqtts://` or `wss://`, or has no scheme
 -- @tparam boolean|string opts.clean clean session start flag, use "first" to start clean only on first connect
--- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss", the scheme for a uri without; to a scheme it may
--- only add TLS
+-- @tparam[opt] string opts.protocol "mqtt", "mqtts", "ws" or "wss": the scheme of a uri that has none. If the uri has a
+-- scheme, this option may only add TLS
 -- @tparam[opt] string opts.username username for authorization on MQTT broker
 -- @tparam[opt] string opts.password password for authorization on MQTT broker; with MQTT 3.1.1 not without username
 -- @tparam[opt] string opts.host hostname or address of the MQTT broker
@@ -132,51 +134,54 @@ end
 -- WebSocket
 -- @tparam[opt=4] number opts.version MQTT protocol version, `mqtt.v311` or `mqtt.v50`
 -- @tparam[opt] string opts.id MQTT client identifier, by default 31 characters of which 64 bits are random (a broker
--- need not take more than 23); with MQTT 5.0, "" lets the broker assign one, which then takes the place of this option:
--- the next connect finds the same session
+-- need not take more than 23 characters); with MQTT 5.0, "" lets the broker assign an identifier. The assigned
+-- identifier then takes the place of this option, so the next connect finds the same session
 -- @tparam[opt=false] boolean|table opts.secure use TLS: true for the defaults, or a table as LuaSec takes it, see the
 -- guide on TLS
 -- @tparam[opt] string opts.proxy connect through this proxy, `http://[username[:password]@]hostname[:port]` (CONNECT
--- with basic authorization, port 80 unless given) or the same with `socks5://` (port 1080). It looks the broker's name
--- up. Without effect on Unix sockets. It takes a native connection, as WebSocket and Unix sockets do
+-- with basic authorization, port 80 unless given) or the same with `socks5://` (port 1080). The proxy looks the
+-- broker's name up. Without effect on Unix sockets. A proxy takes a native connection, as WebSocket and Unix sockets do
 -- @tparam[opt] table opts.ws_headers header fields to send with the request for a WebSocket, such as
 -- `{ Authorization="Bearer ..." }`
 -- @tparam[opt] table opts.will will message `{ topic="...", payload="..." }` with the optional fields qos, retain and,
 -- for MQTT 5.0, properties and user_properties
--- @tparam[opt=60] number opts.keep_alive seconds without traffic after which a PINGREQ is sent; 0 switches that off
+-- @tparam[opt=60] number opts.keep_alive seconds without traffic after which a PINGREQ is sent; 0 sends none
 -- @tparam[opt] table opts.properties for MQTT 5.0 only: CONNECT properties
 -- @tparam[opt] table opts.user_properties for MQTT 5.0 only: CONNECT user properties
 -- @tparam[opt=false] boolean|number|table opts.reconnect reconnect after the connection has been lost, not before this
--- many seconds have passed since the last attempt; true means 30. Or a table with the optional fields `min` (1 second
--- by default), `max` (60) and `jitter` (0.5): `min` seconds, twice as long after each further attempt that fails, but
--- not longer than `max`, less a random part of up to `jitter` (0 to 1) of that; `min` again after one that held for
--- longer than the next delay, and 5 seconds at least, or that the program ended. See also `Client:shutdown`.
+-- many seconds have passed since the last attempt; true means 30. A table lets the delay grow. Its optional fields are
+-- `min` (1 second by default), `max` (60) and `jitter` (0.5). The delay begins with `min` seconds, and doubles after
+-- each further attempt that fails, up to `max`. A random part of up to `jitter` (0 to 1) of the delay is taken off. The
+-- delay is `min` again after a connection that held for longer than the next delay, and 5 seconds at least, or that the
+-- program ended. See also `Client:shutdown`.
 -- @tparam[opt=30] number opts.connect_timeout seconds that connecting may take: name, TCP, proxy, TLS, WebSocket and
--- CONNACK together; the CONNACK has a tenth of it in any case. A connector's `timeout` counts for opening unless this
--- is given; connectors look names up without a limit, and that on LuaSocket tries each address of a name for so long.
--- Where hundreds of clients connect at once they have their turns, and the time counts from there
+-- CONNACK together; the CONNACK has a tenth of the time in any case. Unless this option is given, a connector's
+-- `timeout` limits opening. Connectors look names up without a limit, and the connector on LuaSocket tries each address
+-- of a name for the whole time. Where hundreds of clients connect at once they take turns, and the time of a client
+-- begins with its turn
 -- @tparam[opt=false] boolean opts.follow_server_reference for MQTT 5.0 only: connect to the server that the broker
--- refers to in a CONNACK or DISCONNECT: at once, but after the delay of `reconnect` if that server refers further. With
--- "Use another server" until that fails; with "Server moved" also later, before the brokers of `uri`, until one of
--- those accepts again. That server gets the credentials meant for the broker, by TLS if the broker is reached by TLS
--- @tparam[opt=false] boolean opts.auto_ack acknowledge each message when all its handlers have returned, unless one of
--- them has done so. If one raises an error, the message is not acknowledged
+-- refers to in a CONNACK or DISCONNECT: at once, or after the delay of `reconnect` if that server refers further. After
+-- "Use another server" the client uses the server until it fails. After "Server moved" the client tries the server
+-- later too, before the brokers of `uri`, until one of these brokers accepts again. The server gets the credentials
+-- meant for the broker, by TLS if the broker is reached by TLS
+-- @tparam[opt=false] boolean opts.auto_ack acknowledge each message when all its handlers have returned, unless a
+-- handler has acknowledged it. If a handler raises an error, the message is not acknowledged
 -- @tparam[opt] number opts.ping_timeout seconds that the broker may take to answer a PINGREQ, `keep_alive` by default
--- @tparam[opt] number opts.max_packet_size largest packet accepted from the broker, in bytes; one of MQTT 5.0 is told
+-- @tparam[opt] number opts.max_packet_size largest packet accepted from the broker, in bytes; MQTT 5.0 tells the broker
 -- @tparam[opt] table opts.queue accept publishes without a connection, and send them in order when there is one: a
 -- table with the optional fields `max_messages` (1000 by default), `max_bytes` (1 MiB) and `when_full`, "reject" (the
--- default: `publish` returns false and an error message) or "drop_oldest" (of those that were never sent)
+-- default: `publish` returns false and an error message) or "drop_oldest" (among the messages that were never sent)
 -- @tparam[opt=false] boolean opts.resubscribe renew subscriptions when the broker has lost them with its session
 -- @tparam[opt=20] number opts.server_receive_maximum for MQTT 3.1.1 only: how many QoS 2 messages the broker takes at a
--- time, which one of MQTT 5.0 says itself. More makes publishing faster, but what is too much for it the broker may
--- lose: mosquitto does above its `max_inflight_messages`
+-- time; a broker of MQTT 5.0 says so itself. A larger number makes publishing faster, but the broker may lose messages
+-- beyond its own limit: mosquitto does above its `max_inflight_messages`
 -- @tparam[opt=false] boolean opts.topic_aliases for MQTT 5.0 only: send aliases in place of topics, as many as the
 -- broker takes
--- @tparam[opt] table opts.connector what opens, reads and writes the network connection: a class, see `mqtt.connector`,
--- or a function table of luamqtt 3.x, see `mqtt.connector.v3`
--- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module to do TLS with. Another one than "ssl"
--- takes a connector: without one, the connection goes through `mqtt.connector.luasocket`, in Copas threads
--- `mqtt.connector.copas`
+-- @tparam[opt] table opts.connector the class that opens, reads and writes the network connection, see
+-- `mqtt.connector`, or a function table of luamqtt 3.x, see `mqtt.connector.v3`
+-- @tparam[opt="ssl"] string opts.ssl_module name of the LuaSec-compatible module to do TLS with. A module other than
+-- "ssl" takes a connector: without the option `connector`, the connection goes through `mqtt.connector.luasocket`, in
+-- Copas threads `mqtt.connector.copas`
 -- @tparam[opt] table opts.on event handlers, see `Client:on`
 -- @treturn Client MQTT client instance table
 -- @usage
@@ -192,7 +197,7 @@ function Client:__init(opts)
 	if not own then
 		error(err, 3)
 	end
-	-- What the module `mqtt.connector` returns.
+	-- The module `mqtt.connector` returns the same table.
 	own.connector = own.connector or native_connector
 	own.id = own.id or str_format("luamqtt-v%s-%s", const._VERSION:gsub("%D", "-"), core.random_hex(16))
 
@@ -223,8 +228,8 @@ function Client:__init(opts)
 	if not ok then
 		error(err, 3)
 	end
-	-- After the connector has loaded what it needs: Lua 5.1 unloads libraries in C with their finalizers, the last
-	-- first.
+	-- After the connector has loaded its libraries: Lua 5.1 unloads libraries in C by their finalizers, the last one
+	-- loaded first.
 	self._brokers.guard = ending.guard(self)
 	err = options.check_connect(own, opts)
 	if err then
@@ -249,11 +254,11 @@ end
 -- @tparam function events.error `function(errmsg, client [, packet])`: on errors; the packet is the CONNACK that
 -- refused the connection, the DISCONNECT that ended it, or the SUBACK that refused a subscription of `Client:on_topic`
 -- @tparam function events.close `function(connection, client)`: after the connection has been closed;
--- `connection.close_reason` (string) says why
+-- `connection.close_reason` (string) gives the reason
 -- @tparam function events.shutdown `function(client)`: upon `Client:shutdown`
 -- @tparam function events.subscribe `function(suback_packet, client)`: on a SUBACK
 -- @tparam function events.unsubscribe `function(unsuback_packet, client)`: on an UNSUBACK
--- @tparam function events.message `function(publish_packet, client)`: on a PUBLISH, that is a message
+-- @tparam function events.message `function(publish_packet, client)`: on a PUBLISH, which carries a message
 -- @tparam function events.acknowledge `function(ack_packet, client)`: on a PUBACK or PUBREC
 -- @tparam function events.auth `function(auth_packet, client)`: on an AUTH
 -- @usage
@@ -276,7 +281,7 @@ end
 function Client:on(events, ...)
 	local count, func = select("#", ...), (...)
 	if count == 1 then
-		-- Of nil no table can be made.
+		-- A table holds no nil: an empty table stands for it, and is refused below.
 		events = { [events == nil and NOTHING or events] = func == nil and NOTHING or func }
 	elseif count > 1 or type(events) ~= "table" then
 		error("invalid arguments: expected a table of handlers, or an event name and a handler", 2)
@@ -296,8 +301,8 @@ function Client:on(events, ...)
 	end
 end
 
---- Remove given function handler for specified event. Inside a handler of that event this takes effect after all of its
--- handlers have been called.
+--- Remove given function handler for specified event. A call inside a handler of the event takes effect after all of
+-- its handlers have been called.
 -- @tparam string event event name to remove handler
 -- @tparam function func handler function to remove
 -- @return `true`
@@ -313,7 +318,7 @@ function Client:off(event, func)
 	if not handlers then
 		error("invalid event '" .. tostring(event) .. "' to handle", 2)
 	end
-	-- A new list, because the old one may be the one that is being gone through.
+	-- A new list: the old list may be the list that handlers are being called from.
 	local rest, found = {}, false
 	for _, handler in ipairs(handlers) do
 		if handler == func and not found then
@@ -353,13 +358,14 @@ Client.subscribe = requests.subscribe
 Client.unsubscribe = requests.unsubscribe
 
 --- Publish message to broker.
--- The native connection gathers messages that are published at once and sends them together, but for those of QoS 0
--- with 128 KiB or more, which are sent at once. It never refuses one because of a full socket: while more than 1 MiB
--- waits to be written, this waits, for as long as the connection takes something at least every 30 seconds, and only
--- where that holds up nobody else: in a Copas thread, inside nginx, or if the client is the only one in its loop. A
--- message is refused when the connection takes nothing, when 16 MiB wait to be written or acknowledged, and when all
--- 65535 packet identifiers are in use, as they are until the answers have been handled. One accepted with QoS 1 or 2
--- is sent again on the next connection if this one is lost (with `reconnect`, `queue`, or without a clean start).
+-- The native connection gathers messages that are published at once, and sends them together; it sends a message of QoS
+-- 0 with 128 KiB or more at once. A full socket makes it refuse no message. While more than 1 MiB waits to be written,
+-- `publish` waits, for as long as the connection takes something at least every 30 seconds. It waits only where that
+-- holds up nobody else: in a Copas thread, inside nginx, or if the client is the only one in its loop. A message is
+-- refused when the connection takes nothing, when 16 MiB wait to be written or acknowledged, and when all 65535 packet
+-- identifiers are in use; an identifier is in use until the answer has been handled. A message accepted with QoS 1 or 2
+-- is sent again on the next connection if this connection is lost (with `reconnect`, `queue`, or without a clean
+-- start).
 -- @tparam table opts publish operation options table
 -- @tparam string opts.topic topic to publish message
 -- @tparam[opt] string opts.payload publish message payload
@@ -375,8 +381,8 @@ Client.unsubscribe = requests.unsubscribe
 Client.publish = requests.publish
 
 --- Acknowledge given received message.
--- Messages of QoS 1 and 2 are not acknowledged by the library itself, unless the option `auto_ack` is set, so that one
--- which the program could not handle is sent again by the broker after a reconnect.
+-- Unless the option `auto_ack` is set, the library itself acknowledges no messages of QoS 1 and 2. So the broker sends
+-- a message again after a reconnect if the program could not handle it.
 -- @tparam packet_mt msg PUBLISH message to acknowledge
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the reason code of the PUBACK or PUBREC packet
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for PUBACK/PUBREC packets
@@ -386,9 +392,10 @@ Client.publish = requests.publish
 Client.acknowledge = requests.acknowledge
 
 --- Send DISCONNECT packet to the broker and close the connection. When this returns, everything published before and
--- the DISCONNECT are on their way; for what the broker's receive maximum keeps back this waits a few seconds, where
--- that holds up nobody else. An attempt to connect that is under way is given up. Note: if the client is set to
--- automatically reconnect, it will do so. If you want to disconnect and NOT reconnect, use `Client:shutdown`.
+-- the DISCONNECT are on their way. The receive maximum of the broker may keep messages back: this waits a few seconds
+-- for them, where waiting holds up nobody else. An attempt to connect that is under way is given up. Note: if the
+-- client is set to automatically reconnect, it will do so. If you want to disconnect and NOT reconnect, use
+-- `Client:shutdown`.
 -- @tparam[opt=0] number rc for MQTT v5.0 only: the Disconnect Reason Code value
 -- @tparam[opt] table properties for MQTT v5.0 only: properties for the DISCONNECT packet
 -- @tparam[opt] table user_properties for MQTT v5.0 only: user properties for the DISCONNECT packet
@@ -418,30 +425,30 @@ Client.auth = requests.auth
 -- @function Client:close_connection
 Client.close_connection = lifecycle.close_connection
 
---- Start connecting to broker: opens the network connection and sends CONNECT. Waits for the former, for
--- `connect_timeout` at most; in a Copas thread only the thread waits. Whether the broker accepts is told by the
--- `connect` event. Of a list of brokers each call tries the next one.
+--- Start connecting to broker: opens the network connection and sends CONNECT. This waits until the connection is open,
+-- for `connect_timeout` at most; in a Copas thread only the thread waits. The `connect` event tells whether the broker
+-- accepts. With a list of brokers each call tries the next broker.
 -- @return true on success or false and error message on failure
 -- @function Client:start_connecting
 Client.start_connecting = lifecycle.start_connecting
 
 --- Makes a request and returns when it has been answered.
 --
--- In a thread of Copas, in nginx and in any other coroutine this yields, so the client has to be served by a loop. A
--- coroutine that belongs to nobody else is resumed by the client; see the guide on waiting. Outside of coroutines it
--- serves the client itself meanwhile, and nothing else: in a handler, further packets are handled before this returns.
+-- In a thread of Copas, in nginx and in any other coroutine this yields, so a loop has to serve the client. A coroutine
+-- that belongs to nobody else is resumed by the client; see the guide on waiting. Outside of coroutines this call
+-- serves the client meanwhile, and nothing else: in a handler, further packets are handled before this returns.
 --
--- What is waited for goes on over a lost connection if the client reconnects. It fails if there will be no other
--- connection, or at `Client:disconnect`.
--- @tparam string what "connect", "subscribe", "unsubscribe" or "publish". A client that has no connection, and would
--- not open one, begins to connect by "connect"; one that has been accepted already waits for nothing
--- @tparam[opt] table opts options of that method; also:
--- @tparam[opt] number opts.timeout so many seconds it may take; that does not take the request back
+-- The wait goes on over a lost connection if the client reconnects. It fails if there will be no other connection, or
+-- at `Client:disconnect`.
+-- @tparam string what "connect", "subscribe", "unsubscribe" or "publish". With "connect", a client that has no
+-- connection, and would not open one, begins to connect; a client that has been accepted already waits for nothing
+-- @tparam[opt] table opts options of the method of that name; also:
+-- @tparam[opt] number opts.timeout how many seconds the answer may take; a timeout does not take the request back
 -- @treturn[1] table the answer: CONNACK, SUBACK, UNSUBACK, PUBACK or PUBREC; true for a message of QoS 0
 -- @return[2] nil
 -- @treturn[2] string error message; "timeout"
--- @treturn[2] table the packet that says so, if there is one: a CONNACK that refuses, an answer with a reason code of
--- 0x80 or above, the broker's DISCONNECT
+-- @treturn[2] table the packet that gives the reason, if there is one: a CONNACK that refuses, an answer with a reason
+-- code of 0x80 or above, the broker's DISCONNECT
 -- @usage
 -- assert(client:await("connect"))
 -- assert(client:await("subscribe", { topic = "jobs/#", qos = 1 }))
@@ -451,19 +458,20 @@ Client.await = await.await
 
 --- Adds a handler of the messages whose topic matches a topic filter.
 -- It is called after the handlers of the `message` event, which go on seeing every message. Handlers of topics are
--- called in the order in which they were added, whatever their filters are. One that is removed meanwhile is not called
--- any more; one that is added meanwhile by another handler of a topic is called from the next message on. As to errors,
+-- called in the order in which they were added, whatever their filters are. A handler removed meanwhile is not called
+-- any more; a handler added meanwhile by another handler of a topic is called from the next message on. As to errors,
 -- waiting and `auto_ack` they are handlers of `message` like others.
 --
--- With `subscribe` the client also takes care of the subscription: at once if it is connected, and on each later
--- connection that does not have it. If it cannot be had, there is an `error` event, with the SUBACK if that is why. Of
--- several handlers of one filter the last `subscribe` and its options count, as they do for the broker.
+-- With `subscribe` the client also takes care of the subscription: it subscribes at once if it is connected, and on
+-- each later connection that does not have the subscription. If it cannot subscribe, there is an `error` event, with
+-- the SUBACK if that refused. Of several handlers of one filter the last `subscribe` and its options count, as they do
+-- for the broker.
 --
 -- All arguments may also be in one table, see the second example.
 -- @tparam string filter topic filter; a shared subscription's, `$share/GROUP/FILTER`, matches without `$share/GROUP/`
--- @tparam function handler `function(publish_packet, captures, client)`: `captures` is what the wildcards of the filter
--- stand for, in their order: a level for each `+`, all the rest for `#`, which may be empty
--- @tparam[opt] table opts options; besides these, with `subscribe`, those of `Client:subscribe`
+-- @tparam function handler `function(publish_packet, captures, client)`: `captures` lists the parts of the topic that
+-- the wildcards matched, in their order: a level for each `+`, all the rest for `#`, which may be empty
+-- @tparam[opt] table opts options; with `subscribe` also the options of `Client:subscribe`
 -- @tparam[opt] table opts.keys names of the wildcards, in their order: captures also have these as keys
 -- @tparam[opt=false] boolean opts.subscribe subscribe to the filter
 -- @return true on success or false and error message when the SUBSCRIBE could not be sent: then nothing was added
@@ -483,34 +491,34 @@ Client.await = await.await
 -- @function Client:on_topic
 Client.on_topic = Topics.on_topic
 
---- Removes handlers of a topic filter. With the last one of a filter that `Client:on_topic` has subscribed to, that
--- subscription ends too; without a connection, on the next one.
+--- Removes handlers of a topic filter. With the last handler of a filter that `Client:on_topic` has subscribed to, the
+-- subscription ends too; without a connection, on the next connection.
 -- @tparam string filter the topic filter, as it was given
--- @tparam[opt] function handler one of them, else all are removed
--- @return true on success or false and error message: there is none, or the UNSUBSCRIBE could not be sent
+-- @tparam[opt] function handler the handler to remove, else all are removed
+-- @return true on success or false and error message: there is no such handler, or the UNSUBSCRIBE could not be sent
 -- @function Client:off_topic
 Client.off_topic = Topics.off_topic
 
 --- Publishes a request and takes the response to it, for MQTT 5.0 only.
--- The request says where the response is to be sent to, by the properties `response_topic` and `correlation_data`. The
--- client subscribes to that topic when it is first needed: `responses/RANDOM`, or a topic below the response
+-- The properties `response_topic` and `correlation_data` tell the other side where to send the response. The client
+-- subscribes to the response topic when it is first needed: `responses/RANDOM`, or a topic below the response
 -- information of the CONNACK if the broker gives any (ask for it by the CONNECT property
 -- `request_response_information = 1`). Responses are acknowledged by the library; handlers of `message` see them too.
 --
--- With a callback this returns at once. Without one it returns the response, and waits as `Client:await` does.
+-- With a callback this returns at once. Without a callback it returns the response, and waits as `Client:await` does.
 --
--- Over a lost connection requests wait on; if there will be no other one they fail, and at `Client:disconnect`. None is
--- sent, or repeated, before the broker has granted the topic for its response in the session that it has then. If the
--- broker has lost the session, unanswered ones of QoS 1 are sent once more.
+-- Requests wait on over a lost connection. They fail if there will be no other connection, and at `Client:disconnect`.
+-- No request is sent, or repeated, before the broker has granted the topic for its response in the present session. If
+-- the broker has lost the session, unanswered requests of QoS 1 are sent once more.
 -- @tparam table opts options of `Client:publish`, but for `callback`; also:
 -- @tparam[opt] table opts.properties may have a `response_topic` of your own
 -- @tparam[opt=10] number opts.timeout how many seconds the response may take
--- @tparam[opt] function opts.callback `function(response)`, or `function(nil, errmsg [, packet])` when there will be
--- none: "timeout", or why not, with the packet that says so
+-- @tparam[opt] function opts.callback `function(response)`, or `function(nil, errmsg [, packet])` when there will be no
+-- response: "timeout" or another reason, with the packet that gives the reason
 -- @treturn[1] table the response, a PUBLISH packet; with a callback true
 -- @return[2] nil
--- @treturn[2] string error message; with a callback that is not called then
--- @treturn[2] table the packet that says so, if there is one
+-- @treturn[2] string error message; a callback is not called then
+-- @treturn[2] table the packet that gives the reason, if there is one
 -- @usage
 -- client:request {
 -- 	topic = "clock/now", payload = "UTC", timeout = 2,
@@ -525,8 +533,8 @@ Client.off_topic = Topics.off_topic
 Client.request = Rpc.request
 
 --- Publishes the response to a request, for MQTT 5.0 only: to its response topic, with its correlation data.
--- @tparam packet_mt request the message that asks for it
--- @tparam table opts options of `Client:publish`, but for the topic; `qos` is that of the request by default
+-- @tparam packet_mt request the message that asks for a response
+-- @tparam table opts options of `Client:publish`, but for the topic; `qos` is the request's by default
 -- @return what `Client:publish` returns; also false and an error message when the message wants no response
 -- @usage
 -- client:on_topic("clock/now", function(msg)
@@ -536,10 +544,10 @@ Client.request = Rpc.request
 -- @function Client:respond
 Client.respond = Rpc.respond
 
---- Tells what the client has done so far, on all its connections.
+--- Returns counts of the client's work so far, on all its connections.
 -- @treturn table `messages_sent` and `messages_received` (repetitions not counted), `bytes_sent` and `bytes_received`
 -- (without TLS and WebSocket), `in_flight` (QoS 1 and 2 messages sent and not acknowledged to the end), `queued` and
--- `queued_bytes` (what was accepted and not sent yet), `dropped` (messages accepted and never sent), `reconnects`,
+-- `queued_bytes` (packets accepted and not sent yet), `dropped` (messages accepted and never sent), `reconnects`,
 -- `ping_round_trip` (seconds that the last PINGRESP took, or nil), `tls_version` (such as "TLSv1.3", or nil)
 -- @usage
 -- print(client:stats().in_flight)
@@ -571,9 +579,9 @@ Client.open_connection = lifecycle.open_connection
 -- @function Client:send_connect
 Client.send_connect = lifecycle.send_connect
 
---- Checks last message send, and sends a PINGREQ if necessary. The native connection does so by itself, whoever calls
--- this or not; with a connector in an external event loop it must be called. When using the included modules to add
--- clients (see `mqtt.loop`), this will be taken care of automatically.
+--- Checks last message send, and sends a PINGREQ if necessary. The native connection does so by itself, with or without
+-- this call. With a connector in an external event loop this method must be called. When using the included modules to
+-- add clients (see `mqtt.loop`), this will be taken care of automatically.
 -- @treturn[1] number time till next keep_alive (in seconds)
 -- @treturn[2] number time till next keep_alive (in seconds)
 -- @treturn[2] string in case of errors (eg. not connected) the second return value is an error string
@@ -598,9 +606,9 @@ Client.check_keep_alive = steps.check_keep_alive
 -- Copas thread it waits, by yielding, for something to do.
 --
 -- The return value is the time after which this method must be called again. It can be called sooner, but shouldn't be
--- called later; or it is called when the descriptor that `Client:getfd` returns becomes readable.
+-- called later. A loop may also call it when the descriptor that `Client:getfd` returns becomes readable.
 -- @return[1] `-1`: idle, nothing was received.
--- @return[2] `0`: a packet was succesfully handled, so retry immediately, in case additional data is waiting.
+-- @return[2] `0`: a packet was successfully handled, so retry immediately, in case additional data is waiting.
 -- @return[3] `>0`: The reconnect timer needs a delay before it can retry (calling sooner is not a problem, it will only
 -- reconnect when the delay has actually passed)
 -- @return[4] nil
@@ -609,7 +617,7 @@ Client.check_keep_alive = steps.check_keep_alive
 Client.step = steps.step
 
 --- Returns a file descriptor for an external event loop: it is readable when `Client:step` has something to do. It
--- stays the same as long as the client lives. Not to be read from, written to or closed.
+-- stays the same as long as the client lives. Do not read from it, write to it or close it.
 -- @treturn[1] number file descriptor
 -- @return[2] nil and an error message: with a connector, or where there are no such descriptors
 function Client:getfd()
@@ -621,11 +629,11 @@ function Client:getfd()
 end
 
 --- Transport of the program's own
--- For clients whose connector is `mqtt.connector.bytes`, which says how to use these, or derived from it.
+-- For clients whose connector is `mqtt.connector.bytes` or derived from it; that module says how to use these methods.
 -- @section transport
 
--- The connection of a client that the program moves the bytes for, the last one if it has been closed. Raises, in the
--- name of the caller's caller, for any other client.
+-- The connection of a client whose bytes the program moves, or the last connection if it has been closed. Raises, in
+-- the name of the caller's caller, for any other client.
 local function fed_connection(self)
 	local conn = self._connected
 	if type(conn and conn.feed or self.opts.connector.feed) ~= "function" then
@@ -634,8 +642,8 @@ local function fed_connection(self)
 	return conn
 end
 
---- Takes bytes that have arrived, in whatever portions, and handles the packets that they complete. When a handler
--- raises an error, that comes out of this call; the packets behind are handled by the next one.
+--- Takes bytes that have arrived, in whatever portions, and handles the packets that they complete. An error that a
+-- handler raises comes out of this call; the next call handles the packets behind.
 -- @tparam string bytes the bytes; may be empty
 -- @return true on success or false and error message when the connection was given up, or is not open
 function Client:feed(bytes)
@@ -656,15 +664,15 @@ function Client:feed(bytes)
 	return true
 end
 
---- Returns the bytes that are to be sent, which are the caller's to send then. After a close event these may be the
--- last ones of that connection.
+--- Returns the bytes to be sent. The caller has to send them. After a close event they may be the last bytes of the
+-- closed connection.
 -- @treturn string the bytes, or nil when there are none
 function Client:take()
 	local conn = fed_connection(self)
 	return conn and conn:take()
 end
 
--- Called by loops, by other files, and by programs for luamqtt 3.x: nobody else is to know them.
+-- Methods for loops, other files, and programs for luamqtt 3.x: not documented.
 -- @section internal
 
 Client.handle = incoming.handle
@@ -687,7 +695,7 @@ local _M = {}
 -- @treturn Client MQTT client instance
 function _M.create(opts)
 	local client = setmetatable({}, Client)
-	-- Not a tail call: errors are the caller's.
+	-- Not a tail call: `__init` raises errors in the caller's name.
 	client:__init(opts)
 	return client
 end

@@ -1,4 +1,4 @@
---- How to wait for a link without blocking the program that the client lives in.
+--- Waits for a link without blocking the program that the client lives in.
 -- Internal: programs use `Client:step` and `Client:getfd`.
 
 local core = require("mqtt.core")
@@ -12,29 +12,29 @@ local coroutine_resume, coroutine_running = coroutine.resume, coroutine.running
 local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
 local table_remove = table.remove
 local now, running_thread = core.now, core.running
--- Not the global variable, which may be the program's.
+-- Not the global variable: the program may have replaced it.
 local debug = loaded.debug or {}
 local getinfo, getlocal, getupvalue, traceback = debug.getinfo, debug.getlocal, debug.getupvalue, debug.traceback
 
 local host = {}
 
--- How long all clients together may keep Copas from its other threads, in seconds.
+-- How long all clients together may keep Copas from its other threads: the length of their turn, in seconds.
 local TURN = 0.001
--- How often a client that has something to do lets Copas go on without it because that time is over.
+-- How many times a client that has something to do lets Copas go on without it because the turn is over.
 local PATIENCE = 50
 
--- How soon a function is called again that has thrown, or has not come back, in seconds.
+-- How soon a function is called again that has raised an error, or has not returned, in seconds.
 local RETRY_PAUSE = 1
--- How long the clients of a worker that exits are left to its last requests, and how long at most while some of these
--- wait for answers, in seconds.
+-- How long the clients of an exiting worker stay for its last requests, and how long at most while requests wait for
+-- answers, in seconds.
 local LINGER, LONGEST_LINGER, LINGER_PAUSE = 0.25, 5, 0.05
--- How long a timer of nginx is pending that only waits for the worker to exit, in seconds.
+-- How long a timer of nginx is pending whose only job is to notice that the worker exits, in seconds.
 local WATCH_TIME = 24 * 60 * 60
 
--- When the clients' turn began: the first of them that Copas resumed since they all had yielded has set it.
+-- When the clients' turn began: set by the first client that Copas resumed after all clients had yielded.
 local turn = 0
 
--- Notes that a thread has been resumed that yielded in the turn given.
+-- Notes that a thread has been resumed. It had yielded in the given turn.
 local function resumed(before)
 	if turn == before then
 		turn = now()
@@ -47,9 +47,9 @@ function host.is_turn_over()
 	return now() - turn > TURN
 end
 
--- What Copas takes for a socket: its descriptor is the link's, and there is something to read when that is readable and
--- it is the link's turn. Copas asks before it waits, and whenever the descriptor is readable. It closes what it thinks
--- is a connection when a thread ends, hence `close`.
+-- A socket, as Copas sees it. Its descriptor is the link's. There is something to read when the descriptor is readable
+-- and it is the link's turn. Copas asks before it waits, and whenever the descriptor is readable. When a thread ends,
+-- Copas closes its connection, hence `close`.
 local Readable = {}
 Readable.__index = Readable
 
@@ -78,7 +78,7 @@ function Readable:receive()
 	return true
 end
 
--- Waits for news of a link under Copas; with `gives_way` other threads have their turn first in any case.
+-- Waits for news of a link under Copas. With `gives_way` other threads have their turn first in any case.
 local function receive(copas, link, gives_way)
 	local readable = {
 		link = link,
@@ -97,29 +97,29 @@ local function pause(copas, seconds)
 	resumed(before)
 end
 
---- Waits in a thread of Copas 4 until that is woken.
+--- Waits in a thread of Copas 4 until the thread is woken.
 function host.pause_forever()
 	local before = turn
 	loaded.copas.pauseforever()
 	resumed(before)
 end
 
--- Whether the caller runs in a coroutine, and which.
+-- Returns the coroutine that the caller runs in, or nil.
 local function this_coroutine()
 	local thread, is_main = coroutine_running()
 	return not is_main and thread or nil
 end
 
--- The main thread. Nil if it is not known: Lua 5.1 tells it to C alone, when that is called from it.
+-- The main thread, or nil if it is not known: Lua 5.1 tells it only to C that the main thread calls.
 local main_thread = not this_coroutine() and running_thread() or nil
 if not main_thread and _VERSION ~= "Lua 5.1" and debug.getregistry then
 	local registry = debug.getregistry()
-	-- LUA_RIDX_MAINTHREAD, of Lua 5.2 to 5.4 and of 5.5.
+	-- LUA_RIDX_MAINTHREAD: 1 in Lua 5.2 to 5.4, 3 in 5.5.
 	main_thread = type(registry[1]) == "thread" and registry[1] or registry[3]
 end
 
---- Returns the thread that the caller runs in, or nil in the main one. A function that coxpcall calls runs in a thread
--- of its own, which yields to where its caller's thread does: the latter is returned.
+--- Returns the thread that the caller runs in, or nil in the main thread. A function that coxpcall calls runs in a
+-- thread of its own, which yields for its caller's thread: this function returns the caller's thread.
 function host.this_thread()
 	local thread = this_coroutine()
 	if not thread then
@@ -135,7 +135,7 @@ end
 
 local this_thread = host.this_thread
 
--- Where the functions of a Copas come from: the name that the debug library has for that.
+-- The source of a Copas module's functions, as the debug library names it.
 local sources = setmetatable({}, { __mode = "k" })
 
 local function source_of(copas)
@@ -146,7 +146,7 @@ local function source_of(copas)
 			if type(value) == "function" then
 				local from = getinfo(value, "S").source
 				counts[from] = (counts[from] or 0) + 1
-				-- The program may have replaced some.
+				-- The program may have replaced some functions.
 				if not source or counts[from] > counts[source] then
 					source = from
 				end
@@ -157,8 +157,8 @@ local function source_of(copas)
 	return source
 end
 
--- Returns the thread that a thread has resumed: on top of its stack is `coroutine.resume`, or what `coroutine.wrap` has
--- returned. Or nil, and whether there is something on the stack.
+-- Returns the thread that a thread has resumed: on top of the latter's stack is `coroutine.resume`, or a function of
+-- `coroutine.wrap`. Or nil, and whether there is something on the stack.
 local function child_of(thread)
 	local top = getinfo(thread, 0, "f")
 	if not top then
@@ -175,8 +175,8 @@ end
 -- threads.
 local NEAR = 4
 
--- Whether it was Copas that has resumed a thread: one of its functions has done that in the thread given, and the
--- thread is its first argument.
+-- Whether Copas has resumed a thread: in the parent thread, a function of Copas did it, and the child is its first
+-- argument.
 local function has_resumed(source, parent, child)
 	for level = 1, NEAR do
 		local info = getinfo(parent, level, "S")
@@ -189,15 +189,16 @@ local function has_resumed(source, parent, child)
 	return false
 end
 
--- Whether Copas runs a thread, the running one. It says so nowhere: who has resumed the thread is looked for, from the
--- main thread on. That cannot be seen where a program in C has resumed a thread, in Lua 5.1 within `coroutine.wrap`,
--- and without the debug library.
+-- Whether Copas runs a thread, the running one. Copas does not tell. This follows the threads from the main thread on,
+-- and looks who has resumed each. It cannot see a thread that a program in C has resumed, nor into `coroutine.wrap` of
+-- Lua 5.1, and it needs the debug library.
 local function is_run_by(copas, thread)
 	local parent, is_below_copas = main_thread, false
 	while getinfo and parent do
 		local child, is_hidden = child_of(parent)
 		if not child and is_hidden then
-			-- What a thread of Copas resumes, nobody takes to run Copas; nor, if it may be idle, what others do.
+			-- Below a thread of Copas, a hidden thread does not count as run by Copas; nor elsewhere, if Copas may be
+			-- idle.
 			return not is_below_copas and copas.running == true
 		elseif not child then
 			break
@@ -213,16 +214,16 @@ local function is_run_by(copas, thread)
 	return copas.running ~= false
 end
 
--- Threads that Copas is known to run, and nobody else.
+-- Threads that only Copas runs.
 local known = setmetatable({}, { __mode = "k" })
 
---- Tells that Copas runs a thread, so that it need not be found out each time.
+--- Notes that Copas runs a thread, so that `host` need not find out each time.
 -- @tparam thread thread made by Copas, for a function that only Copas calls
 function host.know(thread)
 	known[thread] = true
 end
 
--- Returns Copas if the caller runs in one of its threads, so that it may yield to Copas, and that thread.
+-- Returns Copas and the running thread, if this is a thread of Copas and so may yield to Copas.
 local function copas_around()
 	local copas = loaded.copas
 	if type(copas) == "table" then
@@ -233,12 +234,12 @@ local function copas_around()
 	end
 end
 
--- Two tables of Copas, by Copas: the threads to drop when their turn comes, and all threads that it has been given and
--- has not dropped. It has no function that tells.
+-- Two tables of each Copas: the threads to drop when their turn comes, and all threads that Copas has been given and
+-- not dropped. No function of Copas tells them.
 local removed_threads = setmetatable({}, { __mode = "k" })
 local registered_threads = setmetatable({}, { __mode = "k" })
 
--- Looks for a table that a function of Copas uses. Returns an empty one where that is not known.
+-- Looks for a table that a function of Copas uses. Returns an empty table if it is not found.
 local function table_of(copas, wanted)
 	for i = 1, getupvalue and copas.removethread and math_huge or 0 do
 		local name, value = getupvalue(copas.removethread, i)
@@ -251,9 +252,9 @@ local function table_of(copas, wanted)
 	return {}
 end
 
---- Returns the table in which Copas notes which threads the program has had it remove: they are its keys.
+--- Returns the table whose keys are the threads that the program has had Copas remove.
 -- @tparam table copas the module
--- @treturn table an empty one where that is not known
+-- @treturn table the table, an empty one if it is not known
 function host.removed_threads(copas)
 	if not removed_threads[copas] then
 		removed_threads[copas] = table_of(copas, "_canceled")
@@ -262,7 +263,7 @@ function host.removed_threads(copas)
 	return removed_threads[copas]
 end
 
--- The threads of Copas in which coroutines run, by coroutine. Nothing here keeps one of them alive.
+-- The threads of Copas in which coroutines run, by coroutine. The table keeps none of them alive.
 local threads_of = setmetatable({}, { __mode = "kv" })
 
 --- Notes which thread of Copas a coroutine runs in, for `host.is_removed`.
@@ -281,18 +282,18 @@ function host.note_thread(coroutine)
 	return coroutine
 end
 
---- Whether the program has had Copas remove the thread that a coroutine runs in: nobody will resume it any more. Copas
--- forgets that when it drops the thread.
--- @tparam thread coroutine the coroutine, of which `host.note_thread` has been told
--- @treturn boolean false too where that is not known
+--- Whether the program has had Copas remove the thread that a coroutine runs in: nobody will resume the thread any
+-- more. Copas forgets a removed thread when it drops it.
+-- @tparam thread coroutine the coroutine, noted by `host.note_thread` before
+-- @treturn boolean false too if it is not known
 function host.is_removed(coroutine)
 	local copas, thread = loaded.copas, threads_of[coroutine]
 	return thread ~= nil and type(copas) == "table"
 		and (host.removed_threads(copas)[thread] ~= nil or not registered_threads[copas][thread])
 end
 
---- Whether a function is on the stack of a thread, with a certain first argument. What an error has ended leaves no
--- other trace.
+--- Whether a function is on the stack of a thread, with a certain first argument. A call that an error has ended leaves
+-- no other trace.
 -- @tparam thread thread as `core.running` returns it
 -- @tparam function func the function
 -- @param argument its first argument, which it has not changed
@@ -346,7 +347,7 @@ local YIELDING_PHASES = {
 	ssl_session_fetch = true,
 }
 
---- Returns OpenResty's API inside nginx, elsewhere nil: the program may have a global variable of that name too.
+--- Returns OpenResty's API inside nginx, elsewhere nil. A global variable `ngx` of the program's own does not count.
 function host.openresty()
 	local ngx = rawget(globals, "ngx")
 	local config = type(ngx) == "table" and rawget(ngx, "config")
@@ -359,13 +360,13 @@ local function nginx_around()
 	return ngx and YIELDING_PHASES[ngx.get_phase()] and ngx or nil
 end
 
--- The client that a thread serves, by thread, while another one, which the program does not know, resumes it.
+-- Clients by the thread that serves them, while a *keeper*, which the program does not know, resumes the thread.
 local driven = setmetatable({}, { __mode = "k" })
 
--- What such a thread yields when the other one is to call a function.
+-- Such a thread yields this value to have the keeper call a function.
 local OUTSIDE = {}
 
---- Notes that a thread serves a client, and is resumed by `host.resume` alone; or that it is no more so.
+--- Notes that a thread serves a client, and is resumed by `host.resume` alone. Without a client, ends this.
 -- @tparam thread thread the thread
 -- @tparam ?Client client the client
 function host.drive(thread, client)
@@ -379,8 +380,8 @@ local function returned(ok, ...)
 	return ...
 end
 
---- Calls a function that waits for the network. If a thread calls this that serves the client, the one that resumes it
--- makes the call: so the program does not know who waits, and cannot keep that from coming back.
+--- Calls a function that waits for the network. If the thread that serves the client calls this, its keeper makes the
+-- call. So the program does not know the waiting thread, and cannot keep it from coming back.
 -- @tparam Client client the client
 -- @tparam function func the function
 -- @param ... its arguments
@@ -400,14 +401,14 @@ local function resume_until(thread, ok, what, func, ...)
 	return ok, what, func
 end
 
---- Resumes a thread, and calls what it wants to have called by `host.outside`.
+--- Resumes a thread, and makes the calls that the thread passes to `host.outside`.
 -- @tparam thread thread the thread
 -- @treturn boolean what `coroutine.resume` returns, up to two values
 function host.resume(thread)
 	return resume_until(thread, coroutine_resume(thread))
 end
 
---- Waits for news of a client's link by yielding, if that can be done: under Copas.
+--- Waits for news of a client's link by yielding, which works under Copas.
 -- @tparam Client client the client
 -- @treturn boolean whether it has waited
 function host.wait(client)
@@ -418,24 +419,24 @@ function host.wait(client)
 	return copas ~= nil
 end
 
---- Lets other threads run, if there are any: a client that always has news would keep the program from everything else.
+--- Lets other threads run, if there are any: a client that always has news would keep the program from its other work.
 -- @tparam Client client the client
 function host.give_way(client)
 	local copas = copas_around()
 	if not copas then -- luacheck: ignore 542
-		-- nobody to give way to
+		-- there are no other threads
 	elseif copas.pause then
 		pause(copas, 0)
 	elseif client._link:has_events() then
-		-- Copas 1.x knows no pause.
+		-- Copas 1.x has no pause.
 		receive(copas, client._link, true)
 	end
 end
 
--- Links that threads of Copas 1.x sleep at, each with the function that takes its events.
+-- Links for sleeping threads of Copas 1.x, each with the function that takes its events.
 local bells = {}
 
--- Takes a link that has no connection.
+-- Takes a link without a connection.
 local function take_bell()
 	local bell = table_remove(bells)
 	if not bell then
@@ -445,7 +446,7 @@ local function take_bell()
 	return bell
 end
 
--- Waits for it, and gives it back.
+-- Waits for the link, and gives it back.
 local function wait_for_bell(copas, bell)
 	receive(copas, bell.link)
 	while core.pop(bell.handle) do -- luacheck: ignore 542
@@ -454,7 +455,7 @@ local function wait_for_bell(copas, bell)
 	bells[#bells + 1] = bell
 end
 
--- What `host.sleeper` does under a Copas that knows no pause.
+-- The sleeper of a Copas without a pause.
 local function sleeper_at_bell(copas)
 	local bell
 	local function sleep()
@@ -469,7 +470,7 @@ local function sleeper_at_bell(copas)
 	end
 end
 
---- Waits for some time by yielding, if that can be done.
+--- Waits for some time by yielding, where the caller can yield.
 -- @tparam number seconds how long
 -- @treturn boolean whether it has waited
 function host.pause(seconds)
@@ -491,13 +492,13 @@ function host.pause(seconds)
 	return true
 end
 
---- Returns how the caller sleeps until it is woken.
--- @treturn[1] function `sleep([seconds])`: yields until it is woken; it may return earlier, not at all without
+--- Returns functions to sleep and to wake the caller.
+-- @treturn[1] function `sleep([seconds])`: yields until the caller is woken; may return earlier, not at all without
 -- being woken after that time
--- @treturn[1] function wakes it, if it sleeps
--- @return[2] nil: it runs in no coroutine
+-- @treturn[1] function wakes the caller, if it sleeps
+-- @return[2] nil: the caller runs in no coroutine
 -- @return[3] false
--- @treturn[3] string an error message: nginx does not let it yield now
+-- @treturn[3] string an error message: nginx does not let the caller yield now
 function host.sleeper()
 	if host.openresty() then
 		if not nginx_around() then
@@ -517,7 +518,7 @@ function host.sleeper()
 	local copas = copas_around()
 	if not copas then
 		return function()
-			-- Whoever has resumed it gets no values.
+			-- The function that resumes this thread gets no values.
 			coroutine_yield()
 		end, function()
 			if coroutine_status(thread) == "suspended" then
@@ -543,11 +544,11 @@ function host.sleeper()
 	end
 end
 
---- Calls a function where an error has nobody to go to, inside nginx: it is logged.
+--- Calls a function inside nginx, and logs its error, which nobody would catch.
 -- @tparam function func the function
 -- @param ... its arguments
--- @treturn boolean whether there was none
--- @return what the function returned first, or the error
+-- @treturn boolean whether there was no error
+-- @return the function's first result, or the error
 function host.protected(func, ...)
 	local ok, result = xpcall(func, traceback, ...)
 	if not ok then
@@ -561,7 +562,7 @@ end
 local clients_at_exit = setmetatable({}, { __mode = "k" })
 local is_watching = false
 
--- Functions to call then.
+-- Functions to call after the clients have been shut down.
 local calls_at_exit = {}
 
 local function is_waited_for()
@@ -585,7 +586,7 @@ local function shut_all_down()
 		clients[#clients + 1] = client
 	end
 	for _, client in ipairs(clients) do
-		-- Nothing more would come of what is taken in.
+		-- A message queued now would never be sent.
 		client.opts.queue = nil
 		if client.connection or client._opening or client.opts.reconnect then
 			host.protected(client.shutdown, client)
@@ -596,8 +597,8 @@ local function shut_all_down()
 	end
 end
 
--- Notices when the worker begins to exit: nginx then calls the timers that are pending. It does so outside of its event
--- loop, which would not notice the semaphores posted there, hence one more timer.
+-- Notices when the worker begins to exit: nginx then calls pending timers. It calls them outside of its event loop,
+-- which would not notice semaphores posted there, hence one more timer.
 local function watch(premature)
 	local ngx = host.openresty()
 	local ok, err
@@ -612,7 +613,7 @@ local function watch(premature)
 	end
 end
 
---- Shuts a client down when the worker of nginx that it lives in begins to exit. Outside nginx this does nothing.
+--- Has a client shut down when its worker of nginx begins to exit. Outside nginx this does nothing.
 -- @tparam Client client the client
 function host.shut_down_at_exit(client)
 	if host.openresty() then
@@ -637,17 +638,18 @@ local function get_ctx()
 end
 
 --- Identifies the timer or request of nginx that the caller runs in.
--- @treturn table the same one each time, nil where there is none
+-- @treturn table the same table each time; nil outside of timers and requests
 function host.nginx_context()
 	local ok, ctx = pcall(get_ctx)
 	return ok and ctx or nil
 end
 
--- How far below `host.is_nowhere` the function is that a finalizer has interrupted, where a client is collected.
+-- The level of the function that a finalizer has interrupted, as `host.is_nowhere` sees it, where a client is
+-- collected.
 local INTERRUPTED = 4
 
---- Whether a client is collected where nginx runs no function of the program, as when it closes the Lua state: then
--- there is neither a timer nor a request, and handlers that use nginx's API would end the process.
+--- Whether a client is collected while nginx runs no function of the program, such as when nginx closes the Lua state.
+-- Then there is neither a timer nor a request, and handlers that use nginx's API would end the process.
 function host.is_nowhere()
 	return host.openresty() ~= nil and getinfo ~= nil and getinfo(INTERRUPTED, "f") == nil
 end
@@ -655,40 +657,40 @@ end
 -- The timers of nginx that serve a client for as long as it has a connection.
 local serving = setmetatable({}, { __mode = "k" })
 
---- Notes that the timer of nginx that the caller runs in serves a client for as long as this has a connection.
+--- Notes that the caller's timer of nginx serves a client for as long as the client has a connection.
 function host.serve_here()
 	serving[host.nginx_context()] = true
 end
 
---- Whether the caller runs in such a timer. What serves a connection is not to keep any other timer, or a request, from
--- its end.
+--- Whether the caller runs in such a timer. A thread that serves a connection must not keep any other timer, or a
+-- request, from its end.
 function host.serves_here()
 	local context = host.nginx_context()
 	return context ~= nil and serving[context] ~= nil
 end
 
--- How to have a function called where a client is served inside nginx, by client: `mqtt.loop.nginx` says.
+-- By client, the function that has functions called where the client is served inside nginx: set by `mqtt.loop.nginx`.
 local handers_over = setmetatable({}, { __mode = "k" })
 
---- Tells how to have functions called where a client is served inside nginx.
+--- Sets the function that has functions called where a client is served inside nginx.
 -- @tparam Client client the client
 -- @tparam ?function hand_over gets a function and its arguments, returns whether it will be called
 function host.set_hand_over(client, hand_over)
 	handers_over[client] = hand_over
 end
 
---- Has a function called where a client is served inside nginx, if that is not where the caller runs.
+--- Has a function called where a client is served inside nginx, if the caller runs elsewhere.
 -- @tparam function func gets the client and the further arguments
 -- @tparam Client client the client
 -- @param ... further arguments
 -- @treturn boolean whether it will be called
 function host.hand_over(func, client, ...)
 	local hand_over = handers_over[client]
-	-- Where a client is collected there may be neither timer nor request.
+	-- A client may be collected where there is neither timer nor request.
 	return hand_over ~= nil and not client._is_collected and hand_over(func, client, ...)
 end
 
--- What `host.repeatedly` does inside nginx.
+-- `host.repeatedly` inside nginx.
 local function repeatedly_in_nginx(ngx, func)
 	local soon = require("ngx.semaphore").new()
 	local function run()
@@ -712,9 +714,9 @@ local function repeatedly_in_nginx(ngx, func)
 	end
 end
 
---- Calls a function again and again in a thread of its own, if that can be done.
+--- Calls a function again and again in a thread of its own, where there can be one.
 -- @tparam function func returns after how many seconds it wants to be called again, or a false value for never
--- @treturn function to be called to have it called again at once
+-- @treturn function has the function called again at once
 function host.repeatedly(func)
 	local ngx = nginx_around()
 	if ngx then
@@ -724,7 +726,7 @@ function host.repeatedly(func)
 	if not (copas and copas.pause) then
 		return function() end
 	end
-	-- Another thread makes the calls: an error in one of them ends only that, and so does its removal by the program.
+	-- A further thread makes each call: an error ends only this thread, and so does its removal by the program.
 	local thread, seconds, is_wanted
 	local function call()
 		seconds = func() or false
@@ -741,7 +743,7 @@ function host.repeatedly(func)
 		until seconds == false
 	end)
 	return function()
-		-- Copas forgets it of a thread that has been woken and has not had its turn.
+		-- If the thread has been woken and has not had its turn, Copas forgets the second waking.
 		is_wanted = true
 		copas.wakeup(thread)
 	end

@@ -21,24 +21,24 @@ local is_at_work = host.is_at_work
 local bell = host.openresty() and require("mqtt.bell")
 local next_ready = bell and bell.next_ready or core.next_ready
 
--- How many packets of one client are handled before others have their turn, and if there are no others.
+-- How many packets of one client are handled before others have their turn, and how many if there are no others.
 local PACKETS_PER_TURN = 64
 local PACKETS_ALONE = 16384
 
--- What a client says when it ends in order.
+-- The messages with which a client ends in order.
 local ENDED_IN_ORDER = {
 	["network connection is not opened"] = true,
 	["connection closed by client"] = true,
 }
 
--- The loops that there are.
+-- All loops.
 local loops = setmetatable({}, { __mode = "k" })
 
--- Which loop a link's token belongs to: the driver names ready links by token. True: several loops.
+-- The loop of each link's token: the driver names ready links by token. True stands for several loops.
 local owners = setmetatable({}, { __mode = "v" })
 
--- The functions that have been called and have not returned, each with the thread of the call. A function that raises
--- an error stays here: `host.is_at_work` tells.
+-- The functions that have been called and have not returned, each with the thread of the call. A function that has
+-- raised an error stays here: `host.is_at_work` tells.
 local called = setmetatable({}, { __mode = "kv" })
 
 -- How many times any loop has waited.
@@ -65,21 +65,22 @@ function Ioloop:__init(opts)
 	self.clients = {}
 	-- Clients on the native connection, by token.
 	self._native = {}
-	-- Those of them that may have something to do: a queue from _first to _last, and where each is in it. A client is
-	-- in it until its link is seen to be empty, also while it is served: so a round within a round, in a handler, goes
-	-- on where the outer one is, and an error that a handler raises loses nothing. False in the queue is nobody.
+	-- The clients in `_native` that may have something to do: a queue from _first to _last, and the place of each
+	-- client. A client stays in the queue until its link is seen to be empty, also while it is served. So a round
+	-- inside a handler goes on where the outer round is, and an error of a handler loses nothing. False in the queue is
+	-- an empty place.
 	self._queue, self._first, self._last, self._places = {}, 1, 0, {}
-	-- Those of them that are to be asked again in the next round, since the program has replaced their `step`.
+	-- The clients to ask again in the next round, since the program has replaced their `step`.
 	self._again = {}
-	-- Functions, and clients with a connector, which have to be asked; copied on each change.
+	-- Functions, and clients with a connector, which have to be asked. The list is copied on each change.
 	self._polled = {}
-	-- In how many seconds each of those that were asked wants to be asked again.
+	-- The seconds after which each function or client wants to be asked again.
 	self._wishes = {}
-	-- How long to sleep after asking such a client next.
+	-- How long to sleep after the next asking of a client with a connector.
 	self._sleeps = setmetatable({}, { __mode = "k" })
-	-- The threads that are in `run_until_clients`, if no error has ended that.
+	-- The threads in `run_until_clients`, unless an error has ended the call.
 	self._runs = setmetatable({}, { __mode = "k" })
-	-- What the last client that ended with an error, and nobody to tell, ended with.
+	-- The error of the last client that ended with one and had no handler for it.
 	self._failure = nil
 	loops[self] = true
 end
@@ -98,13 +99,13 @@ local function dequeue(self, client)
 	end
 	self._places[client] = nil
 	self._queue[place] = false
-	-- The last one is never nobody.
+	-- The last place is never empty.
 	while self._queue[self._last] == false do
 		self._queue[self._last], self._last = nil, self._last - 1
 	end
 end
 
--- Returns the client whose turn it is, or nil. It is behind all others then.
+-- Returns the next client, and puts it behind all others; or nil.
 local function next_in_queue(self)
 	local queue, first = self._queue, self._first
 	while first < self._last do
@@ -119,7 +120,7 @@ local function next_in_queue(self)
 	return queue[first] or nil
 end
 
--- A copy of a list without one item.
+-- Copies a list without one item.
 local function without(list, item)
 	local copy = {}
 	for _, other in ipairs(list) do
@@ -137,7 +138,7 @@ local function describe(item)
 	return "loop function", tostring(item)
 end
 
--- Calls a function for each loop that has the client with the token given.
+-- Calls a function for each loop that has the client with this token.
 local function for_owners(token, func)
 	local owner = owners[token]
 	if owner == true then
@@ -151,7 +152,7 @@ local function for_owners(token, func)
 	end
 end
 
--- One of the loops that have the client with the token given, and true instead of it if there are several.
+-- Returns a loop that has the client with this token, and again the loop, or true if there are several.
 local function find_owner(token)
 	local found
 	for loop in pairs(loops) do
@@ -165,8 +166,8 @@ local function find_owner(token)
 	return found, found
 end
 
--- The link's number in `core.next_ready` if an item is a client that such a number tells of, or nil. What a program has
--- made to look like a client has none.
+-- Returns the link's number in `core.next_ready` for a client that has one, or nil. A look-alike made by a program has
+-- none.
 local function token_of(item)
 	return type(item) == "table" and item._token and item:_token() or nil
 end
@@ -174,7 +175,7 @@ end
 --- Adds a client or a function.
 -- A function is called in each iteration, and returns after how many seconds it wants to be called again at the latest,
 -- or nothing for "soon". Within the function a nested iteration calls all others, but not the function itself.
--- @tparam Client|function client what to add
+-- @tparam Client|function client the client or function to add
 -- @return `true`, or `false` and an error message if it is there already
 -- @usage
 -- loop:add(function()
@@ -191,7 +192,7 @@ function Ioloop:add(client)
 	end
 	local alone = not clients[2] and clients[1]
 	if type(alone) == "table" and alone._note_move then
-		-- It has company from now on, with whom it takes turns.
+		-- The client has company from now on, and takes turns with it.
 		alone:_note_move()
 	end
 	clients[#clients + 1] = client
@@ -214,7 +215,7 @@ function Ioloop:add(client)
 end
 
 --- Removes a client or a function; also from inside a handler or function.
--- @tparam Client|function client what to remove
+-- @tparam Client|function client the client or function to remove
 -- @return `true`, or `false` and an error message if it is not there
 function Ioloop:remove(client)
 	expect.item(client)
@@ -263,7 +264,7 @@ local function let_go(self, client, err)
 	self:remove(client)
 	local token = token_of(client)
 	if token then
-		-- Others that have it are to see that too.
+		-- Other loops that have the client are to see its end too.
 		for_owners(token, enqueue)
 	end
 end
@@ -274,7 +275,7 @@ local function serve(self, client, most)
 	if not self.clients[client] then
 		return
 	elseif wait == 0 then
-		-- A round in one of its handlers may have seen it empty.
+		-- A round in one of its handlers may have seen the client's link empty.
 		enqueue(self, client)
 	elseif not wait then
 		let_go(self, client, err)
@@ -305,14 +306,14 @@ local function serve_ready(self, most)
 	end
 end
 
--- Asks a client with a connector. Returns in how many seconds it wants to be asked again.
+-- Asks a client with a connector. Returns the seconds after which it wants to be asked again.
 local function poll_client(self, client, most)
 	local opts, sleeps = self.opts, self._sleeps
 	local wait, err
 	if client._serve then
 		wait, err = client:_serve(most)
 	else
-		-- What a program has made to look like a client.
+		-- A look-alike made by a program.
 		wait, err = client:step()
 	end
 	if not self.clients[client] then
@@ -327,7 +328,7 @@ local function poll_client(self, client, most)
 	return math_min(math_max(wait, sleeps[client]), (client:check_keep_alive()))
 end
 
--- Calls a function, unless it is at work. `is_at_work` looks for this on the stack, and what it has been given.
+-- Calls a function, unless it is at work. `is_at_work` looks for `call` on the stack, with its first argument.
 local function call(func, opts)
 	called[func] = running_thread()
 	local wish = func() or opts.sleep_max
@@ -335,13 +336,13 @@ local function call(func, opts)
 	return wish
 end
 
--- Asks everything that has to be asked, as far as it is still there.
+-- Asks everything in `_polled` that is still in the loop.
 local function poll(self, most)
 	local clients, wishes = self.clients, self._wishes
 	for _, item in ipairs(self._polled) do
 		local wish
 		if not clients[item] then -- luacheck: ignore 542
-			-- removed by one before it
+			-- An item before has removed it.
 		elseif type(item) == "table" then
 			wish = poll_client(self, item, most)
 		elseif not (called[item] and is_at_work(called[item], call, item)) then
@@ -371,7 +372,7 @@ local function iterate(self, longest, most)
 	elseif has_waited or self._first <= self._last then
 		longest = 0
 	elseif next(wishes) then
-		-- In a round within this one time may have passed since they were told.
+		-- A round within this round may have waited since the items were asked.
 		local passed = waits ~= waits_before and started and now() - started or 0
 		for _, wish in pairs(wishes) do
 			longest = math_min(longest, wish - passed)
@@ -426,7 +427,7 @@ end
 
 local run_until_clients = Ioloop.run_until_clients
 
--- Whether the loop is run. After an error nothing is left to say so but the stack.
+-- Whether the loop runs. After an error only the stack tells.
 local function is_running(self)
 	for thread in pairs(self._runs) do
 		if is_at_work(thread, run_until_clients, self) then
@@ -437,7 +438,7 @@ local function is_running(self)
 	return false
 end
 
--- The methods, and the field that is none.
+-- The methods, and `running`, which is computed.
 function Ioloop:__index(key)
 	if key == "running" then
 		return is_running(self)
@@ -450,7 +451,7 @@ end
 
 local _M = {}
 
--- What each option must be: its type, in words too.
+-- The type of each option, as `type` returns it and in words.
 local OPTIONS = {
 	sleep_min = "number",
 	sleep_step = "number",
@@ -458,7 +459,7 @@ local OPTIONS = {
 	sleep_function = "function",
 }
 
--- Returns what is wrong with options, or nil.
+-- Checks the options. Returns an error message, or nil.
 local function explain(opts)
 	if opts == nil then
 		return nil

@@ -1,6 +1,6 @@
---- What the arguments of a client's methods may be.
--- Internal. Each function returns what is wrong, for the method to raise in the name of its caller, or nil. Checks come
--- in the order of the documentation.
+--- Checks the arguments of a client's methods.
+-- Internal. Each function returns an error message, which the method raises in the name of its caller, or nil. Checks
+-- come in the order of the documentation.
 
 local codec = require("mqtt.core").codec
 local types = require("mqtt.packet").types
@@ -87,7 +87,7 @@ function arguments.timeout(timeout)
 	end
 end
 
--- The packets that the requests send, as `codec` takes them, to see whether their fields keep the rules.
+-- Makes the packet of a request, as `codec` takes it, so that `codec` checks the fields.
 local PACKETS = {
 	publish = function(opts)
 		return { type = types.PUBLISH, topic = opts.topic }
@@ -100,16 +100,16 @@ local PACKETS = {
 	end,
 }
 
---- Whether a request may be waited for: "publish", "subscribe" or "unsubscribe".
+--- Whether a method makes a request with an answer: "publish", "subscribe" or "unsubscribe".
 function arguments.is_request(method)
 	return PACKETS[method] ~= nil
 end
 
---- The argument of a request, and its packet: all that the request itself would raise, for those that make it later.
+--- The argument of a request, and its packet: the whole check of the request, before it is made.
 -- @tparam string method "publish", "subscribe" or "unsubscribe"
 -- @tparam table opts its argument
 -- @tparam number version the protocol version of the client
--- @treturn string what is wrong
+-- @treturn string the error message, or nil
 function arguments.request(method, opts, version)
 	local problem = arguments[method](opts)
 	if problem then

@@ -13,7 +13,7 @@ local codec = core.codec
 local error, tostring, type = error, tostring, type
 
 local await = {
-	--- The least reason code that refuses.
+	--- The least reason code of a refusal.
 	REFUSED = core.reason_codes.refused,
 }
 
@@ -35,7 +35,7 @@ function await.judge(answer)
 	return nil, names and names[1] or codec[v50].reason_names(answer.type)[rc] or "Unknown: " .. rc, answer
 end
 
---- Whether there is no connection, and will be none unless the program does something for it.
+--- Whether there is no connection, and will be none unless the program opens one.
 -- @tparam Client client the client
 -- @treturn boolean
 function await.has_ended(client)

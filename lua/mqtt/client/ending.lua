@@ -1,4 +1,4 @@
---- How a connection ends, and what is left to do when Lua collects a client.
+--- The end of a connection, and of a client that Lua collects.
 -- Internal to `mqtt.client`.
 
 local host = require("mqtt.host")
@@ -11,8 +11,8 @@ local tostring = tostring
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
 local raise, try = protect.raise, protect.try
 
--- How long closing waits until everything has been handed to the kernel, alone and with others who would be held up, in
--- seconds. Whatever is left is sent in the background, and the end of the process waits for that.
+-- How long closing waits until everything has been handed to the kernel, in seconds: alone, and where waiting holds up
+-- others. The rest is sent in the background, and the end of the process waits for it.
 local FLUSH_TIME = 1
 local FLUSH_TURN = 0.01
 
@@ -26,7 +26,7 @@ local ending = {
 
 local CLOSED_BY_CLIENT, COLLECTED = ending.BY_CLIENT, ending.COLLECTED
 
---- Whether the first connect goes on: there are brokers in the list that have not been tried.
+--- Whether the first connect goes on: the list has brokers that have not been tried.
 -- @tparam Client client the client
 -- @treturn boolean
 function ending.is_first_pass(client)
@@ -40,8 +40,8 @@ local function goes_on(client)
 	return client.connection or client._opening or client.opts.reconnect or is_first_pass(client)
 end
 
---- What `step` returns when a connection, or the attempt to open one, has come to its end. A handler may have opened
--- another.
+--- Returns the result of `step` after a connection, or the attempt to open one, has ended. A handler may have opened
+-- another connection.
 -- @tparam Client client the client
 -- @tparam ?string err an error message
 -- @treturn ?number 0, or nil if the client has ended
@@ -54,9 +54,9 @@ function ending.gone(client, err)
 	return wait, err
 end
 
---- Tells those who wait for something that a connection has ended, or the attempt to open one.
+--- Ends the waits of a connection that has ended, or of the attempt to open one.
 -- @tparam Client client the client
--- @tparam string reason why, unless `fail` has said it
+-- @tparam string reason the reason, unless `fail` has given one
 function ending.tell_waiting(client, reason)
 	local message, pck = client._failure or reason, client._ended_by
 	client._failure, client._ended_by = nil, nil
@@ -67,23 +67,24 @@ end
 
 local tell_waiting = ending.tell_waiting
 
--- The coroutines in which `fail` is at work, by client. One that has been collected nobody will resume.
+-- The coroutines in which `fail` is at work, by client. The table holds none of them: a collected coroutine is resumed
+-- by nobody.
 local closers = setmetatable({}, { __mode = "kv" })
 
 --- Ends the connection, or the attempt to open one, with a close event.
 -- @tparam Client client the client
 -- @tparam string reason why
--- @tparam[opt] boolean flushes whether everything requested before is still sent: this waits for it for a while, the
--- rest goes on in the background
+-- @tparam[opt] boolean flushes whether everything requested before is still sent: `close` waits for it for a while, and
+-- the rest goes on in the background
 function ending.close(client, reason, flushes)
 	local conn, transport = client.connection, client._transport
 	if conn or client._opening then
 		if not client._closing then
-			-- It has not failed, it is over: without `reconnect` only a call connects again.
+			-- The attempt was ended, it did not fail: without `reconnect` only a call connects again.
 			client.first_connect = false
 			client._endings = client._endings + 1
 		else
-			-- By `fail`, or by a handler that it calls, behind which other threads may step the client.
+			-- Called by `fail`, or by a handler that `fail` calls; meanwhile other threads may step the client.
 			client.first_connect = is_first_pass(client)
 		end
 		client._brokers:ended(reason == CLOSED_BY_CLIENT)
@@ -92,7 +93,7 @@ function ending.close(client, reason, flushes)
 	client.connection, client._direct = nil, nil
 	client._opening = nil
 	client._closing, closers[client] = nil, nil
-	-- First: a connector may yield, and then another thread may connect again.
+	-- Before all else: a connector may yield, and then another thread may connect again.
 	client._link:close(flushes and (transport.may_block(client) and FLUSH_TIME or FLUSH_TURN) or nil)
 	local failure
 	if conn then
@@ -104,12 +105,12 @@ function ending.close(client, reason, flushes)
 	raise(try(failure, tell_waiting, client, reason))
 end
 
---- Reports an error that costs the connection: an error event, with the CONNACK that refused it also a connect event,
--- and the close event. If the thread ends in a handler, the next step closes the connection.
+--- Reports an error that costs the connection, by an error event, after a refusing CONNACK also a connect event, and
+-- the close event. If the thread ends in a handler, the next step closes the connection.
 -- @tparam Client client the client
 -- @tparam string message the error
 -- @tparam string reason the reason of the close event
--- @tparam ?table pck the CONNACK or DISCONNECT that says so
+-- @tparam ?table pck the CONNACK or DISCONNECT that gives the error
 function ending.fail(client, message, reason, pck)
 	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
 	local conn = client.connection
@@ -121,14 +122,14 @@ function ending.fail(client, message, reason, pck)
 		failure = try(failure, client.handle, client, "connect", pck, client)
 	end
 	client.first_connect = is_first_pass(client)
-	-- The handlers may have closed it already, and opened another.
+	-- The handlers may have closed the connection already, and opened another one.
 	if client.connection == conn then
 		failure = try(failure, client.close_connection, client, reason)
 	end
 	raise(failure)
 end
 
---- Whether `fail` is still at work, in another coroutine, which somebody may resume.
+--- Whether `fail` is still at work in another coroutine, and somebody may resume that coroutine.
 -- @tparam Client client the client
 -- @treturn boolean
 function ending.is_failing(client)
@@ -137,14 +138,14 @@ function ending.is_failing(client)
 		and not host.is_removed(closer)
 end
 
--- Lua has collected a client that may still be connected, or have requests under way: those who wait for them are told.
--- Whoever collects garbage is not to be blamed for the error of a handler.
+-- Lua has collected a client that may still be connected, or have requests under way: their callers are told. The error
+-- of a handler is logged: it is no fault of the code that collects garbage.
 local function collected(client)
 	local waits = client._waits
 	if not (client.connection or waits and next(waits.pending)) then
 		return
 	end
-	-- Nobody will come back to it: what is kept for the next connection has to go out on this one.
+	-- The client has no next connection: everything kept for one has to go out on this connection.
 	client._link:leave()
 	client._is_collected = true
 	client.first_connect, client.opts.reconnect = false, false
@@ -163,7 +164,7 @@ local function collected(client)
 	end
 end
 
--- The program may have a global function with the name of a library: only the list of loaded modules is reliable.
+-- The program may have a global variable of the same name: only the list of loaded modules is reliable.
 local debug_library = package.loaded.debug
 if debug_library.setfenv then
 	-- Lua 5.1 has no finalizers of tables.
@@ -183,10 +184,10 @@ else
 			collected(held[1])
 		end,
 	}
-	--- Has the waiting told, and the connection closed, when Lua collects a client: that is when Lua collects what this
-	-- returns, which the client has to hold; and before anything is collected that was made earlier.
+	--- Makes an object whose collection ends the client: waits are told, and the connection is closed. The client has
+	-- to hold the object, so Lua collects both together; their end comes before anything made earlier is collected.
 	-- @tparam Client client the client
-	-- @return what to hold
+	-- @return the object for the client to hold
 	function ending.guard(client)
 		return setmetatable({ client }, mt)
 	end

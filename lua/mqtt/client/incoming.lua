@@ -1,5 +1,5 @@
---- What comes from the broker goes to the program here, and nowhere else: to the handlers of events and topics, and to
--- the callbacks of requests.
+--- Packets of the broker go to the program here, and nowhere else: to the handlers of events and topics, and to the
+-- callbacks of requests.
 -- Internal to `mqtt.client`.
 
 local core = require("mqtt.core")
@@ -16,8 +16,8 @@ local error, setmetatable, tostring = error, setmetatable, tostring
 local types = packet.types
 local PUBLISH, PUBACK, PUBREC = types.PUBLISH, types.PUBACK, types.PUBREC
 
--- After how many answers to messages the loop has its turn, which sends what has been published upon them: so the
--- broker has something to do meanwhile.
+-- After this many answers to messages the loop has its turn. The loop sends the messages published meanwhile, so the
+-- broker has something to do.
 local ANSWERS_PER_TURN = 50
 
 -- The events of the packets that answer a request.
@@ -34,11 +34,11 @@ local incoming = {
 }
 local unacknowledged = incoming.unacknowledged
 
---- Calls the handlers of an event, all of them; then raises the first error that one of them has raised. This is the
--- method `Client:handle`, which programs and loops replace.
+--- Calls all handlers of an event, then raises the first error that a handler has raised. This is the method
+-- `Client:handle`, which programs and loops replace.
 -- @tparam Client client the client
 -- @tparam string event its name
--- @param ... what the handlers get
+-- @param ... the arguments of the handlers
 function incoming.handle(client, event, ...)
 	local handlers = client.handlers[event]
 	if not handlers then
@@ -48,16 +48,16 @@ function incoming.handle(client, event, ...)
 	if handlers[2] then
 		call_all(handlers, 1, nil, ...)
 	elseif handler then
-		-- One handler is the rule: it costs less this way.
+		-- Mostly there is one handler: a direct call costs less.
 		handler(...)
 		if handlers[2] then
-			-- It has added others.
+			-- The handler has added others.
 			call_all(handlers, 2, nil, ...)
 		end
 	end
 end
 
---- Notes that a message is to be acknowledged when all handlers have dealt with it, for the option `auto_ack`.
+--- Notes a message for acknowledgement after all its handlers, for the option `auto_ack`.
 -- @tparam table message the message
 function incoming.note(message)
 	if message.qos ~= 0 then
@@ -65,8 +65,8 @@ function incoming.note(message)
 	end
 end
 
--- Acknowledges a message that all handlers have dealt with, unless the program has done so. If that fails, the broker
--- sends it once more.
+-- Acknowledges a message after all its handlers, unless the program has done so. If this fails, the broker sends the
+-- message once more.
 local function acknowledge_handled(client, message)
 	if not unacknowledged[message] then
 		return
@@ -77,7 +77,7 @@ local function acknowledge_handled(client, message)
 	end
 end
 
---- Calls the handlers of a message: those of the event and those of topics.
+--- Calls the handlers of a message: handlers of the event, then handlers of topics.
 -- @tparam Client client the client
 -- @tparam table message the message
 function incoming.deliver(client, message)
@@ -90,7 +90,7 @@ function incoming.deliver(client, message)
 		end
 		topics:deliver(message, failure)
 	end
-	-- False where an error that a handler has raised was caught.
+	-- `passed` is false where a handler's error was caught.
 	if passed ~= false then
 		acknowledge_handled(client, message)
 	end
@@ -112,7 +112,7 @@ function incoming.answered(client, answer)
 	end
 end
 
--- The same as `answered`, for a PUBACK or PUBREC whose table need not be made if nobody wants it. It saves 120
+-- The same as `answered`, for a PUBACK or PUBREC. It makes a table only if somebody wants it, which saves 120
 -- instructions of 1,000 a message.
 local function acknowledged(client, kind, packet_id, rc, properties, user_properties)
 	local callbacks, handlers = client._callbacks, client.handlers.acknowledge
@@ -135,17 +135,17 @@ local function acknowledged(client, kind, packet_id, rc, properties, user_proper
 end
 
 --- Takes messages and acknowledgements from the link to the program, on the shortest way, as long as the client stays
--- where it is: on its connection and in its loop.
+-- on its connection and in its loop.
 -- @tparam Client client the client
 -- @tparam number most how many at most
--- @tparam ?table thread the record of `mqtt.loop.copas`: handlers may wait meanwhile, and then another thread has taken
--- the next step
--- @treturn ?number what `Client:step` is to return; nil when something else is to be done
--- @return then what that is, as `events.pop` returns it
+-- @tparam ?table thread the record of `mqtt.loop.copas`: a handler may wait, and then another thread takes the next
+-- step
+-- @treturn ?number what `Client:step` is to return; nil when there is an event of another kind
+-- @return then this event, as `events.pop` returns it
 function incoming.serve(client, most, thread)
 	local handle, session_mt, auto_ack = client._handle, client._session_mt, client.opts.auto_ack
 	local shape = shape_publish[client._version]
-	-- The loop that comes with the library drives the runtime when all its clients have been served.
+	-- The ioloop drives the runtime when all its clients have been served.
 	local in_background = client._transport.in_background
 	local next_event = thread and in_background and core_step or core_pop
 	local worker, timeouts, error_handler, gettimeouts, geterrorhandler, removed
@@ -155,8 +155,7 @@ function incoming.serve(client, most, thread)
 	end
 	local answers, moves = 0, client._moves
 	for _ = 1, most do
-		-- `events.name`, `deliver` and `answered` would do for the rest; this takes 400 instructions less of 2,900 a
-		-- message.
+		-- A copy of `events.name`, `deliver` and `answered`, which takes 400 instructions less of 2,900 a message.
 		local kind, first, second, third, fourth, fifth, sixth, seventh, eighth, ninth = next_event(handle, session_mt)
 		if kind == PUBLISH then
 			local message = first
@@ -174,7 +173,7 @@ function incoming.serve(client, most, thread)
 				if handler then
 					handler(message, client)
 					if handlers[2] then
-						-- It has added others.
+						-- The handler has added others.
 						call_all(handlers, 2, nil, message, client)
 					end
 				end
@@ -193,7 +192,7 @@ function incoming.serve(client, most, thread)
 		else
 			return nil, events.name(client, kind, first, second, third, fourth, fifth, sixth, seventh, eighth, ninth)
 		end
-		-- For a thread of Copas, what `mqtt.loop.copas` asks in may_go_on, without a call.
+		-- For a thread of Copas: `may_go_on` of `mqtt.loop.copas`, without a call.
 		if client._moves ~= moves or thread and (thread.worker ~= worker or gettimeouts() ~= timeouts
 			or geterrorhandler(worker) ~= error_handler or removed[worker] ~= nil) then
 			break

@@ -1,4 +1,4 @@
---- The life of a client: which broker it goes to and when, opening a connection, CONNECT and CONNACK, and the end.
+--- The life of a client: the choice of a broker and the time, opening a connection, CONNECT and CONNACK, and the end.
 -- Methods of `Client` are documented in `mqtt.client`.
 -- Internal to `mqtt.client`.
 
@@ -22,14 +22,14 @@ local fail, gone, is_first_pass = ending.fail, ending.gone, ending.is_first_pass
 local raise, try = protect.raise, protect.try
 local NOT_OPENED, COLLECTED, GIVEN_UP = ending.NOT_OPENED, ending.COLLECTED, ending.GIVEN_UP
 
--- The part of the time for connecting that the broker has for its CONNACK in any case.
+-- The part of `connect_timeout` that is left for the CONNACK in any case.
 local CONNACK_PART = 0.1
 
 local lifecycle = {}
 
 -- Options ------------------------------------------------------------------------------------------------------------
 
--- Returns what is wrong with the options, which the program may have changed, or nil.
+-- Checks the options again, since the program may have changed them. Returns an error message, or nil.
 local function check_options(client)
 	if client._is_collected then
 		return COLLECTED
@@ -37,7 +37,7 @@ local function check_options(client)
 	return options.check_changed(client.opts, client._version)
 end
 
---- Tells the session which options count from now on.
+--- Passes the session the options that it needs to know.
 -- @tparam Client client the client
 -- @treturn[1] boolean true
 -- @return[2] nil and an error message
@@ -52,20 +52,20 @@ end
 
 local configure = lifecycle.configure
 
--- A new connection table for a broker, which is given as `Brokers:next` returns it. Raises on bad options.
+-- Makes the connection table for a broker; the arguments are the results of `Brokers:next`. Raises on bad options.
 local function new_connection(client, ...)
 	local conn
 	conn, client._from_uri = target.new(client.opts, client._from_uri, ...)
 	return conn
 end
 
---- Finds the transport of a client, and checks what the options say of each broker. Raises if that is of no use.
+--- Finds the transport of a client, and checks the options for each broker. Raises if they are of no use.
 -- @tparam Client client the client
 function lifecycle.check_brokers(client)
 	local opts = client.opts
 	local uris = type(opts.uri) == "table" and opts.uri or { opts.uri }
 	local conns, is_secure = {}, false
-	-- The first one last: what its uri says is what the options show.
+	-- The first uri comes last, so that the options show its user name, password and `secure`.
 	for i = #uris, 1, -1 do
 		local ok, conn = pcall(new_connection, client, uris[i])
 		if not ok then
@@ -84,7 +84,7 @@ end
 
 -- Opening ------------------------------------------------------------------------------------------------------------
 
--- The connection is open: what is left of the time for connecting is for the CONNACK.
+-- The connection is open: the CONNACK gets the rest of the time for connecting.
 local function opened(client)
 	local transport = client._transport
 	client.connection, client._opening = client._opening, nil
@@ -94,7 +94,7 @@ local function opened(client)
 	end
 	local whole = connect_timeout(client.opts)
 	local rest = math_max(client._brokers.last_attempt + whole - core.now(), whole * CONNACK_PART)
-	-- In milliseconds: an error message will show it.
+	-- Rounded up to milliseconds, for an error message.
 	client.connection.connack_timeout = math_ceil(rest * 1000) / 1000
 	transport.opened(client)
 end
@@ -111,7 +111,7 @@ local function open_failed(client, reason)
 	return message
 end
 
--- Sends CONNECT on a connection that has just been opened. Returns what `step` returns.
+-- Sends CONNECT on a connection that has just been opened. Returns the results of `step`.
 local function begin(client)
 	local ok, err = client:send_connect()
 	if ok then
@@ -123,7 +123,7 @@ end
 
 --- The transport has opened the connection.
 -- @tparam Client client the client
--- @return what `step` returns
+-- @return the results of `step`
 function lifecycle.opened(client)
 	opened(client)
 	return begin(client)
@@ -132,13 +132,13 @@ end
 --- The transport could not open the connection.
 -- @tparam Client client the client
 -- @tparam string reason why
--- @return what `step` returns
+-- @return the results of `step`
 function lifecycle.open_failed(client, reason)
 	return gone(client, open_failed(client, reason))
 end
 
--- Opens a connection to the broker whose turn it is. Returns what the transport's `open` does. Raises if the options
--- have become bad.
+-- Opens a connection to the next broker. Returns the results of the transport's `open`. Raises if the options have
+-- become bad.
 local function open(client)
 	local err = check_options(client)
 	if err then
@@ -153,7 +153,7 @@ local function open(client)
 	if is_open == nil then
 		return nil
 	elseif client._opening ~= conn then
-		-- by another thread
+		-- Another thread has given the attempt up.
 		return false, GIVEN_UP
 	elseif is_open then
 		opened(client)
@@ -162,11 +162,11 @@ local function open(client)
 	return false, open_failed(client, err)
 end
 
--- Deals with what the last connection has left: the answers that it has brought and nobody has taken.
+-- Handles the answers that the last connection has brought and nobody has taken.
 local function take_rest(client)
 	repeat
 		local kind, what, more = pop(client)
-		-- A broken link belongs to the parent of a fork, and says so each time.
+		-- A broken link belongs to the parent of a fork, and says "broken" each time.
 		if kind and kind ~= "broken" then
 			client:_handle_event(kind, what, more)
 		end
@@ -178,18 +178,19 @@ function lifecycle.open_connection(client)
 		local endings = client._endings
 		take_rest(client)
 		if client._endings ~= endings and not (client.connection or client._opening) then
-			-- By a handler of an answer, or by another thread while that handler waited.
+			-- A handler of an answer has closed or shut down the client, or another thread did while the handler
+			-- waited.
 			return false, GIVEN_UP
 		end
 	end
 	if client.connection then
 		return true
 	elseif client._is_collected then
-		-- In its `close` handler, perhaps at the end of the program, which is not to be held up.
+		-- In the client's last `close` handler. The program may be ending, and must not be held up.
 		return false, COLLECTED
 	end
 	local is_open, err
-	-- A connector that another thread waits for is given up.
+	-- If a connector is being opened by another thread, that attempt is given up.
 	if not (client._opening and client._transport.in_background) then
 		is_open, err = open(client)
 	end
@@ -230,9 +231,9 @@ function lifecycle.start_connecting(client)
 	return true
 end
 
---- Connects when this is the first time, or when it is time to reconnect.
+--- Connects if this is the first connect, or the time to reconnect has come.
 -- @tparam Client client the client, which has no connection
--- @return what `step` returns; -1 if the connection is being opened
+-- @return the results of `step`; -1 if the connection is being opened
 function lifecycle.connect_in_time(client)
 	local reconnect, brokers = client.opts.reconnect, client._brokers
 	if client._is_collected then
@@ -251,7 +252,7 @@ function lifecycle.connect_in_time(client)
 		local at = math_min(due, waits and waits.next_timeout or due)
 		local left = math_max(at - now, 0)
 		if client._wake_at ~= at then
-			-- Whoever waits for the link is woken when it is time.
+			-- The link wakes its waiters at this time.
 			client._wake_at = at
 			client._link:wake_after(left)
 		end
@@ -295,18 +296,18 @@ function lifecycle.send_connect(client)
 		return false, err
 	end
 	conn.connect_sent = true
-	-- The CONNACK is due.
+	-- From now on the CONNACK is due.
 	client._transport.look_soon(client)
 	return true
 end
 
--- The reason codes with which a server refers to others (4.11), and the one when another client has connected with the
+-- The reason codes by which a server refers to other servers (4.11), and the reason code for a second client with the
 -- same client identifier (3.14.2.1).
 local USE_ANOTHER_SERVER = core.reason_codes.use_another_server
 local SERVER_MOVED = core.reason_codes.server_moved
 local SESSION_TAKEN_OVER = core.reason_codes.session_taken_over
 
--- Follows the server reference of a CONNACK or DISCONNECT of 5.0, if there is one and that is allowed.
+-- Follows the server reference of a CONNACK or DISCONNECT of 5.0, if there is a reference and the option allows it.
 local function follow_reference(client, pck)
 	local reference = pck.properties and pck.properties.server_reference
 	if not (reference and client.opts.follow_server_reference)
@@ -318,7 +319,7 @@ local function follow_reference(client, pck)
 	end
 end
 
---- Notes what a CONNACK means for the next connection. At once: its handlers may run in another thread, later.
+--- Notes the effects of a CONNACK on the next connection. At once: its handlers may run later, in another thread.
 -- @tparam Client client the client
 -- @tparam table connack the packet
 function lifecycle.note_connack(client, connack)
@@ -328,7 +329,7 @@ function lifecycle.note_connack(client, connack)
 	client._brokers:succeeded()
 	local assigned = connack.properties and connack.properties.assigned_client_identifier
 	if assigned and client.opts.id == "" then
-		-- The session is known by it (3.2.2.3.7).
+		-- The server knows the session by the assigned client identifier (3.2.2.3.7).
 		client.opts.id = assigned
 	end
 end
@@ -341,7 +342,7 @@ end
 function lifecycle.connack_received(client, connack)
 	local conn, opts = client.connection, client.opts
 	if not conn then
-		-- closed before its thread came to this
+		-- The connection was closed before the thread came to handle the CONNACK.
 		return false, NOT_OPENED
 	end
 	conn.connack = connack
@@ -357,10 +358,10 @@ function lifecycle.connack_received(client, connack)
 	log:info("[LuaMQTT] client '%s' connected successfully to '%s%s%s'", opts.id, target.place(conn))
 	if opts.clean == "first" then
 		opts.clean = false
-		-- What this connection leaves is taken up on the next one.
+		-- The next connection takes the exchanges of this connection up.
 		configure(client)
 	end
-	-- The broker may want another keep alive.
+	-- The broker may have set another keep alive.
 	client._transport.look_soon(client)
 	local failure, unrenewed
 	if topics then
@@ -391,7 +392,7 @@ end
 --- The broker ends the connection.
 -- @tparam Client client the client
 -- @tparam table disconnect the DISCONNECT
--- @return what `step` returns
+-- @return the results of `step`
 function lifecycle.disconnect_received(client, disconnect)
 	local reason = "disconnect received from broker"
 	if (disconnect.rc or 0) == 0 then
@@ -414,9 +415,9 @@ end
 
 --- The connection has ended.
 -- @tparam Client client the client
--- @return what `step` returns
+-- @return the results of `step`
 function lifecycle.closed(client)
-	-- After a DISCONNECT of ours the broker closes, perhaps before the thread that sent it comes to that.
+	-- After our DISCONNECT the broker closes, perhaps before the sending thread closes the connection.
 	if client._link:is_failed() then
 		client:close_connection(ending.BY_CLIENT)
 		return gone(client, ending.BY_CLIENT)
@@ -450,10 +451,10 @@ function lifecycle.shutdown(client, ...)
 	end
 	local failure, ok = try(nil, client.disconnect, client, ...)
 	if not (failure or ok) and client.connection and not client._closing then
-		-- It has failed, and nobody may be left to find out.
+		-- The disconnect has failed, and perhaps nobody is left to see it.
 		failure = try(nil, client.close_connection, client, ending.BY_CLIENT)
 	end
-	-- A loop that waits until it is time to reconnect is to see that there is no such time any more.
+	-- A loop may be waiting for the time to reconnect: it has to see that there is no such time any more.
 	client._link:wake()
 	failure = try(failure, client.handle, client, "shutdown", client)
 	raise(failure)

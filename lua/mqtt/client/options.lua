@@ -1,5 +1,6 @@
---- The options of a client: their names, what each may be, and what a session and a CONNECT take from them.
--- Internal to `mqtt.client`. Nothing here connects, and no other file says what an option may be.
+--- The options of a client: their names, their allowed values, and the settings that a session and a CONNECT take from
+-- them.
+-- Internal to `mqtt.client`. Nothing here connects, and no other file checks options.
 
 local brokers = require("mqtt.brokers")
 local calls = require("mqtt.calls")
@@ -15,7 +16,7 @@ local codec = core.codec
 
 local options = {}
 
--- For tables that may be missing. Not to be changed.
+-- In place of a missing table. Not to be changed.
 local NOTHING = {}
 
 local function is_whole(value, min, max)
@@ -62,7 +63,7 @@ local function check_reconnect(value)
 	end
 end
 
--- The fields of the option queue: the default of each number, or the strings it may be.
+-- The fields of the option queue: the default of each number, and the allowed strings.
 local QUEUE = {
 	max_messages = 1000,
 	max_bytes = 2 ^ 20,
@@ -84,8 +85,8 @@ local function check_queue(queue)
 	end
 end
 
--- By name: each type of Lua that the option may be, with true or a function that returns what is wrong with a value of
--- that type, or nil. `words` says what is expected where more than one type is.
+-- By name: for each Lua type of the option, true or a check. The check returns an error message or nil. `words` names
+-- the types in the error message, where there is more than one.
 local SCHEMA = {
 	uri = { string = true, table = brokers.check_uris, words = "a string" },
 	clean = { boolean = true, string = check_clean, words = "a boolean, or 'first'" },
@@ -120,10 +121,10 @@ local SCHEMA = {
 	on = { table = true, words = "a table with events and callbacks" },
 }
 
---- By the name of each option what it may be, for the spec that compares it with the documentation.
+--- The allowed types of each option, for the spec that compares them with the documentation.
 options.schema = SCHEMA
 
--- The only type of an option that has no words.
+-- The type of an option without `words`: it has only one.
 local function type_of(option)
 	for name in pairs(option) do
 		if name ~= "default" then
@@ -132,10 +133,10 @@ local function type_of(option)
 	end
 end
 
---- Returns what is wrong with one option, or nil.
+--- Checks one option. Returns an error message, or nil.
 -- @param key the name of the option
 -- @param value its value
--- @treturn string what is wrong
+-- @treturn string the error message
 function options.check(key, value)
 	if type(key) ~= "string" then
 		return "expecting string key in opts, got: " .. type(key)
@@ -155,7 +156,7 @@ end
 
 local check = options.check
 
--- Returns what is wrong with a will, or nil. Its other fields are checked with the CONNECT.
+-- Checks a will. Returns an error message, or nil. Encoding the CONNECT checks the other fields.
 local function check_will(will)
 	if type(will.topic) ~= "string" then
 		return "expecting will.topic to be a string"
@@ -174,10 +175,10 @@ local function check_will(will)
 	end
 end
 
---- Copies the options that a program has given, and adds the defaults, but those of `id` and `connector`.
+--- Copies the program's options, and adds the defaults except for `id` and `connector`.
 -- @param given the program's value
 -- @treturn[1] table the client's own options
--- @return[2] nil and what is wrong
+-- @return[2] nil and an error message
 function options.copy(given)
 	if type(given) ~= "table" then
 		return nil, "expecting a table of options to create MQTT client, got: " .. type(given)
@@ -211,14 +212,14 @@ function options.copy(given)
 	return own
 end
 
--- The options that a client always has; `clean` may have become nil.
+-- The options that a client always has. `clean` is none of them: it may have become nil.
 local REQUIRED = { "uri", "connector", "keep_alive", "id" }
 
---- Returns what is wrong with the options of a client, which the program may have changed, or nil. What else it has put
--- there does not matter.
+--- Checks the client's options, since the program may have changed them. Returns an error message, or nil. Other fields
+-- in the table do not matter.
 -- @tparam table opts the client's options
 -- @tparam number version the protocol version that the client was created with
--- @treturn string what is wrong
+-- @treturn string the error message
 function options.check_changed(opts, version)
 	for key, value in pairs(opts) do
 		local err = SCHEMA[key] and check(key, value)
@@ -244,20 +245,20 @@ function options.connect_timeout(opts)
 	return opts.connect_timeout or SCHEMA.connect_timeout.default
 end
 
---- Whether an exchange that the end of a connection has interrupted is taken up on the next one.
+--- Whether the next connection takes up the exchanges that the end of a connection has interrupted.
 -- @tparam table opts the client's options
 -- @treturn boolean whether so
 function options.keeps_exchanges(opts)
 	return not not (opts.reconnect or opts.queue or not opts.clean)
 end
 
--- What `options.session` returns, used again and again: each client would leave one behind.
+-- The table that `options.session` returns each time: a new table for each client would be garbage.
 local settings = {}
 
---- What a session is to know of the options.
+--- The settings that a session takes from the options.
 -- @tparam table opts the client's options
 -- @tparam[opt] number connack_timeout how long the broker may take to answer CONNECT, in seconds
--- @tparam[opt] string requests what the correlation data of the client's requests begins with
+-- @tparam[opt] string requests the beginning of the correlation data of the client's requests
 -- @treturn table the settings, until the next call
 function options.session(opts, connack_timeout, requests)
 	local queue = opts.queue
@@ -275,7 +276,7 @@ function options.session(opts, connack_timeout, requests)
 	return settings
 end
 
--- The properties of CONNECT: the program's, and the largest packet it accepts.
+-- The properties of CONNECT: the program's, and the maximum packet size.
 local function connect_properties(opts)
 	local size, properties = opts.max_packet_size, opts.properties
 	if not size or opts.version ~= const.v50 or properties and properties.maximum_packet_size then
@@ -294,7 +295,7 @@ end
 function options.connect_fields(opts)
 	return {
 		id = opts.id,
-		-- "first" is true for now
+		-- "first" counts as true for now.
 		clean = not not opts.clean,
 		username = opts.username,
 		password = opts.password,
@@ -305,13 +306,13 @@ function options.connect_fields(opts)
 	}
 end
 
--- The options that CONNECT has fields for and that may be of no use there.
+-- The options that become fields of CONNECT, and may be unfit for it.
 local CONNECT_OPTIONS = { "id", "username", "password", "will", "properties", "user_properties" }
 
---- Returns what is wrong with the CONNECT that the options make, or nil: the program is to know before it connects.
+--- Checks the CONNECT that the options make, before the program connects. Returns an error message, or nil.
 -- @tparam table opts the client's options
--- @tparam table given the ones that the program gave
--- @treturn string what is wrong
+-- @tparam table given the options that the program gave
+-- @treturn string the error message
 function options.check_connect(opts, given)
 	for _, key in ipairs(CONNECT_OPTIONS) do
 		if given[key] ~= nil then

@@ -1,4 +1,4 @@
---- What a client asks of the broker: SUBSCRIBE, UNSUBSCRIBE, PUBLISH, AUTH, PINGREQ, DISCONNECT, and the
+--- The requests of a client to the broker: SUBSCRIBE, UNSUBSCRIBE, PUBLISH, AUTH, PINGREQ, DISCONNECT, and the
 -- acknowledgements of messages. Methods of `Client` are documented in `mqtt.client`.
 -- Internal to `mqtt.client`.
 
@@ -25,7 +25,7 @@ local STUCK = "the connection takes nothing"
 
 -- How long publishing waits for a connection that takes nothing, in seconds.
 local SEND_TIMEOUT = 30
--- How long disconnecting waits for a broker that has to acknowledge before it takes more, in seconds.
+-- How long disconnecting waits for acknowledgements that let further messages go out, in seconds.
 local DRAIN_TIMEOUT = 5
 
 local requests = {
@@ -33,12 +33,12 @@ local requests = {
 	NO_CALLBACKS = {},
 }
 
---- Ends a request that is in the session's send buffer already: a connector has to write it. The native connection does
--- so by itself.
+--- Ends a request whose packet is in the session's send buffer: a connector has to write the buffer. The native
+-- connection writes by itself.
 -- @tparam Client client the client
 -- @tparam string what the name of its packet
 -- @treturn boolean true; or false
--- @treturn ?string and an error message: the connection has failed, which has been told
+-- @treturn ?string and an error message: the connection has failed, and the program has been told
 function requests.sent(client, what)
 	client.send_time = os_time()
 	local ok, err = client._transport.send(client, requests.sent, what)
@@ -47,7 +47,7 @@ function requests.sent(client, what)
 	end
 	err = "failed to send " .. what .. ": " .. tostring(err)
 	if not client._closing then
-		-- Else it is being told already, and a handler tries to send more.
+		-- Otherwise the failure is being told already, and a handler tries to send more.
 		ending.fail(client, err, "error")
 	end
 	return false, err
@@ -55,7 +55,7 @@ end
 
 local sent = requests.sent
 
--- Remembers the callback of a request, or that it has none.
+-- Keeps the callback of a request, or removes an old one.
 local function set_callback(client, packet_id, callback)
 	if callback and client._callbacks == requests.NO_CALLBACKS then
 		client._callbacks = {}
@@ -63,13 +63,13 @@ local function set_callback(client, packet_id, callback)
 	client._callbacks[packet_id] = callback
 end
 
---- The broker starts anew, and so do the packet identifiers: forgets all callbacks.
+--- Forgets all callbacks: packet identifiers start anew with a new session.
 -- @tparam Client client the client
 function requests.forget_all(client)
 	client._callbacks, client._lost_requests = nil, nil
 end
 
---- Logs what only MQTT 5.0 has and 3.1.1 ignores, so that a program may serve both with one table.
+--- Logs fields that 3.1.1 ignores because only MQTT 5.0 has them. So a program may serve both with one table.
 -- @tparam Client client the client
 -- @tparam string what the name of the packet
 -- @tparam table opts the table
@@ -84,14 +84,14 @@ end
 
 local note_ignored = requests.note_ignored
 
---- Makes a request of the session. Raises where the arguments are to blame, in the name of the caller's caller: not to
--- be used as a tail call.
+--- Makes a request of the session. Raises, in the name of the caller's caller, if the arguments are to blame. So it is
+-- not to be used as a tail call.
 -- @tparam Client client the client
--- @tparam ?function callback for the packet identifier that the method returns, in place before the answer comes
+-- @tparam ?function callback kept by the packet identifier that the method returns, before the answer comes
 -- @tparam string what the name of the packet
 -- @tparam string method of the link
 -- @param ... its arguments
--- @return what the method returned; or false
+-- @return the method's result; or false
 -- @treturn ?string and an error message
 function requests.request(client, callback, what, method, ...)
 	if not client.connection then
@@ -111,7 +111,7 @@ function requests.request(client, callback, what, method, ...)
 	end
 	local ok
 	ok, err = sent(client, what)
-	-- If not, the connection is gone, which has been told; an exchange that is kept goes on on the next one.
+	-- On failure the connection is gone, and the program has been told. A kept exchange goes on on the next connection.
 	if not ok and (result == true or not keeps_exchanges(client.opts)) then
 		return false, err
 	end
@@ -120,13 +120,13 @@ end
 
 local request = requests.request
 
---- Makes a request and sees to it that it is told, once, how it ends.
+--- Makes a request, and has `done` called once with its end.
 -- @tparam Client client the client
 -- @tparam string method name of a method of the client that takes options with a callback
--- @tparam table opts its options; a callback in there is called first
--- @tparam function done called with the answer; or with nil and an error message if the request was accepted, but will
+-- @tparam table opts its options; a callback in these is called first
+-- @tparam function done called with the answer; or with nil and an error message if the request was accepted and will
 -- not be carried out. Not called if there will be no connection any more
--- @return what the method returns
+-- @return the method's results
 function requests.ask(client, method, opts, done)
 	local own, callback = {}, opts.callback
 	local packet_id, err, is_answered
@@ -145,7 +145,7 @@ function requests.ask(client, method, opts, done)
 		raise(try(failure, done, answer))
 	end
 	packet_id, err = client[method](client, own)
-	-- Without a callback it has been forgotten meanwhile.
+	-- If there is no callback any more, the request has been forgotten meanwhile.
 	if packet_id and packet_id ~= true and not is_answered and client._callbacks[packet_id] then
 		client._lost_requests = client._lost_requests or {}
 		client._lost_requests[packet_id] = function(reason)
@@ -158,7 +158,7 @@ end
 --- A request that was accepted will not be carried out: its callback is not called.
 -- @tparam Client client the client
 -- @tparam number packet_id its packet identifier
--- @tparam ?string reason what is told to who made it by `ask`
+-- @tparam ?string reason the error message for the function `done` of `ask`
 function requests.forget(client, packet_id, reason)
 	client._callbacks[packet_id] = nil
 	local lost = client._lost_requests and client._lost_requests[packet_id]
@@ -172,7 +172,7 @@ end
 
 -- SUBSCRIBE and UNSUBSCRIBE ------------------------------------------------------------------------------------------
 
--- What only MQTT 5.0 has of a subscription.
+-- The fields of a subscription that only MQTT 5.0 has.
 local V50_SUBSCRIBE_FIELDS = { "no_local", "retain_as_published", "retain_handling", "properties", "user_properties" }
 
 function requests.subscribe(client, opts)
@@ -213,8 +213,9 @@ end
 
 -- PUBLISH ------------------------------------------------------------------------------------------------------------
 
--- Waits until the connection has taken most of what is to be sent, if that holds up nobody else, and unless it waits
--- itself until the program has taken what was received. Returns whether so.
+-- Waits until the connection has taken most of the bytes to be sent. Does not wait where waiting holds up somebody
+-- else, or where the connection itself waits until the program has taken received messages. Returns whether there is
+-- room.
 local function wait_for_room(client)
 	local link = client._link
 	local least, deadline = link:outgoing_bytes(), core.now() + SEND_TIMEOUT
@@ -233,7 +234,7 @@ local function wait_for_room(client)
 	return true
 end
 
--- Whether the connection, for which a publish has waited in vain, has still taken nothing.
+-- Whether the connection has still taken nothing since a publish gave up waiting.
 local function is_stuck(client)
 	if client._link:outgoing_bytes() < client._stuck or not client._link:is_full() then
 		client._stuck = nil
@@ -242,7 +243,7 @@ local function is_stuck(client)
 	return client._stuck ~= nil
 end
 
--- Publishes what `publish_plain` has left. Returns what the link's function returns.
+-- Publishes a message that `publish_plain` cannot. Returns the results of the link's function.
 local function send_publish(client, opts)
 	local topic, payload, qos, retain, dup = opts.topic, opts.payload, opts.qos, opts.retain, opts.dup
 	local properties, user_properties = opts.properties, opts.user_properties
@@ -257,7 +258,7 @@ local function send_publish(client, opts)
 	return core_publish(client._handle, topic, payload, qos, retain, dup, opts.packet_id, may_wait)
 end
 
--- Remembers the callback of a message that has been accepted, and forgets those of the messages that had to make room.
+-- Keeps the callback of an accepted message, and forgets the callbacks of messages dropped to make room.
 local function await_answer(client, packet_id, callback, dropped)
 	for _, other in ipairs(dropped or {}) do
 		requests.forget(client, other, "it had to make room in the queue")
@@ -267,7 +268,7 @@ local function await_answer(client, packet_id, callback, dropped)
 	end
 end
 
--- What is left to do for a message that has been accepted. Returns what `publish` returns.
+-- Ends the publish of an accepted message. Returns the results of `publish`.
 local function published(client, packet_id, callback, full)
 	if full then
 		wait_for_room(client)
@@ -299,7 +300,7 @@ function requests.publish(client, opts)
 		error(arguments.publish(opts), 2)
 	end
 	local callback = opts.callback
-	-- The session looks at the fields of a plain message itself.
+	-- The session checks the fields of a plain message itself.
 	if opts.properties ~= nil or opts.user_properties ~= nil or not client.connection
 		or callback ~= nil and type(callback) ~= "function" then
 		local problem = arguments.publish(opts)
@@ -330,7 +331,8 @@ function requests.publish(client, opts)
 		client.send_time = time
 	elseif client.connection then
 		local ok, err = sent(client, "PUBLISH")
-		-- If not, the connection is gone, which has been told; a message that is kept will be sent on the next one.
+		-- On failure the connection is gone, and the program has been told. A kept message is sent on the next
+		-- connection.
 		if not ok and (packet_id == 0 or not keeps_exchanges(client.opts)) then
 			return false, err
 		end
@@ -362,7 +364,7 @@ function requests.acknowledge(client, msg, rc, properties, user_properties)
 	local is_over = mt ~= client._session_mt and packet.is_session_mt(mt)
 	if not client.connection then
 		if packet_id and qos == 2 and not is_over then
-			-- Counts when the session is resumed.
+			-- The acknowledgement counts when the session is resumed.
 			core_acknowledge(client._handle, packet_id, qos, rc or 0)
 		end
 		return false, NOT_OPENED
@@ -415,7 +417,8 @@ function requests.send_pingreq(client)
 	return false, err
 end
 
--- Waits for a while until the broker has taken what its receive maximum keeps back, where waiting holds up nobody else.
+-- Waits for a while until the messages that the receive maximum keeps back have gone out, where waiting holds up nobody
+-- else.
 local function drain(client)
 	local deadline = core.now() + DRAIN_TIMEOUT
 	while client._link:holds_back() do

@@ -28,19 +28,20 @@ Rpc.__index = Rpc
 local function new(client)
 	return setmetatable({
 		client = client,
-		-- The last part of the topic for responses, and the first one of correlation data, with how many there were.
+		-- The last part of the topic for responses, and the first part of correlation data; and the number of requests
+		-- so far.
 		name = core.random_hex(32),
 		last = 0,
-		-- The topic for responses, and what it is below.
+		-- The topic for responses, and the topic that it is below.
 		topic = nil,
 		base = nil,
-		-- Waits by correlation data, and topics that are listened to.
+		-- Waits by correlation data, and listeners by topic.
 		requests = setmetatable({}, { __mode = "v" }),
 		listeners = {},
-		-- Requests that wait until it is known where their responses are to come to, as those of a listener.
+		-- Requests whose response topic is not known yet, in the form of `requests` of a listener.
 		moved = {},
-		-- What sends the requests of QoS 1 again that have been sent, and their topics, if they name any, by their
-		-- waits.
+		-- Requests of QoS 1 that have been sent, by their waits: the function to send them again, and the topic if it
+		-- is the program's own.
 		sent = setmetatable({}, { __mode = "k" }),
 	}, Rpc)
 end
@@ -57,7 +58,7 @@ local function with(table, more)
 	return copy
 end
 
--- Returns what is wrong with the options of a publish by one of these methods, or nil.
+-- Checks the options of a publish by one of these methods. Returns an error message, or nil.
 local function explain(client, opts, also)
 	if client._version ~= const.v50 then
 		return "allowed only in MQTT v5.0 protocol"
@@ -73,7 +74,7 @@ local function explain(client, opts, also)
 	return arguments.request("publish", with(opts, also or {}), client._version)
 end
 
--- The listener of a topic is not needed any more. Handlers that the program has for that topic stay.
+-- Removes the listener of a topic. Handlers of the program for the same topic stay.
 local function drop_listener(self, topic)
 	local listener = self.listeners[topic]
 	if listener then
@@ -82,8 +83,8 @@ local function drop_listener(self, topic)
 	end
 end
 
--- The topic to which responses are sent unless a request names another: below what the broker says is for this client
--- (3.1.2.11.7), if it does, else one that nobody else has. Or nil and an error message.
+-- The topic for responses to requests that name none: below the response information of the broker (3.1.2.11.7) if it
+-- gives any, else a topic that nobody else has. Or nil and an error message.
 local function response_topic(self)
 	local conn = self.client.connection
 	local connack = conn and conn.connack
@@ -99,12 +100,12 @@ local function response_topic(self)
 	return self.topic
 end
 
--- Takes a message that came to a topic for responses.
+-- Takes a message on a topic for responses.
 local function receive(self, message)
 	if message.qos > 0 then
 		local ok, err = self.client:acknowledge(message)
 		if not ok then
-			-- A handler of `message` may have been first.
+			-- A handler of `message` may have acknowledged it already.
 			log:debug("[LuaMQTT] client '%s' did not acknowledge a response: %s", self.client.opts.id, err)
 		end
 	end
@@ -118,16 +119,16 @@ local function receive(self, message)
 	end
 end
 
--- Whether requests may be sent whose responses come to a topic: the broker has granted it in this session. A connection
--- that the session has given up takes none: they wait for the next one.
+-- Whether requests with this listener may be sent: the broker has granted the topic in this session. A connection that
+-- the session has given up takes no requests: they wait for the next connection.
 local function is_granted(self, listener)
 	local conn = self.client.connection
 	local connack = conn and conn.connack
 	return listener.is_ready and connack and connack.rc == 0 and not self.client._link:is_failed()
 end
 
--- Sends the requests that have waited for their topic, in the order in which they were made; or, with an error message
--- and perhaps a packet, ends them. Raises the first error.
+-- Sends the requests that have waited for their topic, in the order in which they were made. With an error message, and
+-- perhaps a packet, ends them instead. Raises the first error.
 local function release(self, listener, err, pck)
 	local held, order, failure = listener.requests, {}, nil
 	listener.requests = {}
@@ -154,14 +155,15 @@ local function release(self, listener, err, pck)
 	raise(failure)
 end
 
--- Subscribes to a topic for responses, once. Returns what is known of it, or nil and an error message.
+-- Subscribes to a topic for responses, once. Returns the listener, or nil and an error message.
 local function listen(self, topic)
 	local listener = self.listeners[topic]
 	if listener and not listener.is_former then
 		return listener
 	end
 	drop_listener(self, topic)
-	-- Requests are not sent before the broker has the subscription: what sends each, by its wait.
+	-- Requests are not sent before the broker has the subscription. `requests` has the function that sends each, by its
+	-- wait.
 	listener = { is_ready = false, requests = {} }
 	self.listeners[topic] = listener
 	function listener.handler(message)
@@ -187,15 +189,15 @@ local function listen(self, topic)
 		if self.listeners[topic] == listener then
 			self.listeners[topic] = nil
 		end
-		-- Of other threads, meanwhile.
+		-- Ends the requests that other threads have made meanwhile.
 		release(self, listener, err)
 		return nil, err
 	end
 	return listener
 end
 
---- The SUBSCRIBE of a topic cannot be sent: the requests end that wait for it, if it is one for responses. The next one
--- tries again.
+--- The SUBSCRIBE of a topic cannot be sent. If it is a topic for responses, the requests that wait for it end. The next
+-- request tries again.
 -- @tparam string topic the topic
 -- @tparam string err why
 function Rpc:inbox_failed(topic, err)
@@ -206,7 +208,7 @@ function Rpc:inbox_failed(topic, err)
 	end
 end
 
--- Subscribes to the topic for responses, or to the given one. Returns what is known of it, or nil and an error message.
+-- Subscribes to the given topic, or to the topic for responses. Returns the listener, or nil and an error message.
 local function inbox(self, topic)
 	local err
 	if not topic then
@@ -218,9 +220,8 @@ local function inbox(self, topic)
 	return listen(self, topic)
 end
 
--- The broker does not have the session of before, which had the topics for responses: requests wait until it has
--- granted them again. That includes those of QoS 1 which were sent: their responses may be lost, so they are sent once
--- more.
+-- The broker has lost the old session, with the subscriptions to topics for responses: requests wait until it has
+-- granted these again. Requests of QoS 1 that were sent wait too, and are sent once more: their responses may be lost.
 local function session_lost(self)
 	for topic, listener in pairs(with(self.listeners, {})) do
 		listener.is_ready = false
@@ -235,8 +236,8 @@ local function session_lost(self)
 	end
 end
 
---- The broker has accepted the client. Finds which topics for responses there are from now on, before anything is sent.
--- Neither yields nor raises.
+--- The broker has accepted the client: determines the topics for responses, before anything is sent. Neither yields nor
+-- raises.
 -- @tparam table connack the packet
 function Rpc:revise(connack)
 	if not connack.sp then
@@ -248,7 +249,8 @@ function Rpc:revise(connack)
 		return
 	end
 	self.moved = with(self.moved, old.requests)
-	-- It is not renewed any more. Responses to what has been sent may still come to it, if the session goes on.
+	-- The old topic is not renewed any more. Responses to requests already sent may still come to it, if the session
+	-- goes on.
 	self.client._topics.subscriptions[before] = nil
 	old.requests, old.is_former = {}, true
 	if not old.is_ready then
@@ -256,8 +258,8 @@ function Rpc:revise(connack)
 	end
 end
 
---- Sends the requests that may be sent on a new connection. Those that wait for a topic which is not used any more wait
--- for another, or end if that cannot be had. Raises the first error.
+--- Sends the requests that may be sent on a new connection. Requests of a topic that is not used any more wait for the
+-- new topic, or end if there is none. Raises the first error.
 function Rpc:renew()
 	local moved, failure = self.moved, nil
 	self.moved = {}
@@ -279,8 +281,8 @@ function Rpc:renew()
 	raise(failure)
 end
 
---- The session has given back a request that was to be sent, perhaps again: the broker does not have the subscription
--- for its response. The request waits for that subscription.
+--- The session has given back a request that was to be sent, or repeated: the broker does not have the subscription for
+-- its response. The request waits for the subscription.
 -- @tparam string data its correlation data
 function Rpc:withdrawn(data)
 	local wait = self.requests[data]
@@ -331,7 +333,7 @@ function Rpc.request(client, opts)
 	local data = str_format("%s-%d", self.name, self.last)
 	local wait = waits:begin(opts.timeout or TIMEOUT, nil, opts.callback)
 	self.requests[data] = wait
-	-- Returns nil and an error message if it cannot be sent.
+	-- Returns nil and an error message if the request cannot be sent.
 	local function send()
 		if wait.results then
 			return true
@@ -361,7 +363,7 @@ function Rpc.request(client, opts)
 		end,
 	}
 	function wait.forget()
-		-- The exchange may go on without an end, and has the wait.
+		-- The exchange may go on for ever, and it holds the wait.
 		self.sent[wait], self.moved[wait], wait.request = nil, nil, nil
 		for _, other in pairs(self.listeners) do
 			other.requests[wait] = nil
@@ -378,7 +380,7 @@ function Rpc.request(client, opts)
 		waits:finish(wait, nil, err)
 		return nil, err
 	elseif opts.callback then
-		-- It may have been told already: the connection has been lost over this, and there will be no other.
+		-- If the request has failed, its callback has been called: the connection was lost, and there will be no other.
 		return true
 	end
 	return waits:await(wait, sleep, wake)
@@ -397,7 +399,7 @@ function Rpc.respond(client, request, opts)
 	if not topic then
 		return false, "the message wants no response"
 	end
-	-- It may be anything: it is the other side's.
+	-- The other side may send any topic.
 	local broken = core.check_topic_name(topic)
 	if broken then
 		return false, "the message has a response topic of no use: " .. broken

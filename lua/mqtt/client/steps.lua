@@ -1,9 +1,10 @@
---- The steps of a client: what each event of its link leads to, and what loops call. Methods of `Client`.
+--- The steps of a client: the reactions to each event of its link, and the methods that loops call. Methods of
+-- `Client`.
 --
 -- Internal to `mqtt.client`.
 --
--- A loop uses of a client: `_serve`, `_wait`, `_pause`, `_wake`, `_wants`, `_token`, `set_ioloop`, and what is
--- documented.
+-- A loop uses these methods of a client: `_serve`, `_wait`, `_pause`, `_wake`, `_wants`, `_token`, `set_ioloop`, and
+-- the documented methods.
 
 local ending = require("mqtt.client.ending")
 local events = require("mqtt.transport.events")
@@ -23,19 +24,19 @@ local raise, try = protect.raise, protect.try
 local AUTH, CONNACK, DISCONNECT, PUBLISH = packet.types.AUTH, packet.types.CONNACK, packet.types.DISCONNECT,
 	packet.types.PUBLISH
 
--- What `check_keep_alive` returns where there is no keep alive, in seconds.
+-- The result of `check_keep_alive` where there is no keep alive, in seconds.
 local KEEP_ALIVE_OFF = 60
--- How often a client that nobody wakes is asked, in seconds.
+-- How often a loop asks a client that nobody wakes, in seconds.
 local POLL_PAUSE = 0.01
--- How many steps of a client in a thread of the program's there are before other threads have their turn.
+-- After this many steps of a client in a thread of the program, other threads have their turn.
 local STEPS_PER_TURN = 16
 -- How many steps in a row a loop takes of a client whose `step` the program has replaced.
 local STEPS_OF_PROGRAM = 64
 
 local steps = {}
 
--- A message that had to wait will not be sent: the broker does not take it, as the message says. Its callback is not
--- called.
+-- The broker does not accept a message that had to wait, as the error message says: the message is dropped, and its
+-- callback is not called.
 local function dropped(self, packet_id, message)
 	local failure = try(nil, requests.forget, self, packet_id, message)
 	message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
@@ -43,10 +44,10 @@ local function dropped(self, packet_id, message)
 	raise(try(failure, self.handle, self, "error", message, self))
 end
 
--- Deals with a received packet. Returns what `step` returns.
+-- Deals with a received packet. Returns the results of `step`.
 local function received(self, pck)
 	if self._receive_packet ~= steps._receive_packet then
-		-- The program wants to see what is received, or to change it.
+		-- The program has replaced the method, to see or to change received packets.
 		local err
 		self._received = pck
 		pck, err = self:_receive_packet()
@@ -54,7 +55,7 @@ local function received(self, pck)
 		if not pck then
 			local conn = self.connection
 			if not conn or err == nil or err == conn.signal_idle then
-				-- There may be more behind what the program keeps to itself.
+				-- The program may have kept a packet to itself: there may be more behind it.
 				return conn and 0 or -1
 			end
 			err = "failed to receive next packet: " .. tostring(err)
@@ -69,7 +70,7 @@ local function received(self, pck)
 	return gone(self, err)
 end
 
--- What each event but packets leads to. The functions return what `step` returns; by default that is 0.
+-- The reaction to each event that is no packet. The functions return the result of `step`.
 local reactions = {
 	opened = lifecycle.opened,
 	open_failed = lifecycle.open_failed,
@@ -79,7 +80,7 @@ local reactions = {
 		return gone(self, reason)
 	end,
 	broken = function(self, reason)
-		-- For good.
+		-- A broken link stays broken: no reconnect.
 		self.opts.reconnect = false
 		fail(self, reason, "error")
 		return gone(self, reason)
@@ -104,7 +105,7 @@ local reactions = {
 	end,
 }
 
--- Deals with an event, given as `events.pop` returns it. Returns what `step` returns.
+-- Handles an event, given as `events.pop` returns it. Returns the result of `step`.
 function steps:_handle_event(kind, what, more)
 	local reaction = reactions[kind]
 	if kind == PUBLISH then
@@ -119,15 +120,15 @@ function steps:_handle_event(kind, what, more)
 		end
 		lifecycle.note_connack(self, what)
 	elseif kind == DISCONNECT then
-		-- Here, since a thread that handles it later may find another connection.
+		-- At once: a thread that handles the packet later may find another connection.
 		return lifecycle.disconnect_received(self, what)
 	end
 	return received(self, what)
 end
 
 -- Calls the handlers and callbacks of a received packet. The Copas and OpenResty loops replace this on the instance, so
--- that handlers may wait while others read; in its thread the connection may be gone already.
--- Returns true, or false and an error message.
+-- that handlers may wait while others read. In such a thread the connection may be gone already. Returns true, or false
+-- and an error message.
 function steps:handle_received_packet(pck)
 	local ptype = pck.type
 	if ptype == PUBLISH then
@@ -142,8 +143,9 @@ function steps:handle_received_packet(pck)
 	return true
 end
 
--- Returns the packet that `step` is about to handle. Programs replace this on the instance to see or to change what is
--- received; in place of the packet theirs may return false and an error message, or the connection's `signal_idle`.
+-- Returns the packet that `step` is about to handle. Programs replace this on the instance to see or to change received
+-- packets. Instead of the packet, a program's function may return false and an error message, or the connection's
+-- `signal_idle`.
 function steps:_receive_packet()
 	local pck = self._received
 	if pck then
@@ -152,7 +154,7 @@ function steps:_receive_packet()
 	return false, self.connection and self.connection.signal_idle or ending.NOT_OPENED
 end
 
--- The link's timer has fired, or somebody has woken those who wait for the link.
+-- The link's timer has fired, or somebody has woken the link's waiters.
 function steps:_woken()
 	self._wake_at = nil
 	if self._waits then
@@ -168,7 +170,7 @@ local function check_waits(self)
 	end
 end
 
--- What `step` does with the event that it has got, or without one.
+-- Handles the event that `step` has got, or takes one.
 local function finish_step(self, kind, what, more)
 	local transport = self._transport
 	while not kind or kind == "woken" do
@@ -206,7 +208,7 @@ function steps:step()
 		end
 		return finish_step(self, self._transport.next(self))
 	elseif ending.is_failing(self) then
-		-- A handler waits that is told of the failure. The connection has nothing more to tell.
+		-- A handler is still being told of the failure, and waits. The connection has nothing more to tell.
 		check_waits(self)
 		return -1
 	end
@@ -215,8 +217,8 @@ function steps:step()
 	return gone(self, reason)
 end
 
--- Deals with what has been received up to the failure for which the session has given the connection up: a PINGRESP
--- that is missing, say. Returns the error message.
+-- Handles everything received before the failure for which the session has given the connection up, such as a missing
+-- PINGRESP. Returns the error message.
 local function take_failure(self)
 	local conn, err = self.connection, nil
 	repeat
@@ -257,12 +259,12 @@ end
 
 -- For loops ----------------------------------------------------------------------------------------------------------
 
--- Takes up to `most` steps, as long as there is something to do and the client stays where it is: on its connection and
--- in its loop. `thread` is the record of a thread of `mqtt.loop.copas`; its field `handling` becomes false before a
--- step that is not for a packet. Returns what the last step returned.
+-- Takes up to `most` steps, as long as there is something to do and the client stays on its connection and in its loop.
+-- `thread` is the record of a thread of `mqtt.loop.copas`; its field `handling` becomes false before a step that
+-- handles no packet. Returns the results of the last step.
 function steps:_serve(most, thread)
 	if self.step ~= steps.step then
-		-- The program's.
+		-- The program has replaced `step`.
 		if thread then
 			thread.handling = false
 		end
@@ -295,28 +297,28 @@ function steps:_serve(most, thread)
 	return finish_step(self, kind, what, more)
 end
 
--- For a client with a `_token` whose last step has returned `wait`: returns in how many seconds a loop is to ask it
--- again, after `pause` seconds if there is no other time; nil: its link tells when there is something to do.
+-- For a client with a `_token` whose last step has returned `wait`: returns the seconds after which a loop is to ask
+-- the client again, `pause` if there is no other time. Nil means that the link tells when there is something to do.
 function steps:_wants(wait, pause)
 	if self._closing or self.step ~= steps.step then
-		-- The link has not been seen to be empty, and may wake nobody: a `step` of the program may do anything, and
-		-- while a handler is told of a failure the client waits for the thread of that handler, which may die.
+		-- The link has not been seen to be empty, and may wake nobody. A `step` of the program may do anything. While a
+		-- handler is told of a failure, the client waits for the handler's thread, which may die.
 		return wait > 0 and wait or pause
 	end
 end
 
--- Returns the link's number in `core.next_ready`, or nil: a loop has to ask such a client.
+-- Returns the link's number in `core.next_ready`, or nil if a loop has to ask the client.
 function steps:_token()
 	return self._transport.token(self)
 end
 
--- Waits until `step` has something to do, or for some seconds; not while a connector has a connection, since only the
--- connector can tell.
+-- Waits until `step` has something to do, or for some seconds. Does not wait while a connector has a connection, since
+-- only the connector can tell.
 function steps:_wait(seconds)
 	self._transport.wait(self, seconds)
 end
 
--- Has `step` called, by a loop that waits for the link: at once, or after some seconds.
+-- Has a loop that waits for the link call `step`: at once, or after some seconds.
 function steps:_wake(seconds)
 	if seconds then
 		self._link:wake_after(seconds)
@@ -332,7 +334,7 @@ function steps:_pause()
 	end
 end
 
--- In how many seconds something has to be looked at: the given time, or less if a wait ends before.
+-- The seconds until something is due: the given time, or less if a wait ends before.
 function steps:_at_most(seconds)
 	if self._waits then
 		return self._waits:at_most(seconds)
@@ -356,8 +358,8 @@ function steps:set_ioloop(loop)
 	self:_note_move()
 end
 
--- Notes by which record `mqtt.loop.copas` serves the client, or nil. The thread that serves it gives way then; its
--- steps do not.
+-- Notes the record by which `mqtt.loop.copas` serves the client, or nil. The thread that serves the client gives way
+-- then; the steps of the client do not.
 function steps:_set_copas(record)
 	self._copas, self._steps = record, record and -math_huge or 0
 end
@@ -367,7 +369,7 @@ function steps:_get_copas()
 	return self._copas
 end
 
--- Lets each `_serve` that is at work know that the client leaves its connection or its loop, or is not alone there.
+-- Tells each `_serve` at work that the client leaves its connection or its loop, or shares its loop from now on.
 function steps:_note_move()
 	if self.connection then
 		self._moves = self._moves + 1

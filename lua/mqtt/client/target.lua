@@ -1,4 +1,4 @@
---- Where a connection goes to, and how: from a uri and the options of a client.
+--- The target of a connection, and the way there: from a uri and the options of a client.
 -- Internal to `mqtt.client`. Nothing here connects. A *connection table*, which connectors are given, has the fields
 -- `uri`, `protocol`, `host`, `port`, `path`, `secure`, `secure_params` and `ssl_module`.
 
@@ -11,11 +11,11 @@ local str_format = string.format
 
 local target = {}
 
--- For tables that may be missing. Not to be changed.
+-- In place of a missing table. Not to be changed.
 local NOTHING = {}
 
--- The protocols: whether by TLS, the port unless one is given, and the path of WebSocket likewise. A Unix socket has no
--- port, its path is in the uri.
+-- The protocols: TLS or not, the default port, and the default path of WebSocket. A Unix socket has no port; its path
+-- is in the uri.
 local PROTOCOLS = {
 	mqtt = { secure = false, port = 1883 },
 	mqtts = { secure = true, port = 8883 },
@@ -31,7 +31,7 @@ local PROTOCOLS = {
 function target.parse(opts, conn)
 	local ok, uri_scheme, username, password, uri_host, uri_port, path = core.parse_uri(conn.uri)
 	if not ok then
-		-- An error in place of the scheme.
+		-- On failure the second value is the error message.
 		error(uri_scheme, 0)
 	end
 	local scheme = opts.protocol or uri_scheme
@@ -40,7 +40,7 @@ function target.parse(opts, conn)
 		error("only 'mqtt', 'mqtts', 'ws', 'wss' and 'unix' are supported as protocol, got '" .. scheme .. "'", 0)
 	end
 	if uri_scheme and scheme ~= uri_scheme and scheme ~= uri_scheme .. "s" then
-		-- TLS may be added to what the uri says; it may not be dropped.
+		-- An option may add TLS to the scheme of the uri; it may not drop TLS.
 		error(str_format("cannot use protocol '%s' with a uri that begins with '%s://'", scheme, uri_scheme), 0)
 	elseif scheme and opts.secure == nil then
 		opts.secure = means.secure
@@ -81,12 +81,12 @@ end
 local URI_OPTIONS = { "username", "password", "secure" }
 local SECURE_ALONE = { [false] = { secure = false }, [true] = { secure = true } }
 
--- Of options with what a uri adds, while that is looked at.
+-- The metatable of a view of the options, to which a uri adds while it is parsed.
 local parsed_mt = {}
 
--- Fills a connection table as `target.parse` does. What the last uri gave to the options is taken back before: it is
--- not for another broker. In a list of brokers, a table of TLS settings is only for those reached by TLS.
--- Returns what this uri has given, or nil.
+-- Fills a connection table as `target.parse` does. First takes back the options that the last uri gave: they are not
+-- for another broker. In a list of brokers, a table of TLS settings is only for brokers reached by TLS. Returns the
+-- options that this uri gives, or nil.
 local function fill(opts, conn, last)
 	local now
 	for _, key in ipairs(URI_OPTIONS) do
@@ -110,7 +110,7 @@ local function fill(opts, conn, last)
 			opts[key] = parsed[key]
 		end
 	end
-	-- The client is to be collected when nobody else has it.
+	-- The metatable must not keep the client's options from being collected.
 	parsed_mt.__index = nil
 	if not ok then
 		error(err, 0)
@@ -122,13 +122,13 @@ local function fill(opts, conn, last)
 end
 
 --- Makes the connection table for a broker. Raises if uri and options contradict each other.
--- @tparam table opts the client's options: `username`, `password` and `secure` become what the uri says, unless given
--- @tparam[opt] table last what the uri of the connection before has given to the options: it is taken back
+-- @tparam table opts the client's options; the uri sets `username`, `password` and `secure` unless they are given
+-- @tparam[opt] table last the options that the uri of the last connection gave: they are taken back
 -- @tparam string uri of the broker
 -- @tparam[opt] string host of the server that the broker has referred to
--- @tparam[opt] number port of that
+-- @tparam[opt] number port of that server
 -- @treturn table the connection table
--- @treturn table what this uri has given to the options, or nil
+-- @treturn table the options that this uri gives, or nil
 function target.new(opts, last, uri, host, port)
 	local conn = { uri = uri }
 	local given = fill(opts, conn, last or NOTHING)
@@ -144,7 +144,7 @@ function target.new(opts, last, uri, host, port)
 	return conn, given
 end
 
---- Raises if a connection goes a way that connectors do not know.
+--- Raises if connectors do not support the way of a connection.
 -- @tparam table opts the client's options
 -- @tparam table conn the connection table
 function target.check_connector(opts, conn)
@@ -162,7 +162,7 @@ end
 -- @treturn userdata the settings, or nil without TLS
 function target.tls(conn)
 	if not conn.secure or not core.tls then
-		-- Without TLS in the library `core.check_target` says so.
+		-- In a library built without TLS, `core.check_target` reports this.
 		return nil
 	end
 	local settings = {}
@@ -179,7 +179,7 @@ function target.tls(conn)
 	return tls
 end
 
---- The broker that a connection goes to, for the log: three parts, since perhaps nobody reads the whole.
+--- The broker of a connection, for the log. In three parts, which are joined only if somebody reads the log.
 -- @tparam table conn the connection table
 function target.place(conn)
 	if conn.port then

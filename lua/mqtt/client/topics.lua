@@ -1,6 +1,6 @@
 --- Handlers of topics, and the subscriptions that they have asked for: `client._topics`. `Client:on_topic` and
 -- `Client:off_topic` are documented in `mqtt.client`.
--- Internal to `mqtt.client`. Which filters a topic matches is found by `mqtt.core`; here is what is done about it.
+-- Internal to `mqtt.client`. `mqtt.core` finds the filters that a topic matches; this file calls their handlers.
 
 local arguments = require("mqtt.client.arguments")
 local core = require("mqtt.core")
@@ -16,7 +16,7 @@ local str_format = string.format
 local table_insert, table_remove, table_sort = table.insert, table.remove, table.sort
 local raise, try = protect.raise, protect.try
 
--- The options of `Client:on_topic`: those that count in any case, and those of a subscription.
+-- The options of `Client:on_topic` itself, and the options of the subscription.
 local OPTIONS = { topic = true, handler = true, keys = true, subscribe = true }
 local SUBSCRIPTION = {
 	qos = true,
@@ -34,20 +34,21 @@ local function new(client)
 	local insert, remove, matches = core.filters()
 	return setmetatable({
 		client = client,
-		-- Adds and removes a handler by filter and key, and finds those of a topic.
+		-- Add a handler by filter and key, remove it, and find the handlers of a topic.
 		insert = insert,
 		remove = remove,
 		matches = matches,
-		-- The options of each handler by key: a number that grows. The last one, and the keys by filter.
+		-- The options of each handler by key, a growing number; the last key; and the keys by filter.
 		handlers = {},
 		last = 0,
 		keys = {},
-		-- By filter: `opts`, `number`, and `state`, which is "asked", "granted" or nil; false: to be unsubscribed from.
+		-- By filter: a table with `opts`, `number`, and `state` ("asked", "granted" or nil); or false: to be
+		-- unsubscribed.
 		subscriptions = {},
 	}, Topics)
 end
 
--- Returns what is wrong with the options, or nil.
+-- Checks the options. Returns an error message, or nil.
 local function explain(client, opts)
 	if type(opts.handler) ~= "function" then
 		return "expecting the handler to be a function"
@@ -69,11 +70,11 @@ local function explain(client, opts)
 	elseif not opts.subscribe then
 		return nil
 	end
-	-- Some of that is looked at only when there is a connection: now is the time to blame the caller.
+	-- The request checks some options only when it is made: check all now, to blame the caller.
 	return arguments.request("subscribe", opts, client._version)
 end
 
--- Reports that the broker will not send what a handler waits for.
+-- Reports that the broker will not send messages for a filter.
 local function report(self, filter, problem, suback)
 	local message = str_format("no subscription to %s: %s", filter, problem)
 	local client = self.client
@@ -101,23 +102,24 @@ local function subscribe(self, filter)
 	return true
 end
 
--- Renews the subscriptions that a new connection does not have: those that the server has lost with its session, unless
--- that is done by the library anyhow, and those that were asked for before. Returns those that could not be sent, as
--- `report_unrenewed` takes them: nothing of the program is called before the handlers of `connect`.
+-- Renews the subscriptions that a new connection does not have: subscriptions that the server has lost with its
+-- session, unless the library renews them anyhow, and subscriptions not granted so far, unless the session still asks
+-- for them. Returns the failed subscriptions, as `report_unrenewed` takes them: nothing of the program is called before
+-- the handlers of `connect`.
 function Topics:renew(connack)
 	local client = self.client
 	local conn, opts, inboxes = client.connection, client.opts, client._rpc and client._rpc.listeners or {}
 	local filters = {}
 	for filter, subscription in pairs(self.subscriptions) do
 		local state = subscription and subscription.state
-		-- Requests wait for the SUBACK of their topic.
+		-- The subscriptions of `Client:request` are renewed here in any case: requests wait for the SUBACK.
 		local has = state == "granted" and (connack.sp or opts.resubscribe and not inboxes[filter])
 			or state == "asked" and options.keeps_exchanges(opts)
 		if not has then
 			filters[#filters + 1] = filter
 		end
 	end
-	-- In the order in which they were asked for; what is to end comes first.
+	-- In the order in which they were asked for; filters to be unsubscribed come first.
 	table_sort(filters, function(a, b)
 		local first, second = self.subscriptions[a], self.subscriptions[b]
 		return (first and first.number or 0) < (second and second.number or 0)
@@ -129,12 +131,12 @@ function Topics:renew(connack)
 			break
 		elseif self.subscriptions[filter] then
 			ok, err = subscribe(self, filter)
-			-- What a connection that is over does not take the next one gets.
+			-- If this connection is over, the next one renews the subscription.
 			if not ok and client.connection == conn and not client._link:is_failed() then
 				failed[#failed + 1] = { filter, err }
 			end
 		elseif self.subscriptions[filter] == false then
-			-- Its last handler went while there was no connection.
+			-- The last handler of the filter was removed while there was no connection.
 			self.subscriptions[filter] = nil
 			client:unsubscribe { topic = filter }
 		end
@@ -142,7 +144,7 @@ function Topics:renew(connack)
 	return failed
 end
 
---- Tells of the subscriptions that could not be renewed. Raises the first error.
+--- Reports the subscriptions that could not be renewed. Raises the first error.
 -- @tparam table failed as `renew` has returned it
 function Topics:report_unrenewed(failed)
 	local client, failure = self.client, nil
@@ -159,7 +161,7 @@ function Topics:report_unrenewed(failed)
 	raise(failure)
 end
 
--- Takes a handler out.
+-- Removes a handler.
 local function remove(self, key)
 	local filter = self.handlers[key].topic
 	self.remove(filter, key)

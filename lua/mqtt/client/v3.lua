@@ -1,4 +1,4 @@
---- What only programs for luamqtt 3.x call, and `mqtt.run_sync`: methods of `Client`.
+--- Methods of `Client` that only programs for luamqtt 3.x call, and `mqtt.run_sync`.
 -- Internal to `mqtt.client`.
 
 -- How long one wait for anything takes, in seconds.
@@ -25,7 +25,7 @@ end
 
 -- Waits for something to do and does it. Returns true, or false and an error message when the client has ended.
 function v3:_sync_iteration()
-	-- What the program has given to the connector's `settimeout`.
+	-- The time limit that the program has set by the connector's `settimeout`.
 	local own = self.connection and self.connection.longest_wait
 	return result_of(self._transport.iterate(self, own or IDLE_WAIT, own))
 end

@@ -1,4 +1,4 @@
---- What somebody waits for, and how that ends when it does not come: `client._waits`.
+--- The waits of a client's callers, and their ends: `client._waits`.
 -- Internal to `mqtt.client`.
 
 local core = require("mqtt.core")
@@ -11,7 +11,7 @@ local table_insert, table_remove, table_sort = table.insert, table.remove, table
 local unpack = table.unpack or unpack -- luacheck: globals unpack
 local raise, try = protect.raise, protect.try
 
--- How soon one look at the times follows the last, in seconds: many that end at almost the same time cost one look.
+-- The least time between two looks at the clock, in seconds: waits that end at almost the same time cost one look.
 local LOOK_PAUSE = 0.01
 
 local Waits = {}
@@ -25,13 +25,13 @@ function Waits.of(client)
 	if not self then
 		self = setmetatable({
 			client = client,
-			-- What is waited for: a set.
+			-- The waits under way, as a set.
 			pending = {},
 			-- How many waits there have been.
 			count = 0,
-			-- When the first one is over, or nil.
+			-- The time at which the first wait ends, or nil.
 			next_timeout = nil,
-			-- The waits that are over, until those are told who wait.
+			-- The waits that are over, until their callers have been told.
 			over = {},
 		}, Waits)
 		client._waits = self
@@ -39,7 +39,7 @@ function Waits.of(client)
 	return self
 end
 
--- Makes the link wake whoever waits for it when the next wait is over, or it is time to reconnect.
+-- Makes the link wake its waiters when the next wait is over, or the time to reconnect has come.
 local function set_timer(self)
 	local client, at = self.client, self.next_timeout
 	if at and not (client._wake_at and client._wake_at <= at and client._wake_at > core.now()) then
@@ -48,10 +48,10 @@ local function set_timer(self)
 	end
 end
 
---- Begins to wait for something.
--- @tparam ?number timeout for so many seconds
--- @tparam ?string kind what for, if that matters: "connect"
--- @tparam ?function told called with the results, unless somebody is in `Waits:await`
+--- Begins a wait.
+-- @tparam ?number timeout how many seconds it may last
+-- @tparam ?string kind the kind of wait, if it matters: "connect"
+-- @tparam ?function told called with the results, unless a caller waits in `Waits:await`
 -- @treturn table the wait; its field `forget` may be a function, which is called when it is over and raises nothing
 function Waits:begin(timeout, kind, told)
 	self.count = self.count + 1
@@ -62,7 +62,7 @@ function Waits:begin(timeout, kind, told)
 		if not self.next_timeout or wait.at < self.next_timeout then
 			self.next_timeout = wait.at
 			set_timer(self)
-			-- With a connector it is the thread for keep alive that looks.
+			-- With a connector, the thread for keep alive looks at the clock.
 			self.client._transport.look_soon(self.client)
 		end
 	end
@@ -74,8 +74,8 @@ local function results_of(wait)
 	return unpack(wait.results, 1, wait.results.n)
 end
 
--- Tells those whose wait is over, all of them; then raises the first error. Where that ends this at once, the next step
--- goes on with the others.
+-- Tells the callers of all waits that are over, then raises the first error. If an error ends this at once, the next
+-- step goes on with the others.
 local function tell(self)
 	local over, failure = self.over, nil
 	while over[1] do
@@ -84,7 +84,7 @@ local function tell(self)
 			self.next_timeout = core.now()
 			set_timer(self)
 		end
-		-- What still knows the wait, an exchange without an end perhaps, is not to keep what the program has given.
+		-- A wait may be held for long, by an exchange that does not end: it must not hold the program's functions.
 		local wake, told = wait.wake, wait.told
 		wait.wake, wait.told = nil, nil
 		if wake then
@@ -111,7 +111,7 @@ local function put_over(self, wait, ...)
 	if wait.forget then
 		wait.forget()
 	end
-	-- Others look at the results themselves.
+	-- Without a function, the caller looks at the results itself.
 	if wait.wake or wait.told then
 		table_insert(self.over, wait)
 	end
@@ -122,14 +122,13 @@ end
 -- @param ... results
 function Waits:finish(wait, ...)
 	put_over(self, wait, ...)
-	-- Whoever asks and has the answer at once is not to get the errors of those who are being told.
+	-- A caller that gets its answer at once must not get the errors of other callers.
 	if wait.wake or wait.told then
 		tell(self)
 	end
 end
 
---- Ends a wait, unless it is over, for one who must not have a function of the program called now. The next step calls
--- it.
+--- Ends a wait, unless it is over, where no function of the program may be called. The next step calls it.
 -- @tparam table wait the wait
 -- @param ... results
 function Waits:finish_soon(wait, ...)
@@ -140,7 +139,7 @@ function Waits:finish_soon(wait, ...)
 	end
 end
 
---- Ends all waits, or all of a kind.
+--- Ends all waits, or all waits of a kind.
 -- @tparam ?string kind the kind
 -- @param ... results
 function Waits:finish_all(kind, ...)
@@ -160,14 +159,14 @@ function Waits:finish_all(kind, ...)
 	tell(self)
 end
 
---- Ends the waits whose time is over, if it is time to look.
+--- Ends the waits whose time is over, if the time for a look has come.
 function Waits:check()
 	local now = core.now()
 	if self.next_timeout and self.next_timeout <= now then
 		local earliest, late
 		for wait in pairs(self.pending) do
 			if not wait.at then -- luacheck: ignore 542
-				-- for ever
+				-- no timeout
 			elseif wait.at <= now then
 				late = late or {}
 				late[#late + 1] = wait
@@ -188,7 +187,7 @@ function Waits:check()
 	tell(self)
 end
 
---- In how many seconds something has to be looked at: the given time, or less if a wait ends before.
+--- The seconds until something is due: the given time, or less if a wait ends before.
 -- @tparam ?number seconds the time
 -- @treturn ?number
 function Waits:at_most(seconds)
@@ -197,13 +196,13 @@ function Waits:at_most(seconds)
 	return seconds and left and math_min(seconds, left) or seconds or left
 end
 
--- Drives the client until a wait is over, where nobody else does.
+-- Drives the client until a wait is over, where no loop does.
 local function drive(self, wait)
 	local client, ok, err = self.client, true, nil
 	if client.opts.connector.feed then
 		ok, err = false, "nobody would move the bytes meanwhile: wait in a coroutine"
 	elseif not (client.connection or client._opening) then
-		-- Begins to connect, if it is time.
+		-- The step begins to connect, if the time has come.
 		ok, err = client:step()
 	end
 	while ok and not wait.results do
@@ -212,10 +211,10 @@ local function drive(self, wait)
 	self:finish(wait, nil, err)
 end
 
---- Returns when a wait is over: yields where that can be done, else drives the client meanwhile.
+--- Returns when a wait is over. Yields where it can, else drives the client meanwhile.
 -- @tparam table wait the wait
--- @tparam ?function sleep what `host.sleeper` returned
--- @tparam ?function wake likewise
+-- @tparam ?function sleep the first result of `host.sleeper`
+-- @tparam ?function wake the second result of `host.sleeper`
 -- @return its results
 function Waits:await(wait, sleep, wake)
 	if sleep then
@@ -232,13 +231,13 @@ function Waits:await(wait, sleep, wake)
 	return results_of(wait)
 end
 
---- Tells those who wait that a connection has ended, or the attempt to get one.
+--- Ends waits after the end of a connection, or of the attempt to open one.
 -- @tparam string reason why
 -- @tparam ?table packet the packet that ended it
--- @tparam boolean is_last whether there will be no other
+-- @tparam boolean is_last whether there will be no other connection
 function Waits:connection_ended(reason, packet, is_last)
 	if not (next(self.pending) or self.over[1]) then -- luacheck: ignore 542
-		-- nobody
+		-- no waits
 	elseif is_last then
 		self:finish_all(nil, nil, reason, packet)
 	elseif packet and packet.type == packet_type.CONNACK then

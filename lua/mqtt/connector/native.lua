@@ -3,7 +3,7 @@
 -- except inside nginx, where a client with this connector has to be polled; see `mqtt.connector`.
 --
 -- Programs for luamqtt 3.x call functions of a connector themselves. Of these functions `settimeout` works. The others
--- raise an error that says what to do instead.
+-- raise an error that names the replacement.
 -- @module mqtt.connector.native
 
 local host = require("mqtt.host")

@@ -1,7 +1,7 @@
 --- Connector on the cosockets of OpenResty.
--- Nothing blocks the worker. A connection belongs to a timer, as all cosockets belong to what has opened them: that of
--- `mqtt.loop.nginx`, else one of its own. Requests of the same worker may use the client all the same: what they want
--- sent is sent in that timer.
+-- Nothing blocks the worker. A cosocket belongs to the timer or request that opened it. So a connection belongs to a
+-- timer: the timer of `mqtt.loop.nginx`, else a timer of its own. Requests of the same worker may use the client all
+-- the same: their bytes are sent in the connection's timer.
 --
 -- nginx looks up names with the name servers of its `resolver` directive; addresses and `localhost` need none. With TLS
 -- it verifies the server's certificate against `lua_ssl_trusted_certificate` (`lua_ssl_verify_depth` is 1 unless set),
@@ -223,7 +223,7 @@ local function open(self)
 	return true
 end
 
--- Opens the connection in a timer of its own, and waits for that. If nobody waits any more, it is closed.
+-- Opens the connection in a timer of its own, and waits until it is open. If nobody waits any more, closes it.
 local function open_apart(self)
 	local opened, ok, err = semaphore.new(), nil, nil
 	local is_timer, problem = ngx.timer.at(0, function()
@@ -250,8 +250,8 @@ function connector:connect()
 	return (host.serves_here() and open or open_apart)(self)
 end
 
---- Closes the network connection. A thread that receives from it finds it closed. May be called in any context. What
--- the broker still sends is read in the background, until it closes too, or for two seconds.
+--- Closes the network connection. A thread that receives from it finds it closed. May be called in any context. The
+-- rest of the broker's bytes is read in the background, until the broker closes too, or for two seconds.
 function connector:shutdown()
 	if not self._closed then
 		self._closed = true
@@ -265,7 +265,7 @@ function connector:abandon()
 	self._closed, self._is_over = true, true
 end
 
---- Whether the connection has been closed, and the broker may still be reading what was sent.
+--- Whether the connection has been closed, and the broker may still be reading sent data.
 -- @treturn boolean
 function connector:is_parting()
 	return self._closed and not self._is_over or false
@@ -289,7 +289,7 @@ function connector:send(data)
 	return ok ~= nil, err
 end
 
--- Sends in the timer that the connection belongs to, and waits for that.
+-- Sends in the connection's timer, and waits until this is done.
 function connector:_send_there(data)
 	local sent, ok, err = semaphore.new(), nil, nil
 	local is_there = self:hand_over(function()

@@ -15,20 +15,20 @@ local give_way, is_turn_over = host.give_way, host.is_turn_over
 
 local loop = {}
 
--- How many packets a client handles before it looks whether it has to let others run: twice as many after each look,
--- as long as it need not.
+-- How many packets a client handles before it looks whether other threads must run: at first, and at most. The number
+-- doubles after each look, as long as no other thread has to run.
 local FEWEST_PACKETS = 8
 local MOST_PACKETS = 64
 
--- The record of a client in Copas, `client._copas`, says how it is served. Errors and waits in handlers must stop no
--- client, nor may a program do so that removes the thread of a handler; and a thread for each packet would cost more
+-- The record of a client in Copas, `client._copas`, says how the client is served. No client may stop because a handler
+-- raises an error or waits, or because the program removes a handler's thread. A thread for each packet would cost more
 -- than all the rest. So the client has two threads. The *keeper* waits for the network, and runs no function of the
--- program: nobody knows it. The *worker* takes the client's steps and calls the handlers, and is resumed by the keeper.
--- What the worker yields comes to the keeper first. When a handler waits, the keeper does what Copas does then, so that
--- Copas resumes the worker, which is an ordinary thread from now on; the client gets another one.
+-- program: nobody knows it. The *worker* takes the client's steps and calls the handlers; the keeper resumes it, and
+-- gets the values that it yields. When a handler waits, the keeper does with these values what Copas would do. Then
+-- Copas resumes the worker, which is an ordinary thread from now on, and the client gets another worker.
 
--- Returns the queue of the threads that sleep, which Copas gets from one that goes to sleep. Copas before 4.4 has no
--- such sleep: there a thread handles a packet.
+-- Returns Copas' queue of sleeping threads, which a thread yields when it goes to sleep. Copas before 4.4 has no such
+-- sleep: there each packet has a thread.
 local function get_sleeping()
 	if not copas.pauseforever then
 		return nil
@@ -38,7 +38,7 @@ local function get_sleeping()
 end
 
 local sleeping = get_sleeping()
--- Copas 1.x starts a thread within the one that adds it, and takes for ended what yields nothing: it can start again.
+-- Copas 1.x starts a thread within `addthread`, and takes a thread that yields nothing for ended: it can start again.
 local can_start_again = copas.sleep == nil
 
 local function leave(record)
@@ -49,19 +49,19 @@ local function leave(record)
 	client:_set_copas(nil)
 end
 
--- To be called before packets are handled.
+-- Called before packets are handled.
 local function begin(record)
 	record.handling, record.timeouts = true, gettimeouts()
 end
 
--- Whether a thread that has handled a packet may handle another: it is still the worker, and no handler has left
--- something for it with Copas.
+-- Whether a thread that has handled a packet may handle another: it is still the worker, and no handler has left a
+-- timeout, an error handler or a removal for it with Copas.
 local function may_go_on(record, thread)
 	return record.worker == thread and record.timeouts == gettimeouts()
 		and geterrorhandler(thread) == record.error_handler and record.removed[thread] == nil
 end
 
--- What a worker does, until a handler has waited or left something with Copas.
+-- The worker: runs until a handler has waited or left something with Copas.
 local function work(record)
 	local thread, client, handle_packet = coroutine_running(), record.client, record.handle_packet
 	host.know(thread)
@@ -94,8 +94,8 @@ local function work(record)
 	end
 end
 
--- Ends the worker. One that stayed suspended would keep the client from being collected in Lua 5.1: coxpcall holds it
--- as long as anything is left on its stack of a coroutine that has called a handler.
+-- Ends the worker. In Lua 5.1 a suspended worker would keep the client from being collected: coxpcall holds the worker
+-- as long as its stack holds a coroutine that has called a handler.
 local function dismiss(record)
 	local worker = record.worker
 	if worker then
@@ -105,7 +105,7 @@ local function dismiss(record)
 	end
 end
 
--- Sees to it that there is a worker, which Copas does not know to sleep.
+-- Makes a worker. Copas must not know that it sleeps.
 local function hire(record)
 	copas.addthread(work, record)
 	while not record.worker do
@@ -115,12 +115,12 @@ local function hire(record)
 	host.drive(record.worker, record.client)
 end
 
--- Tells Copas' error handler of an error, as Copas does: in none of its threads.
+-- Calls Copas' error handler with an error, as Copas does: outside of its threads.
 local function report(thread, err)
 	coroutine_resume(coroutine_create(geterrorhandler(thread)), err, thread)
 end
 
--- Leaves a worker to Copas that has yielded to a queue of that.
+-- Leaves a worker to Copas that has yielded to a queue of Copas.
 local function leave_to_copas(thread, key, queue)
 	if type(queue) == "table" and type(queue.insert) == "function" and type(queue.push) == "function" then
 		queue:insert(key)
@@ -152,7 +152,7 @@ local function take_turn(record)
 	return true
 end
 
--- The same without workers.
+-- Takes a step without workers.
 local function take_step(record)
 	record.wait = record.client:step()
 	return true
@@ -160,7 +160,7 @@ end
 
 local take = sleeping and take_turn or take_step
 
--- What the keeper does, until the client has ended.
+-- The keeper: runs until the client has ended.
 local function serve(record)
 	local client = record.client
 	record.keeper = coroutine_running()
@@ -187,7 +187,7 @@ local function serve(record)
 	leave(record)
 end
 
--- The thread of Copas 1.x that handles the next packet, if there is one that does not wait in a handler.
+-- A thread of Copas 1.x that can handle the next packet, unless it waits in a handler; or nil.
 local idle
 
 local function new_worker()
@@ -216,7 +216,7 @@ local function handle_apart(record, packet)
 	return true
 end
 
--- Returns what takes the place of `Client:handle_received_packet`.
+-- Returns the function that replaces `Client:handle_received_packet`.
 local function packet_handler(record)
 	if not sleeping then
 		return function(_, packet)
@@ -227,8 +227,7 @@ local function packet_handler(record)
 	return function(client, packet)
 		local thread, handling = record.worker, record.handling
 		if not thread or coroutine_running() ~= thread then
-			-- Read by another: what a connector's user feeds, what keep alive has found, or what `start_connecting`
-			-- has.
+			-- Another thread has read the packet: by `Client:feed`, keep alive or `start_connecting`.
 			return handle_apart(record, packet)
 		end
 		begin(record)
@@ -241,12 +240,12 @@ local function packet_handler(record)
 end
 
 --- Adds a client to Copas; it leaves by itself when it has ended.
--- Received packets are handled in order of arrival, each in a thread that does nothing else until its handlers have
--- returned, and then may handle the next one. So a handler may yield, even until a message of its own is acknowledged,
--- while the client goes on, and an error that it raises ends nothing else; nor does it if the program has Copas remove
--- that thread. All clients together let other threads run every few milliseconds. With Copas before 4.4 handlers that
--- are not called for a packet run in the thread that serves the client. An error that such a handler raises ends the
--- client's stay in Copas: it may be added again.
+-- Received packets are handled in order of arrival. Each has a thread that does nothing else until the handlers have
+-- returned, and then may handle the next packet. So a handler may yield, even until a message of its own is
+-- acknowledged, while the client goes on. An error that it raises ends nothing else, nor does the program if it has
+-- Copas remove the thread. All clients together let other threads run every few milliseconds. With Copas before 4.4, a
+-- handler that is not called for a packet runs in the thread that serves the client. An error that such a handler
+-- raises ends the client's stay in Copas: the client may be added again.
 -- @tparam Client client the client
 -- @return `true`, or `false` and an error message
 function loop.add(client)
@@ -260,19 +259,19 @@ function loop.add(client)
 	end
 	record = {
 		client = client,
-		-- The client's own method, which is replaced, and the one to call.
+		-- The client's own method, which is replaced, and the method to call.
 		replaced = rawget(client, "handle_received_packet"),
 		handle = client.handle_received_packet,
-		-- The thread that waits for the network, and the one that it resumes to take the client's steps.
+		-- The thread that waits for the network, and the thread that takes the client's steps.
 		keeper = nil,
 		worker = nil,
-		-- What the worker says: it has come back, whether a packet is being handled, what `step` has returned.
+		-- Set by the worker: whether it has come back, whether a packet is being handled, the result of `step`.
 		is_back = false,
 		handling = false,
 		wait = 0,
-		-- How many packets it may handle.
+		-- How many packets the worker may handle.
 		most = FEWEST_PACKETS,
-		-- What Copas had for it: an error handler, how many timeouts for all, and the threads that it is to drop.
+		-- Of Copas: the worker's error handler, the number of timeouts of all threads, and the threads to drop.
 		error_handler = nil,
 		timeouts = 0,
 		removed = host.removed_threads(copas),
@@ -280,7 +279,7 @@ function loop.add(client)
 		gettimeouts = gettimeouts,
 	}
 	client:_set_copas(record)
-	-- Whether nobody else has replaced it, so that the way to the handlers may be shorter.
+	-- Whether the method was not replaced before, so that the way to the handlers may be shorter.
 	record.is_plain = sleeping ~= nil and not record.replaced
 	record.handle_packet = packet_handler(record)
 	client.handle_received_packet = record.handle_packet

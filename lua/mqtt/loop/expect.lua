@@ -1,10 +1,10 @@
--- What may be added to a loop. Internal: the loops check their arguments with these.
+-- Checks of the arguments of loops. Internal.
 
 local error, tostring, type = error, tostring, type
 
 local expect = {}
 
--- Whether a value is a client, or has what loops need of one.
+-- Whether a value is a client, or has the methods of a client that loops need.
 local function is_client(value)
 	return type(value) == "table" and type(value.step) == "function" and type(value.check_keep_alive) == "function"
 		and type(value.set_ioloop) == "function"
@@ -14,14 +14,14 @@ local function describe(value)
 	return type(value) == "table" and tostring(value) or type(value)
 end
 
---- Returns what is wrong with something that is to be added to an ioloop, or nil.
+--- Checks an item for an ioloop. Returns an error message, or nil.
 function expect.explain_item(value)
 	if type(value) ~= "function" and not is_client(value) then
 		return "expecting a client or a function, got: " .. describe(value)
 	end
 end
 
---- Raises, in the name of the caller's caller, unless it is given a client or a function.
+--- Raises, in the name of the caller's caller, unless the value is a client or a function.
 function expect.item(value)
 	local problem = expect.explain_item(value)
 	if problem then
@@ -29,7 +29,7 @@ function expect.item(value)
 	end
 end
 
---- Raises, in the name of the caller's caller, unless it is given a client.
+--- Raises, in the name of the caller's caller, unless the value is a client.
 function expect.client(value)
 	if not is_client(value) then
 		error("expecting a client, got: " .. describe(value), 3)

@@ -1,5 +1,5 @@
 --- Adds clients to the event loop that the program uses.
--- Which one that is gets decided when the first client is added, so Copas may be loaded before or after this module.
+-- The event loop is chosen when the first client is added, so Copas may be loaded before or after this module.
 -- @module mqtt.loop
 -- @usage
 -- local add_client = require("mqtt.loop").add

@@ -1,7 +1,7 @@
 --- Adds clients to the event loop of nginx.
--- Clients on the native connection share two timers of the worker: in one of them nginx is woken (`mqtt.bell`), in the
--- other one handlers are called. A client with a connector lives in timers of its own, a new one for each connection:
--- nginx frees what a timer has used only when that ends. Requests of the worker may use the clients too.
+-- Clients on the native connection share two timers of the worker: one wakes nginx (`mqtt.bell`), the other one calls
+-- handlers. A client with a connector lives in timers of its own, a new timer for each connection: nginx frees the
+-- memory of a timer only when the timer ends. Requests of the worker may use the clients too.
 -- @module mqtt.loop.nginx
 
 local semaphore = require("ngx.semaphore")
@@ -19,22 +19,22 @@ local ngx = host.openresty()
 local protected = host.protected
 local spawn = ngx.thread.spawn
 
--- How long waiting goes on before it is begun anew, in seconds: "forever" is not to be had.
+-- The longest wait, in seconds. nginx cannot wait for ever, so waiting begins anew after this time.
 local LONG = 24 * 60 * 60
--- When to go on after an error that a step has raised, in seconds.
+-- How long a client pauses after an error that its step has raised, in seconds.
 local RETRY_PAUSE = 1
--- How often the end of a connection is looked for that nginx still closes, and whether the timers of clients with a
--- connector are still there, in seconds.
+-- How often to look whether nginx has closed an ended connection, and whether the timers of clients with a connector
+-- still exist, in seconds.
 local PARTING_PAUSE, GUARD_PAUSE = 0.01, 1
--- How many steps of a client there are before the time is looked at, and for how long all clients together keep the
+-- How many steps of a client there are between looks at the clock, and how long all clients together may keep the
 -- worker from its requests, in seconds.
 local STEPS, TURN = 64, 0.001
--- After how many turns handlers are called in another timer, and nginx frees what they have used in the old one.
+-- After this many turns handlers are called in a new timer, and nginx frees the memory of the old one.
 local TURNS_PER_TIMER = 100000
 
 local loop = {}
 
--- What is known of each client of this worker.
+-- The record of each client of this worker.
 local registry = {}
 
 local function wait_for(event)
@@ -45,7 +45,7 @@ end
 
 -- Clients on the native connection.
 
--- What is to be done: records of clients that have news, and calls that others have handed over. A queue.
+-- A queue of work: records of clients that have news, and calls that others have handed over.
 local queue, first, last = {}, 1, 0
 
 local function push(item)
@@ -66,9 +66,10 @@ local function take()
 	return item
 end
 
--- The timer that handlers are called in: its threads take turns. Each tells another one before it calls handlers. So
--- that one runs when a handler waits, and goes on with what is to be done; there are as many threads as handlers have
--- ever waited at once, and two more. A thread for each packet would be simpler, but leaves memory behind in the timer.
+-- The timer that handlers are called in. Its threads take turns. Each thread tells another one before it calls
+-- handlers. If a handler waits, that other thread runs, and goes on with the work. So there are at most two threads
+-- more than handlers have ever waited at once. A thread for each packet would be simpler, but leaves memory behind in
+-- the timer.
 local Server = {}
 Server.__index = Server
 
@@ -88,7 +89,7 @@ local function leave_native(record)
 	log:info("[LuaMQTT] client '%s' has left nginx", client.opts.id)
 end
 
--- Another thread is to look what there is to do. To be called in this timer and in the bell's alone.
+-- Has another thread look for work. To be called only in this timer and in the bell's.
 function Server:tell()
 	if not self.told then
 		self.told = true
@@ -96,7 +97,7 @@ function Server:tell()
 	end
 end
 
--- The thread whose turn it was waits in a function of the program.
+-- Takes the turn from a thread that waits in a function of the program.
 function Server:take_over()
 	local item = self.item
 	self.turn, self.item = nil, nil
@@ -107,7 +108,7 @@ function Server:take_over()
 	end
 end
 
--- Says that the turn is over. Returns false if another thread has taken it over.
+-- Ends a turn. Returns false if another thread has taken the turn over.
 function Server:end_turn(turn)
 	if self.turn == turn then
 		self.turn, self.item = nil, nil
@@ -129,7 +130,7 @@ function Server:serve(record, turn, until_when)
 	until not ok or wait ~= 0 or self.turn ~= turn or now() > until_when or registry[client] ~= record
 	local goes_on = self:end_turn(turn)
 	if registry[client] ~= record then -- luacheck: ignore 542
-		-- It has left meanwhile.
+		-- The client has left meanwhile.
 	elseif not ok and (client:_wants(0, RETRY_PAUSE)
 		or record.has_failed and not client:_is_busy()) then
 		record.has_failed = false
@@ -147,12 +148,12 @@ function Server:call(item, turn)
 	self:end_turn(turn)
 end
 
--- Does what there is to do, while it is this thread's turn. Lets nginx do something else from time to time.
+-- Works while it is this thread's turn. Lets nginx do something else from time to time.
 function Server:take_turns()
 	local until_when = now() + TURN
 	while not self.turn do
 		if first <= last and now() > until_when then
-			-- The bell comes by nginx's event loop, and has a thread told.
+			-- The bell comes by nginx's event loop, and then tells a thread.
 			return bell.poke()
 		end
 		local item = take()
@@ -212,22 +213,23 @@ end
 
 local function start_server()
 	local new = setmetatable({
-		-- Told when there is something to do; and when the timer is to end, whatever waits in it.
+		-- Semaphores: posted when there is work; posted when the timer is to end, together with everything that waits
+		-- in it.
 		news = semaphore.new(),
 		stop = semaphore.new(),
-		-- Threads, those of them that wait for news, and those that wait in functions of the program.
+		-- The number of threads, of threads that wait for news, and of threads that wait in functions of the program.
 		threads = 0,
 		idle = 0,
 		waiting = 0,
-		-- Whether one of the idle threads has been told.
+		-- Whether an idle thread has been told.
 		told = false,
-		-- What stands for the turn of a thread, and what that does.
+		-- A mark of the present turn, and its item of work.
 		turn = nil,
 		item = nil,
-		-- How many there have been.
+		-- The number of turns so far.
 		turns = 0,
 		ended = false,
-		-- The timer's, once it runs.
+		-- The timer's context, once the timer runs.
 		context = nil,
 		is_there = false,
 	}, Server)
@@ -242,8 +244,8 @@ local function start_server()
 	return true
 end
 
--- Whether something else has ended the timer. To be asked when the bell has rung: whoever was told before has run, so
--- one of the threads at least waits for news.
+-- Whether something else has ended the timer. To be asked when the bell has rung: threads told before have run, so at
+-- least one thread waits for news.
 function Server:is_gone()
 	return self.is_there and self.threads > 0 and self.news:count() >= 0
 end
@@ -270,7 +272,7 @@ local function after_news()
 		server:tell()
 	elseif first <= last then
 		if server and server.turns > TURNS_PER_TIMER and not server.turn then
-			-- What waits in it ends there.
+			-- Handlers that wait in the timer end.
 			server.ended = true
 			server:tell()
 			server = nil
@@ -308,16 +310,16 @@ local function add_native(client)
 	bell.watch(client:_token(), function()
 		push(record)
 	end)
-	-- It connects when it is served.
+	-- The client connects when it is served.
 	client:_wake()
 	return true
 end
 
 -- Clients with a connector.
 
--- The threads that handle packets, each one packet after the other. While one waits in a handler another takes the next
--- packet, so there are as many as handlers have ever waited at once, and one more. A thread for each packet would be
--- simpler, but leaves some memory behind in the timer.
+-- The threads that handle packets, each one packet after the other. While a thread waits in a handler, another thread
+-- takes the next packet. So there is one thread more than handlers have ever waited at once. A thread for each packet
+-- would be simpler, but leaves some memory behind in the timer.
 local Workers = {}
 Workers.__index = Workers
 
@@ -331,9 +333,10 @@ local function new_workers(handle)
 		threads = 0,
 		idle = 0,
 		news = semaphore.new(),
-		-- Told when the timer is to end, whatever waits in it. A thread waits for that as long as the timer is there.
+		-- Posted when the timer is to end, together with everything that waits in it. A thread waits for it all the
+		-- time.
 		stop = semaphore.new(),
-		-- Whether one of the idle threads has been told of the queue.
+		-- Whether an idle thread has been told of the queue.
 		told = false,
 		ended = false,
 	}, Workers)
@@ -356,7 +359,7 @@ function Workers:work()
 		while self.first <= self.last do
 			local packet = self.packets[self.first]
 			self.packets[self.first], self.first = nil, self.first + 1
-			-- The next packet's turn comes when this thread waits.
+			-- If this thread waits, another one handles the next packet.
 			if self.idle == 0 then
 				spawn(self.work, self)
 			end
@@ -380,7 +383,7 @@ function Workers:add(packet)
 	self:tell()
 end
 
--- Starts to work, in the timer that the caller runs in.
+-- Starts the threads, in the timer that the caller runs in.
 function Workers:start()
 	spawn(self.work, self)
 	spawn(function()
@@ -395,7 +398,7 @@ function Workers:start()
 	end)
 end
 
--- The threads end when they have handled what is in the queue.
+-- Has the threads end after the packets in the queue.
 function Workers:finish()
 	self.ended = true
 	self:tell()
@@ -419,7 +422,7 @@ local function leave(client)
 	log:info("[LuaMQTT] client '%s' has left nginx", client.opts.id)
 end
 
--- Starts the client's next timer. The client leaves if there is none.
+-- Starts the client's next timer. The client leaves if there is no timer.
 local function start_timer(client, serve)
 	local ok, err = ngx.timer.at(0, serve, client)
 	if not ok then
@@ -428,7 +431,7 @@ local function start_timer(client, serve)
 	end
 end
 
--- Waits until nothing of a connection that is over uses the timer, so that a client needs but one at a time.
+-- Waits until an ended connection does not use the timer any more, so that a client needs but one timer at a time.
 local function await_parting(conn)
 	while conn and conn.is_parting and conn:is_parting() do
 		ngx.sleep(PARTING_PAUSE)
@@ -443,7 +446,7 @@ local function serve(premature, client)
 	end
 	host.serve_here()
 	if client.handle_received_packet ~= record.current then
-		-- The program has replaced it meanwhile.
+		-- The program has replaced the method meanwhile.
 		record.handle_received_packet = client.handle_received_packet
 		record.replaced = record.handle_received_packet
 	end
@@ -487,16 +490,16 @@ local function serve(premature, client)
 	end
 end
 
--- Makes the record of a client with a connector, and has its handlers called where errors are logged.
+-- Makes the record of a client with a connector, and has errors of its handlers logged.
 local function prepare(client)
 	local record = {
-		-- The client's method, that of the instance, and what stands there now.
+		-- The method to call, the present one, and the instance's own one before.
 		handle_received_packet = client.handle_received_packet,
 		current = client.handle_received_packet,
 		replaced = rawget(client, "handle_received_packet"),
 		replaced_handle = rawget(client, "handle"),
 		news = semaphore.new(),
-		-- The threads of the client's timer; whether the one before has been ended by something else.
+		-- The threads of the client's timer; whether something else has ended the timer before.
 		workers = nil,
 		is_revived = false,
 	}
@@ -512,7 +515,7 @@ local function prepare(client)
 	client.handle = record.handle
 end
 
--- Starts a timer anew for each client whose timer has been ended, which takes its connection along.
+-- Starts a new timer for each client whose timer has been ended. The connection ended with the old timer.
 local function revive()
 	for client, record in next, registry do
 		local workers = record.workers
@@ -530,10 +533,10 @@ local function revive()
 	end
 end
 
--- Whether there is a timer that looks.
+-- Whether the guard's timer exists.
 local is_guarded = false
 
--- The timer that looks after those of clients with a connector. No function of the program runs in it.
+-- The timer that looks after the timers of clients with a connector. No function of the program runs in it.
 local function guard()
 	local goes_on
 	repeat
@@ -565,10 +568,10 @@ end
 --- Adds a client to nginx; it leaves by itself when it has ended. To be called in `init_worker_by_lua`, timers and
 -- requests.
 --
--- All handlers are called in the client's timer, where `ngx.sleep`, cosockets and light threads are allowed. Each
--- received packet is handled in a light thread that does nothing else meanwhile, in order of arrival. So a handler may
--- wait, even until a message of its own is acknowledged, while the client goes on receiving. Errors that handlers raise
--- are logged.
+-- All handlers are called in a timer, where `ngx.sleep`, cosockets and light threads are allowed. Received packets are
+-- handled in order of arrival, each in a light thread that does nothing else meanwhile. So a handler may wait, even
+-- until a message of its own is acknowledged, while the client goes on receiving. Errors that handlers raise are
+-- logged.
 --
 -- When the worker begins to exit, as it does when nginx reloads its configuration, the client is shut down, see
 -- `Client:shutdown`.

@@ -1,6 +1,6 @@
 --- Moves bytes between a connector and the session. See `mqtt.transport` for the functions.
--- Internal to `mqtt.client`. Connector calls may yield, so they are made from Lua, and nothing here holds on to state
--- across one that another thread could have changed.
+-- Internal to `mqtt.client`. Connector calls may yield, so they are made from Lua, and no function here keeps, across
+-- such a call, state that another thread could change.
 
 local core = require("mqtt.core")
 local events = require("mqtt.transport.events")
@@ -21,7 +21,7 @@ local math_min = math.min
 local DRAIN_PAUSE = 0.005
 -- How long the next connection waits until the broker has ended the last one, in seconds.
 local PARTING_TIME = 0.5
--- How soon keep alive looks again when the answer that it misses may not have been received yet, in seconds.
+-- If an expected answer may have arrived unread, keep alive looks again after this time, in seconds.
 local SECOND_LOOK = 0.01
 -- How often a thread of Copas or nginx looks whether it is time to connect, in seconds.
 local POLL_PAUSE = 0.01
@@ -34,19 +34,19 @@ local GULP, SHORTEST_PACKET = 0x10000, 2
 
 local bridge = { in_background = false }
 
--- Returns the class of a connector, or nil and what is wrong with the connector. That is a class, or a function table
--- of luamqtt 3.x; or the native one, for the connector that does the same where the program wants a TLS module of its
--- own.
+-- Returns the class of a connector, or nil and an error message. A class stays itself, and a function table of luamqtt
+-- 3.x becomes a class. For the native connector (the program wants its own TLS module) it is the connector in Lua for
+-- the same sockets.
 local function class_of(connector)
 	if native.is_of(connector) then
 		return require("mqtt.connector." .. (host.openresty() and "nginx" or host.in_copas() and "copas" or "luasocket"))
 	end
-	-- Not for every program that loads the library.
+	-- Loaded only when needed.
 	local v3 = require("mqtt.connector.v3")
 	local is_v3 = v3.is(connector)
 	for _, method in ipairs({ "connect", "shutdown", "send", "receive", "validate", "buffer_clear" }) do
 		if is_v3 and (method == "validate" or method == "buffer_clear") then -- luacheck: ignore 542
-			-- not of a function table
+			-- a function table has neither
 		elseif type(connector[method]) ~= "function" then
 			return nil, "expecting connector." .. method .. " to be a function"
 		end
@@ -75,8 +75,8 @@ function bridge.check(client, conn)
 	bridge.adopt(client, conn):validate()
 end
 
--- What the program's connector does must not get into the way of the program's handlers, or end a loop's thread: an
--- error in it is logged. The connection is over in any case.
+-- Closes the connector, and logs an error that it raises: the error must not stop the program's handlers, or end a
+-- loop's thread. The connection is over in any case.
 local function shut_down(client, conn)
 	local ok, err = protected(conn.shutdown, conn)
 	if not ok then
@@ -84,7 +84,7 @@ local function shut_down(client, conn)
 	end
 end
 
--- Waits until the broker has ended the client's last connection: once the client is back, a broker reads no more of it.
+-- Waits until the broker has ended the client's last connection: a broker stops reading it once the client is back.
 local function await_parting(client, conn)
 	local link, last = client._link, client._connected
 	local deadline = core.now() + PARTING_TIME
@@ -98,7 +98,7 @@ local function await_parting(client, conn)
 	end
 end
 
--- Returns what `pcall` does.
+-- Returns the results of `pcall`.
 local function connect(client, conn)
 	await_parting(client, conn)
 	return protected(conn.connect, conn)
@@ -120,7 +120,7 @@ function bridge.open(client, conn)
 		ok, err = false, ok
 	end
 	if timeout then
-		-- What is sent later has the connector's own limit.
+		-- From now on the connector's own limit counts.
 		conn.timeout = own
 	end
 	local told, descriptor = true, nil
@@ -128,7 +128,7 @@ function bridge.open(client, conn)
 		told, descriptor = protected(descriptor_of, conn)
 	end
 	if ok and not (told and client._opening == conn) then
-		-- It cannot be used, or another thread has given the attempt up.
+		-- The connection is unusable, or another thread has given the attempt up.
 		shut_down(client, conn)
 	end
 	if not told then
@@ -138,7 +138,7 @@ function bridge.open(client, conn)
 		return false, tostring(err)
 	end
 	if client.ioloop then
-		-- Which has other clients to ask: for connectors that could wait.
+		-- The loop has other clients to serve: connectors that could wait must not.
 		conn.receive_timeout = 0
 	end
 	client._link:attach(descriptor)
@@ -151,10 +151,10 @@ function bridge.await_open() end
 function bridge.opened(client)
 	local conn = client.connection
 	client._connected = conn
-	-- Where threads can be had, one of them takes care of keep alive.
+	-- Where threads can be had, a thread takes care of keep alive.
 	client._check_soon = host.repeatedly(function()
 		local seconds = client.connection == conn and client:check_keep_alive()
-		-- That may have ended the connection.
+		-- The call may have ended the connection.
 		return client.connection == conn and seconds
 	end)
 end
@@ -165,15 +165,15 @@ end
 
 bridge.hand_over = native.hand_over
 
--- The threads that call `send` of a connector, by client. Nothing here keeps a thread alive: nobody will resume one
--- that has been collected.
+-- The threads that call `send` of a connector, by client. The table holds no thread: nobody will resume a collected
+-- thread.
 local senders = setmetatable({}, { __mode = "kv" })
 
--- Connections that cannot be sent to any more, with the error message: what was sent last may have been cut.
+-- Connections that take no more bytes, with the error message: the last write may have been cut.
 local broken = setmetatable({}, { __mode = "k" })
 
--- Sends bytes and what else the session has, as long as the connection takes it. Returns true, or false and an error
--- message. `is_at_work` looks for this on the stack, and what it has been given.
+-- Sends bytes, and whatever else the session has to send, as long as the connection takes it. Returns true, or false
+-- and an error message. `is_at_work` looks for this function on the stack, with its first argument.
 local function send_all(client, conn, data)
 	local link = client._link
 	while data and client.connection == conn do
@@ -186,13 +186,13 @@ local function send_all(client, conn, data)
 	return true
 end
 
--- Whether the thread that began to send for a client is still at it, and will be resumed.
+-- Whether the thread that began to send for a client is still sending, and will be resumed.
 local function is_at_work(client)
 	local thread = senders[client]
 	return thread ~= nil and host.is_at_work(thread, send_all, client) and not host.is_removed(thread)
 end
 
--- Whether a thread sends, which will send what is added meanwhile, too.
+-- Whether a thread is sending: it sends bytes that are added meanwhile, too.
 local function is_sending(client)
 	local conn = client.connection
 	return conn ~= nil and client._sending == conn and is_at_work(client)
@@ -200,13 +200,13 @@ end
 
 function bridge.settle(client)
 	while is_sending(client) and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
-		-- until the thread that sends has come to the end
+		-- until the sending thread has come to the end
 	end
 end
 
--- What was sent on the connection reaches the broker all the same: what that still sends is read in the
--- background until it closes, too, or for two seconds. Closing a socket while received data is unread would reset the
--- connection, and could destroy what the broker has not read yet.
+-- Bytes already sent on the connection still reach the broker. The connection is read in the background until the
+-- broker closes it, too, or for two seconds: closing a socket while received data is unread would reset the connection,
+-- and could destroy data that the broker has not read yet.
 function bridge.close(client, conn)
 	client._check_soon()
 	shut_down(client, conn)
@@ -215,12 +215,12 @@ function bridge.close(client, conn)
 	end
 end
 
--- Writes what the session has to send. Returns true, or false and an error message. While one thread sends, it writes
--- what others add. It is no error if the connection is closed meanwhile.
+-- Writes the bytes that the session has to send. Returns true, or false and an error message. A sending thread also
+-- writes the bytes that other threads add. It is no error if the connection is closed meanwhile.
 local function flush(client)
 	local conn = client.connection
 	if client._sending ~= conn then -- luacheck: ignore 542
-		-- nobody sends
+		-- no thread is sending
 	elseif is_at_work(client) then
 		return true
 	elseif conn and not broken[conn] then
@@ -257,7 +257,7 @@ function bridge.send(client, again, what)
 	return flush(client)
 end
 
--- Receives all that has arrived, where the connector can tell, else a packet in pieces, and feeds it to the link.
+-- Receives everything that has arrived, if the connector can tell, else one packet in pieces, and feeds it to the link.
 -- Returns true, or nil and an error or signal.
 local function take_bytes(client, conn, link)
 	local data, err
@@ -289,7 +289,7 @@ local function take_bytes(client, conn, link)
 	return true
 end
 
--- The same: an error that the connector raises is returned like one that it returns.
+-- Likewise, but returns an error that the connector raises.
 local function receive(client, conn, link)
 	client._receiving = conn
 	local called, received, err = protected(take_bytes, client, conn, link)
@@ -300,8 +300,8 @@ local function receive(client, conn, link)
 	return received, err
 end
 
--- Receives a packet, which may let the session send more, unless another thread does or will. What the program is to
--- get of it stays in the link until the next step. Keeps everything else waiting where nobody can yield.
+-- Receives a packet, which may let the session send more, unless another thread receives or will. The program's part of
+-- the packet stays in the link until the next step. Everything else waits where nobody can yield.
 function bridge.wait_until_sent(client)
 	local link, conn = client._link, client.connection
 	if not conn or host.has_company(client) then
@@ -331,13 +331,13 @@ function bridge.next(client)
 	local link, conn = client._link, client.connection
 	local kind, what, more = pop(client)
 	if not conn then
-		-- An answer that came by the last connection, if anything.
+		-- Perhaps an answer that came by the last connection.
 		return kind, what, more
 	elseif not kind and broken[conn] then
-		-- An answer to what was received last could not be sent: nothing more may come.
+		-- The answer to the last packet could not be sent: nothing more may come.
 		return "failed", broken[conn]
 	elseif not kind then
-		-- No thread of the program is to keep these from coming back.
+		-- No thread of the program can keep these functions from returning.
 		local received, err
 		if client._copas then
 			received, err = outside(client, receive, client, conn, link)
@@ -360,7 +360,7 @@ function bridge.next(client)
 			kind, what = "failed", tostring(err)
 		end
 	end
-	-- The answers to it, such as a PUBREL or the DISCONNECT after a broken rule.
+	-- Send the answers to the packet, such as a PUBREL, or the DISCONNECT after a broken rule.
 	local ok, err
 	if client._copas then
 		ok, err = outside(client, flush, client)
@@ -375,7 +375,7 @@ function bridge.next(client)
 	return "failed", err
 end
 
--- The connector waits, or does not.
+-- There is nothing to await: the connector waits by itself, or cannot wait.
 function bridge.await()
 	return false
 end
@@ -384,7 +384,7 @@ function bridge.keep_alive(client)
 	local link, conn = client._link, client.connection
 	local left, is_for_broker = link:deadline()
 	if left == 0 and is_for_broker and client._may_have_more then
-		-- The program may have been busy with what came before the answer, which need not be the broker's fault.
+		-- The broker may have answered in time: the program may have been busy with the packets before the answer.
 		client._may_have_more = false
 		return SECOND_LOOK
 	end
@@ -413,7 +413,7 @@ function bridge.iterate(client, longest, own)
 	bridge.wait(client, longest)
 	local conn = client.connection
 	if conn then
-		-- For connectors that can wait: until keep alive wants something, or the program has waited long enough.
+		-- For connectors that can wait: until keep alive is due, or the program's limit is reached.
 		local deadline = client._link:deadline()
 		conn.receive_timeout = client:_at_most(own and math_min(own, deadline or own) or deadline) or false
 	end

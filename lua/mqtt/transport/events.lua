@@ -1,5 +1,6 @@
---- What a client's link has for it, with names. Here alone it is known in which order `mqtt.core` gives the values of
--- an event; `mqtt.client.incoming` has a copy for messages and their acknowledgements, which are most of them.
+--- Takes the events of a client's link, and gives names to their values. This file alone knows in which order
+-- `mqtt.core` gives the values of an event; `mqtt.client.incoming` has a copy for messages and their acknowledgements,
+-- which are most of the events.
 -- Internal.
 
 local core = require("mqtt.core")
@@ -11,7 +12,7 @@ local setmetatable, type = setmetatable, type
 
 local events = {}
 
--- Returns the kind of an event, and what there is to say of it:
+-- Returns the kind of an event, and its values:
 -- - the packet type, and the packet;
 -- - "opened", "closed" or "woken";
 -- - "open_failed", "failed", "broken" or "unrenewed", and a message that says why;
@@ -32,14 +33,14 @@ end
 
 events.name = name
 
---- Takes the next event that is at hand.
+--- Takes the next event at hand.
 -- @tparam Client client the client
--- @return its kind and what there is to say of it, see above; or nil
+-- @return its kind and its values, see above; or nil
 function events.pop(client)
 	return name(client, core_pop(client._handle, client._session_mt))
 end
 
---- Likewise; if there is none, what has arrived is read, and what is to be sent is written, without blocking.
+--- Likewise. If there is no event, reads arrived bytes and writes bytes to be sent, without blocking.
 -- @tparam Client client the client
 -- @return as above
 function events.step(client)

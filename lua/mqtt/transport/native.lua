@@ -9,13 +9,13 @@ local target = require("mqtt.client.target")
 
 local error, rawget, setmetatable, type = error, rawget, setmetatable, type
 
--- How often a thread looks whether a connection that it waits for is open, in seconds.
+-- How often a waiting thread looks whether its connection is open, in seconds.
 local OPEN_PAUSE = 0.002
 -- How often a thread looks whether the connection takes more, in seconds.
 local ROOM_PAUSE = 0.005
 -- How often a thread of nginx looks whether there is an event, in seconds.
 local POLL_PAUSE = 0.01
--- How long one wait for anything takes, in seconds.
+-- How long one wait takes at most, in seconds.
 local IDLE_WAIT = 1
 
 local native = { in_background = true }
@@ -39,7 +39,7 @@ local function tls_settings(client, conn)
 	return client._tls
 end
 
--- Where a connection goes to, and how, as the core takes it.
+-- The target of a connection, in the form that the core takes.
 local function where(client, conn)
 	return conn.protocol, conn.host, conn.port, conn.path, tls_settings(client, conn), client.opts.ws_headers,
 		client.opts.proxy
@@ -66,7 +66,7 @@ function native.open(client, conn)
 end
 
 function native.await_open(client)
-	-- A thread that looks now and then, rather than one that waits for the link: another may take what it waits for.
+	-- A thread looks now and then. It does not wait for the link, since another thread may take the event.
 	if not (host.pause(OPEN_PAUSE) or host.wait(client)) then
 		client._link:wait(IDLE_WAIT)
 	end
@@ -115,8 +115,8 @@ function native.may_block(client)
 	return not (host.has_company(client) or host.in_copas() or host.openresty())
 end
 
--- Lets other threads run, or blocks in a method of the link for so many seconds at most. Returns false where that would
--- hold up another client, or the method says that it is in vain.
+-- Lets other threads run, or blocks in a method of the link for some seconds at most. Returns false where blocking
+-- would hold up another client, or if the method says that it is in vain.
 local function wait_in(client, method, seconds)
 	if host.pause(ROOM_PAUSE) then
 		return true

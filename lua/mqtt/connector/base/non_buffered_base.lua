@@ -83,8 +83,8 @@ end
 -- @treturn number bytes
 
 --- A connector that can return all the bytes that have arrived should have this method: then a message costs no call of
--- the connector of its own. The class also has the field `receive_in_full`, which is its `receive`: in a derived class
--- with another `receive`, that is called instead.
+-- the connector of its own. The class also has the field `receive_in_full`, which is its `receive`: for a
+-- derived class with another `receive`, the client calls `receive` instead.
 -- @function receive_some
 -- @tparam number most the greatest number of bytes
 -- @return at least one byte; or `nil` and `signal_idle` if there is none, `signal_closed`, or an error message
