@@ -650,7 +650,12 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			local not_opened = { false, "network connection is not opened" }
 			assert.same({ not_opened, not_opened, not_opened }, results)
 			assert.equal(1, #closes)
-			assert.is_nil((client:step()))
+			-- Answers that had arrived are handled first.
+			local wait
+			repeat
+				wait = client:step()
+			until wait ~= 0
+			assert.is_nil(wait)
 		end)
 
 		it("when the connection breaks has it closed once, after the handler", function()

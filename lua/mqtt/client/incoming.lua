@@ -8,7 +8,7 @@ local log = require("mqtt.log")
 local packet = require("mqtt.packet")
 local protect = require("mqtt.protect")
 
-local core_pop, core_step, BUILDS_MESSAGES = core.pop, core.step, core.builds_messages
+local core_pop, core_step, now, BUILDS_MESSAGES = core.pop, core.step, core.now, core.builds_messages
 local call_all, raise, try = protect.call_all, protect.raise, protect.try
 local shape_publish, shape_ack = packet.shape_publish, packet.shape_ack
 local error, setmetatable, tostring = error, setmetatable, tostring
@@ -19,6 +19,8 @@ local PUBLISH, PUBACK, PUBREC = types.PUBLISH, types.PUBACK, types.PUBREC
 -- After this many answers to messages the loop has its turn. The loop sends the messages published meanwhile, so the
 -- broker has something to do.
 local ANSWERS_PER_TURN = 50
+-- How long a client with a connector is served in a row before the loop has its turn, in seconds.
+local LONGEST_TURN = 0.01
 
 -- The events of the packets that answer a request.
 local ANSWER_EVENTS = {
@@ -154,6 +156,8 @@ function incoming.serve(client, most, thread)
 		gettimeouts, geterrorhandler = thread.gettimeouts, thread.geterrorhandler
 	end
 	local answers, moves = 0, client._moves
+	-- Nobody keeps the connection of a connector alive meanwhile.
+	local deadline = not in_background and now() + LONGEST_TURN
 	for _ = 1, most do
 		-- A copy of `events.name`, `deliver` and `answered`, which takes 400 instructions less of 2,900 a message.
 		local kind, first, second, third, fourth, fifth, sixth, seventh, eighth, ninth = next_event(handle, session_mt)
@@ -194,7 +198,7 @@ function incoming.serve(client, most, thread)
 		end
 		-- For a thread of Copas: `may_go_on` of `mqtt.loop.copas`, without a call.
 		if client._moves ~= moves or thread and (thread.worker ~= worker or gettimeouts() ~= timeouts
-			or geterrorhandler(worker) ~= error_handler or removed[worker] ~= nil) then
+			or geterrorhandler(worker) ~= error_handler or removed[worker] ~= nil) or deadline and now() > deadline then
 			break
 		end
 	end

@@ -383,7 +383,7 @@ end
 function bridge.keep_alive(client)
 	local link, conn = client._link, client.connection
 	local left, is_for_broker = link:deadline()
-	if left == 0 and is_for_broker and client._may_have_more then
+	if left == 0 and is_for_broker and (client._may_have_more or link:has_events()) then
 		-- The broker may have answered in time: the program may have been busy with the packets before the answer.
 		client._may_have_more = false
 		return SECOND_LOOK
