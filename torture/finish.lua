@@ -237,7 +237,7 @@ function Run:check_end()
 		if client then
 			if client.connection then
 				self:violation("there is a connection after shutdown")
-			elseif next(client._waits or {}) then
+			elseif client._waits and next(client._waits.pending) then
 				self:violation("_waits is not empty after shutdown")
 			end
 			for _, callback in pairs(client._callbacks) do
