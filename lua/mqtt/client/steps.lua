@@ -107,13 +107,12 @@ local reactions = {
 
 -- Handles an event, given as `events.pop` returns it. Returns the result of `step`.
 function steps:_handle_event(kind, what, more)
-	local reaction = reactions[kind]
 	if kind == PUBLISH then
 		if self.opts.auto_ack then
 			incoming.note(what)
 		end
-	elseif reaction then
-		return reaction(self, what, more)
+	elseif reactions[kind] then
+		return reactions[kind](self, what, more)
 	elseif kind == CONNACK then
 		if not what.sp then
 			self._session_mt = packet.new_session_mt()
@@ -162,14 +161,6 @@ function steps:_woken()
 	end
 end
 
--- Ends the waits whose time is over.
-local function check_waits(self)
-	local waits = self._waits
-	if waits and waits.next_timeout then
-		waits:check()
-	end
-end
-
 -- Handles the event that `step` has got, or takes one.
 local function finish_step(self, kind, what, more)
 	local transport = self._transport
@@ -202,19 +193,19 @@ function steps:step()
 	end
 	self._steps = taken + 1
 	local reason, waits = self._closing, self._waits
-	if not reason then
-		if waits and waits.next_timeout then
-			waits:check()
-		end
-		return finish_step(self, self._transport.next(self))
-	elseif ending.is_failing(self) then
+	if reason and not ending.is_failing(self) then
+		self.first_connect = ending.is_first_pass(self)
+		self:close_connection(reason)
+		return gone(self, reason)
+	end
+	if waits and waits.next_timeout then
+		waits:check()
+	end
+	if reason then
 		-- A handler is still being told of the failure, and waits. The connection has nothing more to tell.
-		check_waits(self)
 		return -1
 	end
-	self.first_connect = ending.is_first_pass(self)
-	self:close_connection(reason)
-	return gone(self, reason)
+	return finish_step(self, self._transport.next(self))
 end
 
 -- Handles everything received before the failure for which the session has given the connection up, such as a missing
@@ -239,7 +230,7 @@ function steps:check_keep_alive()
 	if not self.connection then
 		return interval, ending.NOT_OPENED
 	end
-	local err, soon
+	local err, soon, waits
 	if not self._closing and not transport.hand_over(self, steps.check_keep_alive) then
 		soon, err = transport.keep_alive(self)
 		if err then
@@ -248,7 +239,10 @@ function steps:check_keep_alive()
 		elseif not soon and self._link:is_failed() then
 			err = take_failure(self)
 		end
-		check_waits(self)
+		waits = self._waits
+		if waits and waits.next_timeout then
+			waits:check()
+		end
 	end
 	local left = self:_at_most(soon or self._link:deadline() or interval)
 	if err then

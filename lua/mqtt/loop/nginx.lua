@@ -43,6 +43,36 @@ local function wait_for(event)
 	end
 end
 
+-- For the timers of both kinds of clients. Each has threads: `threads`, how many; `news`, a semaphore that idle threads
+-- wait for; `told`, whether one of them has been told; and `stop`, a semaphore that ends the timer.
+
+-- Has another thread look for work. To be called only in this timer and in the bell's.
+local function tell(self)
+	if not self.told then
+		self.told = true
+		self.news:post(1)
+	end
+end
+
+-- A thread ends: the others do so too, and with the last one the timer.
+local function thread_ended(self)
+	self.threads = self.threads - 1
+	self:tell()
+	if self.threads == 0 then
+		bell.release(self)
+		self.stop:post(1)
+	end
+end
+
+-- Waits until the timer is to end.
+local function await_stop(self)
+	wait_for(self.stop)
+	if self.threads > 0 then
+		-- The time of `worker_shutdown_timeout` is over: handlers that wait end here.
+		ngx.exit(ngx.OK)
+	end
+end
+
 -- Clients on the native connection.
 
 -- A queue of work: records of clients that have news, and calls that others have handed over.
@@ -89,13 +119,7 @@ local function leave_native(record)
 	log:info("[LuaMQTT] client '%s' has left nginx", client.opts.id)
 end
 
--- Has another thread look for work. To be called only in this timer and in the bell's.
-function Server:tell()
-	if not self.told then
-		self.told = true
-		self.news:post(1)
-	end
-end
+Server.tell = tell
 
 -- Takes the turn from a thread that waits in a function of the program.
 function Server:take_over()
@@ -189,25 +213,14 @@ function Server:work()
 			core.hurry()
 		end
 	until self.ended
-	self.threads = self.threads - 1
-	self:tell()
-	if self.threads == 0 then
-		bell.release(self)
-		self.stop:post(1)
-	end
+	thread_ended(self)
 end
 
 -- The timer.
 local function run(_, self)
 	self.context = ngx.ctx
 	self.is_there = true
-	spawn(function()
-		wait_for(self.stop)
-		if self.threads > 0 then
-			-- The time of `worker_shutdown_timeout` is over: handlers that wait end here.
-			ngx.exit(ngx.OK)
-		end
-	end)
+	spawn(await_stop, self)
 	self:work()
 end
 
@@ -342,12 +355,7 @@ local function new_workers(handle)
 	}, Workers)
 end
 
-function Workers:tell()
-	if not self.told then
-		self.told = true
-		self.news:post(1)
-	end
-end
+Workers.tell = tell
 
 function Workers:work()
 	self.threads = self.threads + 1
@@ -369,12 +377,7 @@ function Workers:work()
 			protected(self.handle, packet)
 		end
 	until self.ended
-	self.threads = self.threads - 1
-	self:tell()
-	if self.threads == 0 then
-		bell.release(self)
-		self.stop:post(1)
-	end
+	thread_ended(self)
 end
 
 function Workers:add(packet)
@@ -386,13 +389,7 @@ end
 -- Starts the threads, in the timer that the caller runs in.
 function Workers:start()
 	spawn(self.work, self)
-	spawn(function()
-		wait_for(self.stop)
-		if self.threads > 0 then
-			-- The time of `worker_shutdown_timeout` is over: handlers that wait end here.
-			ngx.exit(ngx.OK)
-		end
-	end)
+	spawn(await_stop, self)
 	bell.keep(self, function()
 		self.stop:post(1)
 	end)

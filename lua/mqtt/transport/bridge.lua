@@ -23,8 +23,6 @@ local DRAIN_PAUSE = 0.005
 local PARTING_TIME = 0.5
 -- If an expected answer may have arrived unread, keep alive looks again after this time, in seconds.
 local SECOND_LOOK = 0.01
--- How often a thread of Copas or nginx looks whether it is time to connect, in seconds.
-local POLL_PAUSE = 0.01
 
 -- The greatest number that a descriptor can have.
 local MOST_DESCRIPTOR = 0x7FFFFFFF
@@ -404,8 +402,8 @@ end
 
 -- Only the connector can tell when there is something to receive.
 function bridge.wait(client, seconds)
-	if not (client.connection or host.wait(client) or host.pause(POLL_PAUSE)) then
-		client._link:wait(seconds)
+	if not client.connection then
+		native.wait(client, seconds)
 	end
 end
 
