@@ -685,13 +685,18 @@ fn a_turn_does_not_block_and_a_wait_keeps_its_time() {
     assert!(!driver.wait_until(start, || false));
 }
 
+/// A server that accepts the client and receives one packet. The server is returned too: its end would be an event, and
+/// without a connection no thread need drive.
+fn server_of_one_packet() -> (Target, Receiver<(Option<Packet>, Server)>) {
+    server(|mut server| {
+        server.accept();
+        (server.receive(), server)
+    })
+}
+
 #[test]
 fn a_program_that_steps_takes_the_wheel_from_the_caretaker() {
-    let (target, server) = server(|mut server| {
-        server.accept();
-        // Kept: without a connection no thread need drive.
-        (server.receive(), server)
-    });
+    let (target, server) = server_of_one_packet();
     let driver = driver();
     let link = connected(&driver, target, 0);
     let deadline = Instant::now() + PATIENCE;
@@ -715,11 +720,7 @@ fn a_program_that_steps_takes_the_wheel_from_the_caretaker() {
 
 #[test]
 fn what_is_published_is_written_within_the_next_step() {
-    let (target, server) = server(|mut server| {
-        server.accept();
-        // Kept, because its end would be an event.
-        (server.receive(), server)
-    });
+    let (target, server) = server_of_one_packet();
     let driver = driver();
     let link = connected(&driver, target, 0);
     let deadline = Instant::now() + PATIENCE;
