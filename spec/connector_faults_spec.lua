@@ -357,6 +357,18 @@ describe("with Copas 4", function()
 		copas_support.unload()
 	end)
 
+	-- Returns what lets a server and Copas run until something is done.
+	local function runner(server)
+		local deadline = harness.now() + 10
+		return function(done)
+			while not done() do
+				assert(harness.now() < deadline, "nothing came of it in time")
+				server:poll()
+				copas.step(0.002)
+			end
+		end
+	end
+
 	it("a thread that is removed while it sends ends the connection", function()
 		if not copas then
 			return pending(missing)
@@ -373,14 +385,7 @@ describe("with Copas 4", function()
 			connector = faulty(require("mqtt.connector.copas"), faults) })
 		local events = harness.record(client, { "error", "close" })
 		require("mqtt.loop.copas").add(client)
-		local deadline = harness.now() + 10
-		local function run(done)
-			while not done() do
-				assert(harness.now() < deadline, "nothing came of it in time")
-				server:poll()
-				copas.step(0.002)
-			end
-		end
+		local run = runner(server)
 		run(function()
 			return client.connection and client.connection.connack
 		end)
@@ -425,14 +430,7 @@ describe("with Copas 4", function()
 			connector = faulty(require("mqtt.connector.copas"), faults) })
 		local events = harness.record(client, { "error", "close" })
 		require("mqtt.loop.copas").add(client)
-		local deadline = harness.now() + 10
-		local function run(done)
-			while not done() do
-				assert(harness.now() < deadline, "nothing came of it in time")
-				server:poll()
-				copas.step(0.002)
-			end
-		end
+		local run = runner(server)
 		run(function()
 			return client.connection and client.connection.connack
 		end)
@@ -458,14 +456,7 @@ describe("with Copas 4", function()
 		local server = servers.start(4, servers.accept)
 		local client = harness.client({ uri = server.uri, connector = require("mqtt.connector.copas") })
 		require("mqtt.loop.copas").add(client)
-		local deadline = harness.now() + 10
-		local function run(done)
-			while not done() do
-				assert(harness.now() < deadline, "nothing came of it in time")
-				server:poll()
-				copas.step(0.002)
-			end
-		end
+		local run = runner(server)
 		run(function()
 			return client.connection and client.connection.connack
 		end)
