@@ -325,6 +325,42 @@ describe("with reconnect", function()
 			end)
 		end
 
+		it("a session that may have begun with an unanswered CONNECT counts as lost, " .. name, function()
+			local subject = start(version, connector, { resubscribe = true })
+			local granted, present = 0, {}
+			subject:on("connect", function(connack)
+				present[#present + 1] = connack.sp
+			end)
+			local accept = server.on_packet
+			serve({ subject, server.serve }, function()
+				return is_connected(subject)
+			end)
+			subject:subscribe({ topic = "a", callback = function()
+				granted = granted + 1
+			end })
+			await(subject, types.SUBSCRIBE, 1)
+			server:send({ type = types.SUBACK, packet_id = 1, rc = { 0 } })
+			serve({ subject, server.serve }, function()
+				return granted == 1
+			end)
+
+			server.on_packet = function(self, packet)
+				if packet.type == types.CONNECT and self:count(types.CONNECT) == 2 then
+					self:drop()
+				elseif packet.type == types.CONNECT then
+					self:send({ type = types.CONNACK, sp = true, rc = 0 })
+				end
+			end
+			server:drop()
+			await(subject, types.SUBSCRIBE, 2)
+			serve({ subject, server.serve }, function()
+				return #present == 2
+			end)
+			assert.same({ false, false }, present)
+			assert.equal(3, server:count(types.CONNECT))
+			server.on_packet = accept
+		end)
+
 		it("subscriptions are renewed, " .. name, function()
 			local subject = start(version, connector, { resubscribe = true, clean = true }, false)
 			local granted = 0

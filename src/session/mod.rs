@@ -206,6 +206,8 @@ struct Connection {
     taken: usize,
     timers: Timers,
     requested: Requested,
+    /// Whether CONNECT has been sent and CONNACK has not come.
+    unanswered: bool,
     server: ServerLimits,
     session_present: bool,
     /// The topics of the server's topic aliases (3.3.2.3.4).
@@ -227,6 +229,7 @@ impl Connection {
             taken: 0,
             timers: Timers::default(),
             requested: Requested::default(),
+            unanswered: false,
             server: ServerLimits::default(),
             session_present: false,
             topic_aliases: IdMap::default(),
@@ -252,6 +255,9 @@ pub struct Session {
     subscriptions: Subscriptions,
     /// Whether the server has said that it has no session, and the user has not yet taken that CONNACK.
     loss_untold: bool,
+    /// Whether a connection ended after CONNECT and before CONNACK: the server may have begun a session of which this
+    /// client knows nothing.
+    unanswered_connect: bool,
     /// Figures counted so far.
     counters: Stats,
     events: VecDeque<Event>,
@@ -278,6 +284,7 @@ impl Session {
             incoming: Incoming::default(),
             subscriptions: Subscriptions::default(),
             loss_untold: false,
+            unanswered_connect: false,
             counters: Stats::default(),
             events: VecDeque::new(),
             others: 0,
@@ -356,6 +363,7 @@ impl Session {
 
     /// The transport is gone, or is about to be dropped. Queued events stay.
     pub fn close(&mut self) {
+        self.unanswered_connect |= self.connection.unanswered;
         self.connection = Connection::new(self.version);
         self.outgoing.connection_lost();
         self.outgoing.shrink();

@@ -1,5 +1,6 @@
 //! Handles the packets that the server sends to a [`Session`], and the rules that they may break.
 
+use std::mem;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -148,6 +149,7 @@ impl Session {
             return Err(Violation::AuthenticationMethod(PacketType::Connack));
         }
         self.check_session_present(connack.session_present, refused)?;
+        self.connection.unanswered = false;
         let mut news = Vec::new();
         if refused {
             self.connection.state = State::Disconnected;
@@ -162,9 +164,13 @@ impl Session {
             connection.session_present = connack.session_present;
             connection.state = State::Connected;
             self.counters.connections += 1;
+            let in_doubt = mem::take(&mut self.unanswered_connect);
             if !connack.session_present {
                 self.loss_untold = true;
                 news = self.begin_anew();
+            } else if in_doubt {
+                self.loss_untold = true;
+                news = self.renew_subscriptions();
             } else if self.loss_untold {
                 // The user may have made requests since then, trusting subscriptions that are lost.
                 news = self.withdraw_requests();
@@ -197,11 +203,17 @@ impl Session {
     }
 
     /// The server has no session. Its messages of earlier connections mean nothing any more, and it knows none of our
-    /// subscriptions and messages. Returns the news for the user: requests that now wait for subscriptions, and
-    /// subscriptions that are not renewed.
+    /// subscriptions and messages. Returns the news for the user.
     fn begin_anew(&mut self) -> Vec<Event> {
         self.incoming.session_lost();
         self.outgoing.session_lost();
+        self.renew_subscriptions()
+    }
+
+    /// The server's session lacks our subscriptions, or may lack them: it may have begun with a CONNECT whose CONNACK
+    /// never came. Returns the news for the user: requests that now wait for subscriptions, and subscriptions that are
+    /// not renewed.
+    fn renew_subscriptions(&mut self) -> Vec<Event> {
         let mut news = self.withdraw_requests();
         if !self.settings.resubscribe {
             self.subscriptions.clear();

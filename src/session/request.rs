@@ -195,6 +195,7 @@ impl Session {
         let authentication_method = properties.string(PropertyId::AuthenticationMethod);
         let connection = &mut self.connection;
         connection.state = State::Connecting;
+        connection.unanswered = true;
         // While the client authenticates itself, PINGREQ may not be sent. So keep alive runs from CONNACK on.
         if authentication_method.is_none() {
             connection.timers.set_keep_alive(connect.keep_alive);
@@ -614,6 +615,7 @@ impl Session {
         self.incoming = parted.incoming.clone();
         mem::swap(&mut self.subscriptions, &mut parted.subscriptions);
         self.loss_untold = parted.loss_untold;
+        self.unanswered_connect = parted.unanswered_connect | parted.connection.unanswered;
         mem::swap(&mut self.events, &mut parted.events);
         mem::swap(&mut self.others, &mut parted.others);
         mem::swap(&mut self.queued_bytes, &mut parted.queued_bytes);

@@ -698,7 +698,13 @@ fn a_clean_start_that_fails_frees_no_packet_id() {
         }
         pair.reconnect();
         pair.client.connect(&connect(version)).unwrap();
-        assert_eq!(resume(&mut pair, true, Properties::new()), []);
+        pair.reconnect();
+        pair.server.received();
+        pair.connect(Connect {
+            clean: false,
+            ..connect(version)
+        });
+        assert_eq!(pair.deliver(session_present(0)), [connack(0)]);
         assert_eq!(pair.publish(QOS_2), 3);
 
         // A clean start of which the server hears ends it.
@@ -1204,6 +1210,92 @@ fn a_lost_session_counts_although_its_connack_was_not_taken() {
             });
             assert_eq!(pair.deliver(session_present(0)), [session_present(0)]);
             assert_eq!(pair.server.received(), []);
+        }
+    }
+}
+
+/// A connection that ends before its CONNACK may have begun a session, without the subscriptions of earlier ones. The
+/// server then has a session, and the user's subscriptions may be missing from it.
+#[test]
+fn after_an_unanswered_connect_no_subscription_counts_as_kept() {
+    for version in BOTH {
+        for resubscribe in [false, true] {
+            for clean in [false, true] {
+                for user_parts in [false, true] {
+                    let mut pair = connected(
+                        version,
+                        Settings {
+                            resubscribe,
+                            ..keeping()
+                        },
+                    );
+                    subscribe(&mut pair, "a");
+                    pair.drive();
+                    pair.deliver(suback(1, vec![1]));
+                    pair.publish(QOS_2);
+                    pair.reconnect();
+                    pair.server.received();
+                    pair.connect(Connect {
+                        clean,
+                        ..connect(version)
+                    });
+                    if user_parts {
+                        pair.client.disconnect(0, Properties::new()).unwrap();
+                    }
+                    pair.reconnect();
+                    pair.server.received();
+                    pair.connect(Connect {
+                        clean: false,
+                        ..connect(version)
+                    });
+                    // The exchange goes on, since the server may know it.
+                    pair.server.send(session_present(0));
+                    pair.drive();
+                    assert_eq!(pair.packets(), [connack(0)]);
+                    let received = pair.server.received();
+                    let expected = if resubscribe {
+                        vec![subscribe_packet(3, &["a"]), repeated(QOS_2, 2)]
+                    } else {
+                        vec![repeated(QOS_2, 2)]
+                    };
+                    assert_eq!(received, expected);
+                    if resubscribe {
+                        pair.deliver(suback(3, vec![1]));
+                    }
+                    pair.deliver(pubrec(2, 0));
+                    pair.deliver(pubcomp(2, 0));
+                    // From then on the session is the user's.
+                    pair.reconnect();
+                    pair.server.received();
+                    pair.connect(Connect {
+                        clean: false,
+                        ..connect(version)
+                    });
+                    assert_eq!(pair.deliver(session_present(0)), [session_present(0)]);
+                    assert_eq!(pair.server.received(), []);
+                }
+            }
+        }
+    }
+}
+
+/// A server that refuses a CONNECT begins no session.
+#[test]
+fn a_refused_connect_is_answered() {
+    for version in BOTH {
+        let mut pair = connected(version, keeping());
+        for reason in [if version == Version::V50 { 0x88 } else { 3 }, 0] {
+            pair.reconnect();
+            pair.server.received();
+            pair.connect(Connect {
+                clean: false,
+                ..connect(version)
+            });
+            let answer = match reason {
+                0 => session_present(0),
+                _ => connack(reason),
+            };
+            assert_eq!(pair.deliver(answer.clone()), [answer]);
         }
     }
 }
