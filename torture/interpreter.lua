@@ -12,8 +12,6 @@ local running = coroutine.running
 -- How many steps a program takes at most, and how many times a handler does anything.
 local BUDGET = 250
 local TIMES = 3
--- How long something that must happen may take, in seconds.
-local PATIENCE = 1.2
 local EVENTS = { "connect", "subscribe", "unsubscribe", "message", "acknowledge", "error", "close", "auth", "shutdown" }
 -- The errors that programs raise.
 local THROWN = "thrown by the torture"
@@ -409,7 +407,7 @@ local MAIN = { where = "main", leave = nothing }
 -- @tparam table program the program, see `torture.generate`
 -- @param control the connection to the broker
 -- @tparam number limit seconds until the watchdog ends this process
--- @tparam ?number patience seconds that something that must happen may take
+-- @tparam number patience seconds that something that must happen may take
 -- @treturn table violations: a list of `{ kind=, text= }`
 function M.run(program, control, limit, patience)
 	local host = hosts[program.host]
@@ -419,7 +417,7 @@ function M.run(program, control, limit, patience)
 		control = control,
 		violations = {},
 		budget = BUDGET,
-		patience = patience or PATIENCE,
+		patience = patience,
 		-- Clients, by number.
 		records = {},
 		alive = M.alive,

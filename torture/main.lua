@@ -1,6 +1,7 @@
 -- Runs random programs for some time, shrinks failing programs, and prints the findings: see scripts/torture.
 -- usage: main.lua control=PORT seconds=SECONDS seed=SEED from=NUMBER [program=FILE] [only=PATTERN] [skip=PATTERN]
---    [host=NAME] [limit=SECONDS] [shrink=SECONDS] [name=LUA]
+--    [host=NAME] [limit=SECONDS] [patience=SECONDS] [shrink=SECONDS] [slowness=FACTOR]
+--    [name=LUA]
 
 local socket = require("socket")
 
@@ -29,10 +30,13 @@ local DIRECTORY = "build/torture"
 local TIMES = { "not collected", "is kept", "at once", "hangs", "arrives any more", "does not reconnect",
 	"does not say", "waits for ever", "does not return", "is not called", "in_flight", "waits for answers" }
 
-local settings = { limit = 4, from = 1, shrink = 40 }
+local settings = { limit = 4, patience = 1.2, from = 1, shrink = 40, slowness = 1 }
 for _, argument in ipairs(arg) do
 	local name, value = argument:match("^(%w+)=(.*)$")
 	settings[name] = value ~= "" and (tonumber(value) or value) or settings[name]
+end
+for _, times in ipairs({ settings, SLOWLY, QUICKLY }) do
+	times.patience, times.limit = times.patience * settings.slowness, times.limit * settings.slowness
 end
 
 local lowest = 0
@@ -190,7 +194,8 @@ local function report(program, number, failures)
 end
 
 if settings.program then
-	local _, failures = run_some({ "program=" .. settings.program, "limit=" .. settings.limit }, settings.limit + 5)
+	local _, failures = run_some({ "program=" .. settings.program, "limit=" .. settings.limit,
+		"patience=" .. settings.patience }, settings.limit + 5)
 	for _, failure in ipairs(failures) do
 		print(("not ok - %s\n  %s"):format(failure.kind, failure.text))
 	end
@@ -207,7 +212,7 @@ while socket.gettime() < deadline do
 	local left = math.max(deadline - socket.gettime(), 0)
 	local last, failures, growth, hosts = run_some({
 		"seed=" .. settings.seed, "from=" .. number, "count=" .. PER_PROCESS, "seconds=" .. ("%.3f"):format(left),
-		"limit=" .. settings.limit,
+		"limit=" .. settings.limit, "patience=" .. settings.patience,
 	}, math.ceil(left) + settings.limit + 5)
 	for host, count in pairs(hosts) do
 		per_host[host] = (per_host[host] or 0) + count

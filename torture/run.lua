@@ -1,6 +1,6 @@
 -- Runs programs of the torture in this process, one after the other, until one fails.
--- usage: run.lua control=PORT limit=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
---    or: run.lua control=PORT limit=SECONDS program=FILE [patience=SECONDS] [expected=KIND]
+-- usage: run.lua control=PORT limit=SECONDS patience=SECONDS seed=SEED from=NUMBER count=NUMBER seconds=SECONDS
+--    or: run.lua control=PORT limit=SECONDS patience=SECONDS program=FILE [expected=KIND]
 -- With only=PATTERNS or skip=PATTERNS, Lua patterns parted by `;`, only the kinds of failures count that match a
 -- pattern, or that match none.
 -- With without=NAMES programs go without steps of these names.

@@ -194,7 +194,7 @@ end
 
 function STEPS:acknowledge(step, ctx)
 	local client, rec = self:who(step, ctx)
-	local message = ctx.message or rec and rec.message
+	local message = ctx.rec == rec and ctx.message or rec and rec.message
 	if client and message then
 		local ok, err = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
 		local number = message.topic:find("^m/") and tonumber(message.payload)
@@ -209,7 +209,7 @@ end
 
 function STEPS:respond(step, ctx)
 	local client, rec = self:who(step, ctx)
-	local message = ctx.message or rec and rec.message
+	local message = ctx.rec == rec and ctx.message or rec and rec.message
 	if client and message and client.opts.version == mqtt.v50 then
 		self:call(step, ctx, "respond", nil, client.respond, client, message, { payload = "r:" })
 	end
