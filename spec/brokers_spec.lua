@@ -927,21 +927,20 @@ for _, version in ipairs({ 1, 4 }) do
 					connect_timeout = 0.3,
 					connector = require("mqtt.connector." .. name),
 				})
-				local events, longest = record(subject, { "error", "connect" }), 0
+				local events, turns = record(subject, { "error", "connect" }), 0
 				assert.is_true(require("mqtt.loop").add(subject))
-				local last = harness.now()
-				local deadline = last + 10
+				local deadline = harness.now() + 10
 				repeat
 					copas.step(0.01)
-					local now = harness.now()
-					assert(now < deadline, "nothing came of it in time")
-					longest, last = math.max(longest, now - last), now
+					turns = turns + 1
+					assert(harness.now() < deadline, "nothing came of it in time")
 				until subject.connection and subject.connection.connack
 				silent:stop()
 				assert.equal(version == 4 and 3 or 2, #events)
 				assert.equal("connect", events[#events][1])
 				assert.equal(broker.uri, subject.connection.uri)
-				assert.is_true(longest < 0.25, longest)
+				-- Others have had their turns while the broker was silent: up to 30.
+				assert.is_true(turns > (version == 4 and 10 or 0), turns)
 			end)
 		end)
 	end
