@@ -2,7 +2,10 @@
 
 local copas_support = require("spec.support.copas")
 local harness = require("spec.support.harness")
+local mqtt = require("mqtt")
 local servers = require("spec.support.server")
+
+local types = require("mqtt.protocol").packet_type
 
 for name, connector in pairs({ native = "mqtt.connector.native", connector = "mqtt.connector.copas" }) do
 	describe("the removal of a handler's thread from Copas 4, " .. name .. ",", function()
@@ -121,6 +124,29 @@ for name, connector in pairs({ native = "mqtt.connector.native", connector = "mq
 				copas.removethread(threads[i])
 			end)
 			assert.is_nil(ended)
+		end)
+
+		with_copas("by the callback of a subscription: the subscription is renewed all the same", function()
+			local server = servers.start(mqtt.v50, function(server, packet)
+				servers.accept(server, packet)
+				if packet.type == types.SUBSCRIBE then
+					server:send({ type = types.SUBACK, packet_id = packet.packet_id, rc = { 0 } })
+				end
+			end)
+			local client, called = new({ uri = server.uri, version = mqtt.v50, reconnect = 0.01 }), 0
+			client:on_topic({ topic = "t", subscribe = true, handler = nothing, callback = function()
+				called = called + 1
+				copas.removethread(coroutine.running())
+				copas.pause(0)
+			end })
+			for i = 1, 3 do
+				drive(function()
+					server:poll()
+					return called == i
+				end)
+				server:drop()
+			end
+			assert.equal(3, server:count(types.CONNECT))
 		end)
 
 		with_copas("ends no handler that this thread would have called later", function()

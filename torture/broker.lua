@@ -225,12 +225,13 @@ end
 function Connection:accept()
 	local connect, broker = self.connect, self.broker
 	local keeps = not connect.clean and self.plan.session ~= "forget"
-	-- A client whose CONNACK is lost cannot know that the session is a new one. This broker avoids the case.
-	local is_resumed = keeps and broker.has_session and broker.is_known
+	local is_resumed = keeps and broker.has_session
 	broker.has_session = keeps
 	if not is_resumed then
-		broker.session, broker.granted, broker.is_known = {}, {}, false
+		broker.session, broker.granted = {}, {}
 	end
+	-- What the client has sent on an earlier connection may be read later.
+	self.granted = broker.granted
 	self.is_accepted = true
 	local properties
 	if self.version == 5 then
@@ -320,18 +321,31 @@ function Connection:answer(tag, accept, refuse)
 	end
 end
 
--- Whether the broker has granted a topic for responses, in this session.
+-- Whether the broker has granted a topic for responses, in the session of this connection.
 local function is_granted(self, topic)
-	return self.broker.granted[topic] ~= nil
+	return self.granted[topic] ~= nil
+end
+
+-- Notes that the client exceeds a limit. A client may send messages before it has the CONNACK with the limits, if it
+-- then leaves: so this counts only if the client shows that it has received something, on this connection and later.
+function Connection:suspect(kind, text)
+	table.insert(self.suspicions, { kind = kind, text = text })
+end
+
+function Connection:has_shown_itself()
+	for _, suspicion in ipairs(self.suspicions) do
+		table.insert(self.broker.faults, suspicion)
+	end
+	self.suspicions = {}
 end
 
 -- Checks a PUBLISH of the client.
 function Connection:check_publish(packet, size)
 	local limits, response_topic = self.limits, packet.properties and packet.properties.response_topic
 	if packet.qos > (limits.maximum_qos or 2) then
-		self:fault("a message exceeds the maximum QoS", ("QoS %d"):format(packet.qos))
+		self:suspect("a message exceeds the maximum QoS", ("QoS %d"):format(packet.qos))
 	elseif size > (limits.maximum_packet_size or math.huge) then
-		self:fault("a message exceeds the maximum packet size", ("%d bytes"):format(size))
+		self:suspect("a message exceeds the maximum packet size", ("%d bytes"):format(size))
 	elseif packet.qos > (self.version == 5 and 0 or 1) then
 		self.in_flight[packet.packet_id] = true
 		local count = 0
@@ -339,7 +353,7 @@ function Connection:check_publish(packet, size)
 			count = count + 1
 		end
 		if count > (limits.receive_maximum or math.huge) then
-			self:fault("the receive maximum is exceeded", ("%d messages"):format(count))
+			self:suspect("the receive maximum is exceeded", ("%d messages"):format(count))
 		end
 	end
 	if response_topic and not is_granted(self, response_topic) then
@@ -401,7 +415,7 @@ local RECEIVED = {
 	[packet_type.SUBSCRIBE] = function(self, packet)
 		local topic, id = packet.subscriptions[1].topic, packet.packet_id
 		self:answer(topic:match("[^/]*$"), function()
-			self.broker.granted[topic] = true
+			self.granted[topic] = true
 			self:send({ type = packet_type.SUBACK, packet_id = id, rc = { 0 } })
 		end, function()
 			self:send({ type = packet_type.SUBACK, packet_id = id, rc = { self.version == 5 and 0x87 or 0x80 } })
@@ -410,7 +424,7 @@ local RECEIVED = {
 	[packet_type.UNSUBSCRIBE] = function(self, packet)
 		local topic, id = packet.subscriptions[1], packet.packet_id
 		self:answer(topic:match("[^/]*$"), function()
-			self.broker.granted[topic] = nil
+			self.granted[topic] = nil
 			self:send({ type = packet_type.UNSUBACK, packet_id = id, rc = { 0 } })
 		end, function()
 			self:send({ type = packet_type.UNSUBACK, packet_id = id, rc = { 0x87 } })
@@ -446,8 +460,16 @@ local RECEIVED = {
 	end,
 }
 
+-- Packets that a client sends only after it has received something.
+local ANSWERS = {
+	[packet_type.PUBACK] = true, [packet_type.PUBREC] = true, [packet_type.PUBREL] = true, [packet_type.PUBCOMP] = true,
+}
+
 -- Takes a whole packet off the buffer, if there is one.
 local function take_packet(self)
+	if self.lacking > 0 then
+		return nil
+	end
 	local buffer = self.buffer
 	local length, unit, at = 0, 1, 2
 	repeat
@@ -458,6 +480,7 @@ local function take_packet(self)
 		length, unit, at = length + byte % 128 * unit, unit * 128, at + 1
 	until byte < 128 or at > 6
 	if #buffer < at - 1 + length then
+		self.lacking = at - 1 + length - #buffer
 		return nil
 	end
 	local position = 1
@@ -479,12 +502,20 @@ end
 
 function Connection:receive()
 	local bytes, err, partial = self.sock:receive(65536)
-	self.buffer = self.buffer .. (bytes or partial)
+	self.pieces[#self.pieces + 1] = bytes or partial
 	self.read = self.read + #(bytes or partial)
+	self.lacking = self.lacking - #(bytes or partial)
+	-- The pieces of a huge packet are put together once.
+	if self.lacking <= 0 then
+		self.buffer = self.buffer .. table.concat(self.pieces)
+		self.pieces, self.lacking = {}, 0
+	end
 	for packet, size in take_packet, self do
 		self.count = self.count + 1
 		self.record.received = self.count
-		self.broker.is_known = self.broker.is_known or self.is_accepted
+		if ANSWERS[packet.type] then
+			self:has_shown_itself()
+		end
 		if RECEIVED[packet.type] then
 			RECEIVED[packet.type](self, packet, size)
 		end
@@ -520,7 +551,10 @@ local function accepted(scenario, broker, index)
 		version = plans.version,
 		protocol = protocols[plans.version],
 		record = { client = index, received = 0 },
+		-- Bytes that have been received: put together, and those that came later; and how many the packet lacks.
 		buffer = "",
+		pieces = {},
+		lacking = 0,
 		count = 0,
 		requests = 0,
 		sent = 0,
@@ -528,6 +562,9 @@ local function accepted(scenario, broker, index)
 		-- The limits of the client, once it has been accepted, and its messages that have not been answered.
 		limits = {},
 		in_flight = {},
+		suspicions = {},
+		-- Topics for responses that the broker has granted.
+		granted = {},
 		-- Whether the connection reads nothing, and the bytes to be written in small pieces.
 		is_deaf = way == "deaf",
 		trickling = nil,
@@ -560,9 +597,7 @@ local function start(pid, limit, plans_of_all)
 			connections = {},
 			-- Messages to the client that it has not acknowledged, while there is a session.
 			session = {},
-			-- Whether there is a session, and the client has shown that it knows of it.
 			has_session = false,
-			is_known = false,
 			last_id = 0,
 			last_serial = 0,
 			messages = {},

@@ -131,7 +131,6 @@ end
 -- perhaps a packet, ends them instead. Raises the first error.
 local function release(self, listener, err, pck)
 	local held, order, failure = listener.requests, {}, nil
-	listener.requests = {}
 	for wait in pairs(held) do
 		order[#order + 1] = wait
 	end
@@ -141,15 +140,17 @@ local function release(self, listener, err, pck)
 	local waits = self.client._waits
 	for _, wait in ipairs(order) do
 		local send = held[wait]
-		if wait.results then -- luacheck: ignore 542
-			-- Its time is over, or the program has ended it meanwhile.
+		-- Each leaves the table before it is sent: the others stay there if this thread is ended meanwhile.
+		if not send then -- luacheck: ignore 542
+			-- Another thread has sent it.
+		elseif wait.results then
+			held[wait] = nil
 		elseif err then
+			held[wait] = nil
 			waits:finish_soon(wait, nil, err, pck)
 		elseif is_granted(self, listener) then
+			held[wait] = nil
 			failure = try(failure, send)
-		else
-			-- The connection has been lost meanwhile.
-			listener.requests[wait] = send
 		end
 	end
 	raise(failure)
@@ -261,10 +262,11 @@ end
 --- Sends the requests that may be sent on a new connection. Requests of a topic that is not used any more wait for the
 -- new topic, or end if there is none. Raises the first error.
 function Rpc:renew()
-	local moved, failure = self.moved, nil
-	self.moved = {}
-	if next(moved) then
+	local failure
+	if next(self.moved) then
 		local listener, err = inbox(self)
+		local moved = self.moved
+		self.moved = {}
 		if listener then
 			for wait, send in pairs(moved) do
 				listener.requests[wait] = send

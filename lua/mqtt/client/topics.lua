@@ -85,14 +85,27 @@ end
 -- Sends the SUBSCRIBE of a filter. Returns true, or false and an error message.
 local function subscribe(self, filter)
 	local subscription = self.subscriptions[filter]
+	local opts = subscription.opts
+	local own = {}
+	for key, value in pairs(opts) do
+		own[key] = value
+	end
+	-- The state comes first: the program's callback may end its thread.
+	function own.callback(suback, client)
+		subscription.state = suback.rc[1] < REFUSED and "granted" or nil
+		if opts.callback then
+			opts.callback(suback, client)
+		end
+	end
 	subscription.state = "asked"
-	local ok, err = requests.ask(self.client, "subscribe", subscription.opts, function(suback, lost)
-		local rc = suback and suback.rc[1]
-		subscription.state = suback and rc < REFUSED and "granted" or nil
-		if suback and rc >= REFUSED then
+	local ok, err = requests.ask(self.client, "subscribe", own, function(suback, lost)
+		if not suback then
+			subscription.state = nil
+			if lost and self.client._rpc then
+				self.client._rpc:inbox_failed(filter, lost)
+			end
+		elseif suback.rc[1] >= REFUSED then
 			report(self, filter, suback:reason_strings()[1], suback)
-		elseif lost and self.client._rpc then
-			self.client._rpc:inbox_failed(filter, lost)
 		end
 	end)
 	if not ok then
