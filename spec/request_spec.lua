@@ -119,6 +119,25 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			assert.same({}, early)
 		end)
 
+		it("waits for its topic anew if the session is lost while the broker's SUBACK is handled", function()
+			connect({ reconnect = 0.01 })
+			local function is_back()
+				return server:count(packet_type.CONNECT) == 2 and subject.connection and subject.connection.connack
+			end
+			subject:on("subscribe", function()
+				if server:count(packet_type.CONNECT) == 1 then
+					server:drop()
+					serve(is_back)
+				end
+			end)
+			assert(subject:request({ topic = "reverse", payload = "abc", callback = note }))
+			serve(function()
+				return results[1]
+			end)
+			assert.equal("cba", results[1][1].payload)
+			assert.equal(2, #received(packet_type.SUBSCRIBE))
+		end)
+
 		it("gets its response", function()
 			connect()
 			local payloads = { a1 = true, b2 = true, c3 = true }

@@ -187,7 +187,7 @@ function STEPS:await(step, ctx)
 	self.waiting[thread] = is_nested
 	-- Handlers of the connect event come first, and may take their time.
 	if step.what == "connect" and answer == nil and err == "timeout" and model.is_connected(client)
-		and rec.record.connected_at > since and core.now() > rec.record.connected_at + LATE then
+		and (rec.record.connected_at or 0) > since and core.now() > rec.record.connected_at + LATE then
 		self:violation("await of connect does not end with the connect event")
 	end
 end

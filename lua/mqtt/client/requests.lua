@@ -18,7 +18,8 @@ local tostring = tostring
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local core_publish, publish_plain, LARGE_PAYLOAD = core.publish, calls.publish, core.large_payload
 local keeps_exchanges, raise, try = options.keeps_exchanges, protect.raise, protect.try
-local unacknowledged = require("mqtt.client.incoming").unacknowledged
+local incoming = require("mqtt.client.incoming")
+local notes, unacknowledged = incoming.notes, incoming.unacknowledged
 local NOT_OPENED, PUBLISH = ending.NOT_OPENED, packet.types.PUBLISH
 
 local STUCK = "the connection takes nothing"
@@ -126,8 +127,9 @@ local request = requests.request
 -- @tparam table opts its options; a callback in these is called first
 -- @tparam function done called with the answer; or with nil and an error message if the request was accepted and will
 -- not be carried out. Not called if there will be no connection any more
+-- @tparam ?function note called with the answer to a SUBSCRIBE or UNSUBSCRIBE, before anything of the program is called
 -- @return the method's results
-function requests.ask(client, method, opts, done)
+function requests.ask(client, method, opts, done, note)
 	local own, callback = {}, opts.callback
 	local packet_id, err, is_answered
 	for key, value in pairs(opts) do
@@ -144,6 +146,7 @@ function requests.ask(client, method, opts, done)
 		end
 		raise(try(failure, done, answer))
 	end
+	notes[own.callback] = note
 	packet_id, err = client[method](client, own)
 	-- If there is no callback any more, the request has been forgotten meanwhile.
 	if packet_id and packet_id ~= true and not is_answered and client._callbacks[packet_id] then

@@ -124,7 +124,8 @@ end
 local function is_granted(self, listener)
 	local conn = self.client.connection
 	local connack = conn and conn.connack
-	return listener.is_ready and connack and connack.rc == 0 and not self.client._link:is_failed()
+	return self.client._topics:is_granted(listener.topic) and connack and connack.rc == 0
+		and not self.client._link:is_failed()
 end
 
 -- Sends the requests that have waited for their topic, in the order in which they were made. With an error message, and
@@ -165,7 +166,7 @@ local function listen(self, topic)
 	drop_listener(self, topic)
 	-- Requests are not sent before the broker has the subscription. `requests` has the function that sends each, by its
 	-- wait.
-	listener = { is_ready = false, requests = {} }
+	listener = { topic = topic, requests = {} }
 	self.listeners[topic] = listener
 	function listener.handler(message)
 		receive(self, message)
@@ -176,8 +177,7 @@ local function listen(self, topic)
 		qos = 1,
 		handler = listener.handler,
 		callback = function(suback)
-			listener.is_ready = suback.rc[1] < REFUSED
-			if listener.is_ready then
+			if suback.rc[1] < REFUSED then
 				return release(self, listener)
 			end
 			if self.listeners[topic] == listener then
@@ -203,7 +203,7 @@ end
 -- @tparam string err why
 function Rpc:inbox_failed(topic, err)
 	local listener = self.listeners[topic]
-	if listener and not listener.is_ready then
+	if listener and not self.client._topics:is_granted(topic) then
 		drop_listener(self, topic)
 		release(self, listener, err)
 	end
@@ -225,7 +225,7 @@ end
 -- granted these again. Requests of QoS 1 that were sent wait too, and are sent once more: their responses may be lost.
 local function session_lost(self)
 	for topic, listener in pairs(with(self.listeners, {})) do
-		listener.is_ready = false
+		self.client._topics:lost(topic)
 		if listener.is_former then
 			drop_listener(self, topic)
 		end
@@ -252,9 +252,10 @@ function Rpc:revise(connack)
 	self.moved = with(self.moved, old.requests)
 	-- The old topic is not renewed any more. Responses to requests already sent may still come to it, if the session
 	-- goes on.
+	local is_granted_still = self.client._topics:is_granted(before)
 	self.client._topics.subscriptions[before] = nil
 	old.requests, old.is_former = {}, true
-	if not old.is_ready then
+	if not is_granted_still then
 		drop_listener(self, before)
 	end
 end

@@ -85,20 +85,8 @@ end
 -- Sends the SUBSCRIBE of a filter. Returns true, or false and an error message.
 local function subscribe(self, filter)
 	local subscription = self.subscriptions[filter]
-	local opts = subscription.opts
-	local own = {}
-	for key, value in pairs(opts) do
-		own[key] = value
-	end
-	-- The state comes first: the program's callback may end its thread.
-	function own.callback(suback, client)
-		subscription.state = suback.rc[1] < REFUSED and "granted" or nil
-		if opts.callback then
-			opts.callback(suback, client)
-		end
-	end
 	subscription.state = "asked"
-	local ok, err = requests.ask(self.client, "subscribe", own, function(suback, lost)
+	local ok, err = requests.ask(self.client, "subscribe", subscription.opts, function(suback, lost)
 		if not suback then
 			subscription.state = nil
 			if lost and self.client._rpc then
@@ -107,6 +95,8 @@ local function subscribe(self, filter)
 		elseif suback.rc[1] >= REFUSED then
 			report(self, filter, suback:reason_strings()[1], suback)
 		end
+	end, function(suback)
+		subscription.state = suback.rc[1] < REFUSED and "granted" or nil
 	end)
 	if not ok then
 		subscription.state = nil
@@ -155,6 +145,22 @@ function Topics:renew(connack)
 		end
 	end
 	return failed
+end
+
+--- Whether the broker has granted a filter, in this session.
+-- @tparam string filter the filter
+-- @treturn boolean whether it has
+function Topics:is_granted(filter)
+	local subscription = self.subscriptions[filter]
+	return subscription and subscription.state == "granted" or false
+end
+
+--- A filter that the broker had granted is not granted any more, since the broker has lost the session.
+-- @tparam string filter the filter
+function Topics:lost(filter)
+	if self:is_granted(filter) then
+		self.subscriptions[filter].state = nil
+	end
 end
 
 --- Reports the subscriptions that could not be renewed. Raises the first error.
