@@ -6,7 +6,10 @@
 
 local data = require("torture.data")
 
-local M = {}
+local M = {
+	--- By how much a program is slower while the collector is always at work.
+	STRESS = 4,
+}
 
 local EVENTS = { "connect", "message", "acknowledge", "subscribe", "unsubscribe", "close", "error", "shutdown", "auth" }
 

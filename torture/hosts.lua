@@ -5,9 +5,10 @@ local core = require("mqtt.core")
 local mqtt = require("mqtt")
 local socket = require("socket")
 
--- How long a moment is, and how soon a loop ends when all its clients are gone, in seconds.
+-- How long a moment is, in seconds.
 local MOMENT = 0.002
-local AT_ONCE = 0.7
+-- Within which part of a program's patience a loop ends when all its clients are gone.
+local AT_ONCE = 0.6
 
 local M = {
 	-- Clients on the native connection, in the ioloop.
@@ -82,7 +83,7 @@ function M.ioloop.run(run, step, ctx, client)
 	if not is_over and loop.clients[guard] then
 		loop:remove(guard)
 	end
-	if since and core.now() - since > AT_ONCE then
+	if since and core.now() - since > AT_ONCE * run.patience then
 		run:violation("a loop does not end at once after its clients have been shut down or removed")
 	end
 	if ctx.where == "main" and loop.running then
@@ -101,7 +102,7 @@ local function remove_functions()
 end
 
 function M.ioloop.finish(run, ctx)
-	local loop, deadline = loop_of(), core.now() + AT_ONCE
+	local loop, deadline = loop_of(), core.now() + AT_ONCE * run.patience
 	remove_functions()
 	-- Errors of handlers interrupt the loop.
 	for _ = 1, 50 do
@@ -187,7 +188,7 @@ function M.stepped.run(run, step, ctx)
 end
 
 function M.stepped.finish(run, ctx)
-	local deadline = core.now() + AT_ONCE
+	local deadline = core.now() + AT_ONCE * run.patience
 	remove_functions()
 	while next(run.stepped) do
 		M.stepped.serve(run, ctx)
@@ -268,7 +269,7 @@ function M.start(run, main)
 	local is_late
 	while not (loaded.finished() or is_late or run.is_interrupted) do
 		loaded.step(MOMENT * 20)
-		is_late = finished_at and core.now() > finished_at + AT_ONCE
+		is_late = finished_at and core.now() > finished_at + AT_ONCE * run.patience
 	end
 	current = nil
 	if is_late then

@@ -1,7 +1,7 @@
 --- Runs one program of the torture, and checks the promises of the documentation meanwhile and at the end.
 
-
 local finish = require("torture.finish")
+local generate = require("torture.generate")
 local hosts = require("torture.hosts")
 local model = require("torture.model")
 local steps = require("torture.steps")
@@ -411,6 +411,9 @@ local MAIN = { where = "main", leave = nothing }
 -- @treturn table violations: a list of `{ kind=, text= }`
 function M.run(program, control, limit, patience)
 	local host = hosts[program.host]
+	if program.gc == "stress" then
+		limit, patience = generate.STRESS * limit, generate.STRESS * patience
+	end
 	local run = setmetatable({
 		program = program,
 		host = host,

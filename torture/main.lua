@@ -124,7 +124,7 @@ local function fails_as(kind, times)
 	return function(program)
 		write_program(scratch, program)
 		local _, failures = run_some({ "program=" .. scratch, "limit=" .. times.limit, "patience=" .. times.patience,
-			"expected=" .. kind }, times.limit + 5)
+			"expected=" .. kind }, generate.STRESS * times.limit + 5)
 		for _, failure in ipairs(failures) do
 			if failure.kind == kind then
 				return true
@@ -195,7 +195,7 @@ end
 
 if settings.program then
 	local _, failures = run_some({ "program=" .. settings.program, "limit=" .. settings.limit,
-		"patience=" .. settings.patience }, settings.limit + 5)
+		"patience=" .. settings.patience }, generate.STRESS * settings.limit + 5)
 	for _, failure in ipairs(failures) do
 		print(("not ok - %s\n  %s"):format(failure.kind, failure.text))
 	end
@@ -213,7 +213,7 @@ while socket.gettime() < deadline do
 	local last, failures, growth, hosts = run_some({
 		"seed=" .. settings.seed, "from=" .. number, "count=" .. PER_PROCESS, "seconds=" .. ("%.3f"):format(left),
 		"limit=" .. settings.limit, "patience=" .. settings.patience,
-	}, math.ceil(left) + settings.limit + 5)
+	}, math.ceil(left) + generate.STRESS * settings.limit + 5)
 	for host, count in pairs(hosts) do
 		per_host[host] = (per_host[host] or 0) + count
 	end
