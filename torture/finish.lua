@@ -27,7 +27,7 @@ function Run:missing()
 			-- nobody holds it
 		elseif model.is_connected(client) then
 			local exchange = rec.record:missing(client)
-			if rec.record.marked ~= tostring(client.connection) then
+			if rec.record.marked ~= rec.record:serial_of(client.connection) then
 				return "no message arrives any more", "client " .. index
 			elseif exchange then
 				return "a callback is not called: " .. exchange.kind, exchange.tag
@@ -115,8 +115,9 @@ function Run:check_messages()
 	for index, rec in pairs(self.records) do
 		local client, record = rec.client, rec.record
 		if client and model.is_connected(client) then
+			local is_marked = record.marked == record:serial_of(client.connection)
 			for _, message in ipairs(log[index].messages) do
-				if message.connection ~= record.marker or record.marked ~= tostring(client.connection) then -- luacheck: ignore 542
+				if message.connection ~= record.marker or not is_marked then -- luacheck: ignore 542
 					-- of an earlier connection
 				elseif not record.delivered[message.serial] then
 					self:violation("a message was not delivered: QoS " .. message.qos)

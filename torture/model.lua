@@ -142,6 +142,7 @@ function M.record(violation, is_ordered)
 		is_ordered = is_ordered,
 		-- The events seen of each connection table.
 		connections = setmetatable({}, { __mode = "k" }),
+		last_serial = 0,
 		opened = 0,
 		closed = 0,
 		connected_at = nil,
@@ -179,10 +180,18 @@ end
 local function seen(self, connection)
 	local what = self.connections[connection]
 	if not what then
-		what = { connects = 0, closes = 0 }
+		self.last_serial = self.last_serial + 1
+		what = { connects = 0, closes = 0, serial = self.last_serial }
 		self.connections[connection] = what
 	end
 	return what
+end
+
+--- Returns the number of a connection: its address may be that of another one later.
+-- @tparam ?table connection the connection
+-- @treturn ?number its number
+function Record:serial_of(connection)
+	return connection and seen(self, connection).serial
 end
 
 local EVENTS = {}
@@ -205,7 +214,7 @@ function EVENTS:connect(client, connack)
 	-- At the first connect "first" has just become false.
 	local keeps = opts.reconnect or opts.queue or not opts.clean and not (self.is_first_clean and self.opened == 1)
 	for _, exchange in pairs(self.exchanges) do
-		if not keeps and not exchange.is_received and exchange.connection ~= tostring(connection) then
+		if not keeps and not exchange.is_received and exchange.connection ~= self:serial_of(connection) then
 			exchange.is_lost = true
 		end
 	end
@@ -235,15 +244,15 @@ function EVENTS:message(client, message)
 	end
 	local number = tonumber(message.payload)
 	if message.topic == "end" then
-		self.marked, self.marker = connection and tostring(connection), number
+		self.marked, self.marker = self:serial_of(connection), number
 	elseif message.topic:find("^m/") and number then
 		local stream = message.topic .. " " .. message.qos
 		local count = self.delivered[number] or 0
 		self.delivered[number] = count + 1
 		-- A message that was not acknowledged comes again by the next connection.
 		local may_come_again = message.qos == 1
-			or message.qos == 2 and not self.acknowledged[number] and self.came_by[number] ~= tostring(connection)
-		self.came_by[number] = tostring(connection)
+			or message.qos == 2 and not self.acknowledged[number] and self.came_by[number] ~= self:serial_of(connection)
+		self.came_by[number] = self:serial_of(connection)
 		if count > 0 and not may_come_again then
 			self.violation("a message of QoS " .. message.qos .. " came twice")
 		elseif count == 0 and number < (self.last[stream] or 0) then
@@ -361,7 +370,7 @@ end
 -- @treturn boolean
 function Record:is_owed(message, client)
 	return message.qos > 0 and not client.opts.auto_ack and not self.acknowledged[message.serial]
-		and self.came_by[message.serial] ~= tostring(client.connection)
+		and self.came_by[message.serial] ~= self:serial_of(client.connection)
 end
 
 --- Lets go of threads that are over, and so of everything on their stacks.
@@ -403,7 +412,7 @@ end
 function Record:asked(exchange, client, accepted)
 	exchange.is_accepted = accepted and true or false
 	exchange.id = accepted
-	exchange.connection = client.connection and tostring(client.connection)
+	exchange.connection = self:serial_of(client.connection)
 	if not accepted and exchange.called > 0 then
 		self.violation("the callback of a refused request was called: " .. exchange.kind)
 	elseif accepted and exchange.kind == "publish0" and exchange.has_callback and exchange.called ~= 1 then
@@ -454,7 +463,7 @@ end
 
 --- Returns the subscribe and unsubscribe requests that were made by a client's connection, as a list.
 function Record:subscriptions(client)
-	local found, connection = {}, tostring(client.connection)
+	local found, connection = {}, self:serial_of(client.connection)
 	for _, exchange in pairs(self.exchanges) do
 		if exchange.is_accepted and exchange.connection == connection and client:stats().dropped == 0
 			and (exchange.kind == "subscribe" or exchange.kind == "unsubscribe") then
