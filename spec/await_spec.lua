@@ -93,7 +93,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			assert.equal(packet_type.PUBREC, await("publish", { topic = "a", qos = 2 }).type)
 			assert.is_true(await("publish", { topic = "a" }))
 			assert.same({}, subject._waits.pending)
-			assert.same({}, subject._lost_requests)
+			assert.same({}, subject._asked)
 		end)
 
 		it("gives no coroutine the errors of others that wait for the same", function()

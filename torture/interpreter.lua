@@ -45,7 +45,9 @@ end
 local function nothing() end
 
 -- The steps that connect, or have clients served.
-local CONNECTS = { start_connecting = true, open_connection = true, await = true, run = true, add = true }
+local CONNECTS = {
+	start_connecting = true, open_connection = true, await = true, run = true, add = true, add_function = true,
+}
 
 -- The methods that wait. No finalizer can wait. Odd arguments of these may be good.
 local WAITS = { await = true, request = true }

@@ -87,9 +87,9 @@ local Client = {
 	_check_soon = nil,
 	_may_have_more = nil,
 
-	-- The callbacks of requests by packet identifier, and the functions to call when a request is lost.
+	-- The callbacks of requests by packet identifier, and what the library itself wants to know of their end.
 	_callbacks = requests.NO_CALLBACKS,
-	_lost_requests = nil,
+	_asked = nil,
 	-- The time at which the link wakes the client.
 	_wake_at = nil,
 	-- Objects made when the client needs them first: see `mqtt.client.waits`, `mqtt.client.topics` and

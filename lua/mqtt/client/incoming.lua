@@ -98,11 +98,6 @@ function incoming.deliver(client, message)
 	end
 end
 
---- What the library itself does with the answer to a SUBSCRIBE or UNSUBSCRIBE, by the callback of the request: before
--- anything of the program is called, which may wait, end its thread, or lose the session.
-incoming.notes = setmetatable({}, { __mode = "k" })
-local notes = incoming.notes
-
 --- The broker has answered a request: calls its callback, after the handlers of the event.
 -- @tparam Client client the client
 -- @tparam table answer a SUBACK, UNSUBACK, PUBACK or PUBREC
@@ -110,8 +105,13 @@ function incoming.answered(client, answer)
 	local callbacks, packet_id, event = client._callbacks, answer.packet_id, ANSWER_EVENTS[answer.type]
 	local callback = callbacks[packet_id]
 	callbacks[packet_id] = nil
-	if notes[callback] then
-		notes[callback](answer)
+	-- The library's part comes before anything of the program, which may wait, end its thread, or lose the session.
+	local asked = client._asked and client._asked[packet_id]
+	if asked then
+		client._asked[packet_id] = nil
+		if asked.note then
+			asked.note(answer)
+		end
 	end
 	if not callback then
 		client:handle(event, answer, client)

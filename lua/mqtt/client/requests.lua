@@ -18,8 +18,7 @@ local tostring = tostring
 local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
 local core_publish, publish_plain, LARGE_PAYLOAD = core.publish, calls.publish, core.large_payload
 local keeps_exchanges, raise, try = options.keeps_exchanges, protect.raise, protect.try
-local incoming = require("mqtt.client.incoming")
-local notes, unacknowledged = incoming.notes, incoming.unacknowledged
+local unacknowledged = require("mqtt.client.incoming").unacknowledged
 local NOT_OPENED, PUBLISH = ending.NOT_OPENED, packet.types.PUBLISH
 
 local STUCK = "the connection takes nothing"
@@ -56,10 +55,19 @@ end
 
 local sent = requests.sent
 
+-- What the library wants to know of the requests that are being made by `ask`, by their callbacks.
+local asking = setmetatable({}, { __mode = "k" })
+
 -- Keeps the callback of a request, or removes an old one.
 local function set_callback(client, packet_id, callback)
-	if callback and client._callbacks == requests.NO_CALLBACKS then
-		client._callbacks = {}
+	if callback then
+		if client._callbacks == requests.NO_CALLBACKS then
+			client._callbacks = {}
+		end
+		if asking[callback] then
+			client._asked = client._asked or {}
+			client._asked[packet_id] = asking[callback]
+		end
 	end
 	client._callbacks[packet_id] = callback
 end
@@ -67,7 +75,7 @@ end
 --- Forgets all callbacks: packet identifiers start anew with a new session.
 -- @tparam Client client the client
 function requests.forget_all(client)
-	client._callbacks, client._lost_requests = nil, nil
+	client._callbacks, client._asked = nil, nil
 end
 
 --- Logs fields that 3.1.1 ignores because only MQTT 5.0 has them. So a program may serve both with one table.
@@ -131,14 +139,15 @@ local request = requests.request
 -- @return the method's results
 function requests.ask(client, method, opts, done, note)
 	local own, callback = {}, opts.callback
-	local packet_id, err, is_answered
+	local asked = { done = done, note = note }
 	for key, value in pairs(opts) do
 		own[key] = value
 	end
 	function own.callback(answer)
-		is_answered = true
-		if packet_id and client._lost_requests then
-			client._lost_requests[packet_id] = nil
+		local packet_id = type(answer) == "table" and answer.packet_id
+		-- The identifier may be that of another request by now.
+		if packet_id and client._asked and client._asked[packet_id] == asked then
+			client._asked[packet_id] = nil
 		end
 		local failure
 		if callback then
@@ -146,15 +155,9 @@ function requests.ask(client, method, opts, done, note)
 		end
 		raise(try(failure, done, answer))
 	end
-	notes[own.callback] = note
-	packet_id, err = client[method](client, own)
-	-- If there is no callback any more, the request has been forgotten meanwhile.
-	if packet_id and packet_id ~= true and not is_answered and client._callbacks[packet_id] then
-		client._lost_requests = client._lost_requests or {}
-		client._lost_requests[packet_id] = function(reason)
-			done(nil, reason)
-		end
-	end
+	asking[own.callback] = asked
+	local packet_id, err = client[method](client, own)
+	asking[own.callback] = nil
 	return packet_id, err
 end
 
@@ -164,11 +167,11 @@ end
 -- @tparam ?string reason the error message for the function `done` of `ask`
 function requests.forget(client, packet_id, reason)
 	client._callbacks[packet_id] = nil
-	local lost = client._lost_requests and client._lost_requests[packet_id]
-	if lost then
-		client._lost_requests[packet_id] = nil
+	local asked = client._asked and client._asked[packet_id]
+	if asked then
+		client._asked[packet_id] = nil
 		if reason then
-			lost(reason)
+			asked.done(nil, reason)
 		end
 	end
 end
