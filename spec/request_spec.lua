@@ -119,6 +119,23 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			assert.same({}, early)
 		end)
 
+		it("does not keep its client, though the broker grants no topic", function()
+			connect()
+			server.on_packet = function() end
+			assert(subject:request({ topic = "reverse", payload = "abc", callback = note }))
+			serve(function()
+				return server:count(packet_type.SUBSCRIBE) == 1
+			end)
+			local kept = setmetatable({ subject }, { __mode = "v" })
+			subject:shutdown()
+			harness.cleanup()
+			subject = nil
+			for _ = 1, 10 do
+				collectgarbage()
+			end
+			assert.is_nil(kept[1])
+		end)
+
 		it("waits for its topic anew if the session is lost while the broker's SUBACK is handled", function()
 			connect({ reconnect = 0.01 })
 			local function is_back()
