@@ -621,8 +621,8 @@ end
 
 --- Has a function called again and again, the first time after the given seconds, until it returns `false`, the timer
 -- is cancelled or the worker exits. Each call has a timer of nginx, `ngx.timer.at`; the next one begins after the
--- function has returned. So the function may wait. An error that it raises is logged, and the timer goes on. nginx keeps
--- a cancelled timer until its time has come.
+-- function has returned. So the function may wait. An error that it raises is logged, and the timer goes on. nginx
+-- keeps a cancelled timer until its time has come.
 -- @tparam number seconds the time from one call to the next
 -- @tparam function func the function
 -- @treturn[1] Timer the timer
