@@ -7,6 +7,7 @@
 ---@class mqtt
 ---@field v311 4 MQTT 3.1.1, for the option `version`
 ---@field v50 5 MQTT 5.0, for the option `version`
+---@field VERSION string version of this library
 ---@field _VERSION string version of the luamqtt API that this library reproduces
 ---@field log mqtt.Log the library's log
 local mqtt = {}
