@@ -7,10 +7,14 @@
 LUAS := 5.1 5.2 5.3 5.4 jit
 # The Lua to build for: one of these, 5.5, or an interpreter, which is asked.
 LUA ?= $(shell scripts/find-lua)
+ifeq ($(strip $(LUA)),)
+$(error LUA is empty: give one of $(LUAS) 5.5, or an interpreter, or leave LUA out)
+endif
 VERSION := $(or $(filter $(LUAS) 5.5,$(LUA)),$(shell $(LUA) -e 'print(jit and "jit" or (_VERSION:match("%d%.%d")))'))
 ifeq ($(filter $(LUAS) 5.5,$(VERSION)),)
 $(error LUA=$(LUA): expected one of $(LUAS) 5.5, or an interpreter of that version)
 endif
+INTERPRETER := $(if $(filter $(LUAS) 5.5,$(LUA)),lua$(LUA),$(LUA))
 FEATURE := $(if $(filter jit,$(VERSION)),luajit,lua$(subst .,,$(VERSION)))
 ABI := $(VERSION:jit=5.1)
 
@@ -21,26 +25,33 @@ PROFILE ?= release
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE:dev=debug)
 # Installs what a target needs; `SETUP=:` trusts that it is there.
 SETUP ?= scripts/setup
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# Rust of rustup before the machine's, which may be too old.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 PREFIX ?= /usr/local
 INST_LUADIR ?= $(PREFIX)/share/lua/$(ABI)
 INST_LIBDIR ?= $(PREFIX)/lib/lua/$(ABI)
+INST_DOCDIR ?= $(PREFIX)/share/doc/luamqtt-native
+# Whether `make install` says how an interpreter finds the library that does not by itself.
+HINT ?= yes
 # How long each fuzz target runs, and the torture.
 SECONDS ?= 20
 
 TREE := build/$(VERSION)
 LUA_FILES = $(shell find lua -name '*.lua' -printf '%P\n')
+DOC_FILES = LICENSE README.md CHANGELOG.md $(shell find docs examples types -type f)
 RUST_FILES := $(shell find src -name '*.rs') $(wildcard build.rs) Cargo.toml Cargo.lock
 
 .PHONY: build
 build: $(TREE)/mqtt/core.so ## the module for one Lua, as the tree build/LUA
 	@find $(TREE) -name '*.lua' -delete
 	@cp -R lua/. $(TREE)/
+	@echo 'luamqtt-native for $(if $(filter jit,$(VERSION)),LuaJIT,Lua $(VERSION)), as LUA=$(LUA) says, is in $(TREE)'
 
 # Every Lua version's module has the same file name in cargo's directory: it is copied out before the next one is built.
 # A cdylib alone gets link-time optimisation, an rlib beside it would switch that off.
 $(TREE)/mqtt/core.so: $(RUST_FILES) $(TREE)/.profile
+	@[ '$(SETUP)' = : ] || scripts/setup --check compile
 	@mkdir -p $(@D)
 	flock Cargo.toml sh -c 'cargo rustc --locked --lib --crate-type cdylib --profile $(PROFILE) \
 		--no-default-features --features "$(FEATURE) $(WITH)" \
@@ -128,9 +139,11 @@ docs: ## the HTML of the Lua modules and the guides, in build/docs
 	@scripts/docs
 
 .PHONY: install
-install: build ## to DESTDIR and PREFIX, or INST_LUADIR and INST_LIBDIR
-	@for file in $(LUA_FILES); do install -D -m 644 $(TREE)/$$file $(DESTDIR)$(INST_LUADIR)/$$file || exit; done
-	install -D -m 755 $(TREE)/mqtt/core.so $(DESTDIR)$(INST_LIBDIR)/mqtt/core.so
+install: build ## to DESTDIR and PREFIX, or INST_LUADIR, INST_LIBDIR and INST_DOCDIR
+	@for file in $(LUA_FILES); do install -D -m 644 $(TREE)/$$file '$(DESTDIR)$(INST_LUADIR)'/$$file || exit; done
+	@for file in $(DOC_FILES); do install -D -m 644 $$file '$(DESTDIR)$(INST_DOCDIR)'/$$file || exit; done
+	install -D -m 755 $(TREE)/mqtt/core.so '$(DESTDIR)$(INST_LIBDIR)/mqtt/core.so'
+	@[ '$(DESTDIR)' ] || [ -z '$(HINT)' ] || scripts/paths '$(INTERPRETER)' '$(INST_LUADIR)' '$(INST_LIBDIR)'
 
 .PHONY: clean
 clean: ## removes what was built

@@ -76,7 +76,8 @@ end
 
 local received
 client:on {
-	connect = function()
+	connect = function(connack)
+		assert(connack.rc == 0, connack:reason_string())
 		client:subscribe { topic = "luamqtt/transport", qos = 1, callback = function()
 			client:publish { topic = "luamqtt/transport", payload = "by modem", qos = 1 }
 		end }

@@ -16,6 +16,7 @@ end, { subscribe = true, qos = 1 })
 -- In a coroutine, requests return their responses.
 local asker = mqtt.client { uri = uri, clean = true, version = mqtt.v50 }
 local function ask()
+	-- Errors too if the broker refuses: their CONNACK has an `rc` other than 0.
 	assert(clock:await("connect"))
 	assert(asker:await("connect"))
 

@@ -7,6 +7,7 @@
 ---@class mqtt
 ---@field v311 4 MQTT 3.1.1, for the option `version`
 ---@field v50 5 MQTT 5.0, for the option `version`
+---@field VERSION string version of this library
 ---@field _VERSION string version of the luamqtt API that this library reproduces
 ---@field log mqtt.Log the library's log
 local mqtt = {}
@@ -436,21 +437,41 @@ function Client:take() end
 ---@field sleep_max? number seconds
 ---@field sleep_function? fun(seconds: number)
 
+--- A function that a loop calls after some time.
+---@class mqtt.Timer
+local Timer = {}
+
+--- Ends the timer: its function is not called again.
+function Timer:cancel() end
+
 --- The library's own loop.
 ---@class mqtt.Ioloop
 ---@field running boolean
 local Ioloop = {}
 
---- Adds a client, or a function, which returns the seconds until its next call.
----@param client mqtt.Client|fun(): number?
+--- Adds a client, or a function. The function returns the seconds until its next call, false for never, or nothing for
+--- each round.
+---@param client mqtt.Client|fun(): number|false|nil
 ---@return boolean ok
 ---@return string? err
 function Ioloop:add(client) end
 
----@param client mqtt.Client|fun(): number?
+---@param client mqtt.Client|fun(): number|false|nil
 ---@return boolean ok
 ---@return string? err
 function Ioloop:remove(client) end
+
+--- Calls a function again and again, the first time after the given seconds, until it returns false.
+---@param seconds number
+---@param func fun(): false?
+---@return mqtt.Timer
+function Ioloop:every(seconds, func) end
+
+--- Calls a function once, after the given seconds.
+---@param seconds number
+---@param func fun()
+---@return mqtt.Timer
+function Ioloop:after(seconds, func) end
 
 --- Runs a single round.
 function Ioloop:iteration() end
@@ -486,7 +507,7 @@ function mqtt.client(opts) end
 function mqtt.get_ioloop(autocreate, opts) end
 
 --- Runs the default loop with these clients and functions.
----@param ... mqtt.Client|fun(): number?
+---@param ... mqtt.Client|fun(): number|false|nil
 ---@return true? ok nil if a client without an error handler has ended with an error
 ---@return string? err
 function mqtt.run_ioloop(...) end

@@ -8,7 +8,8 @@ local client = mqtt.client { uri = arg[1] or os.getenv("MQTT_URI") or "mqtt://lo
 
 local received = 0
 client:on {
-	connect = function()
+	connect = function(connack)
+		assert(connack.rc == 0, connack:reason_string())
 		client:subscribe { topic = "luamqtt/copas", qos = 1, callback = function()
 			copas.addthread(function()
 				for number = 1, 3 do

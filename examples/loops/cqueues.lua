@@ -9,7 +9,8 @@ local controller = cqueues.new()
 
 local received = 0
 client:on {
-	connect = function()
+	connect = function(connack)
+		assert(connack.rc == 0, connack:reason_string())
 		client:subscribe { topic = "luamqtt/cqueues", callback = function()
 			controller:wrap(function()
 				while client.connection do

@@ -9,7 +9,8 @@ local client = mqtt.client { uri = arg[1] or os.getenv("MQTT_URI") or "mqtt://lo
 local timer = uv.new_timer()
 local received = 0
 client:on {
-	connect = function()
+	connect = function(connack)
+		assert(connack.rc == 0, connack:reason_string())
 		client:subscribe { topic = "luamqtt/luv", callback = function()
 			timer:start(0, 50, function()
 				client:publish { topic = "luamqtt/luv", payload = "tick" }

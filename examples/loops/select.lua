@@ -21,7 +21,8 @@ local readable = {
 
 local received = 0
 client:on {
-	connect = function()
+	connect = function(connack)
+		assert(connack.rc == 0, connack:reason_string())
 		client:subscribe { topic = "luamqtt/select", callback = function()
 			udp:sendto("by UDP", udp:getsockname())
 		end }

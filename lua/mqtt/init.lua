@@ -27,7 +27,9 @@ local mqtt = {
 	v311 = const.v311,
 	--- MQTT 5.0, for `version` of `Client:__init`.
 	v50 = const.v50,
-	--- Version of the luamqtt API that this library reproduces.
+	--- Version of this library.
+	VERSION = "0.1.0",
+	--- Version of luamqttt whose API this library reproduces, for programs that look at it.
 	_VERSION = const._VERSION,
 
 	--- The library's log, `mqtt.log`: `log.set` chooses the logger.

@@ -9,6 +9,7 @@ local core = require("mqtt.core")
 local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
+local timers = require("mqtt.loop.timer")
 
 local error, ipairs, next, pairs = error, ipairs, next, pairs
 local setmetatable, tostring, type = setmetatable, tostring, type
@@ -16,6 +17,7 @@ local assert = assert
 local math_huge, math_max, math_min = math.huge, math.max, math.min
 local table_insert, table_remove = table.insert, table.remove
 local now, running_thread, wait_for_news = core.now, core.running, core.wait
+local is_end = timers.is_end
 local is_at_work = host.is_at_work
 -- Inside nginx there are others who ask for ready links, and loops sleep otherwise.
 local bell = host.openresty() and require("mqtt.bell")
@@ -74,8 +76,10 @@ function Ioloop:__init(opts)
 	self._again = {}
 	-- Functions, and clients with a connector, which have to be asked. The list is copied on each change.
 	self._polled = {}
-	-- The seconds after which each function or client wants to be asked again.
+	-- The seconds after which each function or client wants to be asked again, and may be asked earlier.
 	self._wishes = {}
+	-- When to call each function that has returned seconds, and is not to be called earlier.
+	self._sleeping = {}
 	-- How long to sleep after the next asking of a client with a connector.
 	self._sleeps = setmetatable({}, { __mode = "k" })
 	-- The threads in `run_until_clients`, unless an error has ended the call.
@@ -173,8 +177,14 @@ local function token_of(item)
 end
 
 --- Adds a client or a function.
--- A function is called in each iteration, and returns after how many seconds it wants to be called again at the latest,
--- or nothing for "soon". Within the function a nested iteration calls all others, but not the function itself.
+-- A function is called at once. It returns one of these:
+--
+-- * a number above 0: the seconds after which it is called again, however much happens meanwhile;
+-- * `false`, and nothing else: it leaves the loop;
+-- * 0 or less: it is called in each iteration, and the loop does not sleep;
+-- * nothing, or anything else: it is called in each iteration, after `sleep_max` seconds if nothing happens earlier.
+--
+-- Within the function a nested iteration calls all others, but not the function itself.
 -- @tparam Client|function client the client or function to add
 -- @return `true`, or `false` and an error message if it is there already
 -- @usage
@@ -182,6 +192,7 @@ end
 -- 	poll_my_sensor()
 -- 	return 5
 -- end)
+-- @see Ioloop:every
 function Ioloop:add(client)
 	expect.item(client)
 	local clients = self.clients
@@ -232,7 +243,7 @@ function Ioloop:remove(client)
 			break
 		end
 	end
-	self._wishes[client] = nil
+	self._wishes[client], self._sleeping[client] = nil, nil
 	local token, other = token_of(client), nil
 	if token then
 		dequeue(self, client)
@@ -328,29 +339,42 @@ local function poll_client(self, client, most)
 	return math_min(math_max(wait, sleeps[client]), (client:check_keep_alive()))
 end
 
--- Calls a function, unless it is at work. `is_at_work` looks for `call` on the stack, with its first argument.
-local function call(func, opts)
-	called[func] = running_thread()
-	local wish = func() or opts.sleep_max
+-- Notes what a function has returned.
+local function note(self, func, ...)
 	called[func] = nil
-	return wish
+	local seconds = ...
+	if not self.clients[func] or self._wishes[func] then -- luacheck: ignore 542
+		-- It has left the loop, or left and come back.
+	elseif is_end(...) then
+		self:remove(func)
+	elseif type(seconds) == "number" and seconds > 0 then
+		self._sleeping[func] = now() + seconds
+	else
+		self._wishes[func] = type(seconds) == "number" and 0 or self.opts.sleep_max
+	end
+end
+
+-- Calls a function. `is_at_work` looks for `call` on the stack, with its first argument.
+local function call(func, self)
+	called[func] = running_thread()
+	note(self, func, func())
 end
 
 -- Asks everything in `_polled` that is still in the loop.
 local function poll(self, most)
-	local clients, wishes = self.clients, self._wishes
+	local clients, wishes, sleeping = self.clients, self._wishes, self._sleeping
 	for _, item in ipairs(self._polled) do
-		local wish
 		if not clients[item] then -- luacheck: ignore 542
 			-- An item before has removed it.
 		elseif type(item) == "table" then
-			wish = poll_client(self, item, most)
-		elseif not (called[item] and is_at_work(called[item], call, item)) then
-			wishes[item] = nil
-			wish = call(item, self.opts)
-		end
-		if clients[item] and wish then
-			wishes[item] = wish
+			local wish = poll_client(self, item, most)
+			if clients[item] and wish then
+				wishes[item] = wish
+			end
+		elseif not (sleeping[item] and sleeping[item] > now())
+			and not (called[item] and is_at_work(called[item], call, item)) then
+			wishes[item], sleeping[item] = nil, nil
+			call(item, self)
 		end
 	end
 end
@@ -371,11 +395,15 @@ local function iterate(self, longest, most)
 		return
 	elseif has_waited or self._first <= self._last then
 		longest = 0
-	elseif next(wishes) then
+	elseif next(wishes) or next(self._sleeping) then
+		local time = now()
 		-- A round within this round may have waited since the items were asked.
-		local passed = waits ~= waits_before and started and now() - started or 0
+		local passed = waits ~= waits_before and started and time - started or 0
 		for _, wish in pairs(wishes) do
 			longest = math_min(longest, wish - passed)
+		end
+		for _, due in pairs(self._sleeping) do
+			longest = math_min(longest, due - time)
 		end
 		longest = math_max(longest, 0)
 	end
@@ -391,7 +419,49 @@ local function iterate(self, longest, most)
 	end
 end
 
---- One round: every client that has something to do is served, every function is called.
+-- A timer is a function in the loop.
+local function start_timer(self, timer)
+	local function turn()
+		if timer:_left() == 0 then
+			timer:_advance()
+			timer:_run()
+		end
+		return timer:_left()
+	end
+	function timer._stop()
+		if self.clients[turn] then
+			self:remove(turn)
+		end
+	end
+	self:add(turn)
+	return timer
+end
+
+--- Has a function called again and again, the first time after the given seconds. The loop runs until the timer is
+-- cancelled, or the function has returned `false`.
+-- @tparam number seconds the time from one call to the next
+-- @tparam function func the function
+-- @treturn Timer the timer, see `Timer:cancel`
+-- @usage
+-- local heartbeat = loop:every(5, function()
+-- 	client:publish { topic = "heartbeat" }
+-- end)
+-- client:on("shutdown", function() heartbeat:cancel() end)
+function Ioloop:every(seconds, func)
+	expect.timer(seconds, func)
+	return start_timer(self, timers.new(seconds, func, seconds))
+end
+
+--- Has a function called once, after the given seconds. The loop runs until then, or until the timer is cancelled.
+-- @tparam number seconds the time until the call
+-- @tparam function func the function
+-- @treturn Timer the timer, see `Timer:cancel`
+function Ioloop:after(seconds, func)
+	expect.timer(seconds, func)
+	return start_timer(self, timers.new(seconds, func))
+end
+
+--- One round: every client that has something to do is served, every function is called that does not sleep.
 -- Then waits until there is something to do, for `sleep_max` seconds at most. This may be called from handlers and
 -- functions too, which then have others served before they return.
 function Ioloop:iteration()

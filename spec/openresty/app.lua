@@ -303,6 +303,35 @@ function actions.leave()
 end
 
 -- A client in run_sync.
+-- Timers of mqtt.loop, one of which raises an error, waits, and ends.
+function actions.timers()
+	events.timers = {}
+	local loop = require("mqtt.loop")
+	local calls = 0
+	local cancelled = assert(loop.after(0.001, function()
+		note("timers", "cancelled")
+	end))
+	cancelled:cancel()
+	assert(loop.every(0.001, function()
+		calls = calls + 1
+		note("timers", "every", calls, ngx.get_phase())
+		if calls == 2 then
+			error("thrown by a timer")
+		end
+		ngx.sleep(0.01)
+		return calls < 3
+	end))
+	local forever
+	forever = assert(loop.every(0.001, function()
+		-- The worker's end ends it.
+		if calls == 3 and forever then
+			note("timers", "others go on")
+			forever = nil
+		end
+	end))
+	return "started"
+end
+
 function actions.sync()
 	events.sync = {}
 	local client = mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, id = "openresty-sync", keep_alive = 1 }

@@ -1,4 +1,4 @@
---- Adds clients to Copas.
+--- Adds clients and timers to Copas.
 -- @module mqtt.loop.copas
 
 local copas = require("copas")
@@ -6,6 +6,7 @@ local copas = require("copas")
 local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
+local timers = require("mqtt.loop.timer")
 
 local rawget, setmetatable, type = rawget, setmetatable, type
 local coroutine_create, coroutine_resume, coroutine_running = coroutine.create, coroutine.resume, coroutine.running
@@ -287,6 +288,57 @@ function loop.add(client)
 		serve(record)
 	end)
 	return true
+end
+
+-- The thread of a timer. A further thread makes each call: an error ends only this thread.
+local function count_down(timer)
+	local thread, caller = coroutine_running(), nil
+	host.know(thread)
+	timer._stop = wakeup and function()
+		wakeup(thread)
+	end
+	local left = timer:_left()
+	while left do
+		host.pause(left)
+		left = timer:_left()
+		if left == 0 then
+			timer:_advance()
+			if not caller or coroutine_status(caller) == "dead" or host.is_removed(caller) then
+				caller = host.note_thread(copas.addthread(function()
+					timer:_run()
+				end))
+			end
+			left = timer:_left()
+		end
+	end
+	timer._stop = nil
+end
+
+local function start_timer(timer)
+	copas.addthread(function()
+		count_down(timer)
+	end)
+	return timer
+end
+
+--- Has a function called again and again, the first time after the given seconds, until it returns `false` or the timer
+-- is cancelled. The function may wait; calls that fall into this time are left out. An error that it raises goes to
+-- Copas, and the timer goes on.
+-- @tparam number seconds the time from one call to the next
+-- @tparam function func the function
+-- @treturn Timer the timer
+function loop.every(seconds, func)
+	expect.timer(seconds, func)
+	return start_timer(timers.new(seconds, func, seconds))
+end
+
+--- Has a function called once, after the given seconds. The function may wait.
+-- @tparam number seconds the time until the call
+-- @tparam function func the function
+-- @treturn Timer the timer
+function loop.after(seconds, func)
+	expect.timer(seconds, func)
+	return start_timer(timers.new(seconds, func))
 end
 
 return setmetatable(loop, {

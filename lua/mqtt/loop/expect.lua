@@ -36,4 +36,14 @@ function expect.client(value)
 	end
 end
 
+--- Raises, in the name of the caller's caller, unless these are arguments for a timer.
+function expect.timer(seconds, func)
+	if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 then
+		local what = type(seconds) == "number" and tostring(seconds) or type(seconds)
+		error("expecting a number of seconds from 0, got: " .. what, 3)
+	elseif type(func) ~= "function" then
+		error("expecting a function, got: " .. type(func), 3)
+	end
+end
+
 return expect

@@ -1,4 +1,4 @@
---- Adds clients to the event loop of nginx.
+--- Adds clients and timers to the event loop of nginx.
 -- Clients on the native connection share two timers of the worker: one wakes nginx (`mqtt.bell`), the other one calls
 -- handlers. A client with a connector lives in timers of its own, a new timer for each connection: nginx frees the
 -- memory of a timer only when the timer ends. Requests of the worker may use the clients too.
@@ -11,6 +11,7 @@ local core = require("mqtt.core")
 local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
+local timers = require("mqtt.loop.timer")
 
 local next, rawget, select, setmetatable = next, rawget, select, setmetatable
 local unpack = table.unpack or unpack -- luacheck: globals unpack
@@ -591,6 +592,56 @@ function loop.add(client)
 	end
 	host.shut_down_at_exit(client)
 	return true
+end
+
+local set_timer
+
+-- nginx's timer.
+local function ring(premature, timer)
+	if premature or not timer:_left() then
+		return
+	end
+	timer:_advance()
+	protected(timer._run, timer)
+	if timer:_left() then
+		local ok, err = set_timer(timer)
+		if not ok then
+			ngx.log(ngx.ERR, "MQTT: a timer of mqtt.loop has ended, there is no timer for it: ", err)
+		end
+	end
+end
+
+function set_timer(timer)
+	local ok, err = ngx.timer.at(timer:_left(), ring, timer)
+	if not ok then
+		return false, err
+	end
+	return timer
+end
+
+--- Has a function called again and again, the first time after the given seconds, until it returns `false`, the timer
+-- is cancelled or the worker exits. Each call has a timer of nginx, `ngx.timer.at`; the next one begins after the
+-- function has returned. So the function may wait. An error that it raises is logged, and the timer goes on. nginx
+-- keeps a cancelled timer until its time has come.
+-- @tparam number seconds the time from one call to the next
+-- @tparam function func the function
+-- @treturn[1] Timer the timer
+-- @treturn[2] boolean false: nginx has no timer left
+-- @treturn[2] string error message
+function loop.every(seconds, func)
+	expect.timer(seconds, func)
+	return set_timer(timers.new(seconds, func, seconds))
+end
+
+--- Has a function called once, after the given seconds, unless the worker exits before.
+-- @tparam number seconds the time until the call
+-- @tparam function func the function
+-- @treturn[1] Timer the timer
+-- @treturn[2] boolean false: nginx has no timer left
+-- @treturn[2] string error message
+function loop.after(seconds, func)
+	expect.timer(seconds, func)
+	return set_timer(timers.new(seconds, func))
 end
 
 return setmetatable(loop, {

@@ -1,6 +1,6 @@
 rockspec_format = "3.0"
 package = "luamqtt-native"
-version = "scm-1"
+version = "0.1.0-1"
 source = {
 	url = "git+file://.",
 }
@@ -23,6 +23,9 @@ build = {
 		LUA = "$(LUA)",
 		INST_LUADIR = "$(LUADIR)",
 		INST_LIBDIR = "$(LIBDIR)",
+		-- With LICENSE, docs, examples and types.
+		INST_DOCDIR = "$(PREFIX)",
+		-- LuaRocks has the paths, so `make install` need not tell them.
+		HINT = "",
 	},
-	copy_directories = { "docs", "examples", "types" },
 }
