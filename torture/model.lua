@@ -250,8 +250,9 @@ function EVENTS:message(client, message)
 		local count = self.delivered[number] or 0
 		self.delivered[number] = count + 1
 		-- A message that was not acknowledged comes again by the next connection.
-		local may_come_again = message.qos == 1
-			or message.qos == 2 and not self.acknowledged[number] and self.came_by[number] ~= self:serial_of(connection)
+		-- Where handlers run in threads of their own, the next connection may be there before a message is handled.
+		local may_come_again = message.qos == 1 or message.qos == 2 and not self.acknowledged[number]
+			and (self.came_by[number] ~= self:serial_of(connection) or not self.is_ordered and message.dup)
 		self.came_by[number] = self:serial_of(connection)
 		if count > 0 and not may_come_again then
 			self.violation("a message of QoS " .. message.qos .. " came twice")
@@ -348,11 +349,14 @@ function Record:killed(thread)
 	self.killed_threads[thread], self.has_killed = true, true
 end
 
---- Notes that a thread has been ended that was about to call the callback of a request.
--- @tparam ?number packet_id of the request
-function Record:unanswered(packet_id)
+--- Notes that a thread has been ended that was about to call the callback of a request: of the request that a packet
+-- answers. A message may be the response to any request.
+-- @tparam table packet the packet whose handlers the thread was calling
+function Record:unanswered(packet)
+	local is_message = packet.payload ~= nil
 	for _, exchange in pairs(self.exchanges) do
-		if packet_id and exchange.id == packet_id then
+		if is_message and exchange.kind == "request" or not is_message and packet.packet_id
+			and exchange.id == packet.packet_id then
 			exchange.is_lost = true
 		end
 	end

@@ -380,7 +380,7 @@ end
 -- Ends the running thread of Copas.
 function STEPS:kill_self(_, ctx)
 	if ctx.where ~= "main" and not ctx.no_wait and self:kill(coroutine.running()) and ctx.packet then
-		ctx.rec.record:unanswered(ctx.packet.packet_id)
+		ctx.rec.record:unanswered(ctx.packet)
 	end
 end
 
