@@ -14,13 +14,14 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
-use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
+use crate::codec::{Decoder, Packet, Str, Version, encode};
 
 mod aliases;
 mod failure;
 mod id_map;
+mod inbox;
 mod incoming;
 mod limits;
 mod outgoing;
@@ -31,11 +32,13 @@ mod subscriptions;
 mod timers;
 
 pub use failure::{Failure, NotRenewed, Unrenewed, Violation};
+pub use inbox::Event;
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::{Parted, RequestError};
 
 use aliases::SentAliases;
 use id_map::IdMap;
+use inbox::Inbox;
 use incoming::Incoming;
 use outgoing::Outgoing;
 use subscriptions::Subscriptions;
@@ -43,10 +46,6 @@ use timers::{Due, Timers};
 
 /// The most answers to the server that may wait to be written. Above it, reading stops.
 const MOST_ANSWERS: u32 = 1 << 16;
-/// The least number of messages for which taking all of them at once pays.
-const MANY: usize = 16;
-/// The factor between `max_queued_bytes` and the bytes that may have been read since the event queue was last empty.
-const PINNED_RATIO: usize = 16;
 
 /// How far a connection has come.
 ///
@@ -73,87 +72,6 @@ pub enum State {
     Connecting,
     /// The server has accepted with CONNACK.
     Connected,
-}
-
-/// News for the user.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A packet from the server: CONNACK, PUBLISH, PUBACK, PUBREC, SUBACK, UNSUBACK, DISCONNECT or AUTH.
-    ///
-    /// A CONNACK has "session present" only if the user has taken the CONNACK by which that session began. Another
-    /// session, which began on a connection that the user gave up, is new to the user and lacks the user's
-    /// subscriptions.
-    Packet(Packet),
-    /// An accepted message or SUBSCRIBE will not be sent: the server does not take it.
-    Dropped {
-        /// The packet identifier, 0 for QoS 0.
-        packet_id: u16,
-        /// Why.
-        reason: RequestError,
-    },
-    /// An accepted request (see [`Settings::requests`]) will not be sent unless the user sends it again: the server has
-    /// no subscription for its response.
-    Withdrawn {
-        /// The packet identifier, 0 for QoS 0.
-        packet_id: u16,
-        /// The correlation data.
-        correlation_data: Bytes,
-    },
-    /// The server has lost the session, and a subscription could not be renewed. It is no longer in force.
-    Unrenewed(Unrenewed),
-    /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
-    Failed(Failure),
-}
-
-impl Event {
-    /// The packet identifier (0 for QoS 0) of the user's request that this event answers, if it answers one.
-    fn answers(&self) -> Option<u16> {
-        use Packet::{Puback, Pubrec, Suback, Unsuback};
-        match self {
-            Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
-            Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
-            Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
-            Self::Packet(_) | Self::Unrenewed(_) | Self::Failed(_) => None,
-        }
-    }
-
-    fn is_message(&self) -> bool {
-        matches!(self, Self::Packet(Packet::Publish(_)))
-    }
-
-    /// The memory that the event holds, in bytes, roughly.
-    fn size(&self) -> usize {
-        let (own, properties) = match self {
-            Self::Packet(Packet::Publish(publish)) => (
-                publish.topic.len() + publish.payload.len(),
-                &publish.properties,
-            ),
-            Self::Packet(Packet::Connack(connack)) => (0, &connack.properties),
-            Self::Packet(Packet::Puback(ack) | Packet::Pubrec(ack)) => (0, &ack.properties),
-            Self::Packet(Packet::Suback(suback) | Packet::Unsuback(suback)) => {
-                (suback.reasons.len(), &suback.properties)
-            }
-            Self::Packet(Packet::Disconnect(last) | Packet::Auth(last)) => (0, &last.properties),
-            // No other packet becomes an event.
-            Self::Packet(_)
-            | Self::Dropped { .. }
-            | Self::Withdrawn { .. }
-            | Self::Unrenewed(_)
-            | Self::Failed(_) => {
-                return mem::size_of::<Self>();
-            }
-        };
-        let properties = properties.iter().map(|Property { value, .. }| {
-            mem::size_of::<Property>()
-                + match value {
-                    PropertyValue::String(text) => text.len(),
-                    PropertyValue::Binary(bytes) => bytes.len(),
-                    PropertyValue::Pair(name, value) => name.len() + value.len(),
-                    _ => 0,
-                }
-        });
-        mem::size_of::<Self>() + own + properties.sum::<usize>()
-    }
 }
 
 /// Figures of a session, see [`Session::stats`].
@@ -260,17 +178,10 @@ pub struct Session {
     unanswered_connect: bool,
     /// Figures counted so far.
     counters: Stats,
-    events: VecDeque<Event>,
-    /// The number of queued events that are no messages.
-    others: usize,
-    /// The sum of the queued events' sizes, in bytes.
-    queued_bytes: usize,
+    /// Events that the user has not taken.
+    inbox: Inbox,
     /// Packet identifiers of messages dropped from the full queue, see [`Session::take_dropped`].
     dropped: Vec<u16>,
-    /// Bytes received since the event queue was last empty.
-    pinned_bytes: usize,
-    /// Whether the event queue may hold a message that the user already has from an earlier connection.
-    holds_repeats: bool,
 }
 
 impl Session {
@@ -286,12 +197,8 @@ impl Session {
             loss_untold: false,
             unanswered_connect: false,
             counters: Stats::default(),
-            events: VecDeque::new(),
-            others: 0,
-            queued_bytes: 0,
+            inbox: Inbox::default(),
             dropped: Vec::new(),
-            pinned_bytes: 0,
-            holds_repeats: false,
         }
     }
 
@@ -373,12 +280,10 @@ impl Session {
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
     /// to requests stay, because their exchanges are over. So does the news of a subscription that has ended.
     pub fn discard_events(&mut self) {
-        self.queued_bytes = 0;
-        self.others = 0;
-        for event in mem::take(&mut self.events) {
+        for event in self.inbox.take_all() {
             match event {
-                answer if answer.answers().is_some() => self.deliver(answer),
-                ended @ Event::Unrenewed(_) => self.deliver(ended),
+                answer if answer.answers().is_some() => self.inbox.push(answer),
+                ended @ Event::Unrenewed(_) => self.inbox.push(ended),
                 Event::Packet(Packet::Publish(publish)) => {
                     // The message comes again, unless the user already has it from an earlier connection and
                     // acknowledges it first.
@@ -395,9 +300,7 @@ impl Session {
         if !self.settings.resubscribe {
             self.subscriptions.clear();
         }
-        self.events.clear();
-        self.others = 0;
-        self.queued_bytes = 0;
+        self.inbox.take_all();
     }
 
     /// Takes the packet identifiers of the messages dropped from the full queue since the last call.
@@ -407,12 +310,10 @@ impl Session {
 
     /// Takes the next event off the queue.
     pub fn poll_event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front()?;
-        self.queued_bytes -= event.size();
-        if event.is_message() {
+        let event = self.inbox.events.pop_front()?;
+        if self.inbox.took(&event) {
             return Some(event);
         }
-        self.others -= 1;
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
         } else if let Event::Packet(Packet::Connack(connack)) = &event {
@@ -430,30 +331,22 @@ impl Session {
     /// to are to be [given back](Self::give_back). `into` must be empty. If the user may still acknowledge a repeated
     /// message in the queue, all stay: then the repeat can be dropped.
     pub fn take_messages(&mut self, into: &mut VecDeque<Event>) -> bool {
-        debug_assert!(into.is_empty());
-        let take = self.others == 0 && self.events.len() >= MANY && !self.holds_repeats;
-        if take {
-            mem::swap(&mut self.events, into);
-            self.queued_bytes = 0;
-        }
-        take
+        self.inbox.take_messages(into)
     }
 
     /// Puts messages back that were taken, before the others.
-    pub fn give_back(&mut self, mut messages: VecDeque<Event>) {
-        self.queued_bytes += messages.iter().map(Event::size).sum::<usize>();
-        messages.append(&mut self.events);
-        self.events = messages;
+    pub fn give_back(&mut self, messages: VecDeque<Event>) {
+        self.inbox.give_back(messages);
     }
 
     /// Whether [`poll_event`](Self::poll_event) has an event.
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
+        !self.inbox.events.is_empty()
     }
 
     /// Bytes that the queued events hold: topics, payloads, properties and each event's own size.
     pub fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+        self.inbox.bytes()
     }
 
     /// Whether the driver should read on. It should not while the user has too many events to take, or while the server
@@ -468,9 +361,8 @@ impl Session {
     /// read. Answers to requests do not count. There are no more of them than packet identifiers, and a user who goes
     /// on sending would otherwise wait for answers that nobody reads.
     pub fn is_slow(&self) -> bool {
-        let most = self.settings.max_queued_bytes;
-        self.queued_bytes > most + self.outgoing.untold() * mem::size_of::<Event>()
-            || !self.events.is_empty() && self.pinned_bytes > PINNED_RATIO * most
+        self.inbox
+            .is_full(self.settings.max_queued_bytes, self.outgoing.untold())
     }
 
     /// Bytes that wait to be written, without the bytes already [taken](Self::take) and without held back packets.
@@ -591,50 +483,23 @@ impl Session {
         debug_assert_eq!(encoded, Ok(()));
     }
 
-    /// Drops the repeats of a QoS 2 message that the user has acknowledged. The message must not come again.
-    #[cold]
-    fn drop_repeats(&mut self, packet_id: u16) {
-        let Self {
-            events,
-            queued_bytes,
-            ..
-        } = self;
-        events.retain(|event| {
-            let dropped = matches!(event, Event::Packet(Packet::Publish(publish))
-                if publish.qos == QoS::ExactlyOnce && publish.packet_id == packet_id);
-            if dropped {
-                *queued_bytes -= event.size();
-            }
-            !dropped
-        });
-    }
-
     /// Queues the answer to a request. Its packet identifier stays in use until the user has taken the answer.
     fn deliver_answer(&mut self, event: Event) {
         if let Some(id) = event.answers() {
             self.outgoing.answered(id);
         }
-        self.deliver(event);
-    }
-
-    /// Queues an event for the user.
-    fn deliver(&mut self, event: Event) {
-        self.queued_bytes += event.size();
-        self.others += usize::from(!event.is_message());
-        self.events.push_back(event);
+        self.inbox.push(event);
     }
 
     /// Ends the connection for a reason of our own.
     fn fail(&mut self, failure: Failure) {
         self.connection.state = State::Disconnected;
-        self.deliver(Event::Failed(failure));
+        self.inbox.push(Event::Failed(failure));
     }
 
     /// Gives back the memory of a burst. Called after a while without sending, and after connecting.
     fn shrink(&mut self) {
-        if self.events.is_empty() {
-            self.events = VecDeque::new();
-        }
+        self.inbox.shrink();
         if self.connection.transmit.is_empty() {
             self.connection.transmit = BytesMut::new();
         }

@@ -31,10 +31,7 @@ impl Session {
     /// Receive a PINGRESP that has arrived before calling [`handle_timeout`](Session::handle_timeout).
     pub fn receive(&mut self, buffer: &mut BytesMut, now: Instant) {
         let before = buffer.len();
-        if self.events.is_empty() {
-            self.pinned_bytes = 0;
-            self.holds_repeats = false;
-        }
+        self.inbox.begin_read();
         if self.state() == State::Connecting && buffer.starts_with(TLS_ALERT) {
             self.fail(Failure::TlsExpected);
         }
@@ -51,7 +48,7 @@ impl Session {
         let consumed = before - buffer.len();
         self.connection.timers.received(consumed, buffer.len(), now);
         self.counters.bytes_received += consumed as u64;
-        self.pinned_bytes += consumed;
+        self.inbox.end_read(consumed);
         if self.state() == State::Disconnected {
             buffer.clear();
         }
@@ -177,9 +174,9 @@ impl Session {
             }
             connack.session_present &= !self.loss_untold;
         }
-        self.deliver(Event::Packet(Packet::Connack(connack)));
+        self.inbox.push(Event::Packet(Packet::Connack(connack)));
         for event in news {
-            self.deliver(event);
+            self.inbox.push(event);
         }
         Ok(())
     }
@@ -316,10 +313,12 @@ impl Session {
                         self.begin_incoming()?;
                     }
                     let delivered = match before {
-                        Some(Received::DeliveredBefore) => Received::DeliveredAgain,
+                        Some(Received::DeliveredBefore) => {
+                            self.inbox.expect_repeat();
+                            Received::DeliveredAgain
+                        }
                         _ => Received::Delivered,
                     };
-                    self.holds_repeats |= delivered == Received::DeliveredAgain;
                     self.incoming.deliver(publish.packet_id, delivered);
                 }
                 Some(Received::Delivered | Received::DeliveredAgain) => return Ok(()),
@@ -330,7 +329,7 @@ impl Session {
             },
         }
         self.counters.messages_received += 1;
-        self.deliver(Event::Packet(Packet::Publish(publish)));
+        self.inbox.push(Event::Packet(Packet::Publish(publish)));
         Ok(())
     }
 
@@ -477,7 +476,7 @@ impl Session {
         }
         self.deliver_answer(Event::Packet(packet(suback)));
         for failure in failures {
-            self.deliver(failure);
+            self.inbox.push(failure);
         }
         Ok(())
     }
@@ -500,7 +499,8 @@ impl Session {
             return Err(Violation::SessionExpiry);
         }
         self.connection.state = State::Disconnected;
-        self.deliver(Event::Packet(Packet::Disconnect(disconnect)));
+        self.inbox
+            .push(Event::Packet(Packet::Disconnect(disconnect)));
         Ok(())
     }
 
@@ -529,7 +529,7 @@ impl Session {
         if unexpected {
             return Err(Violation::ReasonCode(kind, auth.reason));
         }
-        self.deliver(Event::Packet(Packet::Auth(auth)));
+        self.inbox.push(Event::Packet(Packet::Auth(auth)));
         Ok(())
     }
 

@@ -490,9 +490,7 @@ impl Session {
             } else {
                 self.incoming.end(packet_id);
             }
-            if self.holds_repeats {
-                self.drop_repeats(packet_id);
-            }
+            self.inbox.drop_repeats(packet_id);
         }
         match received {
             _ if self.state() == State::Disconnected => Err(RequestError::NotConnected),
@@ -583,7 +581,7 @@ impl Session {
         if may_send {
             if self.state() == State::Connecting {
                 for event in self.withdraw_requests() {
-                    self.deliver(event);
+                    self.inbox.push(event);
                 }
             }
             self.send_held_up_to(usize::MAX);
@@ -616,10 +614,7 @@ impl Session {
         mem::swap(&mut self.subscriptions, &mut parted.subscriptions);
         self.loss_untold = parted.loss_untold;
         self.unanswered_connect = parted.unanswered_connect | parted.connection.unanswered;
-        mem::swap(&mut self.events, &mut parted.events);
-        mem::swap(&mut self.others, &mut parted.others);
-        mem::swap(&mut self.queued_bytes, &mut parted.queued_bytes);
-        mem::swap(&mut self.holds_repeats, &mut parted.holds_repeats);
+        mem::swap(&mut self.inbox, &mut parted.inbox);
         mem::swap(&mut self.dropped, &mut parted.dropped);
         parted
     }

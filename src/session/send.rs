@@ -96,7 +96,7 @@ impl Session {
                 if let Some(renewed) = ended.as_ref().and_then(Exchange::renews) {
                     for subscription in &renewed.subscriptions {
                         let reason = NotRenewed::Request(error.clone());
-                        self.deliver(unrenewed(&subscription.filter, reason));
+                        self.inbox.push(unrenewed(&subscription.filter, reason));
                     }
                 } else {
                     self.drop_message(id, error);
