@@ -93,25 +93,22 @@ pub struct ServerLimits {
     pub shared_subscription_available: bool,
 }
 
-impl Default for ServerLimits {
-    fn default() -> Self {
-        Self {
-            receive_maximum: u16::MAX,
-            maximum_packet_size: u32::MAX,
-            maximum_qos: QoS::ExactlyOnce,
-            retain_available: true,
-            topic_alias_maximum: 0,
-            wildcard_subscription_available: true,
-            subscription_identifiers_available: true,
-            shared_subscription_available: true,
-        }
-    }
-}
-
 impl ServerLimits {
+    /// The standard's defaults.
+    pub(super) const ASSUMED: Self = Self {
+        receive_maximum: u16::MAX,
+        maximum_packet_size: u32::MAX,
+        maximum_qos: QoS::ExactlyOnce,
+        retain_available: true,
+        topic_alias_maximum: 0,
+        wildcard_subscription_available: true,
+        subscription_identifiers_available: true,
+        shared_subscription_available: true,
+    };
+
     /// Reads the properties of a CONNACK.
     pub(super) fn new(connack: &Properties) -> Self {
-        let assumed = Self::default();
+        let assumed = Self::ASSUMED;
         let available = |id| connack.byte(id) != Some(0);
         Self {
             receive_maximum: connack
