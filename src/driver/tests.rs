@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A driver by the clock of the test. Only the test drives it.
 fn driver() -> Driver {
     let mut runtime = Builder::new_current_thread();
-    // Without `on_thread_unpark`: it would wake the test each time that the clock is about to go on, and keep the clock.
+    // Without `on_thread_unpark`: it would wake the test each time that the clock is about to go on, and the clock
+    // would stand still.
     Driver::without_caretaker(Arc::new(Hub::new()), runtime.start_paused(true)).unwrap()
 }
 

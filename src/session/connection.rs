@@ -11,9 +11,9 @@
 //!        close, disconnect, a deadline passes, the server breaks a rule
 //! ```
 //!
-//! `Connecting` and `Connected` have the settings of our CONNECT, as far as later packets are judged by them, such as the
-//! authentication method. `Connected` has the server's limits and the topic aliases of both sides too. The bytes on their
-//! way and the deadlines are in `transport.rs`: the last bytes of a connection are written after its end.
+//! `Connecting` and `Connected` have the settings of our CONNECT by which later packets are judged, such as the
+//! authentication method. `Connected` also has the server's limits and the topic aliases of both sides. The bytes on
+//! their way and the deadlines are in `transport.rs`: the last bytes of a connection are written after its end.
 
 use super::aliases::SentAliases;
 use super::id_map::IdMap;

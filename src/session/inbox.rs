@@ -1,5 +1,4 @@
-//! The events that wait for the user: what they are, and how much of them there may be. `Session::poll_event` hands them
-//! out.
+//! The events that wait for the user, and the limits of their queue. `Session::poll_event` hands them out.
 
 use std::collections::VecDeque;
 use std::mem;

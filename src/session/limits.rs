@@ -72,7 +72,7 @@ pub struct QueueLimits {
 }
 
 /// The server's limits on this connection: the properties of its CONNACK, or the standard's defaults for absent ones
-/// (3.2.2.3). With 3.1.1, and before CONNACK, these are the defaults.
+/// (3.2.2.3). With 3.1.1, before CONNACK and after the connection's end, these are the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
     /// The most QoS 1 and 2 messages that may be unacknowledged at a time.

@@ -537,9 +537,9 @@ impl Session {
         }
     }
 
-    /// Ends the exchange that this packet answers. Returns whether there was one. An unexpected answer changes nothing; an
-    /// answer of the wrong kind breaks the protocol. The exception is 3.1.1, which has no maximum QoS: there a server such as RabbitMQ answers a
-    /// QoS 2 message with PUBACK, and so tells that it took it as QoS 1.
+    /// Ends the exchange that this packet answers. Returns whether there was one. An unexpected answer changes nothing;
+    /// an answer of the wrong kind breaks the protocol. The exception is 3.1.1, which has no maximum QoS: there a
+    /// server such as RabbitMQ answers a QoS 2 message with PUBACK, and so tells that it took it as QoS 1.
     fn end_exchange(&mut self, packet: PacketType, id: u16) -> Result<bool, Violation> {
         match self.outgoing.awaited(id) {
             Some(other)

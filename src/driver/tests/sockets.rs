@@ -52,8 +52,8 @@ impl Server {
     }
 }
 
-/// A link with a connection to a server, which `serve` serves in a thread of its own. Returns the receiver of the result
-/// of `serve`.
+/// A link with a connection to a server, which `serve` serves in a thread of its own. Returns the receiver of the
+/// result of `serve`.
 fn connected<T: Send + 'static>(
     driver: &Driver,
     serve: impl FnOnce(Server) -> T + Send + 'static,
