@@ -29,7 +29,7 @@ pub enum Event {
         /// Why.
         reason: RequestError,
     },
-    /// An accepted request (see [`Settings::requests`]) will not be sent unless the user sends it again: the server has
+    /// An accepted request (see [`Settings::requests`](super::Settings::requests)) will not be sent unless the user sends it again: the server has
     /// no subscription for its response.
     Withdrawn {
         /// The packet identifier, 0 for QoS 0.
