@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
-use super::lock;
 use super::transport::Transport;
+use super::{lock, now};
 
 /// The longest sleep of the thread that drives the runtime. A signal wakes it at once, except a signal that comes just
 /// before the thread falls asleep, or to another thread. On systems without signals all come to another thread.
@@ -71,7 +71,7 @@ impl Alarms {
     pub(super) async fn ring(&self, ring_link: impl Fn(u32, Instant)) {
         loop {
             let earlier = self.earlier.notified();
-            let now = Instant::now();
+            let now = now();
             for token in self.ring_due(now) {
                 ring_link(token, now);
             }

@@ -17,8 +17,8 @@ use super::hub::TaskCount;
 use super::link::Link;
 use super::transport::{Ending, Transport};
 use super::turns::Turn;
-use super::{CLOSING_TIME, Driver, LONGEST_CLOSING};
-use crate::net::{self, Stream, Target};
+use super::{CLOSING_TIME, Driver, LONGEST_CLOSING, now};
+use crate::net::{self, OpenError, Stream, Target};
 use crate::session::Session;
 
 /// The size of a connection's first read, in bytes. A read that fills its buffer doubles the next one, up to the
@@ -35,8 +35,25 @@ impl Link {
     /// connection's turn among hundreds. A connection still open is [closed](Self::close). The new one begins when the
     /// server has taken the accepted packets of the old one.
     pub fn open(self: &Arc<Self>, driver: &Driver, target: Target, timeout: Duration) {
+        self.open_by(
+            driver,
+            timeout,
+            async move { net::open(&target, timeout).await },
+        );
+    }
+
+    /// Does the same with a future that opens the stream.
+    pub(super) fn open_by(
+        self: &Arc<Self>,
+        driver: &Driver,
+        timeout: Duration,
+        opening: impl Future<Output = Result<Stream, OpenError>> + Send + 'static,
+    ) {
         let (transport, previous) = self.renew();
-        let way = Box::new(Way { target, previous });
+        let way = Box::new(Way {
+            opening: Box::pin(opening),
+            previous,
+        });
         let link = Arc::clone(self);
         driver.spawn(|alive| run(link, transport, way, timeout, alive));
     }
@@ -44,7 +61,7 @@ impl Link {
 
 /// The way to open a connection.
 struct Way {
-    target: Target,
+    opening: Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>,
     /// The link's previous connection, for whose end the new one waits.
     previous: Option<Arc<Transport>>,
 }
@@ -87,7 +104,10 @@ async fn open<'a>(
     way: Box<Way>,
     timeout: Duration,
 ) -> Option<Connection<'a>> {
-    let Way { target, previous } = *way;
+    let Way {
+        mut opening,
+        previous,
+    } = *way;
     if let Some(previous) = previous {
         let news = &link.hub().partings_news;
         let over = async {
@@ -100,9 +120,8 @@ async fn open<'a>(
     }
     let mut turn = Some(unless_ended(transport, link.hub().turns.next()).await?);
     let mut alarm = Alarm::new(&link.hub().alarms, transport);
-    let mut opening = Box::pin(net::open(&target, timeout));
     let opened = poll_fn(|cx| {
-        let now = Instant::now();
+        let now = now();
         alarm.set(Turn::limit(&mut turn, now), now);
         opening.as_mut().poll(cx)
     });
@@ -110,7 +129,7 @@ async fn open<'a>(
     Some(Connection {
         link,
         transport,
-        stream: link.set_opened(transport, opened, Instant::now())?,
+        stream: link.set_opened(transport, opened, now())?,
         io: Exchange::default(),
         read_size: FIRST_READ,
         alarm,
@@ -186,7 +205,7 @@ impl Connection<'_> {
     fn poll_attached(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         self.transport.begin_look(cx.waker());
         loop {
-            let now = Instant::now();
+            let now = now();
             let Some(instruction) = self.link.exchange(self.transport, &mut self.io, now) else {
                 return Poll::Ready(self.transport.take_ending().unwrap_or(Ending::Drop));
             };
@@ -230,11 +249,11 @@ impl Connection<'_> {
             }
             Ending::Leave(session, parting) => (Some(session), parting),
         };
-        let latest = Instant::now() + LONGEST_CLOSING;
+        let latest = now() + LONGEST_CLOSING;
         let mut rest = Rest {
             session,
             stored: 0,
-            progress: Instant::now(),
+            progress: now(),
         };
         // The rest of a large message is a copy by now, in `rest`.
         self.io.large = false;
@@ -249,7 +268,7 @@ impl Connection<'_> {
                     Some(mut session) => {
                         session.send_unanswered();
                         self.io.output.unsplit(session.take());
-                        rest.progress = Instant::now();
+                        rest.progress = now();
                         self.link.hub().note_progress();
                     }
                     None => return,
@@ -266,7 +285,7 @@ impl Connection<'_> {
     fn poll_rest(&mut self, rest: &mut Rest, cx: &mut Context<'_>) -> Poll<()> {
         self.transport.begin_look(cx.waker());
         loop {
-            let now = Instant::now();
+            let now = now();
             let was_over = self.over;
             if was_over && let Some(mut session) = rest.session.take() {
                 // No answer will come.
@@ -431,7 +450,7 @@ mod tests {
     use super::*;
     use crate::codec::Version;
     use crate::driver::Driver;
-    use crate::net::Fake;
+    use crate::net::Socket;
     use crate::session::{Session, Settings};
 
     #[test]
@@ -442,7 +461,7 @@ mod tests {
         let mut connection = Connection {
             link: &link,
             transport: &transport,
-            stream: Stream::Plain(Fake::that_takes_nothing().into()),
+            stream: Stream::Plain(Socket::that_takes_nothing()),
             io: Exchange::default(),
             read_size: FIRST_READ,
             alarm: Alarm::new(&link.hub().alarms, &transport),

@@ -1,17 +1,15 @@
 //! A link without a task. A connector in Lua moves the bytes, and reports them to the session here.
 
-use std::time::Instant;
-
 use bytes::BytesMut;
 
-use super::Link;
+use super::{Link, now};
 use crate::session::State;
 
 impl Link {
     /// The connector has opened its connection.
     pub fn attach(&self) {
         self.begin_anew();
-        self.with_session(|session| session.open(Instant::now()));
+        self.with_session(|session| session.open(now()));
     }
 
     /// Takes bytes that the connector has received, in any portions. Returns the least number of bytes that the packet at
@@ -20,7 +18,7 @@ impl Link {
         let mut state = self.lock();
         let mut input = state.input.take().unwrap_or_default();
         input.extend_from_slice(received);
-        state.session.receive(&mut input, Instant::now());
+        state.session.receive(&mut input, now());
         // An idle connection keeps no buffer.
         state.input = (!input.is_empty()).then_some(input);
         self.see_to_transmit(&mut state);
@@ -37,7 +35,7 @@ impl Link {
 
     /// The connector has so many bytes of a packet that is not whole.
     pub fn arriving(&self, bytes: usize) {
-        self.with_session(|session| session.arriving(bytes, Instant::now()));
+        self.with_session(|session| session.arriving(bytes, now()));
     }
 
     /// The bytes that the connector is to send now.
@@ -45,7 +43,7 @@ impl Link {
         self.with_session(|session| {
             let bytes = session.take();
             if !bytes.is_empty() {
-                session.transmitted(bytes.len(), Instant::now());
+                session.transmitted(bytes.len(), now());
             }
             bytes
         })
@@ -53,7 +51,7 @@ impl Link {
 
     /// Does the work of keep alive that is due.
     pub fn handle_timeout(&self) {
-        self.with_session(|session| session.handle_timeout(Instant::now()));
+        self.with_session(|session| session.handle_timeout(now()));
     }
 
     /// Whether the session has given the connection up.

@@ -19,7 +19,7 @@ use super::hub::{Hub, Member, TaskCount};
 use super::large::Large;
 use super::readiness::{News, Readiness};
 use super::transport::{Ending, Transport};
-use super::{Driver, lock, lock_until};
+use super::{Driver, lock, lock_until, now};
 use crate::codec::Packet;
 use crate::net::OpenError;
 use crate::session::{
@@ -280,7 +280,7 @@ impl Link {
 
     /// Makes [`LinkEvent::Woken`] come after `delay`. Another call before that replaces the time.
     pub fn wake_after(&self, delay: Duration) {
-        let alarm = Instant::now().checked_add(delay).map(|at| {
+        let alarm = now().checked_add(delay).map(|at| {
             let _alive = self.hub.count_task();
             Box::new(Alarm { at, _alive })
         });
@@ -339,7 +339,7 @@ impl Link {
     /// The time until keep alive is due, and whether the server is given up then.
     pub fn deadline(&self) -> (Option<Duration>, bool) {
         let (deadline, awaits) = self.look(|it| (it.poll_timeout(), it.awaits_answer()));
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = deadline.map(|at| at.saturating_duration_since(now()));
         (left, awaits)
     }
 

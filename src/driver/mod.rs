@@ -93,6 +93,11 @@ pub fn exiting() {
     }
 }
 
+/// The time by the clock of the runtime's timers. Tests stop it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Locks a mutex whose data stays consistent even if a holder panics.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,25 +136,36 @@ impl Driver {
             hubs.push(Arc::downgrade(&hub));
         }
         let of_runtime = Arc::clone(&hub);
-        let runtime = Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
+        let mut runtime = Builder::new_current_thread();
+        runtime
             .max_blocking_threads(RESOLVER_THREADS)
             .thread_name("mqtt-resolver")
             .on_thread_start(prepare_thread)
             // A signal too ends a waiting system call. The driving thread then looks at the work of the signal's
             // handler.
-            .on_thread_unpark(move || of_runtime.news.notify_one())
-            .build()?;
-        let runtime = Arc::new(runtime);
+            .on_thread_unpark(move || of_runtime.news.notify_one());
+        let mut driver = Self::without_caretaker(hub, &mut runtime)?;
+        driver.start_caretaker(prepare_thread)?;
+        Ok(driver)
+    }
+
+    fn without_caretaker(hub: Arc<Hub>, runtime: &mut Builder) -> std::io::Result<Driver> {
+        let runtime = runtime.enable_io().enable_time().build()?;
         let of_clock = Arc::clone(&hub);
         runtime.spawn(async move { of_clock.ring().await });
-        let caretaker = caretaker::start(Arc::clone(&runtime), Arc::clone(&hub), prepare_thread)?;
         Ok(Driver {
-            runtime: Some(runtime),
+            runtime: Some(Arc::new(runtime)),
             hub,
-            caretaker: Some(caretaker),
+            caretaker: None,
         })
+    }
+
+    fn start_caretaker(&mut self, prepare_thread: fn()) -> std::io::Result<()> {
+        if let Some(runtime) = &self.runtime {
+            let (runtime, hub) = (Arc::clone(runtime), Arc::clone(&self.hub));
+            self.caretaker = Some(caretaker::start(runtime, hub, prepare_thread)?);
+        }
+        Ok(())
     }
 
     /// Whether the driver was made before a fork, and this process is the child. A stale driver must not be used.
@@ -220,7 +236,7 @@ impl Driver {
         if done() {
             return true;
         }
-        let rest = deadline.saturating_duration_since(Instant::now());
+        let rest = deadline.saturating_duration_since(now());
         self.drive(async {
             let news = async {
                 while !done() {
@@ -238,7 +254,7 @@ impl Driver {
     /// write, a turn would repeat that turn's work.
     fn turn(&self, relieve: bool) {
         let hub = &*self.hub;
-        let is_due = || hub.helm.is_turn_due(Instant::now(), hub.has_dirty());
+        let is_due = || hub.helm.is_turn_due(now(), hub.has_dirty());
         if relieve || is_due() {
             self.take_wheel(true, hub.turn());
         }
@@ -289,10 +305,9 @@ impl Drop for Driver {
             return;
         }
         self.runtime = runtime;
-        let deadline = Instant::now() + LONGEST_CLOSING + GRACE;
+        let deadline = now() + LONGEST_CLOSING + GRACE;
         self.hub.leave_all(deadline);
-        while Instant::now() < deadline && !self.wait_until(deadline, || !self.hub.has_partings()) {
-        }
+        while now() < deadline && !self.wait_until(deadline, || !self.hub.has_partings()) {}
         self.hub.helm.stop();
         if let Some(thread) = caretaker {
             // Joining fails only if the caretaker panicked. The panic has been reported.

@@ -1,10 +1,10 @@
 //! A program's requests to a link, as plain data, and [`Link::ask`], which takes them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Driver, Link};
+use super::{Driver, Link, now};
 use crate::codec::{Connect, Properties, PublishRef, QoS, Str, Subscription};
 use crate::session::{RequestError, Session};
 
@@ -125,7 +125,7 @@ impl Link {
                 reason,
                 properties,
             } => self.send(|session| session.acknowledge(packet_id, qos, reason, properties)),
-            Request::Ping => self.send(|session| session.ping(Instant::now())),
+            Request::Ping => self.send(|session| session.ping(now())),
             Request::Disconnect { reason, properties } => {
                 self.send(|session| session.disconnect(reason, properties))
             }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::now;
+
 /// The most connections opened at a time.
 const AT_ONCE: usize = 100;
 /// The longest time that one connection keeps others waiting: a server that does not answer holds up nobody.
@@ -25,7 +27,7 @@ impl Turns {
     pub(super) async fn next(&self) -> Turn {
         let permit = Arc::clone(&self.0).acquire_owned().await;
         Turn {
-            until: Instant::now() + LONGEST,
+            until: now() + LONGEST,
             _permit: permit.expect("the semaphore is never closed"),
         }
     }

@@ -18,8 +18,6 @@ pub use open::{OpenError, Phase, Server, Target, open};
 pub use proxy::{Protocol as ProxyProtocol, Proxy, ProxyError, ProxyFailure};
 pub use random::random_bytes;
 pub use secret::Secret;
-#[cfg(test)]
-pub(crate) use socket::Fake;
 #[cfg(unix)]
 pub(crate) use socket::SIGNAL_FREE;
 pub use socket::Socket;

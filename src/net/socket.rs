@@ -35,39 +35,48 @@ enum Inner {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
+    /// A stream of a test's own in place of a socket.
     #[cfg(test)]
-    Fake(Fake),
+    Fake(Box<dyn Pipe>),
 }
 
-/// Evaluates an expression with the stream inside, of either type.
+/// Evaluates an expression with the stream inside, of either type. A test's stream may have another expression.
 macro_rules! inside {
     ($socket:expr, $stream:ident => $what:expr) => {
+        inside!($socket, $stream => $what, $stream => $what)
+    };
+    ($socket:expr, $stream:ident => $what:expr, $fake:ident => $instead:expr) => {
         match $socket {
             Inner::Tcp($stream) => $what,
             #[cfg(unix)]
             Inner::Unix($stream) => $what,
             #[cfg(test)]
-            Inner::Fake($stream) => $what,
+            Inner::Fake($fake) => $instead,
         }
     };
 }
 
 impl Socket {
-    /// Sends some of `offered` bytes.
+    /// Sends some of the bytes in `bufs` by `send`.
     fn poll_send(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
-        offered: usize,
+        bufs: &[IoSlice<'_>],
         send: impl Fn(SockRef<'_>) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        inside!(&self.0, stream => loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match stream.try_io(Interest::WRITABLE, || send(SockRef::from(stream))) {
-                // The socket was ready, and no longer is.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                sent => return Poll::Ready(progress(offered, sent)),
-            }
-        })
+        let sent = inside!(
+            &mut self.0,
+            stream => loop {
+                ready!(stream.poll_write_ready(cx))?;
+                match stream.try_io(Interest::WRITABLE, || send(SockRef::from(&*stream))) {
+                    // The socket was ready, and no longer is.
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    sent => break sent,
+                }
+            },
+            fake => ready!(Pin::new(fake).poll_write_vectored(cx, bufs))
+        );
+        Poll::Ready(progress(total(bufs), sent))
     }
 }
 
@@ -104,7 +113,11 @@ impl From<tokio::net::UnixStream> for Socket {
 #[cfg(unix)]
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        inside!(&self.0, stream => stream.as_fd())
+        inside!(
+            &self.0,
+            stream => stream.as_fd(),
+            _fake => unreachable!("a stream of a test's own has no descriptor")
+        )
     }
 }
 
@@ -124,9 +137,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, buf.len(), |socket| {
-            socket.send_with_flags(buf, NO_SIGNAL)
-        })
+        self.get_mut()
+            .poll_send(cx, &[IoSlice::new(buf)], |socket| {
+                socket.send_with_flags(buf, NO_SIGNAL)
+            })
     }
 
     fn poll_write_vectored(
@@ -134,7 +148,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, total(bufs), |socket| {
+        self.get_mut().poll_send(cx, bufs, |socket| {
             socket.send_vectored_with_flags(bufs, NO_SIGNAL)
         })
     }
@@ -153,93 +167,50 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// A socket that does what a test says.
+/// The stream of a test that needs no network.
 #[cfg(test)]
-pub(crate) struct Fake {
-    pub(crate) read: Box<Read>,
-    pub(crate) write: std::sync::Mutex<Box<Write>>,
-}
+trait Pipe: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
 
 #[cfg(test)]
-type Read = dyn FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>> + Send;
-#[cfg(test)]
-type Write = dyn FnMut() -> io::Result<usize> + Send;
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Pipe for T {}
 
 #[cfg(test)]
-mod fake {
-    use super::*;
+impl Socket {
+    /// A socket that is a stream of a test's own.
+    pub(crate) fn fake(
+        stream: impl AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static,
+    ) -> Socket {
+        Socket(Inner::Fake(Box::new(stream)))
+    }
 
-    impl Fake {
-        /// A socket that is never used.
-        pub(crate) fn new() -> Fake {
-            Fake {
-                read: Box::new(|_| unreachable!()),
-                write: std::sync::Mutex::new(Box::new(|| unreachable!())),
+    /// A socket that takes no bytes. It panics if it is asked forever.
+    pub(crate) fn that_takes_nothing() -> Socket {
+        #[derive(Debug)]
+        struct Full {
+            writes: usize,
+        }
+
+        impl AsyncWrite for Full {
+            fn poll_write(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                self.writes += 1;
+                assert!(self.writes < 100, "this goes on for ever");
+                Poll::Ready(Ok(0))
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
             }
         }
 
-        /// A socket that takes no bytes. It panics if it is asked forever.
-        pub(crate) fn that_takes_nothing() -> Fake {
-            let mut writes = 0;
-            let write = move || {
-                writes += 1;
-                assert!(writes < 100, "this goes on for ever");
-                Ok(0)
-            };
-            Fake {
-                write: std::sync::Mutex::new(Box::new(write)),
-                ..Fake::new()
-            }
-        }
-
-        pub(super) fn poll_write_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        pub(super) fn try_io(
-            &self,
-            _: Interest,
-            _: impl FnOnce() -> io::Result<usize>,
-        ) -> io::Result<usize> {
-            self.write.lock().unwrap()()
-        }
-    }
-
-    impl From<Fake> for Socket {
-        fn from(fake: Fake) -> Self {
-            Socket(Inner::Fake(fake))
-        }
-    }
-
-    impl std::fmt::Debug for Fake {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Fake")
-        }
-    }
-
-    impl AsFd for Fake {
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            unreachable!()
-        }
-    }
-
-    impl AsyncRead for Fake {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            (self.get_mut().read)(buf)
-        }
-    }
-
-    impl Fake {
-        pub(super) fn poll_shutdown(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
+        Socket::fake(tokio::io::join(tokio::io::empty(), Full { writes: 0 }))
     }
 }
 
@@ -251,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_takes_nothing_is_an_error() {
-        let mut socket = Socket::from(Fake::that_takes_nothing());
+        let mut socket = Socket::that_takes_nothing();
         let bufs = [IoSlice::new(b""), IoSlice::new(b"x")];
         for error in [
             poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, b"x")).await,

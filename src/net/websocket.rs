@@ -628,15 +628,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::net::Fake;
+    use crate::net::Socket;
 
-    fn over(fake: Fake) -> WebSocket {
-        WebSocket::new(Stream::Plain(fake.into()), BytesMut::new())
+    fn over(socket: Socket) -> WebSocket {
+        WebSocket::new(Stream::Plain(socket), BytesMut::new())
     }
 
     #[tokio::test]
     async fn a_carrier_that_takes_nothing_is_an_error() {
-        let mut websocket = over(Fake::that_takes_nothing());
+        let mut websocket = over(Socket::that_takes_nothing());
         for _ in 0..2 {
             let written = poll_fn(|cx| Pin::new(&mut websocket).poll_write(cx, b"x")).await;
             assert_eq!(written.unwrap_err().kind(), ErrorKind::WriteZero);
@@ -648,26 +648,34 @@ mod tests {
 
     /// A carrier that gives the bytes `sent` by a server. It counts the calls, and the bytes of buffers that were
     /// filled in vain.
-    fn counting(mut sent: Bytes) -> (Fake, Arc<[AtomicUsize; 2]>) {
+    fn counting(sent: Bytes) -> (Socket, Arc<[AtomicUsize; 2]>) {
+        #[derive(Debug)]
+        struct Counting(Bytes, Arc<[AtomicUsize; 2]>);
+
+        impl AsyncRead for Counting {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                let Counting(sent, counts) = &mut *self;
+                counts[0].fetch_add(1, Relaxed);
+                counts[1].fetch_add(buf.initialized().len() - buf.filled().len(), Relaxed);
+                let size = buf.remaining().min(sent.len()).min(MOST);
+                buf.put_slice(&sent.split_to(size));
+                Poll::Ready(Ok(()))
+            }
+        }
+
         let counts = Arc::new([const { AtomicUsize::new(0) }; 2]);
-        let of_read = Arc::clone(&counts);
-        let read = move |buf: &mut ReadBuf<'_>| {
-            of_read[0].fetch_add(1, Relaxed);
-            of_read[1].fetch_add(buf.initialized().len() - buf.filled().len(), Relaxed);
-            let size = buf.remaining().min(sent.len()).min(MOST);
-            buf.put_slice(&sent.split_to(size));
-            Poll::Ready(Ok(()))
-        };
-        let fake = Fake {
-            read: Box::new(read),
-            ..Fake::new()
-        };
-        (fake, counts)
+        let reader = Counting(sent, Arc::clone(&counts));
+        let socket = Socket::fake(tokio::io::join(reader, tokio::io::sink()));
+        (socket, counts)
     }
 
     /// Reads like the driver, into room for all bytes.
-    async fn read_whole(fake: Fake, size: usize) -> BytesMut {
-        let mut websocket = over(fake);
+    async fn read_whole(socket: Socket, size: usize) -> BytesMut {
+        let mut websocket = over(socket);
         let mut input = BytesMut::with_capacity(size);
         while input.len() < size {
             assert!(websocket.read_buf(&mut input).await.unwrap() > 0);
@@ -686,8 +694,8 @@ mod tests {
             for part in payload.chunks(frame) {
                 put(&mut sent, true, OpCode::Data(Data::Binary), part);
             }
-            let (fake, counts) = counting(sent.into());
-            assert!(read_whole(fake, SIZE).await == payload);
+            let (socket, counts) = counting(sent.into());
+            assert!(read_whole(socket, SIZE).await == payload);
             let [reads, filled] = [&counts[0], &counts[1]].map(|count| count.load(Relaxed));
             assert_eq!(filled, 0, "frames of {frame}");
             // Each read is as large as can be, except those that begin or end a frame.

@@ -72,7 +72,7 @@ pub struct QueueLimits {
 }
 
 /// The server's limits on this connection: the properties of its CONNACK, or the standard's defaults for absent ones
-/// (3.2.2.3). With 3.1.1, and before CONNACK, these are the defaults.
+/// (3.2.2.3). With 3.1.1, before CONNACK and after the connection's end, these are the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
     /// The most QoS 1 and 2 messages that may be unacknowledged at a time.
@@ -93,25 +93,22 @@ pub struct ServerLimits {
     pub shared_subscription_available: bool,
 }
 
-impl Default for ServerLimits {
-    fn default() -> Self {
-        Self {
-            receive_maximum: u16::MAX,
-            maximum_packet_size: u32::MAX,
-            maximum_qos: QoS::ExactlyOnce,
-            retain_available: true,
-            topic_alias_maximum: 0,
-            wildcard_subscription_available: true,
-            subscription_identifiers_available: true,
-            shared_subscription_available: true,
-        }
-    }
-}
-
 impl ServerLimits {
+    /// The standard's defaults.
+    pub(super) const ASSUMED: Self = Self {
+        receive_maximum: u16::MAX,
+        maximum_packet_size: u32::MAX,
+        maximum_qos: QoS::ExactlyOnce,
+        retain_available: true,
+        topic_alias_maximum: 0,
+        wildcard_subscription_available: true,
+        subscription_identifiers_available: true,
+        shared_subscription_available: true,
+    };
+
     /// Reads the properties of a CONNACK.
     pub(super) fn new(connack: &Properties) -> Self {
-        let assumed = Self::default();
+        let assumed = Self::ASSUMED;
         let available = |id| connack.byte(id) != Some(0);
         Self {
             receive_maximum: connack

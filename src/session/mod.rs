@@ -14,13 +14,15 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
-use crate::codec::{Decoder, Packet, Property, PropertyValue, QoS, Str, Version, encode};
+use crate::codec::{Packet, Version, encode};
 
 mod aliases;
+mod connection;
 mod failure;
 mod id_map;
+mod inbox;
 mod incoming;
 mod limits;
 mod outgoing;
@@ -29,132 +31,21 @@ mod request;
 mod send;
 mod subscriptions;
 mod timers;
+mod transport;
 
+pub use connection::State;
 pub use failure::{Failure, NotRenewed, Unrenewed, Violation};
+pub use inbox::Event;
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::{Parted, RequestError};
 
-use aliases::SentAliases;
-use id_map::IdMap;
+use connection::Connection;
+use inbox::Inbox;
 use incoming::Incoming;
 use outgoing::Outgoing;
 use subscriptions::Subscriptions;
 use timers::{Due, Timers};
-
-/// The most answers to the server that may wait to be written. Above it, reading stops.
-const MOST_ANSWERS: u32 = 1 << 16;
-/// The least number of messages for which taking all of them at once pays.
-const MANY: usize = 16;
-/// The factor between `max_queued_bytes` and the bytes that may have been read since the event queue was last empty.
-const PINNED_RATIO: usize = 16;
-
-/// How far a connection has come.
-///
-/// ```text
-///                 open              connect               CONNACK accepts
-///  Disconnected ──────► Open ─────────────────► Connecting ─────────────► Connected
-///     ▲   ▲              │                       │  ▲  │                    │  ▲  │
-///     │   │ close,       │                       │  └──┘ AUTH               │  └──┘ all other packets
-///     │   │ disconnect   │                       │                          │
-///     │   └──────────────┘                       │ CONNACK refuses          │ DISCONNECT of the server
-///     └──────────────────────────────────────────┴──────────────────────────┘
-///        close, disconnect, a deadline passes, the server breaks a rule
-/// ```
-///
-/// When a connection ends without the user's doing, an event says why: the CONNACK or DISCONNECT, or [`Event::Failed`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
-    /// Nothing is sent, received or awaited. The bytes left in [`Session::transmit`] may be written.
-    #[default]
-    Disconnected,
-    /// The transport is up. Nothing has been sent.
-    Open,
-    /// CONNECT has been sent.
-    Connecting,
-    /// The server has accepted with CONNACK.
-    Connected,
-}
-
-/// News for the user.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A packet from the server: CONNACK, PUBLISH, PUBACK, PUBREC, SUBACK, UNSUBACK, DISCONNECT or AUTH.
-    ///
-    /// A CONNACK has "session present" only if the user has taken the CONNACK by which that session began. Another
-    /// session, which began on a connection that the user gave up, is new to the user and lacks the user's
-    /// subscriptions.
-    Packet(Packet),
-    /// An accepted message or SUBSCRIBE will not be sent: the server does not take it.
-    Dropped {
-        /// The packet identifier, 0 for QoS 0.
-        packet_id: u16,
-        /// Why.
-        reason: RequestError,
-    },
-    /// An accepted request (see [`Settings::requests`]) will not be sent unless the user sends it again: the server has
-    /// no subscription for its response.
-    Withdrawn {
-        /// The packet identifier, 0 for QoS 0.
-        packet_id: u16,
-        /// The correlation data.
-        correlation_data: Bytes,
-    },
-    /// The server has lost the session, and a subscription could not be renewed. It is no longer in force.
-    Unrenewed(Unrenewed),
-    /// The connection failed: the server broke a rule or does not answer. Nothing follows until the next connection.
-    Failed(Failure),
-}
-
-impl Event {
-    /// The packet identifier (0 for QoS 0) of the user's request that this event answers, if it answers one.
-    fn answers(&self) -> Option<u16> {
-        use Packet::{Puback, Pubrec, Suback, Unsuback};
-        match self {
-            Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
-            Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
-            Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
-            Self::Packet(_) | Self::Unrenewed(_) | Self::Failed(_) => None,
-        }
-    }
-
-    fn is_message(&self) -> bool {
-        matches!(self, Self::Packet(Packet::Publish(_)))
-    }
-
-    /// The memory that the event holds, in bytes, roughly.
-    fn size(&self) -> usize {
-        let (own, properties) = match self {
-            Self::Packet(Packet::Publish(publish)) => (
-                publish.topic.len() + publish.payload.len(),
-                &publish.properties,
-            ),
-            Self::Packet(Packet::Connack(connack)) => (0, &connack.properties),
-            Self::Packet(Packet::Puback(ack) | Packet::Pubrec(ack)) => (0, &ack.properties),
-            Self::Packet(Packet::Suback(suback) | Packet::Unsuback(suback)) => {
-                (suback.reasons.len(), &suback.properties)
-            }
-            Self::Packet(Packet::Disconnect(last) | Packet::Auth(last)) => (0, &last.properties),
-            // No other packet becomes an event.
-            Self::Packet(_)
-            | Self::Dropped { .. }
-            | Self::Withdrawn { .. }
-            | Self::Unrenewed(_)
-            | Self::Failed(_) => {
-                return mem::size_of::<Self>();
-            }
-        };
-        let properties = properties.iter().map(|Property { value, .. }| {
-            mem::size_of::<Property>()
-                + match value {
-                    PropertyValue::String(text) => text.len(),
-                    PropertyValue::Binary(bytes) => bytes.len(),
-                    PropertyValue::Pair(name, value) => name.len() + value.len(),
-                    _ => 0,
-                }
-        });
-        mem::size_of::<Self>() + own + properties.sum::<usize>()
-    }
-}
+use transport::Transport;
 
 /// Figures of a session, see [`Session::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,65 +72,6 @@ pub struct Stats {
     pub ping_round_trip: Option<Duration>,
 }
 
-/// The settings of our CONNECT by which later packets are judged.
-#[derive(Default)]
-struct Requested {
-    clean_start: bool,
-    keep_alive: u16,
-    session_expiry_interval: u32,
-    /// The most QoS 1 and 2 messages that the server may have unacknowledged at a time. Only 5.0 has this limit.
-    receive_maximum: Option<u16>,
-    topic_alias_maximum: u16,
-    /// Whether the server must leave out reason strings and user properties wherever it may (3.1.2.11.7).
-    no_problem_information: bool,
-    authentication_method: Option<Str>,
-    /// Messages sent before this CONNECT.
-    messages_before: u64,
-}
-
-/// State that lives as long as a network connection.
-struct Connection {
-    state: State,
-    decoder: Decoder,
-    transmit: BytesMut,
-    /// Bytes that the driver has taken and not yet written, or has to write before `transmit`.
-    taken: usize,
-    timers: Timers,
-    requested: Requested,
-    /// Whether CONNECT has been sent and CONNACK has not come.
-    unanswered: bool,
-    server: ServerLimits,
-    session_present: bool,
-    /// The topics of the server's topic aliases (3.3.2.3.4).
-    topic_aliases: IdMap<Str>,
-    /// Answers sent since `transmit` was last empty.
-    answers: u32,
-    /// The topics of our topic aliases.
-    sent_aliases: SentAliases,
-    /// Whether reading has been held back since the last PINGREQ. If so, the PINGRESP may lie unread.
-    held_back: bool,
-}
-
-impl Connection {
-    fn new(version: Version) -> Self {
-        Self {
-            state: State::default(),
-            decoder: Decoder::new(version),
-            transmit: BytesMut::new(),
-            taken: 0,
-            timers: Timers::default(),
-            requested: Requested::default(),
-            unanswered: false,
-            server: ServerLimits::default(),
-            session_present: false,
-            topic_aliases: IdMap::default(),
-            answers: 0,
-            sent_aliases: SentAliases::default(),
-            held_back: false,
-        }
-    }
-}
-
 /// An MQTT client, connected or not. See the [module](self) for its use.
 ///
 /// An idle session takes a few hundred bytes.
@@ -247,6 +79,7 @@ pub struct Session {
     version: Version,
     settings: Settings,
     connection: Connection,
+    transport: Transport,
     /// Packets that this client was asked to send. They outlive the connection, see [`Settings::keep_exchanges`].
     outgoing: Outgoing,
     /// Messages that the server has sent and this client has not fully acknowledged.
@@ -260,17 +93,10 @@ pub struct Session {
     unanswered_connect: bool,
     /// Figures counted so far.
     counters: Stats,
-    events: VecDeque<Event>,
-    /// The number of queued events that are no messages.
-    others: usize,
-    /// The sum of the queued events' sizes, in bytes.
-    queued_bytes: usize,
+    /// Events that the user has not taken.
+    inbox: Inbox,
     /// Packet identifiers of messages dropped from the full queue, see [`Session::take_dropped`].
     dropped: Vec<u16>,
-    /// Bytes received since the event queue was last empty.
-    pinned_bytes: usize,
-    /// Whether the event queue may hold a message that the user already has from an earlier connection.
-    holds_repeats: bool,
 }
 
 impl Session {
@@ -279,19 +105,16 @@ impl Session {
         Self {
             version,
             settings,
-            connection: Connection::new(version),
+            connection: Connection::default(),
+            transport: Transport::new(version, Timers::default()),
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             subscriptions: Subscriptions::default(),
             loss_untold: false,
             unanswered_connect: false,
             counters: Stats::default(),
-            events: VecDeque::new(),
-            others: 0,
-            queued_bytes: 0,
+            inbox: Inbox::default(),
             dropped: Vec::new(),
-            pinned_bytes: 0,
-            holds_repeats: false,
         }
     }
 
@@ -312,22 +135,23 @@ impl Session {
 
     /// How far the connection has come.
     pub fn state(&self) -> State {
-        self.connection.state
+        self.connection.state()
     }
 
     /// The server's limits on this connection.
     pub fn server_limits(&self) -> &ServerLimits {
-        &self.connection.server
+        self.connection.server()
     }
 
     /// Whether the server had a session for this client when it accepted the connection (3.2.2.1.1).
     pub fn session_present(&self) -> bool {
-        self.connection.session_present
+        let connected = self.connection.connected();
+        connected.is_some_and(|connected| connected.session_present)
     }
 
     /// The keep alive of this connection, in seconds: the server's if it set one. 0 means none.
     pub fn keep_alive(&self) -> u16 {
-        self.connection.timers.keep_alive()
+        self.transport.timers.keep_alive()
     }
 
     /// The figures so far.
@@ -357,14 +181,14 @@ impl Session {
         if self.outgoing.is_empty() {
             self.outgoing.set_last_id(0);
         }
-        self.connection.state = State::Open;
-        self.connection.timers = Timers::new(now);
+        self.connection = Connection::Open;
+        self.transport.timers = Timers::new(now);
     }
 
     /// The transport is gone, or is about to be dropped. Queued events stay.
     pub fn close(&mut self) {
-        self.unanswered_connect |= self.connection.unanswered;
-        self.connection = Connection::new(self.version);
+        self.end_connection();
+        self.transport = Transport::new(self.version, Timers::default());
         self.outgoing.connection_lost();
         self.outgoing.shrink();
         self.incoming.connection_lost();
@@ -373,12 +197,10 @@ impl Session {
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
     /// to requests stay, because their exchanges are over. So does the news of a subscription that has ended.
     pub fn discard_events(&mut self) {
-        self.queued_bytes = 0;
-        self.others = 0;
-        for event in mem::take(&mut self.events) {
+        for event in self.inbox.take_all() {
             match event {
-                answer if answer.answers().is_some() => self.deliver(answer),
-                ended @ Event::Unrenewed(_) => self.deliver(ended),
+                answer if answer.answers().is_some() => self.inbox.push(answer),
+                ended @ Event::Unrenewed(_) => self.inbox.push(ended),
                 Event::Packet(Packet::Publish(publish)) => {
                     // The message comes again, unless the user already has it from an earlier connection and
                     // acknowledges it first.
@@ -395,9 +217,7 @@ impl Session {
         if !self.settings.resubscribe {
             self.subscriptions.clear();
         }
-        self.events.clear();
-        self.others = 0;
-        self.queued_bytes = 0;
+        self.inbox.take_all();
     }
 
     /// Takes the packet identifiers of the messages dropped from the full queue since the last call.
@@ -407,12 +227,10 @@ impl Session {
 
     /// Takes the next event off the queue.
     pub fn poll_event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front()?;
-        self.queued_bytes -= event.size();
-        if event.is_message() {
+        let event = self.inbox.events.pop_front()?;
+        if self.inbox.took(&event) {
             return Some(event);
         }
-        self.others -= 1;
         if let Some(id) = event.answers() {
             self.outgoing.told(id);
         } else if let Event::Packet(Packet::Connack(connack)) = &event {
@@ -430,105 +248,83 @@ impl Session {
     /// to are to be [given back](Self::give_back). `into` must be empty. If the user may still acknowledge a repeated
     /// message in the queue, all stay: then the repeat can be dropped.
     pub fn take_messages(&mut self, into: &mut VecDeque<Event>) -> bool {
-        debug_assert!(into.is_empty());
-        let take = self.others == 0 && self.events.len() >= MANY && !self.holds_repeats;
-        if take {
-            mem::swap(&mut self.events, into);
-            self.queued_bytes = 0;
-        }
-        take
+        self.inbox.take_messages(into)
     }
 
     /// Puts messages back that were taken, before the others.
-    pub fn give_back(&mut self, mut messages: VecDeque<Event>) {
-        self.queued_bytes += messages.iter().map(Event::size).sum::<usize>();
-        messages.append(&mut self.events);
-        self.events = messages;
+    pub fn give_back(&mut self, messages: VecDeque<Event>) {
+        self.inbox.give_back(messages);
     }
 
     /// Whether [`poll_event`](Self::poll_event) has an event.
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
+        !self.inbox.events.is_empty()
     }
 
     /// Bytes that the queued events hold: topics, payloads, properties and each event's own size.
     pub fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+        self.inbox.bytes()
     }
 
     /// Whether the driver should read on. It should not while the user has too many events to take, or while the server
     /// does not read our answers. A slow user may leave the PINGRESP unread: the server is not blamed for that.
     pub fn wants_receive(&self) -> bool {
-        let connection = &self.connection;
-        let unread = connection.answers > MOST_ANSWERS && !connection.transmit.is_empty();
-        !unread && !self.is_slow()
+        !self.transport.is_unread() && !self.is_slow()
     }
 
     /// Whether the user has too many events to take, or these pin too much memory: each event is a slice of a larger
     /// read. Answers to requests do not count. There are no more of them than packet identifiers, and a user who goes
     /// on sending would otherwise wait for answers that nobody reads.
     pub fn is_slow(&self) -> bool {
-        let most = self.settings.max_queued_bytes;
-        self.queued_bytes > most + self.outgoing.untold() * mem::size_of::<Event>()
-            || !self.events.is_empty() && self.pinned_bytes > PINNED_RATIO * most
+        self.inbox
+            .is_full(self.settings.max_queued_bytes, self.outgoing.untold())
     }
 
     /// Bytes that wait to be written, without the bytes already [taken](Self::take) and without held back packets.
     pub fn transmit(&self) -> &BytesMut {
-        &self.connection.transmit
+        &self.transport.transmit
     }
 
     /// Appends the held back packets that may go now to the bytes that wait to be written. The writer takes bytes off
     /// the front.
     pub fn fill(&mut self) -> &mut BytesMut {
         self.send_held();
-        &mut self.connection.transmit
+        &mut self.transport.transmit
     }
 
     /// Takes all bytes that wait to be written, including held back packets that may go now. The driver writes them
     /// next.
     pub fn take(&mut self) -> BytesMut {
-        let bytes = self.fill().split();
-        self.connection.taken += bytes.len();
-        bytes
+        self.send_held();
+        self.transport.take()
     }
 
     /// Puts back a message that [`publish_head`](Self::publish_head) began, before all other bytes: `head`, which was
     /// taken with it, and the rest of its payload.
     pub fn put_back(&mut self, head: &[u8], payload: &[u8]) {
-        let connection = &mut self.connection;
-        let size = head.len() + payload.len();
-        connection.taken = connection.taken.saturating_sub(size);
-        let later = connection.transmit.split();
-        connection.transmit.reserve(size + later.len());
-        connection.transmit.extend_from_slice(head);
-        connection.transmit.extend_from_slice(payload);
-        connection.transmit.extend_from_slice(&later);
+        self.transport.put_back(head, payload);
     }
 
     /// The driver has written `bytes` bytes. Keep alive counts from here [MQTT-3.1.2-23].
     pub fn transmitted(&mut self, bytes: usize, now: Instant) {
         self.counters.bytes_sent += bytes as u64;
-        let connection = &mut self.connection;
-        connection.taken = connection.taken.saturating_sub(bytes);
-        let timers = &mut connection.timers;
-        timers.transmitted(bytes, connection.taken > 0, now);
-        if connection.state == State::Connecting && !timers.awaits_connack() {
+        self.transport.transmitted(bytes, now);
+        if self.state() == State::Connecting && !self.transport.timers.awaits_connack() {
             self.await_connack(now);
         }
     }
 
     /// The time at which [`handle_timeout`](Self::handle_timeout) is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.connection.state {
-            State::Connecting | State::Connected => self.connection.timers.next().map(|(at, _)| at),
+        match self.state() {
+            State::Connecting | State::Connected => self.transport.timers.next().map(|(at, _)| at),
             State::Disconnected | State::Open => None,
         }
     }
 
     /// Whether the next deadline is the server's: a server that has not answered by then is given up.
     pub fn awaits_answer(&self) -> bool {
-        let next = self.connection.timers.next();
+        let next = self.transport.timers.next();
         matches!(next, Some((_, Due::Connack | Due::Pingresp)))
     }
 
@@ -538,14 +334,14 @@ impl Session {
         if !matches!(self.state(), State::Connecting | State::Connected) {
             return;
         }
-        match self.connection.timers.next() {
+        match self.transport.timers.next() {
             Some((at, due)) if at <= now => match due {
                 Due::Pingreq => {
                     self.shrink();
                     self.send_pingreq(now);
                 }
-                Due::Pingresp if self.connection.held_back => {
-                    self.connection.timers.pingresp(now);
+                Due::Pingresp if self.transport.held_back => {
+                    self.transport.timers.pingresp(now);
                     self.send_pingreq(now);
                 }
                 Due::Pingresp => {
@@ -567,46 +363,27 @@ impl Session {
             .settings
             .connack_timeout
             .map(|timeout: Duration| now + timeout);
-        self.connection.timers.set_connack(deadline);
+        self.transport.timers.set_connack(deadline);
     }
 
     fn pingresp_timeout(&self) -> Duration {
         self.settings
             .pingresp_timeout
-            .unwrap_or(self.connection.timers.interval())
+            .unwrap_or(self.transport.timers.interval())
     }
 
     fn send_pingreq(&mut self, now: Instant) {
         self.reply(&Packet::Pingreq);
         let timeout = self.pingresp_timeout();
-        let connection = &mut self.connection;
-        let ahead = connection.taken + connection.transmit.len();
-        connection.timers.pinged(ahead, timeout, now);
-        self.connection.held_back = self.is_slow();
+        let ahead = self.transport.unwritten();
+        self.transport.timers.pinged(ahead, timeout, now);
+        self.transport.held_back = self.is_slow();
     }
 
     /// Sends a packet of our own making, which cannot break a rule.
     fn reply(&mut self, packet: &Packet) {
-        let encoded = encode(packet, self.version, &mut self.connection.transmit);
+        let encoded = encode(packet, self.version, &mut self.transport.transmit);
         debug_assert_eq!(encoded, Ok(()));
-    }
-
-    /// Drops the repeats of a QoS 2 message that the user has acknowledged. The message must not come again.
-    #[cold]
-    fn drop_repeats(&mut self, packet_id: u16) {
-        let Self {
-            events,
-            queued_bytes,
-            ..
-        } = self;
-        events.retain(|event| {
-            let dropped = matches!(event, Event::Packet(Packet::Publish(publish))
-                if publish.qos == QoS::ExactlyOnce && publish.packet_id == packet_id);
-            if dropped {
-                *queued_bytes -= event.size();
-            }
-            !dropped
-        });
     }
 
     /// Queues the answer to a request. Its packet identifier stays in use until the user has taken the answer.
@@ -614,30 +391,25 @@ impl Session {
         if let Some(id) = event.answers() {
             self.outgoing.answered(id);
         }
-        self.deliver(event);
-    }
-
-    /// Queues an event for the user.
-    fn deliver(&mut self, event: Event) {
-        self.queued_bytes += event.size();
-        self.others += usize::from(!event.is_message());
-        self.events.push_back(event);
+        self.inbox.push(event);
     }
 
     /// Ends the connection for a reason of our own.
     fn fail(&mut self, failure: Failure) {
-        self.connection.state = State::Disconnected;
-        self.deliver(Event::Failed(failure));
+        self.end_connection();
+        self.inbox.push(Event::Failed(failure));
+    }
+
+    /// The connection is over. The bytes left in the transmit buffer may still be written.
+    fn end_connection(&mut self) {
+        self.unanswered_connect |= self.state() == State::Connecting;
+        self.connection = Connection::Disconnected;
     }
 
     /// Gives back the memory of a burst. Called after a while without sending, and after connecting.
     fn shrink(&mut self) {
-        if self.events.is_empty() {
-            self.events = VecDeque::new();
-        }
-        if self.connection.transmit.is_empty() {
-            self.connection.transmit = BytesMut::new();
-        }
+        self.inbox.shrink();
+        self.transport.shrink();
         self.outgoing.shrink();
         self.incoming.shrink();
     }

@@ -5,18 +5,18 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::connection::{Connected, Connection};
 use super::incoming::Received;
 use super::outgoing::{Phase, Progress, Request};
 use super::send::unrenewed;
-use super::{Event, Failure, NotRenewed, RequestError, ServerLimits, Session, State, Violation};
+use super::{Event, Failure, NotRenewed, RequestError, Session, State, Violation};
 use crate::codec::reason::{
     CONTINUE_AUTHENTICATION, DISCONNECT_WITH_WILL, PACKET_IDENTIFIER_NOT_FOUND, RE_AUTHENTICATE,
     is_refusal,
 };
 use crate::codec::{
-    Ack, Connack, Disconnect, Packet, PacketType, Properties, PropertyId, Publish, QoS, Str,
-    Suback, Subscribe, Subscription, Version, decode_header, encode_ack, encode_subscribe,
-    reason_listed,
+    Ack, Connack, Disconnect, Packet, PacketType, Properties, PropertyId, Publish, QoS, Suback,
+    Subscribe, Subscription, Version, decode_header, encode_ack, encode_subscribe, reason_listed,
 };
 
 /// The first bytes of a TLS alert, by which a TLS server answers bytes that are not TLS. No MQTT packet begins with
@@ -31,15 +31,12 @@ impl Session {
     /// Receive a PINGRESP that has arrived before calling [`handle_timeout`](Session::handle_timeout).
     pub fn receive(&mut self, buffer: &mut BytesMut, now: Instant) {
         let before = buffer.len();
-        if self.events.is_empty() {
-            self.pinned_bytes = 0;
-            self.holds_repeats = false;
-        }
+        self.inbox.begin_read();
         if self.state() == State::Connecting && buffer.starts_with(TLS_ALERT) {
             self.fail(Failure::TlsExpected);
         }
         while self.state() != State::Disconnected {
-            let handled = match self.connection.decoder.decode(buffer) {
+            let handled = match self.transport.decoder.decode(buffer) {
                 Ok(Some(packet)) => self.handle_packet(packet, now),
                 Ok(None) => break,
                 Err(error) => Err(error.into()),
@@ -49,19 +46,19 @@ impl Session {
             }
         }
         let consumed = before - buffer.len();
-        self.connection.timers.received(consumed, buffer.len(), now);
+        self.transport.timers.received(consumed, buffer.len(), now);
         self.counters.bytes_received += consumed as u64;
-        self.pinned_bytes += consumed;
+        self.inbox.end_read(consumed);
         if self.state() == State::Disconnected {
             buffer.clear();
         }
-        self.connection.held_back |= self.is_slow();
+        self.transport.held_back |= self.is_slow();
     }
 
     /// `bytes` bytes have arrived of a packet that will be [received](Self::receive) when it is whole. So a server that
     /// sends a large packet is not blamed for the PINGRESP behind it.
     pub fn arriving(&mut self, bytes: usize, now: Instant) {
-        self.connection.timers.received(0, bytes, now);
+        self.transport.timers.received(0, bytes, now);
     }
 
     /// How many bytes the packet at the front of a received buffer still lacks. 0 also if its header is not complete or
@@ -105,7 +102,7 @@ impl Session {
                 self.handle_suback(PacketType::Unsuback, unsuback, Packet::Unsuback)
             }
             Packet::Pingresp => {
-                let round_trip = self.connection.timers.pingresp(now);
+                let round_trip = self.transport.timers.pingresp(now);
                 self.counters.ping_round_trip = round_trip.or(self.counters.ping_round_trip);
                 Ok(())
             }
@@ -123,13 +120,15 @@ impl Session {
     /// for them (4.12).
     #[cold]
     fn handle_before_connack(&mut self, packet: Packet) -> Handled {
-        let connecting = self.state() == State::Connecting;
+        let Connection::Connecting(connecting) = &self.connection else {
+            return Err(match packet {
+                Packet::Connack(_) => Violation::ConnackTooEarly,
+                other => Violation::ConnackExpected(other.packet_type()),
+            });
+        };
         match packet {
-            Packet::Connack(connack) if connecting => self.handle_connack(connack),
-            Packet::Connack(_) => Err(Violation::ConnackTooEarly),
-            Packet::Auth(auth)
-                if connecting && self.connection.requested.authentication_method.is_some() =>
-            {
+            Packet::Connack(connack) => self.handle_connack(connack),
+            Packet::Auth(auth) if connecting.requested.authentication_method.is_some() => {
                 self.handle_auth(auth)
             }
             other => Err(Violation::ConnackExpected(other.packet_type())),
@@ -142,27 +141,19 @@ impl Session {
         let method = PropertyId::AuthenticationMethod;
         let method = connack.properties.string(method);
         // [MQTT-4.12.0-5, MQTT-4.12.0-6]
-        if !refused
-            && method.is_some()
-            && method != self.connection.requested.authentication_method.as_ref()
-        {
+        if !refused && method.is_some() && method != self.connection.authentication_method() {
             return Err(Violation::AuthenticationMethod(PacketType::Connack));
         }
         self.check_session_present(connack.session_present, refused)?;
-        self.connection.unanswered = false;
         let mut news = Vec::new();
-        if refused {
-            self.connection.state = State::Disconnected;
-        } else {
+        if let Connection::Connecting(connecting) = mem::take(&mut self.connection)
+            && !refused
+        {
             let keep_alive = connack.properties.two_byte(PropertyId::ServerKeepAlive);
-            let connection = &mut self.connection;
-            connection.timers.set_connack(None);
-            connection
-                .timers
-                .set_keep_alive(keep_alive.unwrap_or(connection.requested.keep_alive));
-            connection.server = ServerLimits::new(&connack.properties);
-            connection.session_present = connack.session_present;
-            connection.state = State::Connected;
+            let timers = &mut self.transport.timers;
+            timers.set_connack(None);
+            timers.set_keep_alive(keep_alive.unwrap_or(connecting.keep_alive));
+            self.connection = Connection::Connected(Connected::new(connecting.requested, &connack));
             self.counters.connections += 1;
             let in_doubt = mem::take(&mut self.unanswered_connect);
             if !connack.session_present {
@@ -177,9 +168,9 @@ impl Session {
             }
             connack.session_present &= !self.loss_untold;
         }
-        self.deliver(Event::Packet(Packet::Connack(connack)));
+        self.inbox.push(Event::Packet(Packet::Connack(connack)));
         for event in news {
-            self.deliver(event);
+            self.inbox.push(event);
         }
         Ok(())
     }
@@ -195,9 +186,12 @@ impl Session {
     /// PUBLISH is delivered, PUBREL and PUBREC are answered (in 5.0 with "Packet Identifier not found"), PUBACK and
     /// PUBCOMP change nothing.
     fn check_session_present(&self, present: bool, refused: bool) -> Handled {
-        match present {
-            true if refused => Err(Violation::RefusedWithSession),
-            true if self.connection.requested.clean_start => Err(Violation::CleanStartWithSession),
+        match &self.connection {
+            _ if !present => Ok(()),
+            _ if refused => Err(Violation::RefusedWithSession),
+            Connection::Connecting(connecting) if connecting.clean_start => {
+                Err(Violation::CleanStartWithSession)
+            }
             _ => Ok(()),
         }
     }
@@ -295,8 +289,10 @@ impl Session {
 
     #[inline]
     fn handle_publish(&mut self, mut publish: Publish) -> Handled {
-        if !publish.properties.is_empty() {
-            self.resolve_topic_alias(&mut publish)?;
+        if !publish.properties.is_empty()
+            && let Some(connected) = self.connection.connected_mut()
+        {
+            connected.resolve_topic_alias(&mut publish)?;
         }
         match publish.qos {
             QoS::AtMostOnce => {}
@@ -316,10 +312,12 @@ impl Session {
                         self.begin_incoming()?;
                     }
                     let delivered = match before {
-                        Some(Received::DeliveredBefore) => Received::DeliveredAgain,
+                        Some(Received::DeliveredBefore) => {
+                            self.inbox.expect_repeat();
+                            Received::DeliveredAgain
+                        }
                         _ => Received::Delivered,
                     };
-                    self.holds_repeats |= delivered == Received::DeliveredAgain;
                     self.incoming.deliver(publish.packet_id, delivered);
                 }
                 Some(Received::Delivered | Received::DeliveredAgain) => return Ok(()),
@@ -330,38 +328,15 @@ impl Session {
             },
         }
         self.counters.messages_received += 1;
-        self.deliver(Event::Packet(Packet::Publish(publish)));
-        Ok(())
-    }
-
-    /// Puts the topic in place of its alias, and remembers new aliases (3.3.2.3.4). The decoder has checked that a
-    /// PUBLISH has a topic or an alias.
-    fn resolve_topic_alias(&mut self, publish: &mut Publish) -> Handled {
-        let Some(alias) = publish.properties.two_byte(PropertyId::TopicAlias) else {
-            return Ok(());
-        };
-        // [MQTT-3.3.2-11]
-        let max = self.connection.requested.topic_alias_maximum;
-        if alias > max {
-            return Err(Violation::TopicAlias { alias, max });
-        }
-        let aliases = &mut self.connection.topic_aliases;
-        if !publish.topic.is_empty() {
-            // The received topic shares the memory of a whole read. The copy lets that memory go.
-            let topic = Str::try_from(publish.topic.as_str()).expect("copied from a Str");
-            aliases.insert(alias, topic);
-        } else if let Some(topic) = aliases.get(&alias) {
-            publish.topic = topic.clone();
-        } else {
-            return Err(Violation::TopicAliasUnknown(alias));
-        }
+        self.inbox.push(Event::Packet(Packet::Publish(publish)));
         Ok(())
     }
 
     /// Counts a message that needs an acknowledgement against our receive maximum [MQTT-3.3.4-9].
     fn begin_incoming(&mut self) -> Handled {
         let unacknowledged = self.incoming.count();
-        match self.connection.requested.receive_maximum {
+        let requested = self.connection.requested();
+        match requested.and_then(|requested| requested.receive_maximum) {
             Some(maximum) if unacknowledged > u32::from(maximum) => {
                 Err(Violation::ReceiveMaximum(maximum))
             }
@@ -371,10 +346,10 @@ impl Session {
 
     fn handle_puback(&mut self, ack: Ack) -> Handled {
         self.check_ack(PacketType::Puback, &ack)?;
-        self.end_exchange(PacketType::Puback, ack.packet_id)?;
+        let ended = self.end_exchange(PacketType::Puback, ack.packet_id)?;
         // An unexpected PUBACK is an event too, unless its identifier is in use: by an exchange that awaits no answer,
         // or by an answer that the user has not taken.
-        if !self.outgoing.in_use(ack.packet_id) {
+        if ended || !self.outgoing.in_use(ack.packet_id) {
             self.deliver_answer(Event::Packet(Packet::Puback(ack)));
         }
         Ok(())
@@ -419,7 +394,8 @@ impl Session {
 
     fn handle_pubcomp(&mut self, ack: Ack) -> Handled {
         self.check_ack(PacketType::Pubcomp, &ack)?;
-        self.end_exchange(PacketType::Pubcomp, ack.packet_id)
+        self.end_exchange(PacketType::Pubcomp, ack.packet_id)?;
+        Ok(())
     }
 
     #[cold]
@@ -477,7 +453,7 @@ impl Session {
         }
         self.deliver_answer(Event::Packet(packet(suback)));
         for failure in failures {
-            self.deliver(failure);
+            self.inbox.push(failure);
         }
         Ok(())
     }
@@ -499,15 +475,16 @@ impl Session {
             // [MQTT-3.14.2-2]
             return Err(Violation::SessionExpiry);
         }
-        self.connection.state = State::Disconnected;
-        self.deliver(Event::Packet(Packet::Disconnect(disconnect)));
+        self.end_connection();
+        self.inbox
+            .push(Event::Packet(Packet::Disconnect(disconnect)));
         Ok(())
     }
 
     #[cold]
     fn handle_auth(&mut self, auth: Disconnect) -> Handled {
         let kind = PacketType::Auth;
-        let Some(method) = &self.connection.requested.authentication_method else {
+        let Some(method) = self.connection.authentication_method() else {
             return Err(Violation::NoAuthenticationMethod);
         };
         // [MQTT-4.12.0-5]
@@ -529,7 +506,7 @@ impl Session {
         if unexpected {
             return Err(Violation::ReasonCode(kind, auth.reason));
         }
-        self.deliver(Event::Packet(Packet::Auth(auth)));
+        self.inbox.push(Event::Packet(Packet::Auth(auth)));
         Ok(())
     }
 
@@ -544,9 +521,11 @@ impl Session {
     /// properties (3.1.2.11.7).
     #[inline]
     fn check_problem_information(&self, packet: PacketType, properties: &Properties) -> Handled {
-        match self.connection.requested.no_problem_information {
-            true => refuse_problem_information(packet, properties),
-            false => Ok(()),
+        match self.connection.requested() {
+            Some(requested) if requested.no_problem_information => {
+                refuse_problem_information(packet, properties)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -558,10 +537,10 @@ impl Session {
         }
     }
 
-    /// Ends the exchange that this packet answers. An unexpected answer changes nothing; an answer of the wrong kind
-    /// breaks the protocol. The exception is 3.1.1, which has no maximum QoS: there a server such as RabbitMQ answers a
-    /// QoS 2 message with PUBACK, and so tells that it took it as QoS 1.
-    fn end_exchange(&mut self, packet: PacketType, id: u16) -> Handled {
+    /// Ends the exchange that this packet answers. Returns whether there was one. An unexpected answer changes nothing;
+    /// an answer of the wrong kind breaks the protocol. The exception is 3.1.1, which has no maximum QoS: there a
+    /// server such as RabbitMQ answers a QoS 2 message with PUBACK, and so tells that it took it as QoS 1.
+    fn end_exchange(&mut self, packet: PacketType, id: u16) -> Result<bool, Violation> {
         match self.outgoing.awaited(id) {
             Some(other)
                 if other.awaits() != packet
@@ -572,21 +551,17 @@ impl Session {
             }
             Some(_) => {
                 self.outgoing.end(id);
-                Ok(())
+                Ok(true)
             }
-            None => Ok(()),
+            None => Ok(false),
         }
     }
 
     /// Sends PUBREC, PUBREL or PUBCOMP. In 5.0 its reason code says if the packet identifier belongs to no exchange.
     fn answer(&mut self, kind: PacketType, packet_id: u16, known: bool) {
-        let connection = &mut self.connection;
-        if connection.transmit.is_empty() {
-            connection.answers = 0;
-        }
-        connection.answers += 1;
+        self.transport.count_answer();
         if known || self.version == Version::V311 {
-            encode_ack(kind, packet_id, &mut self.connection.transmit);
+            encode_ack(kind, packet_id, &mut self.transport.transmit);
             return;
         }
         let ack = Ack {

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::connection::{Connected, Connecting, Connection};
 use super::incoming::Received;
 use super::outgoing::{Phase, Progress, Request};
-use super::{QueueLimits, Requested, Session, State};
+use super::{QueueLimits, Session, State};
 use crate::codec::{
     Ack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyId, PublishRef,
     QoS, Str, Subscribe, Subscription, Unsubscribe, Version, encode, encode_ack, encode_publish,
@@ -191,41 +192,17 @@ impl Session {
             self.forget();
         }
 
-        let properties = &connect.properties;
-        let authentication_method = properties.string(PropertyId::AuthenticationMethod);
-        let connection = &mut self.connection;
-        connection.state = State::Connecting;
-        connection.unanswered = true;
+        let connecting = Connecting::new(connect, self.counters.messages_sent);
         // While the client authenticates itself, PINGREQ may not be sent. So keep alive runs from CONNACK on.
-        if authentication_method.is_none() {
-            connection.timers.set_keep_alive(connect.keep_alive);
+        if connecting.requested.authentication_method.is_none() {
+            self.transport.timers.set_keep_alive(connect.keep_alive);
         }
-        let max_packet_size = properties.four_byte(PropertyId::MaximumPacketSize);
-        connection.decoder.set_max_packet_size(
-            max_packet_size.map_or(self.settings.max_packet_size, |size| {
-                size.min(self.settings.max_packet_size)
-            }),
-        );
-        connection.requested = Requested {
-            clean_start: connect.clean,
-            keep_alive: connect.keep_alive,
-            session_expiry_interval: properties
-                .four_byte(PropertyId::SessionExpiryInterval)
-                .unwrap_or(0),
-            receive_maximum: match self.version {
-                Version::V311 => None,
-                Version::V50 => properties
-                    .two_byte(PropertyId::ReceiveMaximum)
-                    .or(Some(u16::MAX)),
-            },
-            topic_alias_maximum: properties
-                .two_byte(PropertyId::TopicAliasMaximum)
-                .unwrap_or(0),
-            no_problem_information: properties.byte(PropertyId::RequestProblemInformation)
-                == Some(0),
-            authentication_method: authentication_method.cloned(),
-            messages_before: self.counters.messages_sent,
-        };
+        let most = self.settings.max_packet_size;
+        let maximum = connect.properties.four_byte(PropertyId::MaximumPacketSize);
+        self.transport
+            .decoder
+            .set_max_packet_size(maximum.unwrap_or(most).min(most));
+        self.connection = Connection::Connecting(connecting);
         Ok(())
     }
 
@@ -251,6 +228,7 @@ impl Session {
                 self.without_alias(message)?
             }
         };
+        let has_alias = resolved.is_some();
         // The stored packet must be good for any connection.
         let kept = match &resolved {
             None => *message,
@@ -271,7 +249,7 @@ impl Session {
                     &PublishRef { packet_id, ..kept },
                     held,
                 )?;
-                if !held {
+                if !held && has_alias {
                     self.remember_alias(message);
                 }
                 return Ok(0);
@@ -295,19 +273,21 @@ impl Session {
         } else {
             // With an alias a message may fit that does not fit without one. It could not be stored then, so it is
             // refused.
-            let stored = match resolved.is_some() || self.settings.topic_aliases {
+            let stored = match has_alias || self.settings.topic_aliases {
                 true => {
                     Some(self.encode_stored(|version, out| encode_publish(&kept, version, out))?)
                 }
                 false => None,
             };
-            let start = self.connection.transmit.len();
+            let start = self.transport.transmit.len();
             self.append_publish(&PublishRef {
                 packet_id,
                 ..*message
             })?;
-            let packet = stored.unwrap_or_else(|| self.connection.transmit[start..].into());
-            self.remember_alias(message);
+            let packet = stored.unwrap_or_else(|| self.transport.transmit[start..].into());
+            if has_alias {
+                self.remember_alias(message);
+            }
             self.counters.messages_sent += 1;
             let progress = Progress::Sent { counted };
             self.outgoing.begin(packet_id, phase, packet, progress);
@@ -353,7 +333,7 @@ impl Session {
             && self.append_publish_head(message).is_ok();
         if begun {
             self.counters.messages_sent += 1;
-            self.connection.taken += message.payload.len();
+            self.transport.taken += message.payload.len();
         }
         begun
     }
@@ -361,10 +341,10 @@ impl Session {
     /// Remembers the program's own topic alias if it has been sent.
     fn remember_alias(&mut self, message: &PublishRef<'_>) {
         if let Some(alias) = message.properties.two_byte(PropertyId::TopicAlias)
-            && self.state() == State::Connected
+            && let Some(connected) = self.connection.connected_mut()
             && !message.topic.is_empty()
         {
-            self.connection.sent_aliases.insert(alias, message.topic);
+            connected.sent_aliases.insert(alias, message.topic);
         }
     }
 
@@ -490,9 +470,7 @@ impl Session {
             } else {
                 self.incoming.end(packet_id);
             }
-            if self.holds_repeats {
-                self.drop_repeats(packet_id);
-            }
+            self.inbox.drop_repeats(packet_id);
         }
         match received {
             _ if self.state() == State::Disconnected => Err(RequestError::NotConnected),
@@ -510,7 +488,7 @@ impl Session {
         match self.state() {
             State::Disconnected => return Err(RequestError::NotConnected),
             State::Open => return Err(RequestError::ConnectFirst(PacketType::Pingreq)),
-            State::Connecting if self.connection.requested.authentication_method.is_some() => {
+            State::Connecting if self.connection.authentication_method().is_some() => {
                 return Err(RequestError::Authenticating(PacketType::Pingreq));
             }
             State::Connecting | State::Connected => {}
@@ -530,7 +508,7 @@ impl Session {
             State::Open => return Err(RequestError::ConnectFirst(PacketType::Auth)),
             State::Connecting | State::Connected => {}
         }
-        let method = &self.connection.requested.authentication_method;
+        let method = self.connection.authentication_method();
         if self.version == Version::V50 && method.is_none() {
             return Err(RequestError::NoAuthenticationMethod);
         }
@@ -546,25 +524,25 @@ impl Session {
     /// [`RequestError::PacketTooLarge`] or [`RequestError::Encode`]. A connection then goes on.
     pub fn disconnect(&mut self, reason: u8, properties: Properties) -> Result<(), RequestError> {
         let kind = PacketType::Disconnect;
-        match self.state() {
-            State::Disconnected => return Err(RequestError::NotConnected),
-            State::Open => {}
-            State::Connecting | State::Connected => {
+        match &self.connection {
+            Connection::Disconnected => return Err(RequestError::NotConnected),
+            Connection::Open => {}
+            Connection::Connecting(Connecting { requested, .. })
+            | Connection::Connected(Connected { requested, .. }) => {
+                let session_expiry_interval = requested.session_expiry_interval;
                 let (reason, properties) = self.check_reason(kind, reason, properties)?;
                 let expiry = properties.four_byte(PropertyId::SessionExpiryInterval);
-                if expiry.is_some_and(|seconds| seconds > 0)
-                    && self.connection.requested.session_expiry_interval == 0
-                {
+                if expiry.is_some_and(|seconds| seconds > 0) && session_expiry_interval == 0 {
                     return Err(RequestError::SessionExpiry);
                 }
                 let disconnect = Packet::Disconnect(Disconnect { reason, properties });
                 let packet =
                     self.encode_stored(|version, out| encode(&disconnect, version, out))?;
                 self.send_before_disconnect();
-                self.connection.transmit.extend_from_slice(&packet);
+                self.transport.transmit.extend_from_slice(&packet);
             }
         }
-        self.connection.state = State::Disconnected;
+        self.end_connection();
         Ok(())
     }
 
@@ -575,15 +553,14 @@ impl Session {
         let may_send = match self.state() {
             State::Connected => true,
             State::Connecting => {
-                self.connection.requested.authentication_method.is_none()
-                    && !self.outgoing.has_repeats()
+                self.connection.authentication_method().is_none() && !self.outgoing.has_repeats()
             }
             State::Disconnected | State::Open => false,
         };
         if may_send {
             if self.state() == State::Connecting {
                 for event in self.withdraw_requests() {
-                    self.deliver(event);
+                    self.inbox.push(event);
                 }
             }
             self.send_held_up_to(usize::MAX);
@@ -603,7 +580,7 @@ impl Session {
                 self.send_before_disconnect();
             }
         }
-        Parted::Rest(mem::take(&mut self.connection.transmit))
+        Parted::Rest(mem::take(&mut self.transport.transmit))
     }
 
     /// Returns the session with the packets that it has to send. The news for the user stays here.
@@ -615,11 +592,8 @@ impl Session {
         self.incoming = parted.incoming.clone();
         mem::swap(&mut self.subscriptions, &mut parted.subscriptions);
         self.loss_untold = parted.loss_untold;
-        self.unanswered_connect = parted.unanswered_connect | parted.connection.unanswered;
-        mem::swap(&mut self.events, &mut parted.events);
-        mem::swap(&mut self.others, &mut parted.others);
-        mem::swap(&mut self.queued_bytes, &mut parted.queued_bytes);
-        mem::swap(&mut self.holds_repeats, &mut parted.holds_repeats);
+        self.unanswered_connect = parted.unanswered_connect || parted.state() == State::Connecting;
+        mem::swap(&mut self.inbox, &mut parted.inbox);
         mem::swap(&mut self.dropped, &mut parted.dropped);
         parted
     }
@@ -627,14 +601,14 @@ impl Session {
     /// Whether an accepted packet has still to be sent, or needs an answer to count. Such answers are the CONNACK, and
     /// the PUBREC of a QoS 2 message: the server passes the message on only after the PUBREL.
     pub fn owes(&self) -> bool {
-        match self.state() {
-            State::Disconnected | State::Open => false,
-            State::Connecting => {
+        match &self.connection {
+            Connection::Disconnected | Connection::Open => false,
+            Connection::Connecting(connecting) => {
                 self.outgoing.has_exchanges()
                     || self.outgoing.has_held()
-                    || self.counters.messages_sent > self.connection.requested.messages_before
+                    || self.counters.messages_sent > connecting.messages_before
             }
-            State::Connected => self.outgoing.has_held() || self.outgoing.awaits_pubrec(),
+            Connection::Connected(_) => self.outgoing.has_held() || self.outgoing.awaits_pubrec(),
         }
     }
 
@@ -701,7 +675,7 @@ impl Session {
         let progress = match held {
             true => Progress::Waiting,
             false => {
-                self.connection.transmit.extend_from_slice(&packet);
+                self.transport.transmit.extend_from_slice(&packet);
                 Progress::Sent { counted: false }
             }
         };
@@ -719,7 +693,7 @@ impl Session {
         properties: Properties,
     ) -> Result<(), RequestError> {
         if reason == 0 && properties.is_empty() {
-            encode_ack(kind, packet_id, &mut self.connection.transmit);
+            encode_ack(kind, packet_id, &mut self.transport.transmit);
             return Ok(());
         }
         let ack = Ack {

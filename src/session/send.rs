@@ -27,7 +27,7 @@ impl Session {
 
     /// Does the same while fewer than `most` bytes wait to be written.
     pub(super) fn send_held_up_to(&mut self, most: usize) {
-        while self.connection.transmit.len() < most {
+        while self.transport.transmit.len() < most {
             let sent = match self.outgoing.front() {
                 None => return,
                 Some(Front::Plain) => self.send_plain(),
@@ -41,7 +41,7 @@ impl Session {
 
     /// Sends the packets that the receive maximum does not concern, past the messages that wait for it [MQTT-3.3.4-8].
     fn send_unlimited(&mut self, most: usize) {
-        while self.connection.transmit.len() < most
+        while self.transport.transmit.len() < most
             && let Some(id) = self.outgoing.bring_unlimited_forward()
         {
             self.send_exchange(id);
@@ -71,14 +71,14 @@ impl Session {
             return false;
         }
         if phase == Phase::Pubcomp {
-            encode_ack(PacketType::Pubrel, id, &mut self.connection.transmit);
+            encode_ack(PacketType::Pubrel, id, &mut self.transport.transmit);
             self.outgoing.leave_queue(id, Progress::Sent { counted });
             return true;
         }
         let message = phase.sends_message();
         let repeated = exchange.progress == Progress::Repeat;
         // [MQTT-3.3.1-1]. To a server without a session the message is new.
-        let dup = message && repeated && self.connection.session_present;
+        let dup = message && repeated && self.session_present();
         let allowed = match exchange.request.as_deref() {
             Some(Request::Subscribe { subscribe, .. }) => self.check_subscribe(subscribe),
             Some(Request::Unsubscribe(_)) | None => Ok(()),
@@ -89,14 +89,14 @@ impl Session {
         match sent {
             Ok(()) => self.counters.messages_sent += u64::from(message && !repeated),
             Err(error) => {
-                let ended = match repeated && self.connection.session_present {
+                let ended = match repeated && self.session_present() {
                     true => self.outgoing.abandon(id),
                     false => self.outgoing.end(id),
                 };
                 if let Some(renewed) = ended.as_ref().and_then(Exchange::renews) {
                     for subscription in &renewed.subscriptions {
                         let reason = NotRenewed::Request(error.clone());
-                        self.deliver(unrenewed(&subscription.filter, reason));
+                        self.inbox.push(unrenewed(&subscription.filter, reason));
                     }
                 } else {
                     self.drop_message(id, error);
@@ -110,7 +110,7 @@ impl Session {
     pub(super) fn has_quota(&self) -> bool {
         let most = match self.version {
             Version::V311 => self.settings.server_receive_maximum,
-            Version::V50 => self.connection.server.receive_maximum,
+            Version::V50 => self.connection.server().receive_maximum,
         };
         self.outgoing.in_flight() < u32::from(most)
     }
@@ -137,7 +137,7 @@ impl Session {
         if PacketType::from_code(first_byte >> 4) == Some(PacketType::Publish) {
             let qos = QoS::from_code(first_byte >> 1 & 3).expect("as it was encoded");
             self.check_publish(qos, first_byte & 1 != 0)?;
-            if self.settings.topic_aliases && self.connection.server.topic_alias_maximum > 0 {
+            if self.settings.topic_aliases && self.connection.server().topic_alias_maximum > 0 {
                 let publish = decode_publish(self.version, packet);
                 let publish = publish.expect("a PUBLISH, as it was encoded");
                 let message = PublishRef {
@@ -180,7 +180,7 @@ impl Session {
 
     /// Checks a message against the server's limits.
     pub(super) fn check_publish(&self, qos: QoS, retain: bool) -> Result<(), RequestError> {
-        let server = &self.connection.server;
+        let server = self.connection.server();
         if qos > server.maximum_qos {
             let max = server.maximum_qos;
             return Err(RequestError::QoSNotSupported { qos, max });
@@ -194,7 +194,7 @@ impl Session {
     /// Checks subscriptions against the server's limits. Their QoS needs no check: the server grants the QoS that it
     /// supports [MQTT-3.2.2-10].
     pub(super) fn check_subscribe(&self, subscribe: &Subscribe) -> Result<(), RequestError> {
-        let server = &self.connection.server;
+        let server = self.connection.server();
         for subscription in &subscribe.subscriptions {
             let filter = &subscription.filter;
             if !server.wildcard_subscription_available && has_wildcard(filter) {
@@ -215,10 +215,12 @@ impl Session {
 
     /// Appends a PUBLISH, with an automatic alias for its topic if the settings ask for one.
     pub(super) fn append_publish(&mut self, message: &PublishRef<'_>) -> Result<(), RequestError> {
-        let automatic = self.settings.topic_aliases;
-        let maximum = self.connection.server.topic_alias_maximum;
-        if automatic && maximum > 0 && !message.topic.is_empty() {
-            match self.connection.sent_aliases.assign(message.topic, maximum) {
+        if self.settings.topic_aliases
+            && let Some(connected) = self.connection.connected()
+            && !message.topic.is_empty()
+        {
+            let maximum = connected.server.topic_alias_maximum;
+            match connected.sent_aliases.assign(message.topic, maximum) {
                 None => {}
                 Some(Assigned::Known(alias)) => {
                     let (topic, properties) = ("", &with_alias(message.properties, alias));
@@ -238,7 +240,9 @@ impl Session {
                         ..*message
                     };
                     if self.append_whole(&message).is_ok() {
-                        self.connection.sent_aliases.assigned(alias, message.topic);
+                        if let Some(connected) = self.connection.connected_mut() {
+                            connected.sent_aliases.assigned(alias, message.topic);
+                        }
                         return Ok(());
                     }
                 }
@@ -274,19 +278,19 @@ impl Session {
         to_follow: usize,
         encode: impl FnOnce(Version, &mut BytesMut) -> Result<(), EncodeError>,
     ) -> Result<(), RequestError> {
-        let out = &mut self.connection.transmit;
+        let out = &mut self.transport.transmit;
         let before = out.len();
         encode(self.version, out)?;
-        let fits = self.check_size(self.connection.transmit.len() - before + to_follow);
+        let fits = self.check_size(self.transport.transmit.len() - before + to_follow);
         if fits.is_err() {
-            self.connection.transmit.truncate(before);
+            self.transport.transmit.truncate(before);
         }
         fits
     }
 
     #[inline]
     fn check_size(&self, size: usize) -> Result<(), RequestError> {
-        let max = self.connection.server.maximum_packet_size;
+        let max = self.connection.server().maximum_packet_size;
         match size <= max as usize {
             true => Ok(()),
             false => Err(RequestError::PacketTooLarge { size, max }),
@@ -316,12 +320,15 @@ impl Session {
         if self.settings.topic_aliases {
             return Err(RequestError::TopicAliasAutomatic);
         }
-        let max = self.connection.server.topic_alias_maximum;
-        if self.state() == State::Connected && alias > max {
+        let connected = self.connection.connected();
+        if let Some(connected) = connected
+            && let max = connected.server.topic_alias_maximum
+            && alias > max
+        {
             return Err(RequestError::TopicAlias { alias, max });
         }
         let topic = match message.topic {
-            "" => self.connection.sent_aliases.topic(alias).cloned(),
+            "" => connected.and_then(|it| it.sent_aliases.topic(alias).cloned()),
             topic => Str::try_from(topic).ok(),
         };
         let topic = topic.ok_or(RequestError::TopicAliasUnknown(alias))?;
