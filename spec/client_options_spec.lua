@@ -23,7 +23,7 @@ describe("an option of mqtt.client", function()
 
 	it("is one of the documented ones", function()
 		refuses("unexpected key in client opts: unexpected = true", { unexpected = true })
-		refuses("unexpected key in client opts: Uri = host", { Uri = "host" })
+		refuses("unexpected key in client opts: Uri = host, did you mean uri?", { Uri = "host" })
 	end)
 
 	for name, expected in pairs({

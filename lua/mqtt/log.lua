@@ -70,6 +70,8 @@ end
 function log.set(logger)
 	if logger == nil then
 		return set(default(), true)
+	elseif logger == false then
+		return set(nil, true)
 	elseif type(logger) ~= "table" then
 		error("expecting logger to be a table with methods, got: " .. type(logger), 2)
 	end

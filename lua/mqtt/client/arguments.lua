@@ -87,6 +87,13 @@ function arguments.timeout(timeout)
 	end
 end
 
+--- The second argument of `Client:publish`, `Client:subscribe` and `Client:unsubscribe`. The originals ignore it.
+function arguments.no_callback(value)
+	if type(value) == "function" then
+		return "expecting the callback as the field callback of opts, not as a second argument"
+	end
+end
+
 -- Makes the packet of a request, as `codec` takes it, so that `codec` checks the fields.
 local PACKETS = {
 	publish = function(opts)
@@ -99,11 +106,6 @@ local PACKETS = {
 		return { type = types.UNSUBSCRIBE, packet_id = 1, subscriptions = { opts.topic } }
 	end,
 }
-
---- Whether a method makes a request with an answer: "publish", "subscribe" or "unsubscribe".
-function arguments.is_request(method)
-	return PACKETS[method] ~= nil
-end
 
 --- The argument of a request, and its packet: the whole check of the request, before it is made.
 -- @tparam string method "publish", "subscribe" or "unsubscribe"

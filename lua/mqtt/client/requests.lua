@@ -7,6 +7,7 @@ local calls = require("mqtt.calls")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 local ending = require("mqtt.client.ending")
+local fields = require("mqtt.client.fields")
 local log = require("mqtt.log")
 local options = require("mqtt.client.options")
 local packet = require("mqtt.packet")
@@ -20,6 +21,7 @@ local core_publish, publish_plain, LARGE_PAYLOAD = core.publish, calls.publish, 
 local keeps_exchanges, raise, try = options.keeps_exchanges, protect.raise, protect.try
 local unacknowledged = require("mqtt.client.incoming").unacknowledged
 local NOT_OPENED, PUBLISH = ending.NOT_OPENED, packet.types.PUBLISH
+local IGNORED = fields.ignored
 
 local STUCK = "the connection takes nothing"
 
@@ -130,8 +132,12 @@ local request = requests.request
 function requests.ask(client, method, opts, done)
 	local own, callback = {}, opts.callback
 	local packet_id, err, is_answered
+	local known = fields[method]
 	for key, value in pairs(opts) do
-		own[key] = value
+		-- The table may have options of the caller's.
+		if known[key] ~= nil then
+			own[key] = value
+		end
 	end
 	function own.callback(answer)
 		is_answered = true
@@ -170,13 +176,19 @@ function requests.forget(client, packet_id, reason)
 	end
 end
 
+-- Checks what a program gives to `publish`, `subscribe` or `unsubscribe`. Returns an error message, or nil.
+local function check(method, opts, second)
+	return arguments.no_callback(second) or type(opts) == "table" and fields.lenient(method, opts)
+		or arguments[method](opts)
+end
+
 -- SUBSCRIBE and UNSUBSCRIBE ------------------------------------------------------------------------------------------
 
 -- The fields of a subscription that only MQTT 5.0 has.
 local V50_SUBSCRIBE_FIELDS = { "no_local", "retain_as_published", "retain_handling", "properties", "user_properties" }
 
-function requests.subscribe(client, opts)
-	local problem = arguments.subscribe(opts)
+function requests.subscribe(client, opts, second)
+	local problem = check("subscribe", opts, second)
 	if problem then
 		error(problem, 2)
 	end
@@ -195,8 +207,8 @@ function requests.subscribe(client, opts)
 	return false, err
 end
 
-function requests.unsubscribe(client, opts)
-	local problem = arguments.unsubscribe(opts)
+function requests.unsubscribe(client, opts, second)
+	local problem = check("unsubscribe", opts, second)
 	if problem then
 		error(problem, 2)
 	end
@@ -282,10 +294,10 @@ local function published(client, packet_id, callback, full)
 	return packet_id
 end
 
-function requests.publish(client, opts)
+function requests.publish(client, opts, second)
 	local direct = client._direct
-	if direct and publish_plain then
-		local packet_id, time, full, dropped, callback = publish_plain(direct, opts)
+	if direct and publish_plain and second == nil then
+		local packet_id, time, full, dropped, callback = publish_plain(direct, opts, IGNORED)
 		if packet_id then
 			client.send_time = time
 			if full or dropped or callback then
@@ -296,34 +308,32 @@ function requests.publish(client, opts)
 		end
 	end
 
-	if type(opts) ~= "table" then
-		error(arguments.publish(opts), 2)
-	end
-	local callback = opts.callback
-	-- The session checks the fields of a plain message itself.
-	if opts.properties ~= nil or opts.user_properties ~= nil or not client.connection
-		or callback ~= nil and type(callback) ~= "function" then
-		local problem = arguments.publish(opts)
-		if problem then
-			error(problem, 2)
-		end
-	end
-	if not (client.connection or client.opts.queue) then
-		return false, NOT_OPENED
-	elseif client._stuck and is_stuck(client) then
-		return false, "failed to send PUBLISH: " .. STUCK
-	end
-
-	local packet_id, time, full, dropped = send_publish(client, opts)
-	if packet_id == false and wait_for_room(client) then
-		packet_id, time, full, dropped = send_publish(client, opts)
+	local packet_id, time, full, dropped, callback
+	if not direct and publish_plain and second == nil and client.connection and not client._stuck then
+		-- A client with a connector.
+		packet_id, time, full, dropped, callback = publish_plain(client._handle, opts, IGNORED)
 	end
 	if not packet_id then
-		local err, is_misuse = time, full
-		if is_misuse then
-			error(arguments.publish(opts) or err, 2)
+		local problem = check("publish", opts, second)
+		if problem then
+			error(problem, 2)
+		elseif not (client.connection or client.opts.queue) then
+			return false, NOT_OPENED
+		elseif client._stuck and is_stuck(client) then
+			return false, "failed to send PUBLISH: " .. STUCK
 		end
-		return false, "failed to send PUBLISH: " .. err
+		packet_id, time, full, dropped = send_publish(client, opts)
+		if packet_id == false and wait_for_room(client) then
+			packet_id, time, full, dropped = send_publish(client, opts)
+		end
+		if not packet_id then
+			local err, is_misuse = time, full
+			if is_misuse then
+				error(err, 2)
+			end
+			return false, "failed to send PUBLISH: " .. err
+		end
+		callback = opts.callback
 	end
 	-- Before anything that yields: the answer may come meanwhile.
 	await_answer(client, packet_id, callback, dropped)
