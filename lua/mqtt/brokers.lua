@@ -47,6 +47,9 @@ local Brokers = {
 	-- and the object whose finalizer tells of the client's collection.
 	last_attempt = nil,
 	guard = nil,
+	-- How many accepted connections the broker has ended since a time: see `mqtt.client.lifecycle`.
+	taken = 0,
+	taken_since = nil,
 }
 Brokers.__index = Brokers
 

@@ -43,6 +43,8 @@ use timers::{Due, Timers};
 
 /// The most answers to the server that may wait to be written. Above it, reading stops.
 const MOST_ANSWERS: u32 = 1 << 16;
+/// How many unacknowledged messages make a server wait: mosquitto's `max_inflight_messages`, unless configured otherwise.
+const STALL: u32 = 20;
 /// The least number of messages for which taking all of them at once pays.
 const MANY: usize = 16;
 /// The factor between `max_queued_bytes` and the bytes that may have been read since the event queue was last empty.
@@ -265,6 +267,8 @@ pub struct Session {
     pinned_bytes: usize,
     /// Whether the event queue may hold a message that the user already has from an earlier connection.
     holds_repeats: bool,
+    /// Whether the user knows that many messages wait for an acknowledgement.
+    stall_told: bool,
 }
 
 impl Session {
@@ -285,6 +289,7 @@ impl Session {
             dropped: Vec::new(),
             pinned_bytes: 0,
             holds_repeats: false,
+            stall_told: false,
         }
     }
 
@@ -415,6 +420,19 @@ impl Session {
             self.shrink();
         }
         Some(event)
+    }
+
+    /// Once: how many messages wait for the user's acknowledgement, when they are so many that a server may send no more
+    /// before. To be asked when the user has taken all events.
+    pub fn take_stall(&mut self) -> Option<u32> {
+        if self.stall_told {
+            return None;
+        }
+        let maximum = self.connection.requested.receive_maximum;
+        let least = maximum.map_or(STALL, |maximum| STALL.min(maximum.into()));
+        let count = self.incoming.waiting(least)?;
+        self.stall_told = true;
+        Some(count)
     }
 
     /// Takes all events at once, if they are many and all of them messages. So the user can go through them while

@@ -397,7 +397,7 @@ impl Session {
     /// Sends SUBSCRIBE, as soon as it may be sent, and returns its packet identifier.
     ///
     /// # Errors
-    /// There is no connection, the packet exceeds a limit of the server, no packet identifier is free, or the packet
+    /// There is neither a connection nor a setting by which it waits for one, the packet exceeds a limit of the server, no packet identifier is free, or the packet
     /// breaks a rule: see [`RequestError`].
     pub fn subscribe(
         &mut self,
@@ -657,15 +657,20 @@ impl Session {
     /// to be repeated come first.
     fn is_held(&self, packet: PacketType) -> Result<bool, RequestError> {
         match self.state() {
-            State::Disconnected | State::Open
-                if packet == PacketType::Publish && self.settings.queue.is_some() =>
-            {
-                Ok(true)
-            }
+            State::Disconnected | State::Open if self.is_kept(packet) => Ok(true),
             State::Disconnected => Err(RequestError::NotConnected),
             State::Open => Err(RequestError::ConnectFirst(packet)),
             State::Connecting => Ok(self.version == Version::V50 || self.outgoing.has_held()),
             State::Connected => Ok(self.outgoing.has_held()),
+        }
+    }
+
+    /// Whether a packet is accepted without a connection.
+    fn is_kept(&self, packet: PacketType) -> bool {
+        match packet {
+            PacketType::Publish => self.settings.queue.is_some(),
+            PacketType::Subscribe => self.settings.queue.is_some() || self.settings.resubscribe,
+            _ => false,
         }
     }
 

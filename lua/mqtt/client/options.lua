@@ -253,7 +253,14 @@ end
 -- @tparam table opts the client's options
 -- @treturn boolean whether so
 function options.keeps_exchanges(opts)
-	return not not (opts.reconnect or opts.queue or not opts.clean)
+	return not not (opts.reconnect or opts.queue or opts.resubscribe or not opts.clean)
+end
+
+--- Whether a SUBSCRIBE made without a connection waits for the next connection.
+-- @tparam table opts the client's options
+-- @treturn boolean whether so
+function options.keeps_subscriptions(opts)
+	return not not (opts.queue or opts.resubscribe)
 end
 
 -- The table that `options.session` returns each time: a new table for each client would be garbage.

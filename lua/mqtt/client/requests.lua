@@ -96,7 +96,7 @@ local note_ignored = requests.note_ignored
 -- @return the method's result; or false
 -- @treturn ?string and an error message
 function requests.request(client, callback, what, method, ...)
-	if not client.connection then
+	if not client.connection and not (method == "subscribe" and options.keeps_subscriptions(client.opts)) then
 		return false, NOT_OPENED
 	end
 	local link = client._link
@@ -110,6 +110,9 @@ function requests.request(client, callback, what, method, ...)
 	log:debug("[LuaMQTT] client '%s' sending %s", client.opts.id, what)
 	if result ~= true then
 		set_callback(client, result, callback)
+	end
+	if not client.connection then
+		return result
 	end
 	local ok
 	ok, err = sent(client, what)
@@ -198,6 +201,10 @@ function requests.subscribe(client, opts, second)
 		no_local, retain_as_published, retain_handling = false, false, 0
 	elseif type(retain_handling) == "boolean" then
 		retain_handling = retain_handling and 1 or 0
+	end
+	if not client.connection and not options.keeps_subscriptions(client.opts) then
+		log:warn("[LuaMQTT] client '%s' does not subscribe to %s, since it is not connected: subscribe in a handler of "
+			.. "connect, or set the option resubscribe or queue", client.opts.id, opts.topic)
 	end
 	local packet_id, err = request(client, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
 		no_local or false, retain_as_published or false, retain_handling or 0, opts.properties, opts.user_properties)

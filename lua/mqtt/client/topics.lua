@@ -5,7 +5,7 @@
 local arguments = require("mqtt.client.arguments")
 local core = require("mqtt.core")
 local fields = require("mqtt.client.fields")
-local log = require("mqtt.log")
+local log_error = require("mqtt.client.ending").log_error
 local options = require("mqtt.client.options")
 local protect = require("mqtt.protect")
 local requests = require("mqtt.client.requests")
@@ -74,7 +74,7 @@ end
 local function report(self, filter, problem, suback)
 	local message = str_format("no subscription to %s: %s", filter, problem)
 	local client = self.client
-	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
+	log_error(client, message)
 	client:handle("error", message, client, suback)
 end
 
