@@ -699,6 +699,9 @@ local _M = {}
 -- @see Client:__init
 -- @treturn Client MQTT client instance
 function _M.create(opts)
+	if type(opts) == "table" and (opts == _M or opts.client == _M.create) then
+		error("expecting mqtt.client { ... } with a dot, not mqtt:client { ... } with a colon", 2)
+	end
 	local client = setmetatable({}, Client)
 	-- Not a tail call: `__init` raises errors in the caller's name.
 	client:__init(opts)

@@ -99,7 +99,9 @@ impl fmt::Display for RequestError {
                 f.write_str("DISCONNECT: session_expiry_interval must be 0 as it was in CONNECT")
             }
             Self::PacketIdInUse(id) => write!(f, "packet identifier {id} is in use"),
-            Self::NoPacketId => f.write_str("all 65535 packet identifiers are in use"),
+            Self::NoPacketId => f.write_str(
+                "all 65535 packet identifiers are in use: go on when a callback or the event acknowledge tells of an answer",
+            ),
             Self::NotReceived(id) => write!(
                 f,
                 "no received message with packet identifier {id} waits for an acknowledgement"

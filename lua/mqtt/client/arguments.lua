@@ -15,7 +15,8 @@ local arguments = {}
 local function field(opts, name, expected)
 	local value = opts[name]
 	if value ~= nil and type(value) ~= expected then
-		return str_format("expecting opts.%s to be a %s", name, expected)
+		local hint = expected == "string" and type(value) == "number" and ", got a number: use tostring" or ""
+		return str_format("expecting opts.%s to be a %s%s", name, expected, hint)
 	end
 end
 

@@ -301,6 +301,9 @@ function lifecycle.send_connect(client)
 	return true
 end
 
+-- Many brokers close a plain connection to the port for TLS without a word.
+local WRONG_PORT = ": if this is its port for TLS, use mqtts://"
+
 -- The reason codes by which a server refers to other servers (4.11), and the reason code for a second client with the
 -- same client identifier (3.14.2.1).
 local USE_ANOTHER_SERVER = core.reason_codes.use_another_server
@@ -444,7 +447,11 @@ function lifecycle.closed(client)
 	if conn and conn.connack then
 		note_taken_over(client, false)
 	end
-	fail(client, conn and conn.connack and reason or reason .. " before its CONNACK", reason)
+	local message = reason
+	if not (conn and conn.connack) then
+		message = reason .. " before its CONNACK" .. (conn and conn.protocol == "mqtt" and WRONG_PORT or "")
+	end
+	fail(client, message, reason)
 	return gone(client, reason)
 end
 

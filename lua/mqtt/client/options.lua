@@ -42,7 +42,7 @@ end
 
 local function check_version(value)
 	if value ~= const.v311 and value ~= const.v50 then
-		return "expecting version to be a value either 4 or 5"
+		return "expecting version to be a value either 4 or 5: mqtt.v311 or mqtt.v50"
 	end
 end
 
@@ -91,7 +91,7 @@ end
 local SCHEMA = {
 	uri = { string = true, table = brokers.check_uris, words = "a string" },
 	clean = { boolean = true, string = check_clean, words = "a boolean, or 'first'" },
-	version = { number = check_version, default = const.v311 },
+	version = { number = check_version, default = const.v311, words = "a number: mqtt.v311 or mqtt.v50" },
 	id = { string = true },
 	protocol = { string = true },
 	host = { string = true },
@@ -169,7 +169,8 @@ local function check_will(will)
 	if broken then
 		return "will.topic: " .. broken
 	elseif type(will.payload) ~= "string" then
-		return "expecting will.payload to be a string" .. (will.message and fields.hint("message", fields.will) or "")
+		return "expecting will.payload to be a string" .. (type(will.payload) == "number" and ", got a number: use tostring"
+			or will.message and fields.hint("message", fields.will) or "")
 	elseif will.qos ~= nil and type(will.qos) ~= "number" then
 		return "expecting will.qos to be a number"
 	elseif will.qos ~= nil and not is_whole(will.qos, 0, 2) then
