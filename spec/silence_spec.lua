@@ -180,3 +180,21 @@ describe("subscribing without a connection", function()
 		assert.same({ 0 }, suback.rc)
 	end)
 end)
+
+describe("a guide", function()
+	it("shows no handler of connect that takes a refusal for a connection", function()
+		local pipe = assert(io.popen("ls README.md docs/*.md"))
+		local count = 0
+		for name in pipe:lines() do
+			local file = assert(io.open(name))
+			local text = file:read("*a")
+			file:close()
+			for handler in text:gmatch("connect\"?[ =,]+function%b().-end") do
+				count = count + 1
+				assert.matches("connack%.rc", handler)
+			end
+		end
+		pipe:close()
+		assert.is_true(count > 10)
+	end)
+end)
