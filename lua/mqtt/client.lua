@@ -369,7 +369,7 @@ Client.unsubscribe = requests.unsubscribe
 -- is sent again on the next connection if this connection is lost (with `reconnect`, `queue`, `resubscribe`, or without
 -- a clean start).
 --
--- A field of `opts` that is close to a known field raises an error, as does a callback as the second argument; any other
+-- A field of `opts` close to a known field raises an error, as does a callback as the second argument. Any other
 -- unknown field is said once in the log. `Client:subscribe`, `Client:unsubscribe` and the option `will` do the same.
 -- @tparam table opts publish operation options table
 -- @tparam string opts.topic topic to publish message
