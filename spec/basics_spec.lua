@@ -35,12 +35,27 @@ describe("mqtt.log", function()
 		return log
 	end
 
-	it("discards everything unless LuaLogging is loaded", function()
-		for _, logging in ipairs({ false, { _VERSION = "another library", defaultLogger = error } }) do
-			local log = load_with(logging or nil)
-			assert.is_nil(log:debug("a %s", "b"))
-			assert.is_nil(log:error({}))
-			assert.equal(log.warn, log.any_other_method)
+	it("writes warnings and errors to stderr unless LuaLogging is loaded", function()
+		local child = require("spec.support.child")
+		for _, logging in ipairs({ "nil", "{ _VERSION = 'another library', defaultLogger = error }" }) do
+			local output, status = child.run([[
+				package.loaded.logging = %s
+				local log = require("mqtt.log")
+				log:debug("%%d", "no number")
+				log:info("%%d", "no number")
+				log:warn("a %%s", "b")
+				log:error({ "a table" })
+				log:error("bytes of a \27[1mterminal")
+				log.any_other_method()
+				log.set(false)
+				log:error("not this")
+				log.set()
+				log:error("this")
+				io.stderr = nil
+				log:error("gone")
+			]], logging)
+			assert.equal(0, status, output)
+			assert.matches("^warning: a b\nerror: table: [%w]+\nerror: bytes of a %?%[1mterminal\nerror: this\n$", output)
 		end
 	end)
 
@@ -76,7 +91,7 @@ describe("mqtt.log", function()
 		local log = require("mqtt.log")
 
 		after_each(function()
-			log.set(nil)
+			log.set(false)
 		end)
 
 		it("is there as mqtt.log.set", function()
@@ -97,7 +112,7 @@ describe("mqtt.log", function()
 			log:debug("%s", unformatted)
 			log:error("%d", "no number")
 			assert.same({ { "it has 5%" }, { "100%" } }, lines)
-			log.set(nil)
+			log.set(false)
 			log:warn("%s", unformatted)
 			assert.equal(2, #lines)
 		end)

@@ -23,7 +23,7 @@ describe("an option of mqtt.client", function()
 
 	it("is one of the documented ones", function()
 		refuses("unexpected key in client opts: unexpected = true", { unexpected = true })
-		refuses("unexpected key in client opts: Uri = host", { Uri = "host" })
+		refuses("unexpected key in client opts: Uri = host, did you mean uri?", { Uri = "host" })
 	end)
 
 	for name, expected in pairs({
@@ -39,7 +39,7 @@ describe("an option of mqtt.client", function()
 		connect_timeout = "a number",
 		follow_server_reference = "a boolean",
 		auto_ack = "a boolean",
-		version = "a number",
+		version = "a number: mqtt.v311 or mqtt.v50",
 		properties = "a table",
 		user_properties = "a table",
 		will = "a table",
@@ -65,7 +65,7 @@ describe("an option of mqtt.client", function()
 
 	it("version is 4 or 5", function()
 		for _, version in ipairs({ 3, 6, 4.5, 0 }) do
-			refuses("expecting version to be a value either 4 or 5", { version = version })
+			refuses("expecting version to be a value either 4 or 5: mqtt.v311 or mqtt.v50", { version = version })
 		end
 	end)
 
@@ -124,7 +124,7 @@ describe("an option of mqtt.client", function()
 	it("will is checked field by field", function()
 		for text, will in pairs({
 			["expecting will.topic to be a string"] = { payload = "gone" },
-			["expecting will.payload to be a string"] = { topic = "t", payload = 1 },
+			["expecting will.payload to be a string, got a number: use tostring"] = { topic = "t", payload = 1 },
 			["expecting will.qos to be a number"] = { topic = "t", payload = "", qos = "1" },
 			["expecting will.qos to be a valid QoS value"] = { topic = "t", payload = "", qos = 3 },
 			["expecting will.retain to be a boolean"] = { topic = "t", payload = "", retain = 1 },

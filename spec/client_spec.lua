@@ -962,7 +962,7 @@ describe("methods of a client", function()
 		for text, arguments in pairs({
 			["expecting opts to be a table"] = { "publish", "topic" },
 			["expecting opts.topic to be a string"] = { "publish", { topic = 1 } },
-			["expecting opts.payload to be a string"] = { "publish", { topic = "t", payload = 1 } },
+			["expecting opts.payload to be a string, got a number: use tostring"] = { "publish", { topic = "t", payload = 1 } },
 			["expecting opts.qos to be a number"] = { "publish", { topic = "t", qos = "1" } },
 			["expecting qos to be a valid QoS value"] = { "publish", { topic = "t", qos = 3 } },
 			["expecting opts.retain to be a boolean"] = { "publish", { topic = "t", retain = 1 } },

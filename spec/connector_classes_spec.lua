@@ -286,7 +286,8 @@ describe("the stream of a connector class", function()
 							end
 						end
 						assert.equal(#names + 2, #events)
-						local text = expected == "error" and ending or length < #connack and expected .. " before its CONNACK"
+						local text = expected == "error" and ending
+							or length < #connack and expected .. " before its CONNACK: if this is its port for TLS, use mqtts://"
 						assert.equal(text or expected, events[#events - 1][2])
 						assert.equal(expected, events[#events][2].close_reason)
 					end

@@ -393,7 +393,7 @@ method("Client:__init", function()
 		local server = start_server(mqtt.v311)
 		connect_to(server, client({ uri = server.uri }))
 		assert.equal(4, server.received[1].version)
-		harness.blames_caller("expecting version to be a value either 4 or 5", mqtt.client,
+		harness.blames_caller("expecting version to be a value either 4 or 5: mqtt.v311 or mqtt.v50", mqtt.client,
 			{ uri = broker.uri, clean = true, version = 3 })
 	end)
 

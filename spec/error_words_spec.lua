@@ -204,6 +204,56 @@ describe("the text of an error", function()
 		assert.matches("host or service not provided, or not known", events[2][2], 1, true)
 	end)
 
+	it("says what helps: mqtt:// on a TLS port", function()
+		assert.equal("connection closed by broker before its CONNACK: if this is its port for TLS, use mqtts://",
+			check("closed", { uri = "mqtt://127.0.0.1:" .. broker.tls_port }))
+	end)
+
+	it("says what helps: an unknown issuer", function()
+		check("secure.cafile names a certificate to trust", { uri = broker.tls_uri })
+	end)
+
+	it("says what helps: a colon, a list, a number as the payload, a version as a string", function()
+		local subject = harness.client()
+		harness.blames_caller("expecting mqtt.client { ... } with a dot, not mqtt:client { ... } with a colon",
+			mqtt.client, mqtt, { uri = "h", clean = true })
+		harness.blames_caller("expecting mqtt.client { ... } with a dot, not mqtt:client { ... } with a colon",
+			require("mqtt.client").create, require("mqtt.client"), { uri = "h", clean = true })
+		local list = { subject }
+		harness.blames_caller("expecting a client or a function, got: " .. tostring(list)
+			.. ": give the items of a list one by one, run_ioloop(first, second)", mqtt.run_ioloop, list)
+		harness.blames_caller("expecting opts.payload to be a string, got a number: use tostring", subject.publish, subject,
+			{ topic = "t", payload = 21.5 })
+		harness.connect(subject)
+		harness.blames_caller("expecting opts.payload to be a string, got a number: use tostring", subject.publish, subject,
+			{ topic = "t", payload = 21.5 })
+		harness.blames_caller("expecting version to be a number: mqtt.v311 or mqtt.v50", mqtt.client,
+			{ uri = "h", clean = true, version = "5.0" })
+	end)
+
+	it("says what helps: all packet identifiers in use", function()
+		local server = servers.start(4)
+		local subject = harness.client({ uri = server.uri })
+		harness.serve({ subject, server.serve }, function()
+			return subject.connection and subject.connection.connack
+		end)
+		local ok, err
+		for _ = 1, 65536 do
+			ok, err = subject:publish({ topic = "t", qos = 1 })
+		end
+		assert.same({ false, "failed to send PUBLISH: all 65535 packet identifiers are in use: go on when a callback or the "
+			.. "event acknowledge tells of an answer" }, { ok, err })
+	end)
+
+	it("says what helps: two clients with one client identifier, MQTT 5.0", function()
+		local server = servers.start(mqtt.v50)
+		accepts_and(function(self)
+			self:send({ type = 14, rc = 0x8E })
+		end)(server)
+		check(": another client uses this client identifier (the option id)",
+			{ uri = server.uri, version = mqtt.v50 }, server)
+	end)
+
 	it("is what run_sync and await return", function()
 		local server = servers.start(4)
 		has_gone(server)

@@ -71,7 +71,7 @@ describe("a broker that breaks the rules", function()
 				-- The alert with which a TLS server answers a CONNECT.
 				local names, message, last = outcome(version, connector, "15 03 03 00 02 02 32")
 				assert.same({ "error", "close" }, names)
-				assert.matches("the server expects TLS on this port$", message)
+				assert.matches("the server expects TLS on this port: use mqtts:// or the option secure$", message)
 				assert.not_equal(DISCONNECT, last.type)
 			end)
 

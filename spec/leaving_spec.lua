@@ -92,7 +92,9 @@ local WAYS = {
 	["close_connection and os.exit"] = { 'each("close_connection") os.exit(0)' },
 	["loop:remove and the end"] = { [[
 		for _, client in ipairs(clients) do
-			loop:add(client)
+			if not loop.clients[client] then
+				loop:add(client)
+			end
 			loop:remove(client)
 		end
 	]] },

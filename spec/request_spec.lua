@@ -785,7 +785,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			for _, case in ipairs({
 				{ "expecting opts to be a table" },
 				{ "expecting opts.topic to be a string", {} },
-				{ "expecting opts.payload to be a string", { topic = "a", payload = 1 } },
+				{ "expecting opts.payload to be a string, got a number: use tostring", { topic = "a", payload = 1 } },
 				{ "expecting opts.callback to be a function", { topic = "a", callback = 1 } },
 				{ "expecting opts.timeout to be a number of seconds above 0, got: -1", { topic = "a", timeout = -1 } },
 				{ "expecting opts.properties to be a table", { topic = "a", properties = 1 } },

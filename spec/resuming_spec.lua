@@ -232,7 +232,7 @@ describe("with reconnect", function()
 			assert.same({ false, "failed to send PUBLISH: the queue is full: it takes 3 messages and 1048576 bytes" },
 				{ ok, err })
 			assert.equal(3, subject:stats().queued)
-			assert.same({ false, "network connection is not opened" }, { subject:subscribe({ topic = "t" }) })
+			assert.same({ false, "network connection is not opened" }, { subject:unsubscribe({ topic = "t" }) })
 			await(subject, types.PUBLISH, 3)
 			assert.same({ "CONNECT", "PUBLISH m1 1", "PUBLISH m2 0", "PUBLISH m3 2" }, received())
 			server:send({ type = types.PUBACK, packet_id = 1, rc = 0 })

@@ -211,7 +211,7 @@ describe("a handler of a topic", function()
 			{ "expecting opts.keys to be a table", "a", handler, { keys = "b" } },
 			{ "expecting opts.subscribe to be a boolean", "a", handler, { subscribe = 1 } },
 			{ "expecting opts.subscribe to be true where there is opts.qos", "a", handler, { qos = 1 } },
-			{ "unexpected key in opts: subscrib", "a", handler, { subscrib = true } },
+			{ "unexpected key in opts: subscrib, did you mean subscribe?", "a", handler, { subscrib = true } },
 			{ "expecting valid opts.qos value", "a", handler, { subscribe = true, qos = 3 } },
 			{ "expecting opts.callback to be a function", "a", handler, { subscribe = true, callback = 1 } },
 		}) do

@@ -489,13 +489,16 @@ async fn a_refused_certificate_is_explained() {
     for (identity, expected) in [
         (
             issue(&other, &good),
-            "unknown issuer \"Other CA\"; the server sent no intermediate certificate",
+            "unknown issuer \"Other CA\"; the server sent no intermediate certificate; secure.cafile names a certificate to trust",
         ),
         (
             issue(&ca(), &good),
             "it is not signed with the key of its issuer; is that an older or newer CA of the same name?",
         ),
-        (self_signed, "it is self-signed"),
+        (
+            self_signed,
+            "it is self-signed; secure.cafile names a certificate to trust",
+        ),
         (issue(&ours, &expired), "it expired on 2024-02-29"),
         (issue(&ours, &future), "it is not valid before 3000-01-01"),
         (
@@ -546,9 +549,13 @@ async fn a_chain_must_be_sent_up_to_a_root() {
         (
             incomplete,
             &trusted,
-            "unknown issuer \"Test intermediate\"; the server sent no intermediate certificate",
+            "unknown issuer \"Test intermediate\"; the server sent no intermediate certificate; secure.cafile names a certificate to trust",
         ),
-        (complete, &others, "unknown issuer \"Test root\""),
+        (
+            complete,
+            &others,
+            "unknown issuer \"Test root\"; secure.cafile names a certificate to trust",
+        ),
     ] {
         let text = failure("localhost", port, options).await;
         assert_eq!(text, format!("{VERIFICATION}{expected}"));

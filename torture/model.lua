@@ -212,7 +212,8 @@ function EVENTS:connect(client, connack)
 	self.connected_at = self.now()
 	local opts = client.opts
 	-- At the first connect "first" has just become false.
-	local keeps = opts.reconnect or opts.queue or not opts.clean and not (self.is_first_clean and self.opened == 1)
+	local keeps = opts.reconnect or opts.queue or opts.resubscribe
+		or not opts.clean and not (self.is_first_clean and self.opened == 1)
 	for _, exchange in pairs(self.exchanges) do
 		if not keeps and not exchange.is_received and exchange.connection ~= self:serial_of(connection) then
 			exchange.is_lost = true

@@ -491,7 +491,7 @@ function Ioloop:run_until_clients() end
 
 --- The library's log.
 ---@class mqtt.Log
----@field set fun(logger?: mqtt.Logger) sends everything to a logger from now on
+---@field set fun(logger?: mqtt.Logger|false) sends everything to a logger from now on
 
 -- The module ---------------------------------------------------------------------------------------------------------
 

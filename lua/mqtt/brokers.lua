@@ -4,6 +4,7 @@
 -- Brokers that a broker refers to come first.
 
 local core = require("mqtt.core")
+local fields = require("mqtt.client.fields")
 
 local math_huge, math_max, math_min = math.huge, math.max, math.min
 local ipairs, pairs, setmetatable, tonumber, tostring, type = ipairs, pairs, setmetatable, tonumber, tostring, type
@@ -11,6 +12,8 @@ local table_insert, table_remove = table.insert, table.remove
 
 -- The defaults of the table `reconnect`, in seconds and as a part of them.
 local MIN, MAX, JITTER = 1, 60, 0.5
+-- The names of its fields.
+local RECONNECT = { min = true, max = true, jitter = true }
 -- The delay is doubled this many times at most.
 local DOUBLINGS = 64
 -- A connection has held if it lasted as long as the next delay, and at least this many seconds. A connection that did
@@ -44,6 +47,9 @@ local Brokers = {
 	-- and the object whose finalizer tells of the client's collection.
 	last_attempt = nil,
 	guard = nil,
+	-- How many accepted connections the broker has ended since a time: see `mqtt.client.lifecycle`.
+	taken = 0,
+	taken_since = nil,
 }
 Brokers.__index = Brokers
 
@@ -81,7 +87,8 @@ function brokers.check_reconnect(reconnect)
 				return ("expecting reconnect.%s to be a number of seconds above 0, got: %s"):format(key, tostring(value))
 			end
 		elseif key ~= "jitter" then
-			return ("unexpected key in reconnect: %s = %s"):format(tostring(key), tostring(value))
+			return ("unexpected key in reconnect: %s = %s%s"):format(tostring(key), tostring(value),
+				fields.hint(key, RECONNECT))
 		elseif not (type(value) == "number" and value >= 0 and value <= 1) then
 			return "expecting reconnect.jitter to be a number from 0 to 1, got: " .. tostring(value)
 		end

@@ -4,7 +4,7 @@
 local core = require("mqtt.core")
 
 local math_floor = math.floor
-local getmetatable, ipairs, type = getmetatable, ipairs, type
+local getmetatable, ipairs, pairs, type = getmetatable, ipairs, pairs, type
 
 local calls = {}
 
@@ -55,12 +55,14 @@ if core.builds_messages then
 	-- @function calls.publish
 	-- @param handle the link's handle
 	-- @tparam table opts the options of `Client:publish`
+	-- @tparam table ignored names of further fields that `opts` may have: true for each
 	-- @treturn[1] number the packet identifier, 0 for QoS 0
 	-- @treturn[1] number the time as of `os.time`
 	-- @treturn[1] boolean whether the program should wait before it sends more
 	-- @return[1] a list of the packet identifiers of messages that were dropped to make room for it, or nil
 	-- @return[1] `opts.callback`
-	-- @return[2] nil: nothing has been done. The message needs the general way, which does more and returns errors
+	-- @return[2] nil: nothing has been done. The message needs the general way, which does more and returns errors; so
+	-- does a table with a field that is not known
 	calls.publish = core.publish_table
 	return calls
 end
@@ -94,9 +96,31 @@ local numbers = setmetatable({}, {
 	end,
 })
 
-function calls.publish(handle, opts)
-	if type(opts) ~= "table" or opts.packet_id ~= nil or opts.properties ~= nil or opts.user_properties ~= nil then
+local FAST_FIELDS = { topic = true, payload = true, qos = true, retain = true, dup = true, callback = true }
+
+-- How many more messages to look through for misspelt fields, if they have a payload. To look through all costs 1,100
+-- instructions a message, more than anything else here: LuaJIT then has to make the table that it could leave out.
+local unsure = 1000
+
+local function is_plain(opts, ignored)
+	for name in pairs(opts) do
+		if not (FAST_FIELDS[name] or ignored[name]) then
+			return false
+		end
+	end
+	return true
+end
+
+function calls.publish(handle, opts, ignored)
+	if type(opts) ~= "table" or getmetatable(opts) ~= nil or opts.packet_id ~= nil or opts.properties ~= nil
+		or opts.user_properties ~= nil then
 		return nil
+	end
+	if unsure > 0 or opts.payload == nil then
+		unsure = unsure - 1
+		if not is_plain(opts, ignored) then
+			return nil
+		end
 	end
 	local number = numbers[handle]
 	if not number then

@@ -171,7 +171,8 @@ end
 -- @tparam[opt] table opts.queue accept publishes without a connection, and send them in order when there is one: a
 -- table with the optional fields `max_messages` (1000 by default), `max_bytes` (1 MiB) and `when_full`, "reject" (the
 -- default: `publish` returns false and an error message) or "drop_oldest" (among the messages that were never sent)
--- @tparam[opt=false] boolean opts.resubscribe renew subscriptions when the broker has lost them with its session
+-- @tparam[opt=false] boolean opts.resubscribe renew subscriptions when the broker has lost them with its session. With
+-- this option or `queue`, `Client:subscribe` needs no connection: the SUBSCRIBE waits for the next one
 -- @tparam[opt=20] number opts.server_receive_maximum for MQTT 3.1.1 only: how many QoS 2 messages the broker takes at a
 -- time; a broker of MQTT 5.0 says so itself. A larger number makes publishing faster, but the broker may lose messages
 -- beyond its own limit: mosquitto does above its `max_inflight_messages`
@@ -332,7 +333,8 @@ function Client:off(event, func)
 end
 
 --- Subscribe to specified topic. Returns the SUBSCRIBE packet id and calls optional callback when subscription will be
--- created on broker
+-- created on broker. Without a connection this fails, with a warning in the log, unless the option `queue` or
+-- `resubscribe` is set
 -- @tparam table opts subscription options
 -- @tparam string opts.topic topic filter to subscribe
 -- @tparam[opt=0] number opts.qos QoS level for subscription
@@ -364,8 +366,11 @@ Client.unsubscribe = requests.unsubscribe
 -- holds up nobody else: in a Copas thread, inside nginx, or if the client is the only one in its loop. A message is
 -- refused when the connection takes nothing, when 16 MiB wait to be written or acknowledged, and when all 65535 packet
 -- identifiers are in use; an identifier is in use until the answer has been handled. A message accepted with QoS 1 or 2
--- is sent again on the next connection if this connection is lost (with `reconnect`, `queue`, or without a clean
--- start).
+-- is sent again on the next connection if this connection is lost (with `reconnect`, `queue`, `resubscribe`, or without
+-- a clean start).
+--
+-- A field of `opts` close to a known field raises an error, as does a callback as the second argument. Any other
+-- unknown field is said once in the log. `Client:subscribe`, `Client:unsubscribe` and the option `will` do the same.
 -- @tparam table opts publish operation options table
 -- @tparam string opts.topic topic to publish message
 -- @tparam[opt] string opts.payload publish message payload
@@ -694,6 +699,9 @@ local _M = {}
 -- @see Client:__init
 -- @treturn Client MQTT client instance
 function _M.create(opts)
+	if type(opts) == "table" and (opts == _M or opts.client == _M.create) then
+		error("expecting mqtt.client { ... } with a dot, not mqtt:client { ... } with a colon", 2)
+	end
 	local client = setmetatable({}, Client)
 	-- Not a tail call: `__init` raises errors in the caller's name.
 	client:__init(opts)

@@ -63,9 +63,11 @@ local mqtt = {
 -- @usage assert(mqtt.run_ioloop(client1, client2, func))
 function mqtt.run_ioloop(...)
 	for i = 1, select("#", ...) do
-		local problem = expect.explain_item((select(i, ...)))
+		local item = select(i, ...)
+		local problem = expect.explain_item(item)
 		if problem then
-			error(problem, 2)
+			local is_list = type(item) == "table" and item[1] ~= nil and not expect.explain_item(item[1])
+			error(problem .. (is_list and ": give the items of a list one by one, run_ioloop(first, second)" or ""), 2)
 		end
 	end
 	local loop = ioloop.get()

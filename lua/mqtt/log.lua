@@ -1,8 +1,9 @@
 -- The log that the other modules write to. This file decides which logger gets it.
 
 --- The library's log: errors, warnings, connections that come and go, and requests.
--- If the program has loaded LuaLogging before this library, the log goes to LuaLogging's default logger. Otherwise it
--- goes nowhere. `log.set` chooses another logger. Without a logger nothing is formatted.
+-- If the program has loaded LuaLogging before this library, the log goes to LuaLogging's default logger. Otherwise
+-- warnings and errors go to stderr, inside nginx to its error log, but for errors that a handler of `error` gets.
+-- `log.set` chooses another logger, or none. What no logger takes is not formatted.
 -- @module mqtt.log
 -- @usage
 -- local mqtt = require("mqtt")
@@ -10,11 +11,15 @@
 -- 	warn = function(_, text) io.stderr:write("warning: ", text, "\n") end,
 -- 	error = function(_, text) io.stderr:write("error: ", text, "\n") end,
 -- }
+-- mqtt.log.set(false) -- silence
 
-local error, ipairs, select, setmetatable = error, ipairs, select, setmetatable
+local host = require("mqtt.host")
+
+local error, ipairs, pcall, select, setmetatable = error, ipairs, pcall, select, setmetatable
 local tostring, type = tostring, type
 local str_format = string.format
 local loaded = package.loaded
+local io = loaded.io
 
 local LEVELS = { "debug", "info", "warn", "error" }
 
@@ -24,6 +29,26 @@ local log = {}
 local current
 
 local function discard() end
+
+-- Writes a line to stderr, which the program may have closed. Bytes of a terminal's commands may come from a broker.
+local function write_line(level, text)
+	io.stderr:write(level, ": ", (tostring(text):gsub("%c", "?")), "\n")
+end
+
+-- A function that writes a text to nginx's error log or to stderr.
+local function write(level, nginx_level)
+	return function(_, text)
+		local ngx = host.openresty()
+		if ngx then
+			ngx.log(ngx[nginx_level], text)
+		elseif io then
+			pcall(write_line, level, text)
+		end
+	end
+end
+
+-- The logger where the program has chosen none.
+local STANDARD = { warn = write("warning", "WARN"), error = write("error", "ERR") }
 
 -- LuaLogging's default logger, if the program has loaded LuaLogging.
 local function default()
@@ -62,14 +87,31 @@ local function set(logger, formats)
 	end
 end
 
+-- Sends the log where it goes unless the program says otherwise.
+local function set_default()
+	local logger = default()
+	set(logger or STANDARD, logger ~= nil)
+end
+
+--- Logs the error of a client. Internal. Without a logger of the program's, an error that a handler gets is not logged.
+-- @param is_handled whether a handler of `error` gets it too
+-- @param ... as of `log:error`
+function log.report(is_handled, ...)
+	if not (is_handled and current == STANDARD) then
+		log:error(...)
+	end
+end
+
 --- Sends the log to a logger from now on. Raises an error if the argument is no logger.
--- @tparam[opt] table logger with any of the methods `debug`, `info`, `warn` and `error`, called as `logger:warn(text)`.
--- Levels without a method are discarded. A logger of LuaLogging, recognised by its method `setLevel`, gets the format
--- and its arguments, and formats only texts that its level lets through. Without an argument the log goes to
--- LuaLogging's default logger, if LuaLogging is loaded by then, or nowhere
+-- @tparam[opt] table|boolean logger with any of the methods `debug`, `info`, `warn` and `error`, called as
+-- `logger:warn(text)`. Levels without a method are discarded. A logger of LuaLogging, recognised by its method
+-- `setLevel`, gets the format and its arguments, and formats only texts that its level lets through. With false there
+-- is no log. Without an argument the log goes to the default logger of LuaLogging if that is loaded, or to stderr
 function log.set(logger)
 	if logger == nil then
-		return set(default(), true)
+		return set_default()
+	elseif logger == false then
+		return set(nil, true)
 	elseif type(logger) ~= "table" then
 		error("expecting logger to be a table with methods, got: " .. type(logger), 2)
 	end
@@ -81,7 +123,7 @@ function log.set(logger)
 	set(logger, type(logger.setLevel) == "function")
 end
 
-set(default(), true)
+set_default()
 
 return setmetatable(log, {
 	-- The other fields of LuaLogging's logger.

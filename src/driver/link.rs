@@ -53,6 +53,8 @@ pub enum LinkEvent {
     Unrenewed(Unrenewed),
     /// The session ended the connection for this reason.
     Failed(Failure),
+    /// This many messages wait for an acknowledgement: the server may send no more before. Told once.
+    Unacknowledged(u32),
     /// The connection ended by itself.
     Ended(Ended),
     /// The time set by [`Link::wake_after`] has come.
@@ -562,6 +564,9 @@ impl LinkState {
         }
         if let Some(event) = self.session.poll_event() {
             return Some(event.into());
+        }
+        if let Some(count) = self.session.take_stall() {
+            return Some(LinkEvent::Unacknowledged(count));
         }
         self.attached.as_mut()?.ended.take().map(LinkEvent::Ended)
     }

@@ -70,6 +70,11 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
                     results.push_bytes(correlation_data);
                     return;
                 }
+                LinkEvent::Unacknowledged(count) => {
+                    results.push_bytes(b"unacknowledged");
+                    results.push_integer(*count);
+                    return;
+                }
                 LinkEvent::Opened => ("opened", None),
                 LinkEvent::OpenFailed(error) => ("open_failed", Some(error)),
                 LinkEvent::Unrenewed(unrenewed) => ("unrenewed", Some(unrenewed)),

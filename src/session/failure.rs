@@ -22,7 +22,11 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (packet, time) = match self {
-            Self::TlsExpected => return f.write_str("the server expects TLS on this port"),
+            Self::TlsExpected => {
+                return f.write_str(
+                    "the server expects TLS on this port: use mqtts:// or the option secure",
+                );
+            }
             Self::Violation(violation) => return violation.fmt(f),
             Self::NoConnack(time) => (PacketType::Connack, time),
             Self::NoPingresp(time) => (PacketType::Pingresp, time),

@@ -61,6 +61,19 @@ impl Incoming {
         self.unacknowledged
     }
 
+    /// How many messages of this connection wait for the user, if there are at least `least`.
+    pub(super) fn waiting(&self, least: u32) -> Option<u32> {
+        if self.unacknowledged < least {
+            return None;
+        }
+        let waits = |received: &&Received| match received {
+            Received::Delivered | Received::DeliveredOnce | Received::DeliveredAgain => true,
+            Received::Acknowledged | Received::DeliveredBefore => false,
+        };
+        let count = self.exchanges.values().filter(waits).count() as u32;
+        (count >= least).then_some(count)
+    }
+
     /// The user has acknowledged a QoS 2 message.
     #[inline]
     pub(super) fn acknowledge(&mut self, id: u16) {

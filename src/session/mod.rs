@@ -47,6 +47,9 @@ use subscriptions::Subscriptions;
 use timers::{Due, Timers};
 use transport::Transport;
 
+/// How many unacknowledged messages make a server wait: mosquitto's `max_inflight_messages`, unless configured otherwise.
+const STALL: u32 = 20;
+
 /// Figures of a session, see [`Session::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -97,6 +100,8 @@ pub struct Session {
     inbox: Inbox,
     /// Packet identifiers of messages dropped from the full queue, see [`Session::take_dropped`].
     dropped: Vec<u16>,
+    /// Whether the user knows that many messages wait for an acknowledgement.
+    stall_told: bool,
 }
 
 impl Session {
@@ -115,6 +120,7 @@ impl Session {
             counters: Stats::default(),
             inbox: Inbox::default(),
             dropped: Vec::new(),
+            stall_told: false,
         }
     }
 
@@ -241,6 +247,20 @@ impl Session {
             self.shrink();
         }
         Some(event)
+    }
+
+    /// Once: how many messages wait for the user's acknowledgement, when they are so many that a server may send no more
+    /// before. To be asked when the user has taken all events.
+    pub fn take_stall(&mut self) -> Option<u32> {
+        if self.stall_told {
+            return None;
+        }
+        let requested = self.connection.requested()?;
+        let maximum = requested.receive_maximum;
+        let least = maximum.map_or(STALL, |maximum| STALL.min(maximum.into()));
+        let count = self.incoming.waiting(least)?;
+        self.stall_told = true;
+        Some(count)
     }
 
     /// Takes all events at once, if they are many and all of them messages. So the user can go through them while

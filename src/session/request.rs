@@ -100,7 +100,9 @@ impl fmt::Display for RequestError {
                 f.write_str("DISCONNECT: session_expiry_interval must be 0 as it was in CONNECT")
             }
             Self::PacketIdInUse(id) => write!(f, "packet identifier {id} is in use"),
-            Self::NoPacketId => f.write_str("all 65535 packet identifiers are in use"),
+            Self::NoPacketId => f.write_str(
+                "all 65535 packet identifiers are in use: go on when a callback or the event acknowledge tells of an answer",
+            ),
             Self::NotReceived(id) => write!(
                 f,
                 "no received message with packet identifier {id} waits for an acknowledgement"
@@ -378,8 +380,8 @@ impl Session {
     /// Sends SUBSCRIBE, as soon as it may be sent, and returns its packet identifier.
     ///
     /// # Errors
-    /// There is no connection, the packet exceeds a limit of the server, no packet identifier is free, or the packet
-    /// breaks a rule: see [`RequestError`].
+    /// There is neither a connection nor a setting by which it waits for one, the packet exceeds a limit of the server,
+    /// no packet identifier is free, or the packet breaks a rule: see [`RequestError`].
     pub fn subscribe(
         &mut self,
         subscriptions: Vec<Subscription>,
@@ -633,15 +635,20 @@ impl Session {
     /// to be repeated come first.
     fn is_held(&self, packet: PacketType) -> Result<bool, RequestError> {
         match self.state() {
-            State::Disconnected | State::Open
-                if packet == PacketType::Publish && self.settings.queue.is_some() =>
-            {
-                Ok(true)
-            }
+            State::Disconnected | State::Open if self.is_kept(packet) => Ok(true),
             State::Disconnected => Err(RequestError::NotConnected),
             State::Open => Err(RequestError::ConnectFirst(packet)),
             State::Connecting => Ok(self.version == Version::V50 || self.outgoing.has_held()),
             State::Connected => Ok(self.outgoing.has_held()),
+        }
+    }
+
+    /// Whether a packet is accepted without a connection.
+    fn is_kept(&self, packet: PacketType) -> bool {
+        match packet {
+            PacketType::Publish => self.settings.queue.is_some(),
+            PacketType::Subscribe => self.settings.queue.is_some() || self.settings.resubscribe,
+            _ => false,
         }
     }
 

@@ -238,7 +238,10 @@ fn a_server_of_tls_is_recognized() {
         for alert in ["15 03 01 00 02 02 46", "15 03 03 00 02 02 32"] {
             let mut pair = Pair::connecting(client(version));
             pair.server.send_bytes(&hex(alert));
-            assert_eq!(pair.failure(None), "the server expects TLS on this port");
+            assert_eq!(
+                pair.failure(None),
+                "the server expects TLS on this port: use mqtts:// or the option secure"
+            );
         }
         // After CONNACK these bytes are read as MQTT.
         let mut pair = Pair::connected(version);

@@ -548,12 +548,16 @@ fn the_queue_accepts_messages_without_a_connection() {
         );
         assert_eq!(pair.client.stats().queued, 0);
         assert_eq!(pair.client.stats().messages_sent, 4);
-        // Only messages wait for a connection.
+        // Only messages and SUBSCRIBE wait for a connection.
         pair.client.close();
         let refused = pair
             .client
-            .subscribe(vec![subscription("a")], Properties::new());
+            .unsubscribe(vec![Str::from_static("a")], Properties::new());
         assert_eq!(refused, Err(RequestError::NotConnected));
+        let accepted = pair
+            .client
+            .subscribe(vec![subscription("a")], Properties::new());
+        assert_eq!(accepted, Ok(4));
     }
 }
 

@@ -15,7 +15,8 @@ local arguments = {}
 local function field(opts, name, expected)
 	local value = opts[name]
 	if value ~= nil and type(value) ~= expected then
-		return str_format("expecting opts.%s to be a %s", name, expected)
+		local hint = expected == "string" and type(value) == "number" and ", got a number: use tostring" or ""
+		return str_format("expecting opts.%s to be a %s%s", name, expected, hint)
 	end
 end
 
@@ -87,6 +88,13 @@ function arguments.timeout(timeout)
 	end
 end
 
+--- The second argument of `Client:publish`, `Client:subscribe` and `Client:unsubscribe`. The originals ignore it.
+function arguments.no_callback(value)
+	if type(value) == "function" then
+		return "expecting the callback as the field callback of opts, not as a second argument"
+	end
+end
+
 -- Makes the packet of a request, as `codec` takes it, so that `codec` checks the fields.
 local PACKETS = {
 	publish = function(opts)
@@ -99,11 +107,6 @@ local PACKETS = {
 		return { type = types.UNSUBSCRIBE, packet_id = 1, subscriptions = { opts.topic } }
 	end,
 }
-
---- Whether a method makes a request with an answer: "publish", "subscribe" or "unsubscribe".
-function arguments.is_request(method)
-	return PACKETS[method] ~= nil
-end
 
 --- The argument of a request, and its packet: the whole check of the request, before it is made.
 -- @tparam string method "publish", "subscribe" or "unsubscribe"

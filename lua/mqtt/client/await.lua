@@ -4,13 +4,14 @@
 local arguments = require("mqtt.client.arguments")
 local core = require("mqtt.core")
 local ending = require("mqtt.client.ending")
+local fields = require("mqtt.client.fields")
 local host = require("mqtt.host")
 local requests = require("mqtt.client.requests")
 local v50 = require("mqtt.const").v50
 local Waits = require("mqtt.client.waits")
 
 local codec = core.codec
-local error, tostring, type = error, tostring, type
+local error, ipairs, tostring, type = error, ipairs, tostring, type
 
 local await = {
 	--- The least reason code of a refusal.
@@ -42,15 +43,21 @@ function await.has_ended(client)
 	return not (client.connection or client._opening or client.opts.reconnect or client.first_connect)
 end
 
+-- The options by what is waited for: the options of the method, and `timeout`.
+local OPTIONS = { connect = { timeout = true } }
+for _, method in ipairs({ "publish", "subscribe", "unsubscribe" }) do
+	OPTIONS[method] = fields.with(fields[method], OPTIONS.connect)
+end
+
 function await.await(client, what, opts)
 	opts = opts or what == "connect" and {} or opts
 	local problem
-	if what ~= "connect" and not arguments.is_request(what) then
+	if not OPTIONS[what] then
 		problem = "expecting 'connect', 'subscribe', 'unsubscribe' or 'publish', got: " .. tostring(what)
 	elseif type(opts) ~= "table" then
 		problem = "expecting opts to be a table"
 	else
-		problem = arguments.timeout(opts.timeout)
+		problem = fields.strict("opts", opts, OPTIONS[what]) or arguments.timeout(opts.timeout)
 			or what ~= "connect" and arguments.request(what, opts, client._version)
 	end
 	if problem then

@@ -6,7 +6,8 @@ local log = require("mqtt.log")
 local packet_type = require("mqtt.packet").types
 local protect = require("mqtt.protect")
 
-local getmetatable, next, package, pcall, setmetatable = getmetatable, next, package, pcall, setmetatable
+local getmetatable, next, package, pcall = getmetatable, next, package, pcall
+local rawget, setmetatable = rawget, setmetatable
 local tostring = tostring
 local coroutine_running, coroutine_status = coroutine.running, coroutine.status
 local raise, try = protect.raise, protect.try
@@ -25,6 +26,16 @@ local ending = {
 }
 
 local CLOSED_BY_CLIENT, COLLECTED = ending.BY_CLIENT, ending.COLLECTED
+
+--- Logs an error of a client, before its handlers get it.
+-- @tparam Client client the client
+-- @tparam string message the error
+function ending.log_error(client, message)
+	local errors = client.handlers.error
+	log.report(errors and errors[1] or rawget(client, "handle"), "[LuaMQTT] client '%s' %s", client.opts.id, message)
+end
+
+local log_error = ending.log_error
 
 --- Whether the first connect goes on: the list has brokers that have not been tried.
 -- @tparam Client client the client
@@ -112,7 +123,7 @@ end
 -- @tparam string reason the reason of the close event
 -- @tparam ?table pck the CONNACK or DISCONNECT that gives the error
 function ending.fail(client, message, reason, pck)
-	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
+	log_error(client, message)
 	local conn = client.connection
 	client._closing, closers[client] = reason, host.note_thread(coroutine_running())
 	client._failure, client._ended_by = message, pck

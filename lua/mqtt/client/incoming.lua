@@ -74,7 +74,7 @@ local function acknowledge_handled(client, message)
 		return
 	end
 	local ok, err = client:acknowledge(message)
-	if not ok then
+	if not ok and client.connection then
 		log:warn("[LuaMQTT] client '%s' could not acknowledge a message: %s", client.opts.id, err)
 	end
 end

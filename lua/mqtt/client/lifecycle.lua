@@ -106,7 +106,7 @@ local function open_failed(client, reason)
 	client._brokers:ended()
 	client.first_connect = is_first_pass(client)
 	local message = "failed to open network connection: " .. reason
-	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
+	ending.log_error(client, message)
 	raise(try(try(nil, client.handle, client, "error", message, client), ending.tell_waiting, client, message))
 	return message
 end
@@ -301,11 +301,31 @@ function lifecycle.send_connect(client)
 	return true
 end
 
+-- Many brokers close a plain connection to the port for TLS without a word.
+local WRONG_PORT = ": if this is its port for TLS, use mqtts://"
+
 -- The reason codes by which a server refers to other servers (4.11), and the reason code for a second client with the
 -- same client identifier (3.14.2.1).
 local USE_ANOTHER_SERVER = core.reason_codes.use_another_server
 local SERVER_MOVED = core.reason_codes.server_moved
 local SESSION_TAKEN_OVER = core.reason_codes.session_taken_over
+
+-- This many connections that the broker has ended, within so many seconds, are worth a warning.
+local TAKEN_OVER, TAKEN_OVER_WITHIN = 3, 300
+
+-- The broker has ended a connection that it had accepted, perhaps since another client has the same client identifier.
+local function note_taken_over(client, is_certain)
+	local brokers, now = client._brokers, core.now()
+	if not brokers.taken_since or now - brokers.taken_since > TAKEN_OVER_WITHIN then
+		brokers.taken_since, brokers.taken = now, 0
+	end
+	brokers.taken = brokers.taken + 1
+	if brokers.taken == TAKEN_OVER then
+		log:warn("[LuaMQTT] the broker has ended %d connections of client '%s': %s uses the same client identifier "
+			.. "(the option id), or the broker ends it for another reason, which its log tells", TAKEN_OVER,
+			client.opts.id, is_certain and "another client" or "perhaps another client")
+	end
+end
 
 -- Follows the server reference of a CONNACK or DISCONNECT of 5.0, if there is a reference and the option allows it.
 local function follow_reference(client, pck)
@@ -407,7 +427,8 @@ function lifecycle.disconnect_received(client, disconnect)
 	end
 	local message = reason
 	if disconnect.rc == SESSION_TAKEN_OVER then
-		message = message .. ": another client uses this client identifier"
+		message = message .. ": another client uses this client identifier (the option id)"
+		note_taken_over(client, true)
 	end
 	fail(client, message, reason, disconnect)
 	return gone(client, reason)
@@ -423,7 +444,14 @@ function lifecycle.closed(client)
 		return gone(client, ending.BY_CLIENT)
 	end
 	local conn, reason = client.connection, ending.BY_BROKER
-	fail(client, conn and conn.connack and reason or reason .. " before its CONNACK", reason)
+	if conn and conn.connack then
+		note_taken_over(client, false)
+	end
+	local message = reason
+	if not (conn and conn.connack) then
+		message = reason .. " before its CONNACK" .. (conn and conn.protocol == "mqtt" and WRONG_PORT or "")
+	end
+	fail(client, message, reason)
 	return gone(client, reason)
 end
 

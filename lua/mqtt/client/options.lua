@@ -6,6 +6,7 @@ local brokers = require("mqtt.brokers")
 local calls = require("mqtt.calls")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
+local fields = require("mqtt.client.fields")
 local packet_type = require("mqtt.packet").types
 
 local ipairs, pairs, tostring, type = ipairs, pairs, tostring, type
@@ -41,7 +42,7 @@ end
 
 local function check_version(value)
 	if value ~= const.v311 and value ~= const.v50 then
-		return "expecting version to be a value either 4 or 5"
+		return "expecting version to be a value either 4 or 5: mqtt.v311 or mqtt.v50"
 	end
 end
 
@@ -74,7 +75,7 @@ local function check_queue(queue)
 	for key, value in pairs(queue) do
 		local expected = QUEUE[key]
 		if not expected then
-			return "unexpected key in queue: " .. tostring(key)
+			return "unexpected key in queue: " .. tostring(key) .. fields.hint(key, QUEUE)
 		elseif type(expected) == "number" then
 			if not is_whole(value, 1, 0xFFFFFFFF) then
 				return str_format("expecting queue.%s to be a whole number from 1 to 4294967295", key)
@@ -90,7 +91,7 @@ end
 local SCHEMA = {
 	uri = { string = true, table = brokers.check_uris, words = "a string" },
 	clean = { boolean = true, string = check_clean, words = "a boolean, or 'first'" },
-	version = { number = check_version, default = const.v311 },
+	version = { number = check_version, default = const.v311, words = "a number: mqtt.v311 or mqtt.v50" },
 	id = { string = true },
 	protocol = { string = true },
 	host = { string = true },
@@ -143,7 +144,7 @@ function options.check(key, value)
 	end
 	local option = SCHEMA[key]
 	if not option then
-		return "unexpected key in client opts: " .. key .. " = " .. tostring(value)
+		return "unexpected key in client opts: " .. key .. " = " .. tostring(value) .. fields.hint(key, SCHEMA)
 	end
 	local check = option[type(value)]
 	if not check then
@@ -158,14 +159,18 @@ local check = options.check
 
 -- Checks a will. Returns an error message, or nil. Encoding the CONNECT checks the other fields.
 local function check_will(will)
-	if type(will.topic) ~= "string" then
+	local unknown = fields.lenient("will", will)
+	if unknown then
+		return unknown
+	elseif type(will.topic) ~= "string" then
 		return "expecting will.topic to be a string"
 	end
 	local broken = core.check_topic_name(will.topic)
 	if broken then
 		return "will.topic: " .. broken
 	elseif type(will.payload) ~= "string" then
-		return "expecting will.payload to be a string"
+		return "expecting will.payload to be a string" .. (type(will.payload) == "number" and ", got a number: use tostring"
+			or will.message and fields.hint("message", fields.will) or "")
 	elseif will.qos ~= nil and type(will.qos) ~= "number" then
 		return "expecting will.qos to be a number"
 	elseif will.qos ~= nil and not is_whole(will.qos, 0, 2) then
@@ -249,7 +254,14 @@ end
 -- @tparam table opts the client's options
 -- @treturn boolean whether so
 function options.keeps_exchanges(opts)
-	return not not (opts.reconnect or opts.queue or not opts.clean)
+	return not not (opts.reconnect or opts.queue or opts.resubscribe or not opts.clean)
+end
+
+--- Whether a SUBSCRIBE made without a connection waits for the next connection.
+-- @tparam table opts the client's options
+-- @treturn boolean whether so
+function options.keeps_subscriptions(opts)
+	return not not (opts.queue or opts.resubscribe)
 end
 
 -- The table that `options.session` returns each time: a new table for each client would be garbage.
@@ -316,9 +328,9 @@ local CONNECT_OPTIONS = { "id", "username", "password", "will", "properties", "u
 function options.check_connect(opts, given)
 	for _, key in ipairs(CONNECT_OPTIONS) do
 		if given[key] ~= nil then
-			local fields = options.connect_fields(opts)
-			fields.type = packet_type.CONNECT
-			local ok, err = codec[opts.version].encode(fields)
+			local connect = options.connect_fields(opts)
+			connect.type = packet_type.CONNECT
+			local ok, err = codec[opts.version].encode(connect)
 			return not ok and err or nil
 		end
 	end

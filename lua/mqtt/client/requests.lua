@@ -7,6 +7,7 @@ local calls = require("mqtt.calls")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 local ending = require("mqtt.client.ending")
+local fields = require("mqtt.client.fields")
 local log = require("mqtt.log")
 local options = require("mqtt.client.options")
 local packet = require("mqtt.packet")
@@ -20,6 +21,7 @@ local core_publish, publish_plain, LARGE_PAYLOAD = core.publish, calls.publish, 
 local keeps_exchanges, raise, try = options.keeps_exchanges, protect.raise, protect.try
 local unacknowledged = require("mqtt.client.incoming").unacknowledged
 local NOT_OPENED, PUBLISH = ending.NOT_OPENED, packet.types.PUBLISH
+local IGNORED = fields.ignored
 
 local STUCK = "the connection takes nothing"
 
@@ -103,7 +105,7 @@ local note_ignored = requests.note_ignored
 -- @return the method's result; or false
 -- @treturn ?string and an error message
 function requests.request(client, callback, what, method, ...)
-	if not client.connection then
+	if not client.connection and not (method == "subscribe" and options.keeps_subscriptions(client.opts)) then
 		return false, NOT_OPENED
 	end
 	local link = client._link
@@ -117,6 +119,9 @@ function requests.request(client, callback, what, method, ...)
 	log:debug("[LuaMQTT] client '%s' sending %s", client.opts.id, what)
 	if result ~= true then
 		set_callback(client, result, callback)
+	end
+	if not client.connection then
+		return result
 	end
 	local ok
 	ok, err = sent(client, what)
@@ -140,8 +145,12 @@ local request = requests.request
 function requests.ask(client, method, opts, done, note)
 	local own, callback = {}, opts.callback
 	local asked = { done = done, note = note }
+	local known = fields[method]
 	for key, value in pairs(opts) do
-		own[key] = value
+		-- The table may have options of the caller's.
+		if known[key] ~= nil then
+			own[key] = value
+		end
 	end
 	function own.callback(answer)
 		local packet_id = type(answer) == "table" and answer.packet_id
@@ -176,13 +185,19 @@ function requests.forget(client, packet_id, reason)
 	end
 end
 
+-- Checks what a program gives to `publish`, `subscribe` or `unsubscribe`. Returns an error message, or nil.
+local function check(method, opts, second)
+	return arguments.no_callback(second) or type(opts) == "table" and fields.lenient(method, opts)
+		or arguments[method](opts)
+end
+
 -- SUBSCRIBE and UNSUBSCRIBE ------------------------------------------------------------------------------------------
 
 -- The fields of a subscription that only MQTT 5.0 has.
 local V50_SUBSCRIBE_FIELDS = { "no_local", "retain_as_published", "retain_handling", "properties", "user_properties" }
 
-function requests.subscribe(client, opts)
-	local problem = arguments.subscribe(opts)
+function requests.subscribe(client, opts, second)
+	local problem = check("subscribe", opts, second)
 	if problem then
 		error(problem, 2)
 	end
@@ -193,6 +208,10 @@ function requests.subscribe(client, opts)
 	elseif type(retain_handling) == "boolean" then
 		retain_handling = retain_handling and 1 or 0
 	end
+	if not client.connection and not options.keeps_subscriptions(client.opts) then
+		log:warn("[LuaMQTT] client '%s' does not subscribe to %s, since it is not connected: subscribe in a handler of "
+			.. "connect, or set the option resubscribe or queue", client.opts.id, opts.topic)
+	end
 	local packet_id, err = request(client, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
 		no_local or false, retain_as_published or false, retain_handling or 0, opts.properties, opts.user_properties)
 	if packet_id then
@@ -201,8 +220,8 @@ function requests.subscribe(client, opts)
 	return false, err
 end
 
-function requests.unsubscribe(client, opts)
-	local problem = arguments.unsubscribe(opts)
+function requests.unsubscribe(client, opts, second)
+	local problem = check("unsubscribe", opts, second)
 	if problem then
 		error(problem, 2)
 	end
@@ -288,10 +307,10 @@ local function published(client, packet_id, callback, full)
 	return packet_id
 end
 
-function requests.publish(client, opts)
+function requests.publish(client, opts, second)
 	local direct = client._direct
-	if direct and publish_plain then
-		local packet_id, time, full, dropped, callback = publish_plain(direct, opts)
+	if direct and publish_plain and second == nil then
+		local packet_id, time, full, dropped, callback = publish_plain(direct, opts, IGNORED)
 		if packet_id then
 			client.send_time = time
 			if full or dropped or callback then
@@ -302,34 +321,32 @@ function requests.publish(client, opts)
 		end
 	end
 
-	if type(opts) ~= "table" then
-		error(arguments.publish(opts), 2)
-	end
-	local callback = opts.callback
-	-- The session checks the fields of a plain message itself.
-	if opts.properties ~= nil or opts.user_properties ~= nil or not client.connection
-		or callback ~= nil and type(callback) ~= "function" then
-		local problem = arguments.publish(opts)
-		if problem then
-			error(problem, 2)
-		end
-	end
-	if not (client.connection or client.opts.queue) then
-		return false, NOT_OPENED
-	elseif client._stuck and is_stuck(client) then
-		return false, "failed to send PUBLISH: " .. STUCK
-	end
-
-	local packet_id, time, full, dropped = send_publish(client, opts)
-	if packet_id == false and wait_for_room(client) then
-		packet_id, time, full, dropped = send_publish(client, opts)
+	local packet_id, time, full, dropped, callback
+	if not direct and publish_plain and second == nil and client.connection and not client._stuck then
+		-- A client with a connector.
+		packet_id, time, full, dropped, callback = publish_plain(client._handle, opts, IGNORED)
 	end
 	if not packet_id then
-		local err, is_misuse = time, full
-		if is_misuse then
-			error(arguments.publish(opts) or err, 2)
+		local problem = check("publish", opts, second)
+		if problem then
+			error(problem, 2)
+		elseif not (client.connection or client.opts.queue) then
+			return false, NOT_OPENED
+		elseif client._stuck and is_stuck(client) then
+			return false, "failed to send PUBLISH: " .. STUCK
 		end
-		return false, "failed to send PUBLISH: " .. err
+		packet_id, time, full, dropped = send_publish(client, opts)
+		if packet_id == false and wait_for_room(client) then
+			packet_id, time, full, dropped = send_publish(client, opts)
+		end
+		if not packet_id then
+			local err, is_misuse = time, full
+			if is_misuse then
+				error(err, 2)
+			end
+			return false, "failed to send PUBLISH: " .. err
+		end
+		callback = opts.callback
 	end
 	-- Before anything that yields: the answer may come meanwhile.
 	await_answer(client, packet_id, callback, dropped)

@@ -7,6 +7,7 @@ local await = require("mqtt.client.await")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 local ending = require("mqtt.client.ending")
+local fields = require("mqtt.client.fields")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 local protect = require("mqtt.protect")
@@ -17,6 +18,9 @@ local error, ipairs, next, pairs, setmetatable, type = error, ipairs, next, pair
 local str_format = string.format
 local table_sort = table.sort
 local raise, try = protect.raise, protect.try
+
+-- The options of `Client:request`.
+local REQUEST = fields.with(fields.publish, { timeout = true })
 
 -- How long a response may take unless the request says otherwise, in seconds.
 local TIMEOUT = 10
@@ -59,11 +63,15 @@ local function with(table, more)
 end
 
 -- Checks the options of a publish by one of these methods. Returns an error message, or nil.
-local function explain(client, opts, also)
+local function explain(client, opts, known, also)
 	if client._version ~= const.v50 then
 		return "allowed only in MQTT v5.0 protocol"
 	elseif type(opts) ~= "table" then
 		return "expecting opts to be a table"
+	end
+	local unknown = fields.strict("opts", opts, known)
+	if unknown then
+		return unknown
 	elseif opts.properties ~= nil and type(opts.properties) ~= "table" then
 		return "expecting opts.properties to be a table"
 	end
@@ -303,7 +311,7 @@ function Rpc:withdrawn(data)
 end
 
 function Rpc.request(client, opts)
-	local problem = explain(client, opts) or arguments.timeout(opts.timeout)
+	local problem = explain(client, opts, REQUEST) or arguments.timeout(opts.timeout)
 	local topic = not problem and opts.properties and opts.properties.response_topic
 	if topic then
 		problem = core.check_topic_name(topic)
@@ -393,7 +401,7 @@ function Rpc.respond(client, request, opts)
 	if type(request) ~= "table" or type(request.topic) ~= "string" then
 		error("expecting request to be a publish packet", 2)
 	end
-	local problem = explain(client, opts, { topic = "response" })
+	local problem = explain(client, opts, fields.publish, { topic = "response" })
 	if problem then
 		error(problem, 2)
 	end

@@ -40,7 +40,7 @@ local steps = {}
 local function dropped(self, packet_id, message)
 	local failure = try(nil, requests.forget, self, packet_id, message)
 	message = str_format("failed to send what had to wait, packet id %d: %s", packet_id, message)
-	log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
+	ending.log_error(self, message)
 	raise(try(failure, self.handle, self, "error", message, self))
 end
 
@@ -95,8 +95,13 @@ local reactions = {
 		return 0
 	end,
 	unrenewed = function(self, message)
-		log:error("[LuaMQTT] client '%s' %s", self.opts.id, message)
+		ending.log_error(self, message)
 		self:handle("error", message, self)
+		return 0
+	end,
+	unacknowledged = function(self, count)
+		log:warn("[LuaMQTT] client '%s' has %d messages that wait for Client:acknowledge: the broker may send no more "
+			.. "before. Acknowledge each message, or set the option auto_ack", self.opts.id, count)
 		return 0
 	end,
 	woken = function(self)

@@ -4,29 +4,23 @@
 
 local arguments = require("mqtt.client.arguments")
 local core = require("mqtt.core")
-local log = require("mqtt.log")
+local fields = require("mqtt.client.fields")
+local log_error = require("mqtt.client.ending").log_error
 local options = require("mqtt.client.options")
 local protect = require("mqtt.protect")
 local requests = require("mqtt.client.requests")
 local REFUSED = require("mqtt.client.await").REFUSED
 local validate_filter = require("mqtt.topics").validate_subscribe_topic
 
-local error, ipairs, pairs, setmetatable, tostring, type = error, ipairs, pairs, setmetatable, tostring, type
+local error, ipairs, pairs, setmetatable, type = error, ipairs, pairs, setmetatable, type
 local str_format = string.format
 local table_insert, table_remove, table_sort = table.insert, table.remove, table.sort
 local raise, try = protect.raise, protect.try
 
--- The options of `Client:on_topic` itself, and the options of the subscription.
+-- The options of `Client:on_topic` itself, and all its options: with `subscribe` also the subscription's.
 local OPTIONS = { topic = true, handler = true, keys = true, subscribe = true }
-local SUBSCRIPTION = {
-	qos = true,
-	no_local = true,
-	retain_as_published = true,
-	retain_handling = true,
-	properties = true,
-	user_properties = true,
-	callback = true,
-}
+local ALL_OPTIONS = fields.with(fields.subscribe, OPTIONS)
+
 local Topics = {}
 Topics.__index = Topics
 
@@ -57,11 +51,13 @@ local function explain(client, opts)
 	elseif opts.subscribe ~= nil and type(opts.subscribe) ~= "boolean" then
 		return "expecting opts.subscribe to be a boolean"
 	end
+	local unknown = fields.strict("opts", opts, ALL_OPTIONS)
+	if unknown then
+		return unknown
+	end
 	for key in pairs(opts) do
-		if SUBSCRIPTION[key] and not opts.subscribe then
+		if not (OPTIONS[key] or opts.subscribe) then
 			return "expecting opts.subscribe to be true where there is opts." .. key
-		elseif not (SUBSCRIPTION[key] or OPTIONS[key]) then
-			return "unexpected key in opts: " .. tostring(key)
 		end
 	end
 	local ok, err = validate_filter(opts.topic)
@@ -78,7 +74,7 @@ end
 local function report(self, filter, problem, suback)
 	local message = str_format("no subscription to %s: %s", filter, problem)
 	local client = self.client
-	log:error("[LuaMQTT] client '%s' %s", client.opts.id, message)
+	log_error(client, message)
 	client:handle("error", message, client, suback)
 end
 

@@ -17,6 +17,7 @@ local events = {}
 -- - "opened", "closed" or "woken";
 -- - "open_failed", "failed", "broken" or "unrenewed", and a message that says why;
 -- - "dropped", the packet identifier, and a message;
+-- - "unacknowledged", and how many messages are;
 -- - "withdrawn", the packet identifier, and the correlation data.
 local function name(client, kind, first, second, third, fourth, fifth, sixth, seventh, eighth, ninth)
 	if kind == PUBLISH and BUILDS_MESSAGES then

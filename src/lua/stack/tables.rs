@@ -72,17 +72,55 @@ impl Stack {
         Ok(table)
     }
 
-    /// Pushes fields of an argument that is a table without a metatable: the function's first `fields` constants name them.
-    /// The fields replace the arguments behind the table. Returns None for any other argument.
-    pub(crate) fn push_fields(&self, table: c_int, fields: c_int) -> Option<()> {
-        // SAFETY: only a table is asked for its metatable.
-        let is_plain =
-            self.is_table(table) && unsafe { ffi::lua_getmetatable(self.state, table) == 0 };
-        is_plain.then(|| self.push_raw_fields(table, table, fields))
+    /// Pushes the fields of an argument that is a table without a metatable, each at the place that `place` gives its name,
+    /// counted from `first` on, and nil at the other places. Everything behind the argument before `first` goes. Returns
+    /// None for any other argument, and for a table with a field that has no place and is not true in the table `ignored`.
+    #[inline]
+    pub(crate) fn push_all_fields(
+        &self,
+        table: c_int,
+        ignored: c_int,
+        (first, places): (c_int, c_int),
+        place: impl Fn(&[u8]) -> Option<c_int>,
+    ) -> Option<()> {
+        debug_assert!(table < first && ignored < first);
+        // SAFETY: only a table is asked for its metatable, or for its fields. There is room. Nothing is allocated in Lua or
+        // changed in the table meanwhile, so `lua_next` raises no error, and neither does a raw read.
+        unsafe {
+            if !self.is_table(table) || ffi::lua_getmetatable(self.state, table) != 0 {
+                return None;
+            }
+            ffi::lua_settop(self.state, first - 1);
+            ffi::lua_settop(self.state, first - 1 + places);
+            ffi::lua_pushnil(self.state);
+            let key = first + places;
+            while ffi::lua_next(self.state, table) != 0 {
+                let found = match self.argument(key) {
+                    Scalar::String(name) => place(name),
+                    _ => None,
+                };
+                if let Some(found) = found {
+                    ffi::lua_replace(self.state, first + found);
+                } else {
+                    ffi::lua_settop(self.state, key);
+                    if !self.is_table(ignored) {
+                        return None;
+                    }
+                    ffi::lua_pushvalue(self.state, key);
+                    ffi::lua_rawget(self.state, ignored);
+                    let is_ignored = ffi::lua_toboolean(self.state, -1) != 0;
+                    ffi::lua_settop(self.state, key);
+                    if !is_ignored {
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(())
     }
 
-    /// As [`push_fields`](Self::push_fields), for a table whose metatable is another argument. The fields replace the
-    /// arguments behind the metatable.
+    /// Pushes fields of an argument that is a table whose metatable is another argument: the function's first `fields`
+    /// constants name them. The fields replace the arguments behind the metatable. Returns None for any other argument.
     pub(crate) fn push_fields_of_class(
         &self,
         table: c_int,
@@ -95,17 +133,13 @@ impl Stack {
                 ffi::lua_getmetatable(self.state, table) != 0
                     && ffi::lua_rawequal(self.state, -1, metatable) != 0
             };
-        is_of_class.then(|| self.push_raw_fields(table, metatable, fields))
-    }
-
-    fn push_raw_fields(&self, table: c_int, last: c_int, fields: c_int) {
         // SAFETY: there is room; a raw read of a table's field raises no error.
-        unsafe {
-            ffi::lua_settop(self.state, last);
+        is_of_class.then(|| unsafe {
+            ffi::lua_settop(self.state, metatable);
             for constant in 1..=fields {
                 self.push_constant(constant);
                 ffi::lua_rawget(self.state, table);
             }
-        }
+        })
     }
 }

@@ -73,18 +73,18 @@ impl NoChain {
 impl fmt::Display for NoChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SelfSigned => f.write_str("it is self-signed"),
+            Self::SelfSigned => f.write_str("it is self-signed")?,
             Self::UnknownIssuer { name, alone } => {
                 f.write_str("unknown issuer")?;
                 if let Some(name) = name {
                     write!(f, " {name:?}")?;
                 }
-                match alone {
-                    true => f.write_str("; the server sent no intermediate certificate"),
-                    false => Ok(()),
+                if *alone {
+                    f.write_str("; the server sent no intermediate certificate")?;
                 }
             }
         }
+        f.write_str("; secure.cafile names a certificate to trust")
     }
 }
 

@@ -1,0 +1,180 @@
+--- The fields of the tables that a program gives to the methods of a client: a misspelt field is no silent loss.
+-- Internal. A field that is close to a known field raises an error; any other unknown field is said once in the log,
+-- since programs for the originals may keep fields of their own in such tables. Fields that come from a metatable are
+-- not looked at.
+
+local log = require("mqtt.log")
+
+local math_floor, math_min = math.floor, math.min
+local ipairs, next, pairs, tostring, type = ipairs, next, pairs, tostring, type
+
+local fields = {}
+
+-- The names of known fields, by what they are fields of: true for a name that a program may have misspelt, false for a
+-- field that is allowed and not looked for.
+local PUBLISH = {
+	topic = true, payload = true, qos = true, retain = true, properties = true, user_properties = true, callback = true,
+	-- Of a received message that a program passes on.
+	type = false, dup = false, packet_id = false,
+}
+local SUBSCRIBE = {
+	topic = true, qos = true, no_local = true, retain_as_published = true, retain_handling = true, properties = true,
+	user_properties = true, callback = true,
+}
+local UNSUBSCRIBE = { topic = true, properties = true, user_properties = true, callback = true }
+-- The table of the subscription may serve for both.
+for name in pairs(SUBSCRIBE) do
+	UNSUBSCRIBE[name] = UNSUBSCRIBE[name] or false
+end
+fields.publish, fields.subscribe, fields.unsubscribe = PUBLISH, SUBSCRIBE, UNSUBSCRIBE
+fields.will = {
+	topic = true, payload = true, qos = true, retain = true, properties = true, user_properties = true,
+}
+
+-- What other libraries call a field.
+local ELSEWHERE = {
+	message = "payload", msg = "payload", body = "payload", data = "payload",
+	cleansession = "clean", cleanstart = "clean",
+	clientid = "id", identifier = "id",
+	user = "username", pass = "password",
+	tls = "secure", ssl = "secure", cafile = "secure", ca = "secure",
+	broker = "uri", reconnectperiod = "reconnect",
+}
+
+--- Returns a copy of known names with further names.
+-- @tparam table known the names
+-- @tparam table more further names: true or false for each
+-- @treturn table all names
+function fields.with(known, more)
+	local all = {}
+	for name, value in pairs(known) do
+		all[name] = value
+	end
+	for name, value in pairs(more) do
+		all[name] = value
+	end
+	return all
+end
+
+-- A name without the differences that nobody means.
+local function fold(name)
+	return (name:lower():gsub("[_%-]", ""))
+end
+
+-- How many letters to insert, delete, change or swap with their neighbours make one word the other.
+local function distance(a, b)
+	local before, last = nil, {}
+	for j = 0, #b do
+		last[j] = j
+	end
+	for i = 1, #a do
+		local row = { [0] = i }
+		for j = 1, #b do
+			local is_same = a:byte(i) == b:byte(j)
+			row[j] = math_min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (is_same and 0 or 1))
+			if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
+				row[j] = math_min(row[j], before[j - 2] + 1)
+			end
+		end
+		before, last = last, row
+	end
+	return last[#b]
+end
+
+-- The known name that a name is a misspelling of, or nil: the first letter is right, and a third of the letters may be
+-- wrong, three at most.
+local function closest(name, known)
+	local folded, best, least = fold(name), nil, nil
+	-- Nobody misspells a word as a text.
+	if #folded > 30 then
+		return nil
+	end
+	for other, is_looked_for in pairs(known) do
+		local word = is_looked_for and fold(other)
+		if word and word:byte() == folded:byte() then
+			local count = distance(folded, word)
+			if count <= math_min(math_floor(#word / 3), 3) and (not least or count < least
+				or count == least and other < best) then
+				best, least = other, count
+			end
+		end
+	end
+	return best
+end
+
+--- Returns the end of an error message on an unknown field: which field the program may have meant.
+-- @param name the name of the unknown field
+-- @tparam table known the known names
+-- @treturn string the words; empty where no known name is near
+function fields.hint(name, known)
+	if type(name) ~= "string" then
+		return ""
+	end
+	local meant = closest(name, known)
+	if not meant then
+		local other = ELSEWHERE[fold(name)]
+		meant = other and known[other] and other
+	end
+	return meant and ", did you mean " .. meant .. "?" or ""
+end
+
+--- Checks a table in which every field has to be known. Returns an error message, or nil.
+-- @tparam string what what the error message calls the table
+-- @tparam table opts the table
+-- @tparam table known the known names
+-- @treturn string the error message
+function fields.strict(what, opts, known)
+	for name in next, opts do
+		if known[name] == nil then
+			return "unexpected key in " .. what .. ": " .. tostring(name) .. fields.hint(name, known)
+		end
+	end
+end
+
+-- By the table of known names: the names of unknown fields that the log has, as keys and as a list, and of these the
+-- names that are no misspellings. A program may make names without end.
+local said, harmless = {}, {}
+local MOST_SAID = 100
+
+for _, method in ipairs({ "publish", "subscribe", "unsubscribe", "will" }) do
+	said[fields[method]], harmless[fields[method]] = {}, {}
+end
+
+--- Fields that `Client:publish` does not read, and that need no check any more: true for each.
+fields.ignored = harmless[PUBLISH]
+fields.ignored.type = true
+
+local function say(method, name)
+	local names = said[fields[method]]
+	if not names[name] and #names < MOST_SAID then
+		names[name], names[#names + 1] = true, name
+		log:warn("[LuaMQTT] unknown key in the table for %s: %s%s", method, name, fields.hint(name, fields[method]))
+		return true
+	end
+end
+
+--- Checks a table in which a program may keep fields of its own. A misspelt field gives an error message unless the
+-- table has the known field too; other unknown fields are said in the log, once for each name.
+-- @tparam string method what the table is for: "publish", "subscribe", "unsubscribe" or "will"
+-- @tparam table opts the table
+-- @treturn string the error message, or nil
+function fields.lenient(method, opts)
+	local known = fields[method]
+	for name in next, opts do
+		if known[name] ~= nil or harmless[known][name] then -- luacheck: ignore 542
+			-- Most fields end here.
+		elseif type(name) ~= "string" then
+			say(method, "[" .. (type(name) == "number" and tostring(name) or type(name)) .. "]")
+		else
+			local meant = closest(name, known)
+			if meant and opts[meant] == nil then
+				local what = known == fields.will and "will" or "opts"
+				return "unexpected key in " .. what .. ": " .. name .. fields.hint(name, known)
+			elseif say(method, name) and not meant then
+				harmless[known][name] = true
+			end
+		end
+	end
+end
+
+return fields

@@ -1,0 +1,3 @@
+--- Runs before all specs, which share this log: what they provoke is not to be written to stderr.
+
+require("mqtt.log").set(false)
