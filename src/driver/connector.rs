@@ -30,6 +30,8 @@ impl Link {
         state.session.receive(&mut input, Instant::now());
         // An idle connection keeps no buffer.
         state.input = (!input.is_empty()).then_some(input);
+        // Lua takes the events next.
+        state.set_in_turn(true);
         self.see_to_transmit(&mut state);
         match &state.input {
             None => 0,
@@ -56,8 +58,8 @@ impl Link {
         state.session.transmit().is_empty() && !state.is_connector_sending()
     }
 
-    /// Has the bytes written to the connector's socket that the session's transmit buffer has got: at once, or, in a
-    /// burst, by whoever drives next, or by the next writer.
+    /// Has the bytes written to the connector's socket that the session's transmit buffer has got: at the end of Lua's turn,
+    /// or at once, or in a burst together with later bytes. In any case whoever drives the runtime next writes them.
     #[cfg(unix)]
     pub(super) fn see_to_held(&self, state: &mut LinkState) {
         let now = Instant::now();
@@ -118,13 +120,23 @@ impl LinkState {
     fn write_held(&mut self, now: Instant) {
         #[cfg(unix)]
         if let Some(held) = &mut self.held {
-            let written = held.write(self.session.fill(), now);
+            let written = held.write(self.session.fill());
             if written > 0 {
                 self.session.transmitted(written, now);
             }
         }
         #[cfg(not(unix))]
         let _ = now;
+    }
+
+    /// Lua has taken an event, or is about to, or has seen that there is none.
+    pub(super) fn set_in_turn(&mut self, in_turn: bool) {
+        #[cfg(unix)]
+        if let Some(held) = &mut self.held {
+            held.in_turn = in_turn;
+        }
+        #[cfg(not(unix))]
+        let _ = in_turn;
     }
 
     /// Whether the connector has to send before the program sends more.

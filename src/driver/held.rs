@@ -40,6 +40,8 @@ pub(super) struct Held {
     outlet: Option<Outlet>,
     /// The last bytes of the connection, which the task is to write.
     rest: BytesMut,
+    /// Lua has taken an event. It will take another, or see that there is none, and then have everything written.
+    pub(super) in_turn: bool,
 }
 
 /// A socket that the link may write to.
@@ -73,6 +75,7 @@ impl Held {
             transport: Arc::default(),
             outlet,
             rest: BytesMut::new(),
+            in_turn: false,
         }
     }
 
@@ -105,7 +108,7 @@ impl Held {
         self.outlet.as_ref().is_some_and(|outlet| {
             let is_over = |written| now.saturating_duration_since(written) >= GATHERING;
             outlet.state == OutletState::Free
-                && (bytes >= MUCH || outlet.written.is_none_or(is_over))
+                && (bytes >= MUCH || !self.in_turn && outlet.written.is_none_or(is_over))
         })
     }
 
@@ -117,7 +120,7 @@ impl Held {
     }
 
     /// Writes as many bytes as the socket takes, without waiting. Takes them off the front, and returns their number.
-    pub(super) fn write(&mut self, bytes: &mut BytesMut, now: Instant) -> usize {
+    pub(super) fn write(&mut self, bytes: &mut BytesMut) -> usize {
         let Some(outlet) = &mut self.outlet else {
             return 0;
         };
@@ -140,14 +143,17 @@ impl Held {
                 Err(_) => outlet.state = OutletState::Failed,
             }
         }
-        outlet.written = Some(now);
+        if written > 0 {
+            // A write takes long enough to count.
+            outlet.written = Some(Instant::now());
+        }
         written
     }
 
     /// Writes the last bytes of the connection, as far as the socket takes them. The task writes the rest.
-    pub(super) fn finish(&mut self, mut bytes: BytesMut, now: Instant) {
+    pub(super) fn finish(&mut self, mut bytes: BytesMut) {
         if self.is_for_task() {
-            self.write(&mut bytes, now);
+            self.write(&mut bytes);
             self.rest = bytes;
         }
     }

@@ -317,6 +317,7 @@ impl Link {
         state.readiness.ask();
         let event = state.take_messages(&mut taken);
         let event = event.or_else(|| state.next_event());
+        state.set_in_turn(event.is_some());
         if event.is_none() {
             state.emptied();
             *taken = VecDeque::new();
@@ -608,7 +609,7 @@ impl LinkState {
         }
         #[cfg(unix)]
         if let Some(held) = &mut self.held {
-            held.finish(self.session.take(), Instant::now());
+            held.finish(self.session.take());
         }
         // Without a transport, the connector has taken all other bytes. A transport that is gone takes none.
         if let Some(transport) = transport.as_ref().filter(|transport| !transport.is_gone()) {
