@@ -18,7 +18,7 @@ local TRANSPORTS = {
 	luasec = { broker.tls_uri, broker.cafile, connector = "mqtt.connector.luasocket" },
 }
 
--- Begins a script: four clients, of each version and for QoS 0 and 1 (with a connector of 3.1.1); `publish` has each of them send COUNT messages.
+-- Begins a script: four clients, of each version and for QoS 0 and 1 (some connectors only of 3.1.1); `publish` has each of them send COUNT messages.
 local PRELUDE = [[
 local mqtt = require("mqtt")
 local URI, CAFILE, TOPIC, COUNT, CONNECTOR = %q, %q, %q, %d, %q
@@ -29,8 +29,10 @@ local function client(opts)
 	clients[#clients + 1] = mqtt.client(opts)
 	return clients[#clients]
 end
--- In 5.0 the broker's limits hold messages back. Once the program has left, nobody reads a connector's answers.
-for index, version in ipairs(CONNECTOR == "" and { 4, 5 } or { 4, 4 }) do
+-- In 5.0 the broker's limits hold messages back. Once the program has left, nobody reads a connector's answers, nor
+-- writes to LuaSec's sockets.
+local is_held_back = CONNECTOR ~= "" and (CAFILE ~= "" or COUNT > 1000)
+for index, version in ipairs(is_held_back and { 4, 4 } or { 4, 5 }) do
 	for qos = 0, 1 do
 		client({ version = version, id = "leaving-" .. TOPIC:sub(-12) .. index .. qos })
 	end

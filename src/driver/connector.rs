@@ -12,7 +12,7 @@ use super::held::Held;
 use super::link::LinkState;
 #[cfg(unix)]
 use super::transport::Transport;
-use crate::session::State;
+use crate::session::{Parted, Session, State};
 
 impl Link {
     /// The connector has opened its connection.
@@ -127,6 +127,26 @@ impl LinkState {
         }
         #[cfg(not(unix))]
         let _ = now;
+    }
+
+    /// Writes the last bytes of a connector's connection, which `part` gives. Where the link must not write, the connector
+    /// has taken all bytes.
+    pub(super) fn finish_held(&mut self, part: impl FnOnce(&mut Session) -> Parted) {
+        #[cfg(unix)]
+        if let Some(held) = self.held.as_mut().filter(|held| held.is_for_task()) {
+            let rest = match part(&mut self.session) {
+                Parted::Nothing => BytesMut::new(),
+                Parted::Rest(rest) => rest,
+                Parted::Session(mut session) => {
+                    // Nobody will read the answers that the session waits for.
+                    session.send_unanswered();
+                    session.take()
+                }
+            };
+            held.finish(rest);
+        }
+        #[cfg(not(unix))]
+        let _ = part;
     }
 
     /// Lua has taken an event, or is about to, or has seen that there is none.

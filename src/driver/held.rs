@@ -152,10 +152,8 @@ impl Held {
 
     /// Writes the last bytes of the connection, as far as the socket takes them. The task writes the rest.
     pub(super) fn finish(&mut self, mut bytes: BytesMut) {
-        if self.is_for_task() {
-            self.write(&mut bytes);
-            self.rest = bytes;
-        }
+        self.write(&mut bytes);
+        self.rest = bytes;
     }
 
     /// Returns the task's mailbox, and the bytes that the task is to write.

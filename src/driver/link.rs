@@ -607,11 +607,7 @@ impl LinkState {
         if held.is_some() && matches!(state, State::Connecting | State::Connected) {
             self.previous = held;
         }
-        #[cfg(unix)]
-        if let Some(held) = &mut self.held {
-            held.finish(self.session.take());
-        }
-        // Without a transport, the connector has taken all other bytes. A transport that is gone takes none.
+        // A transport that is gone takes no bytes.
         if let Some(transport) = transport.as_ref().filter(|transport| !transport.is_gone()) {
             self.copy_large();
             // Nobody waits for a server that was given up.
@@ -633,6 +629,8 @@ impl LinkState {
                 }
                 hub.mark_dirty(transport);
             }
+        } else {
+            self.finish_held(part);
         }
         self.session.close();
         self.session.discard_events();
