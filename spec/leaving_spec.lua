@@ -162,7 +162,7 @@ describe("what was accepted arrives", function()
 							local own = topic .. "/" .. n
 							local ok = pcall(harness.serve, { observer }, function()
 								return payloads[own] and #payloads[own] >= count
-							end, 4)
+							end, 15)
 							assert(ok, ("client %d: %d of %d arrived"):format(n, #(payloads[own] or {}), count))
 							for i = 1, count do
 								assert.equal(tostring(i), payloads[own][i])

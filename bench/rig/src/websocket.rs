@@ -123,12 +123,7 @@ impl<S: Read + Write> Read for WebSocket<S> {
         };
         self.mask.rotate_left(self.unmasked % 4);
         self.unmasked = read;
-        let mask = self.mask;
-        for chunk in buffer[..read].chunks_mut(4) {
-            for (byte, mask) in chunk.iter_mut().zip(mask) {
-                *byte ^= mask;
-            }
-        }
+        unmask(&mut buffer[..read], self.mask);
         self.left -= read as u64;
         Ok(read)
     }
@@ -155,6 +150,20 @@ impl<S: Read + Write> Write for WebSocket<S> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.stream.flush()
+    }
+}
+
+/// Pieces of a fixed size become instructions on many bytes at once.
+fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
+    let mask: [u8; 32] = std::array::from_fn(|index| mask[index % 4]);
+    let mut pieces = bytes.chunks_exact_mut(mask.len());
+    for piece in &mut pieces {
+        for (byte, mask) in piece.iter_mut().zip(mask) {
+            *byte ^= mask;
+        }
+    }
+    for (byte, mask) in pieces.into_remainder().iter_mut().zip(mask) {
+        *byte ^= mask;
     }
 }
 
