@@ -5,7 +5,6 @@ local broker = require("spec.support.broker")
 local child = require("spec.support.child")
 local harness = require("spec.support.harness")
 local luasocket = require("mqtt.connector.luasocket")
-local mqtt = require("mqtt")
 local servers = require("spec.support.server")
 local socket = require("socket")
 

@@ -1,7 +1,8 @@
 --- Connector on LuaSocket, with LuaSec for TLS (see `mqtt.connector.base.luasec`).
 -- For programs that need the socket in Lua, or that derive their own connectors. Other programs should use the native
--- connection, which neither polls nor blocks. With this connector, connecting, the TLS handshake and sending block the
--- program; receiving does not.
+-- connection, which neither polls nor blocks. With this connector, connecting and the TLS handshake block the program,
+-- and so does sending when the broker takes nothing; receiving does not. Without TLS the library writes many packets at
+-- a time to the socket, unless a derived class has a `send` of its own.
 -- @module mqtt.connector.luasocket
 -- @usage
 -- local super = require("mqtt.connector.luasocket")
