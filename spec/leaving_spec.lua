@@ -18,8 +18,8 @@ local TRANSPORTS = {
 	luasec = { broker.tls_uri, broker.cafile, connector = "mqtt.connector.luasocket" },
 }
 
--- Begins a script: four clients, of each version and for QoS 0 and 1 (some connectors only of 3.1.1); `publish` has each
--- of them send COUNT messages.
+-- Begins a script: four clients, of each version and for QoS 0 and 1 (some connectors only of 3.1.1); `publish` has
+-- each of them send COUNT messages.
 local PRELUDE = [[
 local mqtt = require("mqtt")
 local URI, CAFILE, TOPIC, COUNT, CONNECTOR = %q, %q, %q, %d, %q
