@@ -241,7 +241,7 @@ local function flush(client)
 	end
 	if not conn or broken[conn] then
 		return not conn, conn and broken[conn]
-	elseif link:write() then
+	elseif plain[conn] and link:write() then
 		return true
 	end
 	local data = link:take()
@@ -361,7 +361,7 @@ function bridge.next(client)
 	elseif not kind then
 		-- What the handlers have sent goes out before this waits.
 		local received, err
-		if not link:write() then
+		if plain[conn] and not link:write() then
 			received, err = flush_outside(client)
 			if client.connection ~= conn then
 				return nil, 0
