@@ -40,7 +40,7 @@ function bench.client(id, handlers)
 		options = "all",
 	}
 	local client = mqtt.client {
-		uri = os.getenv("RIG_HOST") .. ":" .. os.getenv("RIG_PORT"),
+		uri = os.getenv("RIG_URI") or os.getenv("RIG_HOST") .. ":" .. os.getenv("RIG_PORT"),
 		id = id,
 		clean = true,
 		secure = secure or false,
@@ -76,6 +76,20 @@ function bench.run(clients)
 		end
 		mqtt.run_ioloop(last)
 	end
+end
+
+--- Serves a client until the program ends, and calls a function when the client is connected, outside of the loop.
+function bench.run_outside(client, func)
+	local loop, is_connected = mqtt.get_ioloop(), false
+	client:on("connect", function()
+		is_connected = true
+	end)
+	loop:add(client)
+	while not is_connected do
+		loop:iteration()
+	end
+	func()
+	loop:run_until_clients()
 end
 
 --- Begins to measure, for payloads of some size.

@@ -1,4 +1,5 @@
--- Publishes messages, those of QoS 1 and 2 with 100 unacknowledged: lua bench/publish.lua QOS SIZE
+-- Publishes messages, those of QoS 1 and 2 with 100 unacknowledged: lua bench/publish.lua QOS SIZE [outside]
+-- With `outside`, the messages of QoS 0 are published outside of the loop and its handlers.
 
 local bench = require("bench")
 
@@ -7,6 +8,7 @@ local payload = ("x"):rep(size)
 -- How many messages there are between two looks at the clock.
 local batch = math.max(1, math.floor(64 * 1024 / size / 16))
 local sent = 0
+local is_outside = select(3, ...) == "outside"
 local watch
 
 local function publish(client)
@@ -14,23 +16,28 @@ local function publish(client)
 	sent = sent + 1
 end
 
-bench.run { bench.client("publish", function(client)
+local function publish_all(client)
+	watch = bench.start(size)
+	repeat
+		for _ = 1, batch do
+			publish(client)
+		end
+	until bench.is_over(watch)
+	assert(client:publish { topic = "rig/end" })
+end
+
+local publisher = bench.client("publish", function(client)
 	local acknowledged, is_over = 0, false
 	return {
 		connect = function()
-			watch = bench.start(size)
 			if qos > 0 then
+				watch = bench.start(size)
 				for _ = 1, bench.OUTSTANDING do
 					publish(client)
 				end
-				return
+			elseif not is_outside then
+				publish_all(client)
 			end
-			repeat
-				for _ = 1, batch do
-					publish(client)
-				end
-			until bench.is_over(watch)
-			assert(client:publish { topic = "rig/end" })
 		end,
 		acknowledge = function()
 			acknowledged = acknowledged + 1
@@ -46,4 +53,12 @@ bench.run { bench.client("publish", function(client)
 			bench.report(watch, sent)
 		end,
 	}
-end) }
+end)
+
+if is_outside then
+	bench.run_outside(publisher, function()
+		publish_all(publisher)
+	end)
+else
+	bench.run { publisher }
+end

@@ -14,21 +14,28 @@ local TRANSPORTS = {
 	tls = { broker.tls_uri, broker.cafile },
 	ws = { "ws://127.0.0.1:" .. broker.ws_port },
 	unix = { "unix://" .. broker.socket },
+	luasocket = { broker.uri, connector = "mqtt.connector.luasocket" },
+	luasec = { broker.tls_uri, broker.cafile, connector = "mqtt.connector.luasocket" },
 }
 
--- Begins a script: four clients, of each version and for QoS 0 and 1; `publish` has each of them send COUNT messages.
+-- Begins a script: four clients, of each version and for QoS 0 and 1 (some connectors only of 3.1.1); `publish` has
+-- each of them send COUNT messages.
 local PRELUDE = [[
 local mqtt = require("mqtt")
-local URI, CAFILE, TOPIC, COUNT = %q, %q, %q, %d
+local URI, CAFILE, TOPIC, COUNT, CONNECTOR = %q, %q, %q, %d, %q
 clients = {}
 local function client(opts)
 	opts.uri, opts.secure, opts.clean = URI, CAFILE ~= "" and { cafile = CAFILE }, true
+	opts.connector = CONNECTOR ~= "" and require(CONNECTOR) or nil
 	clients[#clients + 1] = mqtt.client(opts)
 	return clients[#clients]
 end
-for version = 4, 5 do
+-- In 5.0 the broker's limits hold messages back. Once the program has left, nobody reads a connector's answers, nor
+-- writes to LuaSec's sockets.
+local is_held_back = CONNECTOR ~= "" and (CAFILE ~= "" or COUNT > 1000)
+for index, version in ipairs(is_held_back and { 4, 4 } or { 4, 5 }) do
 	for qos = 0, 1 do
-		client({ version = version, id = "leaving-" .. TOPIC:sub(-12) .. version .. qos })
+		client({ version = version, id = "leaving-" .. TOPIC:sub(-12) .. index .. qos })
 	end
 end
 local function publish()
@@ -145,20 +152,20 @@ describe("what was accepted arrives", function()
 	for transport, target in pairs(TRANSPORTS) do
 		for moment, what in pairs(MOMENTS) do
 			for name, way in pairs(WAYS) do
-				local everywhere = transport == "tcp" or SOME[name]
+				local everywhere = transport == "tcp" or transport == "luasocket" or SOME[name]
 				if everywhere and not (way.in_handler == false and moment == "in the connect handler") then
 					it(("if the program leaves by %s, %s, %s"):format(name, moment, transport), function()
 						local topic = harness.topic()
 						local observer, payloads = observe(topic)
 						local count, body = what[1], what[2]
 						local output, status = child.run(PRELUDE .. body:gsub("%%", "%%%%"), target[1], target[2] or "",
-							topic .. "/", count, way[1])
+							topic .. "/", count, target.connector or "", way[1])
 						check_end(output, status, way.output)
 						for n = 1, 4 do
 							local own = topic .. "/" .. n
 							local ok = pcall(harness.serve, { observer }, function()
 								return payloads[own] and #payloads[own] >= count
-							end, 4)
+							end, 15)
 							assert(ok, ("client %d: %d of %d arrived"):format(n, #(payloads[own] or {}), count))
 							for i = 1, count do
 								assert.equal(tostring(i), payloads[own][i])

@@ -14,7 +14,7 @@ use super::descriptor::Descriptor;
 use super::exchange::Ended;
 use super::flow::{Flow, Load};
 #[cfg(unix)]
-use super::held;
+use super::held::{self, Held};
 use super::hub::{Hub, Member, TaskCount};
 use super::large::Large;
 use super::readiness::{News, Readiness};
@@ -96,8 +96,9 @@ pub(super) struct LinkState {
     /// cluster does so too, even if the next server is another of its nodes. Only the operator knows whether it is a
     /// cluster.
     previous: Option<Arc<Transport>>,
-    /// The mailbox of the task that holds a connector's socket, from `hold` to `let_go`.
-    held: Option<Arc<Transport>>,
+    /// A connector's socket, from `hold` to `let_go`.
+    #[cfg(unix)]
+    pub(super) held: Option<Held>,
     /// The bytes that a connector has received of a packet that is not whole. Boxed, because few links have them.
     pub(super) input: Option<Box<BytesMut>>,
     /// When to wake Lua. Boxed, because few links have an alarm.
@@ -139,6 +140,7 @@ impl Link {
                 session,
                 attached: None,
                 previous: None,
+                #[cfg(unix)]
                 held: None,
                 input: None,
                 alarm: None,
@@ -193,14 +195,17 @@ impl Link {
         look(&self.lock().session)
     }
 
-    /// Holds a socket that a connector in Lua has connected, until `let_go`.
+    /// Holds a socket that a connector in Lua has connected, until `let_go`. If the connector's `send` is `plain`, which
+    /// means that it does nothing but write to the socket, the link writes as well.
     #[cfg(unix)]
-    pub fn hold(&self, driver: &Driver, socket: std::os::fd::OwnedFd) {
+    pub fn hold(self: &Arc<Self>, driver: &Driver, socket: std::os::fd::OwnedFd, plain: bool) {
         self.let_go();
-        let transport = Arc::<Transport>::default();
-        self.lock().held = Some(Arc::clone(&transport));
-        let hub = Arc::clone(&self.hub);
-        driver.spawn(|alive| held::run(hub, transport, socket, alive));
+        let socket = Arc::new(socket);
+        let held = Held::new(&socket, plain);
+        let transport = Arc::clone(&held.transport);
+        self.lock().held = Some(held);
+        let (hub, link) = (Arc::clone(&self.hub), Arc::downgrade(self));
+        driver.spawn(|alive| held::run(hub, link, transport, socket, alive));
     }
 
     /// Ends a connector's connection in order, in the background. The connector has closed its own descriptor.
@@ -235,7 +240,7 @@ impl Link {
         let transport = {
             let mut state = self.lock_with_messages();
             let transport = state.detach(&self.hub, |session| Parted::Rest(session.take()));
-            let last = transport.as_ref().or(state.held.as_ref()).cloned();
+            let last = transport.clone().or_else(|| state.held_transport());
             state.previous = last;
             self.tell_rest(&mut state);
             transport
@@ -314,6 +319,7 @@ impl Link {
         state.readiness.ask();
         let event = state.take_messages(&mut taken);
         let event = event.or_else(|| state.next_event());
+        state.set_in_turn(event.is_some());
         if event.is_none() {
             state.emptied();
             *taken = VecDeque::new();
@@ -408,6 +414,10 @@ impl Link {
     pub(super) fn see_to_transmit(&self, state: &mut LinkState) {
         let nothing = state.session.fill().is_empty();
         if state.attached.is_none() {
+            #[cfg(unix)]
+            if !nothing {
+                self.see_to_held(state);
+            }
             return;
         }
         if !nothing {
@@ -598,10 +608,11 @@ impl LinkState {
     ) -> Option<Arc<Transport>> {
         let transport = self.attached.take().map(|attached| attached.transport);
         let state = self.session.state();
-        if self.held.is_some() && matches!(state, State::Connecting | State::Connected) {
-            self.previous.clone_from(&self.held);
+        let held = self.held_transport();
+        if held.is_some() && matches!(state, State::Connecting | State::Connected) {
+            self.previous = held;
         }
-        // Without a transport, the connector has taken all bytes. A transport that is gone takes none.
+        // A transport that is gone takes no bytes.
         if let Some(transport) = transport.as_ref().filter(|transport| !transport.is_gone()) {
             self.copy_large();
             // Nobody waits for a server that was given up.
@@ -623,6 +634,8 @@ impl LinkState {
                 }
                 hub.mark_dirty(transport);
             }
+        } else {
+            self.finish_held(part);
         }
         self.session.close();
         self.session.discard_events();
@@ -631,10 +644,22 @@ impl LinkState {
         transport
     }
 
+    /// The mailbox of the task that holds a connector's socket.
+    fn held_transport(&self) -> Option<Arc<Transport>> {
+        #[cfg(unix)]
+        return self.held.as_ref().map(|held| Arc::clone(&held.transport));
+        #[cfg(not(unix))]
+        None
+    }
+
     fn let_go(&mut self, hub: &Hub) {
+        #[cfg(unix)]
         if let Some(held) = self.held.take() {
-            held.end(Ending::Flush(BytesMut::new(), hub.count_parting()));
-            hub.mark_dirty(&held);
+            let (transport, rest) = held.into_rest();
+            transport.end(Ending::Flush(rest, hub.count_parting()));
+            hub.mark_dirty(&transport);
         }
+        #[cfg(not(unix))]
+        let _ = hub;
     }
 }

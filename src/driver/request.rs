@@ -76,7 +76,8 @@ pub struct Lent<'a> {
 pub struct Accepted {
     /// The packet identifier of the exchange that begins. 0 for a request without an exchange, such as a QoS 0 message.
     pub packet_id: u16,
-    /// Of a message: whether the program should wait before it publishes more, see [`Link::is_full`].
+    /// Of a message: whether the program should wait before it publishes more, see [`Link::is_full`], or its connector
+    /// has to send.
     pub full: bool,
     /// Of a message: the packet identifiers of the messages dropped from the full queue.
     pub dropped: Vec<u16>,

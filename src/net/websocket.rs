@@ -416,12 +416,22 @@ fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) -> io::Resul
     output.extend_from_slice(&head);
     let start = output.len();
     output.extend_from_slice(payload);
-    for chunk in output[start..].chunks_mut(mask.len()) {
-        for (byte, mask) in chunk.iter_mut().zip(mask) {
+    apply_mask(&mut output[start..], mask);
+    Ok(())
+}
+
+/// Masks bytes. Pieces of a fixed size become instructions on many bytes at once.
+fn apply_mask(bytes: &mut [u8], mask: [u8; 4]) {
+    let mask: [u8; 32] = std::array::from_fn(|index| mask[index % 4]);
+    let mut pieces = bytes.chunks_exact_mut(mask.len());
+    for piece in &mut pieces {
+        for (byte, mask) in piece.iter_mut().zip(mask) {
             *byte ^= mask;
         }
     }
-    Ok(())
+    for (byte, mask) in pieces.into_remainder().iter_mut().zip(mask) {
+        *byte ^= mask;
+    }
 }
 
 /// A byte stream over binary frames. A write becomes a frame, up to a size. Reading answers pings.

@@ -14,12 +14,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use crate::websocket::WebSocket;
 use crate::wire::{self, *};
 
 /// The most messages that may be unacknowledged while the broker sends.
@@ -37,6 +40,12 @@ pub struct Broker {
     pub plain: SocketAddr,
     /// The address with TLS.
     pub tls: Option<SocketAddr>,
+    /// The address for WebSocket.
+    pub ws: SocketAddr,
+    /// The address for WebSocket with TLS.
+    pub wss: Option<SocketAddr>,
+    /// The path of the Unix socket.
+    pub unix: PathBuf,
     shared: Arc<Shared>,
 }
 
@@ -59,8 +68,8 @@ struct Hose {
 }
 
 impl Broker {
-    /// Listens on free ports of the loopback, with TLS if there is a configuration for it.
-    pub fn start(tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+    /// Listens on free ports of the loopback, with TLS if there is a configuration for it, and on a Unix socket.
+    pub fn start(configuration: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let for_plain = Arc::clone(&shared);
         let plain = listen(move |stream| {
@@ -69,15 +78,30 @@ impl Broker {
             let own = Arc::clone(&stream);
             Connection::new(&*stream, Some(own), Arc::clone(&for_plain)).serve()
         })?;
-        let for_tls = Arc::clone(&shared);
-        let tls = match tls {
-            Some(config) => Some(listen(move |stream| {
-                let tls = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
-                Connection::new(StreamOwned::new(tls, stream), None, Arc::clone(&for_tls)).serve()
-            })?),
-            None => None,
-        };
-        Ok(Self { plain, tls, shared })
+        let of_tls = Arc::clone(&shared);
+        let tls = tls_listener(&configuration, move |stream| {
+            Connection::new(stream, None, Arc::clone(&of_tls)).serve()
+        })?;
+        let of_ws = Arc::clone(&shared);
+        let ws = listen(move |stream| {
+            let stream = WebSocket::accept(stream)?;
+            Connection::new(stream, None, Arc::clone(&of_ws)).serve()
+        })?;
+        let of_wss = Arc::clone(&shared);
+        let wss = tls_listener(&configuration, move |stream| {
+            let stream = WebSocket::accept(stream)?;
+            Connection::new(stream, None, Arc::clone(&of_wss)).serve()
+        })?;
+        let unix = std::env::temp_dir().join(format!("rig-{}.sock", std::process::id()));
+        listen_unix(&unix, Arc::clone(&shared))?;
+        Ok(Self {
+            plain,
+            tls,
+            ws,
+            wss,
+            unix,
+            shared,
+        })
     }
 
     /// Waits until all connections without TLS are gone.
@@ -124,6 +148,46 @@ impl Broker {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no thread panics with a lock")
+}
+
+/// Removes the Unix socket.
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.unix);
+    }
+}
+
+type TlsStream = StreamOwned<ServerConnection, TcpStream>;
+
+fn tls_listener(
+    configuration: &Option<Arc<ServerConfig>>,
+    serve: impl Fn(TlsStream) -> io::Result<()> + Send + Sync + 'static,
+) -> io::Result<Option<SocketAddr>> {
+    let Some(configuration) = configuration.clone() else {
+        return Ok(None);
+    };
+    let address = listen(move |stream| {
+        let tls = ServerConnection::new(Arc::clone(&configuration)).map_err(io::Error::other)?;
+        serve(StreamOwned::new(tls, stream))
+    })?;
+    Ok(Some(address))
+}
+
+fn listen_unix(path: &Path, shared: Arc<Shared>) -> io::Result<()> {
+    let listener = UnixListener::bind(path)?;
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let shared = Arc::clone(&shared);
+            let served = stream.and_then(|stream| {
+                let serve = move || Connection::new(stream, None, shared).serve();
+                thread::Builder::new().stack_size(STACK).spawn(serve)
+            });
+            if let Err(error) = served {
+                eprintln!("rig: a connection is lost: {error}");
+            }
+        }
+    });
+    Ok(())
 }
 
 fn listen(

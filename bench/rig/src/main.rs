@@ -9,6 +9,7 @@ mod report;
 mod run;
 mod scenario;
 mod tls;
+mod websocket;
 mod wire;
 
 use std::path::Path;

@@ -83,6 +83,8 @@ fn judge(target: &'static Target, results: &[Results]) -> Vec<Verdict> {
         .map(|(program, _)| program);
     let ours = ours.filter(|program| match target.who {
         "nginx" => program.is_in_nginx(),
+        "luasocket" => program.is_by_connector(false),
+        "copas connector" => program.is_by_connector(true),
         "" | "copas" => program.is_ours(target.who == "copas"),
         lua => program.is_ours(false) && program.lua.as_deref() == Some(lua),
     });
@@ -93,6 +95,7 @@ fn judge(target: &'static Target, results: &[Results]) -> Vec<Verdict> {
             Against::Fork => figure(target.scenario, &|other| {
                 let is_fork = match target.who {
                     "nginx" => other.is_fork_in_nginx(),
+                    "copas connector" => other.is_fork_in_copas(),
                     _ => other.is_fork(),
                 };
                 is_fork && other.lua == program.lua

@@ -49,6 +49,12 @@ enum Kind {
         folder: Option<PathBuf>,
         connector: Option<&'static str>,
     },
+    /// The library with a connector in Lua, under Copas or not as `copas` says; or a peer under Copas.
+    Connector {
+        folder: Option<PathBuf>,
+        copas: bool,
+        is_first: bool,
+    },
     Raw,
     Rumqttc,
     Mosquitto {
@@ -82,6 +88,23 @@ impl Program {
         )
     }
 
+    /// Whether the program is our library with its connector for Copas, or for LuaSocket.
+    pub fn is_by_connector(&self, in_copas: bool) -> bool {
+        matches!(&self.kind, Kind::Connector { folder: None, copas, .. } if *copas == in_copas)
+    }
+
+    /// Whether the program is the first of the originals, under Copas.
+    pub fn is_fork_in_copas(&self) -> bool {
+        matches!(
+            &self.kind,
+            Kind::Connector {
+                folder: Some(_),
+                is_first: true,
+                ..
+            }
+        )
+    }
+
     /// Whether the program is our library under Copas.
     pub fn is_copas(&self) -> bool {
         self.is_ours(true)
@@ -102,8 +125,15 @@ impl Program {
     fn does(&self, scenario: &Scenario) -> bool {
         let rival = match &self.kind {
             Kind::Ours { copas: false } => {
-                let in_nginx = scenario.rivals.contains(&Rival::Nginx);
-                return !in_nginx || self.lua.as_deref() == Some("jit");
+                let rivals = scenario.rivals;
+                let in_nginx = rivals.contains(&Rival::Nginx);
+                return !rivals.contains(&Rival::Connectors)
+                    && (!in_nginx || self.lua.as_deref() == Some("jit"));
+            }
+            Kind::Connector { copas, .. } => {
+                // Under Copas there is no outside of the loop.
+                let is_outside = scenario.task.contains(&"outside");
+                return scenario.rivals.contains(&Rival::Connectors) && !(*copas && is_outside);
             }
             Kind::Nginx { .. } => Rival::Nginx,
             Kind::Ours { copas: true } => Rival::Copas,
@@ -121,12 +151,16 @@ impl Program {
         };
         let root = &options.root;
         let mut command = match &self.kind {
-            Kind::Ours { .. } | Kind::Peer { .. } => {
+            Kind::Ours { .. } | Kind::Peer { .. } | Kind::Connector { .. } => {
                 let version = self.lua.as_deref().unwrap_or_default();
                 let mut command = Command::new(format!("lua{version}"));
                 command.arg(root.join(format!("bench/{script}.lua")));
                 let tree = match &self.kind {
-                    Kind::Peer { folder, .. } => folder.clone(),
+                    Kind::Peer { folder, .. }
+                    | Kind::Connector {
+                        folder: Some(folder),
+                        ..
+                    } => folder.clone(),
                     _ => root.join("build").join(version),
                 };
                 let (tree, root) = (tree.display(), root.display());
@@ -138,6 +172,17 @@ impl Program {
                     command.env("LUA_CPATH", format!("{tree}/?.so;;"));
                     if copas {
                         command.env("RIG_LOOP", "copas");
+                    }
+                }
+                if let Kind::Connector { folder, copas, .. } = &self.kind {
+                    if *copas {
+                        command.env("RIG_LOOP", "copas");
+                    }
+                    if folder.is_none() {
+                        let name = if *copas { "copas" } else { "luasocket" };
+                        command
+                            .env("LUA_CPATH", format!("{tree}/?.so;;"))
+                            .env("RIG_CONNECTOR", format!("mqtt.connector.{name}"));
                     }
                 }
                 command
@@ -260,6 +305,20 @@ impl Options {
                     is_first: i == 0,
                 };
                 add(&name, Some(lua), kind);
+                let kind = Kind::Connector {
+                    folder: Some(folder.clone()),
+                    copas: true,
+                    is_first: i == 0,
+                };
+                add(&format!("{name} under Copas"), Some(lua), kind);
+            }
+            for (name, copas) in [("LuaSocket", false), ("Copas", true)] {
+                let kind = Kind::Connector {
+                    folder: None,
+                    copas,
+                    is_first: false,
+                };
+                add(&format!("ours by {name}"), Some(lua), kind);
             }
             if lua == "jit" {
                 for (name, connector) in
@@ -331,13 +390,25 @@ pub fn run(arguments: &[String]) -> Outcome {
         for _ in 0..options.rounds {
             for (program, figures) in &mut figures {
                 let mut command = program.command(&options, scenario)?;
-                let port = match (scenario.server, &mosquitto, broker.tls) {
-                    (Server::Mosquitto, Some(mosquitto), _) => mosquitto.port,
-                    (Server::Tls, _, Some(address)) => address.port(),
+                let tls = |address: Option<SocketAddr>| address.map_or(0, |it| it.port());
+                let port = match (scenario.server, &mosquitto) {
+                    (Server::Mosquitto, Some(mosquitto)) => mosquitto.port,
+                    (Server::Tls, _) => tls(broker.tls),
+                    (Server::Ws, _) => broker.ws.port(),
+                    (Server::Wss, _) => tls(broker.wss),
                     _ => broker.plain.port(),
                 };
                 command.env("RIG_PORT", port.to_string());
-                if scenario.server == Server::Tls {
+                let uri = match scenario.server {
+                    Server::Ws => Some(format!("ws://127.0.0.1:{port}/mqtt")),
+                    Server::Wss => Some(format!("wss://localhost:{port}/mqtt")),
+                    Server::Unix => Some(format!("unix://{}", broker.unix.display())),
+                    _ => None,
+                };
+                if let Some(uri) = uri {
+                    command.env("RIG_URI", uri);
+                }
+                if matches!(scenario.server, Server::Tls | Server::Wss) {
                     command
                         .env("RIG_HOST", "localhost")
                         .env("RIG_CA", options.certificates.join("ca.crt"));

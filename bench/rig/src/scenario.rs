@@ -7,6 +7,12 @@ pub enum Server {
     Plain,
     /// The fast broker, over TLS.
     Tls,
+    /// The fast broker, over WebSocket.
+    Ws,
+    /// The fast broker, over WebSocket and TLS.
+    Wss,
+    /// The fast broker, over a Unix socket.
+    Unix,
     /// A mosquitto.
     Mosquitto,
 }
@@ -26,6 +32,8 @@ pub enum Rival {
     Mosquitto,
     /// The library and the originals, inside nginx.
     Nginx,
+    /// The library with its connectors in Lua, and the originals under Copas.
+    Connectors,
 }
 
 /// A scenario to measure.
@@ -65,7 +73,8 @@ pub struct Target {
     pub scenario: &'static str,
     /// The name of the figure.
     pub figure: &'static str,
-    /// The Lua version, or "copas" or "nginx" for the library there. Empty for all Luas.
+    /// The Lua version, or "copas" or "nginx" for the library there, or "luasocket" or "copas connector" for the library
+    /// with this connector. Empty for all Luas.
     pub who: &'static str,
     /// The figure to compare with.
     pub against: Against,
@@ -75,7 +84,7 @@ pub struct Target {
     pub at_least: bool,
 }
 
-use Rival::{Copas, Mosquitto, Nginx, Peers, Raw, Rumqttc};
+use Rival::{Connectors, Copas, Mosquitto, Nginx, Peers, Raw, Rumqttc};
 
 const ALL: &[Rival] = &[Copas, Peers, Raw, Rumqttc, Mosquitto];
 const NO_COPAS: &[Rival] = &[Peers, Raw, Rumqttc, Mosquitto];
@@ -139,6 +148,20 @@ scenarios! {
     "nginx-publish-0" "publish QoS 0 in nginx" ["publish", "0", "64"] Plain &[Nginx], RATE;
     "nginx-publish-1" "publish QoS 1, 100 outstanding, in nginx" ["publish", "1", "64"] Plain &[Nginx], RATE;
     "nginx-roundtrip-0" "round trip QoS 0 in nginx" ["roundtrip", "0"] Mosquitto &[Nginx], TIMES;
+    "connector-receive-0" "receive QoS 0 by a connector" ["receive", "0", "64"] Plain &[Connectors, Peers], RATE;
+    "connector-receive-1" "receive QoS 1 and acknowledge by a connector" ["receive", "1", "64"] Plain &[Connectors, Peers], RATE;
+    "connector-publish-0" "publish QoS 0 by a connector" ["publish", "0", "64"] Plain &[Connectors, Peers], RATE;
+    "connector-burst-0" "publish QoS 0 by a connector, outside of the loop" ["publish", "0", "64", "outside"] Plain &[Connectors, Peers], RATE;
+    "connector-publish-1" "publish QoS 1, 100 outstanding, by a connector" ["publish", "1", "64"] Plain &[Connectors, Peers], RATE;
+    "connector-roundtrip-0" "round trip QoS 0 by a connector" ["roundtrip", "0"] Mosquitto &[Connectors, Peers], TIMES;
+    "ws-receive-0" "receive QoS 0 over WebSocket" ["receive", "0", "64"] Ws &[], RATE;
+    "ws-publish-0" "publish QoS 0 over WebSocket" ["publish", "0", "64"] Ws &[], RATE;
+    "ws-receive-1M" "receive 1 MiB messages over WebSocket" ["receive", "0", "1048576"] Ws &[], LARGE;
+    "ws-publish-1M" "publish 1 MiB messages over WebSocket" ["publish", "0", "1048576"] Ws &[], LARGE;
+    "wss-receive-0" "receive QoS 0 over WebSocket and TLS" ["receive", "0", "64"] Wss &[], RATE;
+    "wss-publish-0" "publish QoS 0 over WebSocket and TLS" ["publish", "0", "64"] Wss &[], RATE;
+    "unix-receive-0" "receive QoS 0 over a Unix socket" ["receive", "0", "64"] Unix &[], RATE;
+    "unix-publish-0" "publish QoS 0 over a Unix socket" ["publish", "0", "64"] Unix &[], RATE;
     "clients-1" "a client" ["clients", "1"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
@@ -220,6 +243,23 @@ targets! {
     "nginx-publish-0" rate "nginx" > 0.5 Stock;
     "nginx-publish-1" rate "nginx" > 10.0 Fork;
     "nginx-publish-1" rate "nginx" > 0.5 Stock;
+    "connector-receive-0" rate "luasocket" > 4.0 Fork;
+    "connector-receive-1" rate "luasocket" > 4.0 Fork;
+    "connector-publish-0" rate "luasocket" > 4.0 Fork;
+    "connector-burst-0" rate "luasocket" > 4.0 Fork;
+    "connector-publish-1" rate "luasocket" > 4.0 Fork;
+    "connector-receive-0" rate "copas connector" > 4.0 Fork;
+    "connector-receive-1" rate "copas connector" > 4.0 Fork;
+    "connector-publish-0" rate "copas connector" > 4.0 Fork;
+    "connector-publish-1" rate "copas connector" > 4.0 Fork;
+    "ws-receive-0" rate "" > 0.7 Against::Scenario("receive-0");
+    "ws-publish-0" rate "" > 0.7 Against::Scenario("publish-0");
+    "ws-receive-1M" rate "" > 0.6 Against::Scenario("receive-1M");
+    "ws-publish-1M" rate "" > 0.6 Against::Scenario("publish-1M");
+    "wss-receive-0" rate "" > 0.7 Against::Scenario("tls-receive-0");
+    "wss-publish-0" rate "" > 0.7 Against::Scenario("tls-publish-0");
+    "unix-receive-0" rate "" > 1.0 Against::Scenario("receive-0");
+    "unix-publish-0" rate "" > 1.0 Against::Scenario("publish-0");
     "clients-1" idle "" < 0.05 Value;
     "clients-1" wakeups "" < 1.0 Value;
     "clients-10000" connect "" < 3.0 Value;

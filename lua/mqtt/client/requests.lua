@@ -296,6 +296,10 @@ end
 -- Ends the publish of an accepted message. Returns the results of `publish`.
 local function published(client, packet_id, callback, full)
 	if full then
+		local ok, err = sent(client, "PUBLISH")
+		if not ok and (packet_id == 0 or not keeps_exchanges(client.opts)) then
+			return false, err
+		end
 		wait_for_room(client)
 	end
 	if packet_id == 0 then

@@ -127,4 +127,9 @@ function connector:getfd()
 	return self.sock.socket:getfd()
 end
 
+-- See `mqtt.connector.base.non_buffered_base`.
+function connector:sends_plainly()
+	return self.send == super.send and self.getfd == connector.getfd and super.is_plain(self.sock.socket)
+end
+
 return connector

@@ -1,7 +1,8 @@
 --- Connector on LuaSocket, with LuaSec for TLS (see `mqtt.connector.base.luasec`).
 -- For programs that need the socket in Lua, or that derive their own connectors. Other programs should use the native
--- connection, which neither polls nor blocks. With this connector, connecting, the TLS handshake and sending block the
--- program; receiving does not.
+-- connection, which neither polls nor blocks. With this connector, connecting and the TLS handshake block the program,
+-- and so does sending when the broker takes nothing; receiving does not. Without TLS the library writes many packets at
+-- a time to the socket, unless a derived class has a `send` of its own.
 -- @module mqtt.connector.luasocket
 -- @usage
 -- local super = require("mqtt.connector.luasocket")
@@ -22,7 +23,7 @@ local socket = require("socket")
 local luasec = require("mqtt.connector.base.luasec")
 local super = require("mqtt.connector.base.buffered_base")
 
-local rawget, setmetatable = rawget, setmetatable
+local rawget, setmetatable, tostring, type = rawget, setmetatable, tostring, type
 local math_max = math.max
 
 -- The time limit for a TLS handshake when connecting has left no time, in seconds: the handshake fails then.
@@ -39,6 +40,12 @@ local luasocket = setmetatable({
 	},
 }, super)
 luasocket.__index = luasocket
+
+-- Whether a socket is a TCP socket of LuaSocket: not one of LuaSec, and nothing that stands in for a socket. Also for
+-- `mqtt.connector.copas`.
+function luasocket.is_plain(sock)
+	return type(sock) == "userdata" and tostring(sock):find("^tcp{client}") ~= nil
+end
 
 --- Checks the TLS settings, if the connection is secure. Raises an error if they are not usable.
 function luasocket:validate()
@@ -115,6 +122,11 @@ function luasocket:send(data)
 		sent = last or partial
 	end
 	return true
+end
+
+-- See `mqtt.connector.base.non_buffered_base`.
+function luasocket:sends_plainly()
+	return self.send == luasocket.send and self.getfd == luasocket.getfd and luasocket.is_plain(self.sock)
 end
 
 --- Receives the bytes that have arrived, without waiting.

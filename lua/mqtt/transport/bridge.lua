@@ -102,6 +102,14 @@ local function connect(client, conn)
 	return protected(conn.connect, conn)
 end
 
+-- Connections whose `send` does nothing but write to their descriptor. The link writes to it too: at once, or, in a
+-- burst, many packets together. So no bytes wait for Lua, even if the program ends or is busy elsewhere. Only where the
+-- socket takes no more, or fails, the connector's `send` is called, which waits, and tells of the failure.
+local plain = setmetatable({}, { __mode = "k" })
+
+-- Connections that take no more bytes, with the error message: the last write may have been cut.
+local broken = setmetatable({}, { __mode = "k" })
+
 -- The descriptor of an open connection, if the connector tells it.
 local function descriptor_of(conn)
 	local fd = conn.getfd and conn:getfd()
@@ -139,7 +147,9 @@ function bridge.open(client, conn)
 		-- The loop has other clients to serve: connectors that could wait must not.
 		conn.receive_timeout = 0
 	end
-	client._link:attach(descriptor)
+	local is_plain = descriptor ~= nil and conn.sends_plainly ~= nil and conn:sends_plainly()
+	plain[conn] = is_plain or nil
+	client._link:attach(descriptor, is_plain)
 	return true
 end
 
@@ -157,8 +167,9 @@ function bridge.opened(client)
 	end)
 end
 
-function bridge.direct()
-	return nil
+function bridge.direct(client)
+	local conn = client.connection
+	return conn and plain[conn] and not broken[conn] and client._handle or nil
 end
 
 bridge.hand_over = native.hand_over
@@ -166,9 +177,6 @@ bridge.hand_over = native.hand_over
 -- The threads that call `send` of a connector, by client. The table holds no thread: nobody will resume a collected
 -- thread.
 local senders = setmetatable({}, { __mode = "kv" })
-
--- Connections that take no more bytes, with the error message: the last write may have been cut.
-local broken = setmetatable({}, { __mode = "k" })
 
 -- Sends bytes, and whatever else the session has to send, as long as the connection takes it. Returns true, or false
 -- and an error message. `is_at_work` looks for this function on the stack, with its first argument.
@@ -213,21 +221,30 @@ function bridge.close(client, conn)
 	end
 end
 
+-- Notes that a connection takes no more bytes. Returns false and the error message.
+local function give_up(client, conn, err)
+	broken[conn] = "connector.send failed: " .. err
+	client._direct = nil
+	return false, broken[conn]
+end
+
 -- Writes the bytes that the session has to send. Returns true, or false and an error message. A sending thread also
 -- writes the bytes that other threads add. It is no error if the connection is closed meanwhile.
 local function flush(client)
-	local conn = client.connection
+	local conn, link = client.connection, client._link
 	if client._sending ~= conn then -- luacheck: ignore 542
 		-- no thread is sending
 	elseif is_at_work(client) then
 		return true
 	elseif conn and not broken[conn] then
-		broken[conn] = "connector.send failed: the thread that sent has been ended"
+		return give_up(client, conn, "the thread that sent has been ended")
 	end
 	if not conn or broken[conn] then
 		return not conn, conn and broken[conn]
+	elseif plain[conn] and link:write() then
+		return true
 	end
-	local data = client._link:take()
+	local data = link:take()
 	if not data then
 		return true
 	end
@@ -243,8 +260,15 @@ local function flush(client)
 	if ok or client.connection ~= conn then
 		return true
 	end
-	broken[conn] = "connector.send failed: " .. err
-	return false, broken[conn]
+	return give_up(client, conn, err)
+end
+
+-- Likewise, for `next`: no thread of the program can keep this function from returning.
+local function flush_outside(client)
+	if client._copas then
+		return outside(client, flush, client)
+	end
+	return flush(client)
 end
 
 function bridge.send(client, again, what)
@@ -335,8 +359,17 @@ function bridge.next(client)
 		-- The answer to the last packet could not be sent: nothing more may come.
 		return "failed", broken[conn]
 	elseif not kind then
-		-- No thread of the program can keep these functions from returning.
+		-- What the handlers have sent goes out before this waits.
 		local received, err
+		if plain[conn] and not link:write() then
+			received, err = flush_outside(client)
+			if client.connection ~= conn then
+				return nil, 0
+			elseif not received then
+				return "failed", err
+			end
+		end
+		-- No thread of the program can keep these functions from returning.
 		if client._copas then
 			received, err = outside(client, receive, client, conn, link)
 		else
@@ -359,12 +392,7 @@ function bridge.next(client)
 		end
 	end
 	-- Send the answers to the packet, such as a PUBREL, or the DISCONNECT after a broken rule.
-	local ok, err
-	if client._copas then
-		ok, err = outside(client, flush, client)
-	else
-		ok, err = flush(client)
-	end
+	local ok, err = flush_outside(client)
 	if kind then
 		return kind, what, more
 	elseif ok then

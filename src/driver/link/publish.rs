@@ -42,7 +42,7 @@ impl Link {
         self.see_to_transmit(state);
         Ok(Accepted {
             packet_id,
-            full: state.is_full(),
+            full: state.is_full() || state.needs_connector(),
             dropped: state.session.take_dropped(),
         })
     }

@@ -10,8 +10,9 @@ use crate::lua::args::Scalar;
 use crate::lua::process;
 use crate::lua::stack::Stack;
 
-/// `attach([fd])`: the connector has opened its connection. With its descriptor the connection ends in order, even if the
-/// connector closes the descriptor, or the program ends without closing it.
+/// `attach([fd[, plain]])`: the connector has opened its connection. With its descriptor the connection ends in order, even
+/// if the connector closes the descriptor, or the program ends without closing it. `plain` says that the connector's `send`
+/// does nothing but write to the descriptor: then the link writes too.
 pub(super) fn attach(arguments: &Stack) -> Returned<()> {
     let fd = match arguments.argument(2) {
         Scalar::Nil => None,
@@ -21,7 +22,8 @@ pub(super) fn attach(arguments: &Stack) -> Returned<()> {
         link.attach();
         #[cfg(unix)]
         if let Some(socket) = fd.and_then(process::own_socket) {
-            link.hold(driver, socket);
+            let plain = matches!(arguments.argument(3), Scalar::Boolean(true));
+            link.hold(driver, socket, plain);
         }
         // On other systems the connection ends as the connector closes it.
         #[cfg(not(unix))]
@@ -80,6 +82,13 @@ pub(super) fn arriving(arguments: &Stack) -> Returned<()> {
         link.arriving(bytes);
     }
     Ok(())
+}
+
+/// `write()`: writes the bytes to be sent to the connector's descriptor, if `attach` allows it, without waiting. Returns
+/// whether nothing is left for the connector to take, and nothing of what it has taken.
+pub(super) fn write(arguments: &Stack) -> Returned<bool> {
+    let live = LuaLink::of(arguments)?.live();
+    Ok(live.map_or(true, |live| live.link.write()))
 }
 
 /// `take()`: the bytes that the connector has to send, or nil.

@@ -138,6 +138,7 @@ fn add_methods(table: &Stack) {
     table.set_function("feed", connector::feed);
     table.set_function("begin_anew", connector::begin_anew);
     table.set_function("arriving", connector::arriving);
+    table.set_function("write", connector::write);
     table.set_function("take", connector::take);
     table.set_function("handle_timeout", connector::handle_timeout);
     table.set_function("is_failed", connector::is_failed);

@@ -95,6 +95,13 @@ end
 -- @function getfd
 -- @treturn number the descriptor of the open connection; or nil: the connection ends as `shutdown` ends it
 
+--- A connector should have this method if its `send` does nothing but write to the descriptor that `getfd` returns.
+-- Then the library writes to the descriptor too, and calls `send` only if the descriptor takes no more, or fails. The
+-- method is called once, when the connection is open. For a derived class with another `send`, or another socket, it
+-- has to return false.
+-- @function sends_plainly
+-- @treturn boolean
+
 --- A connector may have this method if it ends its connections in order by itself, after `shutdown` has returned. The
 -- client's next connection waits until this method returns false, for half a second at most.
 -- @function is_parting
