@@ -367,6 +367,8 @@ function actions.swarm()
 		client:on("close", function()
 			client.is_alive = false
 		end)
+		-- The broker is restarted: nginx's log need not say so a thousand times.
+		client:on("error", function() end)
 		assert(add_client(client))
 	end
 	return "started"
