@@ -150,7 +150,7 @@ function M.record(violation, is_ordered)
 		last = {},
 		delivered = {},
 		-- By serial number: the connection by which a message of QoS 2 has come, and whether the program has
-		-- acknowledged it.
+		-- acknowledged it: true, or "perhaps".
 		came_by = {},
 		acknowledged = {},
 		-- Requests, by tag.
@@ -252,7 +252,7 @@ function EVENTS:message(client, message)
 		self.delivered[number] = count + 1
 		-- A message that was not acknowledged comes again by the next connection.
 		-- Where handlers run in threads of their own, the next connection may be there before a message is handled.
-		local may_come_again = message.qos == 1 or message.qos == 2 and not self.acknowledged[number]
+		local may_come_again = message.qos == 1 or message.qos == 2 and self.acknowledged[number] ~= true
 			and (self.came_by[number] ~= self:serial_of(connection) or not self.is_ordered and message.dup)
 		self.came_by[number] = self:serial_of(connection)
 		if count > 0 and not may_come_again then

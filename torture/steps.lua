@@ -196,13 +196,19 @@ function STEPS:acknowledge(step, ctx)
 	local client, rec = self:who(step, ctx)
 	local message = ctx.rec == rec and ctx.message or rec and rec.message
 	if client and message then
+		local acknowledged, number = rec.record.acknowledged, message.topic:find("^m/") and tonumber(message.payload)
+		local before = number and acknowledged[number]
+		if number then
+			-- The thread may be ended while it sends.
+			acknowledged[number] = before or "perhaps"
+		end
 		local ok, err = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
-		local number = message.topic:find("^m/") and tonumber(message.payload)
-		-- For QoS 2, an acknowledgement counts between two connections, too. It also counts when the session has given
-		-- up a connection whose close event has yet to come: then the error message says first what was to be sent.
-		local is_between = err and err:find("network connection is not opened", 1, true)
-		if number and (ok == true or message.qos == 2 and is_between) then
-			rec.record.acknowledged[number] = true
+		-- For QoS 2, an acknowledgement counts between two connections, too: when there is no connection, when the session
+		-- has given up a connection whose close event has yet to come, and when the connector cannot send it any more.
+		local counts = ok or message.qos == 2 and err and (err:find("network connection is not opened", 1, true)
+			or err:find("connector.send failed", 1, true))
+		if number and not self.has_thrown then
+			acknowledged[number] = counts and true or before
 		end
 	end
 end
