@@ -320,6 +320,7 @@ function Rpc.request(client, opts)
 	if problem then
 		error(problem, 2)
 	end
+	opts = arguments.keep(opts)
 	local sleep, wake
 	if not opts.callback then
 		sleep, wake = host.sleeper()
