@@ -291,6 +291,7 @@ function Run:handler(rec, event, body)
 		local ctx = {
 			where = "handler",
 			rec = rec,
+			event = event,
 			-- Finalizers of the program and of the library cannot wait.
 			no_wait = self.finalizing > 0 or type(first) == "table" and first.close_reason == "garbage",
 			message = event == "message" and first or nil,

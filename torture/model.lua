@@ -352,12 +352,11 @@ end
 
 --- Notes that a thread has been ended that was about to call the callback of a request: of the request that a packet
 -- answers. A message may be the response to any request.
--- @tparam table packet the packet whose handlers the thread was calling
-function Record:unanswered(packet)
-	local is_message = packet.payload ~= nil
+-- @tparam string event the event whose handlers the thread was calling
+-- @tparam ?number packet_id the packet identifier, if the event's packet answers a request
+function Record:unanswered(event, packet_id)
 	for _, exchange in pairs(self.exchanges) do
-		if is_message and exchange.kind == "request" or not is_message and packet.packet_id
-			and exchange.id == packet.packet_id then
+		if event == "message" and exchange.kind == "request" or packet_id and exchange.id == packet_id then
 			exchange.is_lost = true
 		end
 	end
@@ -455,7 +454,7 @@ function Record:missing(client)
 	end
 	for _, dispatch in ipairs(self.dispatches) do
 		if self:was_killed(dispatch) then
-			self:unanswered(dispatch.packet_id)
+			self:unanswered(dispatch.event, dispatch.packet_id)
 		end
 	end
 	for _, exchange in pairs(self.exchanges) do

@@ -386,7 +386,7 @@ end
 -- Ends the running thread of Copas.
 function STEPS:kill_self(_, ctx)
 	if ctx.where ~= "main" and not ctx.no_wait and self:kill(coroutine.running()) and ctx.packet then
-		ctx.rec.record:unanswered(ctx.packet)
+		ctx.rec.record:unanswered(ctx.event, not ctx.message and ctx.packet.packet_id or nil)
 	end
 end
 
