@@ -147,7 +147,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 					serve(is_back)
 				end
 			end)
-			assert(subject:request({ topic = "reverse", payload = "abc", callback = note }))
+			assert(subject:request({ topic = "reverse", payload = "abc", qos = 1, callback = note }))
 			serve(function()
 				return results[1]
 			end)

@@ -93,6 +93,9 @@ local function subscribe(self, filter)
 		end
 	end, function(suback)
 		subscription.state = suback.rc[1] < REFUSED and "granted" or nil
+		if self.client._rpc then
+			self.client._rpc:inbox_answered(filter, suback)
+		end
 	end)
 	if not ok then
 		subscription.state = nil
