@@ -158,6 +158,8 @@ function M.record(violation, is_ordered)
 		-- Calls of handlers, under way or over: the handlers that have to be called, and the handlers that have been.
 		dispatches = {},
 		by_packet = setmetatable({}, { __mode = "k" }),
+		-- The last call of handlers by each thread.
+		latest = setmetatable({}, { __mode = "k" }),
 		-- How many connections the program has asked for: the first one needs no call.
 		may_connect = 1,
 		created_at = nil,
@@ -273,9 +275,17 @@ function Record:begin(event, client, expected, first)
 	if EVENTS[event] then
 		EVENTS[event](self, client, first)
 	end
-	local dispatch = { event = event, expected = expected, called = {}, inside = 0, thread = coroutine.running(),
+	local thread = coroutine.running()
+	local before = thread and self.latest[thread]
+	if before and before.inside == 0 then
+		before.is_over = true
+	end
+	local dispatch = { event = event, expected = expected, called = {}, inside = 0, thread = thread,
 		packet_id = type(first) == "table" and event ~= "message" and first.packet_id or nil }
 	self.dispatches[#self.dispatches + 1] = dispatch
+	if thread then
+		self.latest[thread] = dispatch
+	end
 	-- The handlers of shutdown get the client, which is the same each time.
 	if type(first) == "table" and event ~= "shutdown" then
 		self.by_packet[first] = dispatch
@@ -325,6 +335,15 @@ function Record:entered(event, id, first, second)
 		self.violation("a handler was called twice for one event: " .. event)
 	end
 	dispatch.called[id] = true
+	dispatch.inside = dispatch.inside + 1
+	return dispatch
+end
+
+--- Called by each handler of a topic.
+-- @tparam table message the message
+-- @treturn table the call, to be given to `left`
+function Record:entered_topic(message)
+	local dispatch = self.by_packet[message] or { inside = 0 }
 	dispatch.inside = dispatch.inside + 1
 	return dispatch
 end
@@ -453,7 +472,7 @@ function Record:missing(client)
 		return nil
 	end
 	for _, dispatch in ipairs(self.dispatches) do
-		if self:was_killed(dispatch) then
+		if self:was_killed(dispatch) and not dispatch.is_over then
 			self:unanswered(dispatch.event, dispatch.packet_id)
 		end
 	end

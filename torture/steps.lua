@@ -120,11 +120,26 @@ function STEPS:on_topic(step, ctx)
 	end
 	local count = 0
 	local function handler(message)
+		local dispatch, is_out = rec.record:entered_topic(message), false
+		local place = {
+			where = "handler",
+			rec = rec,
+			event = "message",
+			no_wait = self.finalizing > 0,
+			message = message,
+			packet = message,
+			leave = function()
+				if not is_out then
+					is_out = true
+					rec.record:left(dispatch)
+				end
+			end,
+		}
 		count = count + 1
 		if count <= TIMES then
-			self:exec(step.body, { where = "handler", rec = rec, message = message, no_wait = self.finalizing > 0,
-				leave = nothing })
+			self:exec(step.body, place)
 		end
+		place.leave()
 	end
 	self:call(step, ctx, "on_topic", nil, client.on_topic, client, step.filter, handler, step.opts)
 end
