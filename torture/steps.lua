@@ -54,6 +54,7 @@ function STEPS:create(step, ctx)
 	rec.record.created_at = core.now()
 	rec.record.is_first_clean = spec.opts.clean == "first"
 	local opts = data.copy(spec.opts)
+	opts.id = self:id_of(step.client)
 	opts.uri = "mqtt://127.0.0.1:" .. self.ports[step.client]
 	opts.connector = connector_of(self.host.connector, spec.raises)
 	opts.on = self:observers(rec)
