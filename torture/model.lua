@@ -160,6 +160,8 @@ function M.record(violation, is_ordered)
 		by_packet = setmetatable({}, { __mode = "k" }),
 		-- The last call of handlers by each thread.
 		latest = setmetatable({}, { __mode = "k" }),
+		-- Whether a finalizer has closed the last connection, and no message has come since.
+		closed_by_finalizer = nil,
 		-- How many connections the program has asked for: the first one needs no call.
 		may_connect = 1,
 		created_at = nil,
@@ -234,13 +236,19 @@ function EVENTS:close(client, connection)
 	if what.connects > 0 then
 		self.closed = self.closed + 1
 	end
+	self.closed_by_finalizer = self.is_finalizing()
 	self.base = client:stats().bytes_received
 end
 
 function EVENTS:message(client, message)
 	local connection = client.connection
 	local what = connection and seen(self, connection)
-	if self.is_ordered and not connection then
+	-- A finalizer may run when a message has been taken, and before its handlers are called.
+	local is_cut_off = not connection and self.closed_by_finalizer
+	self.closed_by_finalizer = nil
+	if is_cut_off then -- luacheck: ignore 542
+		-- It has closed the connection.
+	elseif self.is_ordered and not connection then
 		self.violation("a message event after the close event")
 	elseif self.is_ordered and what.connects == 0 then
 		self.violation("a message event before the connect event")

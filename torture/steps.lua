@@ -52,6 +52,9 @@ function STEPS:create(step, ctx)
 	}
 	rec.record.now, rec.record.unseen = core.now, spec.unseen or {}
 	rec.record.created_at = core.now()
+	rec.record.is_finalizing = function()
+		return self.finalizing > 0
+	end
 	rec.record.is_first_clean = spec.opts.clean == "first"
 	local opts = data.copy(spec.opts)
 	opts.id = self:id_of(step.client)
