@@ -149,6 +149,43 @@ for name, connector in pairs({ native = "mqtt.connector.native", connector = "mq
 			assert.equal(3, server:count(types.CONNECT))
 		end)
 
+		for outcome, case in pairs({ ["are sent"] = { rc = 1, count = 2 }, ["fail"] = { rc = 0x87, count = 0 } }) do
+			with_copas("by a handler of subscribe: requests that wait for their topic " .. outcome, function()
+				local server = servers.start(mqtt.v50, function(server, packet)
+					servers.accept(server, packet)
+					if packet.type == types.SUBSCRIBE then
+						server:send({ type = types.SUBACK, packet_id = packet.packet_id, rc = { case.rc } })
+					elseif packet.type == types.PUBLISH then
+						server:send({ type = types.PUBLISH, topic = packet.properties.response_topic, qos = 0, retain = false,
+							dup = false, payload = packet.payload,
+							properties = { correlation_data = packet.properties.correlation_data } })
+					end
+				end)
+				local client, results = new({ uri = server.uri, version = mqtt.v50 }), {}
+				client:on("subscribe", function()
+					copas.removethread(coroutine.running())
+					copas.pause(0)
+				end)
+				client:on("connect", function()
+					for i = 1, 2 do
+						assert(client:request({ topic = "a", payload = tostring(i), callback = function(response, err)
+							results[i] = response and response.payload or err
+						end }))
+					end
+				end)
+				drive(function()
+					server:poll()
+					return results[1] and results[2]
+				end)
+				assert.equal(case.count, server:count(types.PUBLISH))
+				if case.count > 0 then
+					assert.same({ "1", "2" }, results)
+				else
+					assert.same({ "Not authorized", "Not authorized" }, results)
+				end
+			end)
+		end
+
 		with_copas("ends no handler that this thread would have called later", function()
 			local finished = {}
 			receive(function(i)

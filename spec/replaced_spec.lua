@@ -200,6 +200,40 @@ describe("handle_received_packet, replaced while the client is in Copas,", funct
 	end)
 end)
 
+describe("handle_received_packet, called later", function()
+	after_each(function()
+		harness.cleanup()
+		servers.stop_all()
+	end)
+
+	it("takes no CONNACK for that of the next connection", function()
+		local server = servers.start(mqtt.v311)
+		local subject, held, accepted = harness.client({ uri = server.uri, reconnect = 0.01 }), {}, 0
+		subject:on("connect", function()
+			accepted = accepted + 1
+		end)
+		local original = subject.handle_received_packet
+		function subject.handle_received_packet(_, packet)
+			held[#held + 1] = packet
+			return true
+		end
+		local function until_held(i)
+			harness.serve({ subject, server.serve }, function()
+				return held[i]
+			end)
+		end
+		until_held(1)
+		server:drop()
+		until_held(2)
+		assert.is_false(original(subject, held[1]))
+		assert.is_nil(subject.connection.connack)
+		assert.equal(0, accepted)
+		assert.is_true(original(subject, held[2]))
+		assert.equal(held[2], subject.connection.connack)
+		assert.equal(1, accepted)
+	end)
+end)
+
 describe("a replaced _receive_packet that keeps packets to itself", function()
 	after_each(function()
 		harness.cleanup()

@@ -147,7 +147,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 					serve(is_back)
 				end
 			end)
-			assert(subject:request({ topic = "reverse", payload = "abc", callback = note }))
+			assert(subject:request({ topic = "reverse", payload = "abc", qos = 1, callback = note }))
 			serve(function()
 				return results[1]
 			end)
@@ -798,9 +798,36 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 				properties = { response_topic = "a/+" } }))
 			harness.blames_caller("expecting request to be a publish packet", subject.respond, subject, "a", {})
 			harness.blames_caller("expecting opts to be a table", subject.respond, subject, { topic = "a" })
+			-- Also for what the broker would see first when the topic has been granted.
+			for _, case in ipairs({
+				{ "PUBLISH: DUP must not be set with QoS 0", { topic = "a", dup = true } },
+				{ "expecting .packet_id to be an integer from 1 to 65535, got: 0", { topic = "a", packet_id = 0 } },
+				{ "expecting .packet_id to be an integer from 1 to 65535, got: 0", { topic = "a", qos = 1, packet_id = 0 } },
+				{ "PUBLISH: a client must not send subscription_identifiers",
+					{ topic = "a", properties = { subscription_identifiers = { 1 } } } },
+			}) do
+				case[2].callback = note
+				harness.blames_caller(case[1], subject.request, subject, case[2])
+			end
+			assert.same({}, results)
 			local old = harness.client({ connector = connector })
 			harness.blames_caller("allowed only in MQTT v5.0 protocol", old.request, old, { topic = "a" })
 			harness.blames_caller("allowed only in MQTT v5.0 protocol", old.respond, old, { topic = "a" }, {})
+		end)
+
+		it("is sent as it was made, whatever becomes of its table while it waits", function()
+			connect()
+			local opts = { topic = "reverse", properties = { content_type = "a" }, user_properties = { a = "b" } }
+			opts.payload, opts.callback = "abc", note
+			assert(subject:request(opts))
+			opts.payload, opts.properties.content_type, opts.user_properties.a = "xyz", "x", 1
+			serve(function()
+				return results[1]
+			end)
+			assert.equal("cba", results[1][1].payload)
+			local sent = received(packet_type.PUBLISH)[1]
+			assert.equal("a", sent.properties.content_type)
+			assert.equal("b", sent.user_properties.a)
 		end)
 
 		it("is not answered where it wants no response", function()

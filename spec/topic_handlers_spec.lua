@@ -214,6 +214,8 @@ describe("a handler of a topic", function()
 			{ "unexpected key in opts: subscrib, did you mean subscribe?", "a", handler, { subscrib = true } },
 			{ "expecting valid opts.qos value", "a", handler, { subscribe = true, qos = 3 } },
 			{ "expecting opts.callback to be a function", "a", handler, { subscribe = true, callback = 1 } },
+			{ 'SUBSCRIBE: no local must not be set on a shared subscription, got "$share/g/a"', "$share/g/a", handler,
+				{ subscribe = true, no_local = true } },
 		}) do
 			harness.blames_caller(case[1], subject.on_topic, subject, case[2], case[3], case[4])
 		end

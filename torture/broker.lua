@@ -26,6 +26,8 @@ local PIECES, DRIP = 4, 0.002
 local PAUSE = 0.25
 -- The last identifier of messages to clients: never are more messages unacknowledged.
 local LAST_ID = 1000
+-- The first byte of a CONNECT.
+local CONNECT = 0x10
 -- How many bytes of a malformed packet are reported.
 local NONSENSE = 40
 
@@ -481,6 +483,11 @@ local function take_packet(self)
 	until byte < 128 or at > 6
 	if #buffer < at - 1 + length then
 		self.lacking = at - 1 + length - #buffer
+		return nil
+	end
+	if self.count == 0 and buffer:byte() == CONNECT and not buffer:find(self.broker.plans.id, 1, true) then
+		self:fault("a client of another program connects", buffer:match("torture%-[%d-]+"))
+		self:close("broker")
 		return nil
 	end
 	local position = 1

@@ -26,7 +26,7 @@ end
 function Control:begin(plans, limit)
 	local text = data.write(plans)
 	local ports = {}
-	for port in self:ask(("begin %s %s %d"):format(pid(), limit, #text), text):gmatch("%d+") do
+	for port in self:ask(("begin %s %s %d"):format(self.pid, limit, #text), text):gmatch("%d+") do
 		ports[#ports + 1] = tonumber(port)
 	end
 	return ports
@@ -55,7 +55,7 @@ local M = {}
 function M.connect(port)
 	local sock = assert(socket.connect("127.0.0.1", port))
 	sock:setoption("tcp-nodelay", true)
-	return setmetatable({ sock = sock }, Control)
+	return setmetatable({ sock = sock, pid = pid() }, Control)
 end
 
 return M

@@ -106,8 +106,7 @@ local LONG = 10
 local UNSEEN = { "acknowledge", "subscribe", "unsubscribe", "error", "shutdown", "auth" }
 
 function G:client(number)
-	-- One id for all: it does not matter to this broker.
-	local opts = { id = "torture", version = self:one({ 4, 5 }), connect_timeout = 0.4 }
+	local opts = { version = self:one({ 4, 5 }), connect_timeout = 0.4 }
 	opts.clean = self:pick({ 6, true, 3, false, 1, "first" })
 	opts.reconnect = self:pick({ 5, false, 4, 0.02, 1, 10 })
 	if self:chance(25) then

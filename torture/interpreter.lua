@@ -62,6 +62,9 @@ local M = {
 	on_expected = nil,
 }
 
+-- How many programs this process has run.
+local programs = 0
+
 -- A program that is running.
 local Run = {
 	steps = steps,
@@ -89,6 +92,13 @@ function Run:in_thread(f, ...)
 	end
 	self.calling[caller] = nil
 	return unpack(results, 1, results.n)
+end
+
+--- Returns the client identifier of a client.
+-- @tparam number index the number of the client
+-- @treturn string
+function Run:id_of(index)
+	return self.id .. "-" .. index
 end
 
 function Run:violation(kind, text)
@@ -291,6 +301,7 @@ function Run:handler(rec, event, body)
 		local ctx = {
 			where = "handler",
 			rec = rec,
+			event = event,
 			-- Finalizers of the program and of the library cannot wait.
 			no_wait = self.finalizing > 0 or type(first) == "table" and first.close_reason == "garbage",
 			message = event == "message" and first or nil,
@@ -416,8 +427,12 @@ function M.run(program, control, limit, patience)
 	if program.gc == "stress" then
 		limit, patience = generate.STRESS * limit, generate.STRESS * patience
 	end
+	programs = programs + 1
 	local run = setmetatable({
 		program = program,
+		-- The beginning of the client identifiers, which no other program has: `check_faults` tells of a client that
+		-- outlives its program, and connects to a broker of another one that has got the same port.
+		id = ("torture-%s-%d"):format(control.pid, programs),
 		host = host,
 		control = control,
 		violations = {},
@@ -460,6 +475,7 @@ function M.run(program, control, limit, patience)
 	for i, spec in ipairs(program.clients) do
 		plans[i] = { unpack(spec.plans) }
 		plans[i].version, plans[i].is_absent = spec.opts.version, spec.is_absent
+		plans[i].id = run:id_of(i)
 		plans[i].receive_maximum = spec.opts.server_receive_maximum
 	end
 	run.ports = control:begin(plans, limit)

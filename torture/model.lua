@@ -150,7 +150,7 @@ function M.record(violation, is_ordered)
 		last = {},
 		delivered = {},
 		-- By serial number: the connection by which a message of QoS 2 has come, and whether the program has
-		-- acknowledged it.
+		-- acknowledged it: true, or "perhaps".
 		came_by = {},
 		acknowledged = {},
 		-- Requests, by tag.
@@ -158,6 +158,10 @@ function M.record(violation, is_ordered)
 		-- Calls of handlers, under way or over: the handlers that have to be called, and the handlers that have been.
 		dispatches = {},
 		by_packet = setmetatable({}, { __mode = "k" }),
+		-- The last call of handlers by each thread.
+		latest = setmetatable({}, { __mode = "k" }),
+		-- Whether a finalizer has closed the last connection, and no message has come since.
+		closed_by_finalizer = nil,
 		-- How many connections the program has asked for: the first one needs no call.
 		may_connect = 1,
 		created_at = nil,
@@ -232,13 +236,19 @@ function EVENTS:close(client, connection)
 	if what.connects > 0 then
 		self.closed = self.closed + 1
 	end
+	self.closed_by_finalizer = self.is_finalizing()
 	self.base = client:stats().bytes_received
 end
 
 function EVENTS:message(client, message)
 	local connection = client.connection
 	local what = connection and seen(self, connection)
-	if self.is_ordered and not connection then
+	-- A finalizer may run when a message has been taken, and before its handlers are called.
+	local is_cut_off = not connection and self.closed_by_finalizer
+	self.closed_by_finalizer = nil
+	if is_cut_off then -- luacheck: ignore 542
+		-- It has closed the connection.
+	elseif self.is_ordered and not connection then
 		self.violation("a message event after the close event")
 	elseif self.is_ordered and what.connects == 0 then
 		self.violation("a message event before the connect event")
@@ -252,7 +262,7 @@ function EVENTS:message(client, message)
 		self.delivered[number] = count + 1
 		-- A message that was not acknowledged comes again by the next connection.
 		-- Where handlers run in threads of their own, the next connection may be there before a message is handled.
-		local may_come_again = message.qos == 1 or message.qos == 2 and not self.acknowledged[number]
+		local may_come_again = message.qos == 1 or message.qos == 2 and self.acknowledged[number] ~= true
 			and (self.came_by[number] ~= self:serial_of(connection) or not self.is_ordered and message.dup)
 		self.came_by[number] = self:serial_of(connection)
 		if count > 0 and not may_come_again then
@@ -273,9 +283,17 @@ function Record:begin(event, client, expected, first)
 	if EVENTS[event] then
 		EVENTS[event](self, client, first)
 	end
-	local dispatch = { event = event, expected = expected, called = {}, inside = 0, thread = coroutine.running(),
+	local thread = coroutine.running()
+	local before = thread and self.latest[thread]
+	if before and before.inside == 0 then
+		before.is_over = true
+	end
+	local dispatch = { event = event, expected = expected, called = {}, inside = 0, thread = thread,
 		packet_id = type(first) == "table" and event ~= "message" and first.packet_id or nil }
 	self.dispatches[#self.dispatches + 1] = dispatch
+	if thread then
+		self.latest[thread] = dispatch
+	end
 	-- The handlers of shutdown get the client, which is the same each time.
 	if type(first) == "table" and event ~= "shutdown" then
 		self.by_packet[first] = dispatch
@@ -329,6 +347,15 @@ function Record:entered(event, id, first, second)
 	return dispatch
 end
 
+--- Called by each handler of a topic.
+-- @tparam table message the message
+-- @treturn table the call, to be given to `left`
+function Record:entered_topic(message)
+	local dispatch = self.by_packet[message] or { inside = 0 }
+	dispatch.inside = dispatch.inside + 1
+	return dispatch
+end
+
 --- Called when such a handler has returned or raised an error.
 function Record.left(_, dispatch)
 	dispatch.inside = dispatch.inside - 1
@@ -352,12 +379,11 @@ end
 
 --- Notes that a thread has been ended that was about to call the callback of a request: of the request that a packet
 -- answers. A message may be the response to any request.
--- @tparam table packet the packet whose handlers the thread was calling
-function Record:unanswered(packet)
-	local is_message = packet.payload ~= nil
+-- @tparam string event the event whose handlers the thread was calling
+-- @tparam ?number packet_id the packet identifier, if the event's packet answers a request
+function Record:unanswered(event, packet_id)
 	for _, exchange in pairs(self.exchanges) do
-		if is_message and exchange.kind == "request" or not is_message and packet.packet_id
-			and exchange.id == packet.packet_id then
+		if event == "message" and exchange.kind == "request" or packet_id and exchange.id == packet_id then
 			exchange.is_lost = true
 		end
 	end
@@ -454,8 +480,8 @@ function Record:missing(client)
 		return nil
 	end
 	for _, dispatch in ipairs(self.dispatches) do
-		if self:was_killed(dispatch) then
-			self:unanswered(dispatch.packet_id)
+		if self:was_killed(dispatch) and not dispatch.is_over then
+			self:unanswered(dispatch.event, dispatch.packet_id)
 		end
 	end
 	for _, exchange in pairs(self.exchanges) do

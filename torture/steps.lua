@@ -52,8 +52,12 @@ function STEPS:create(step, ctx)
 	}
 	rec.record.now, rec.record.unseen = core.now, spec.unseen or {}
 	rec.record.created_at = core.now()
+	rec.record.is_finalizing = function()
+		return self.finalizing > 0
+	end
 	rec.record.is_first_clean = spec.opts.clean == "first"
 	local opts = data.copy(spec.opts)
+	opts.id = self:id_of(step.client)
 	opts.uri = "mqtt://127.0.0.1:" .. self.ports[step.client]
 	opts.connector = connector_of(self.host.connector, spec.raises)
 	opts.on = self:observers(rec)
@@ -120,11 +124,26 @@ function STEPS:on_topic(step, ctx)
 	end
 	local count = 0
 	local function handler(message)
+		local dispatch, is_out = rec.record:entered_topic(message), false
+		local place = {
+			where = "handler",
+			rec = rec,
+			event = "message",
+			no_wait = self.finalizing > 0,
+			message = message,
+			packet = message,
+			leave = function()
+				if not is_out then
+					is_out = true
+					rec.record:left(dispatch)
+				end
+			end,
+		}
 		count = count + 1
 		if count <= TIMES then
-			self:exec(step.body, { where = "handler", rec = rec, message = message, no_wait = self.finalizing > 0,
-				leave = nothing })
+			self:exec(step.body, place)
 		end
+		place.leave()
 	end
 	self:call(step, ctx, "on_topic", nil, client.on_topic, client, step.filter, handler, step.opts)
 end
@@ -196,13 +215,19 @@ function STEPS:acknowledge(step, ctx)
 	local client, rec = self:who(step, ctx)
 	local message = ctx.rec == rec and ctx.message or rec and rec.message
 	if client and message then
+		local acknowledged, number = rec.record.acknowledged, message.topic:find("^m/") and tonumber(message.payload)
+		local before = number and acknowledged[number]
+		if number then
+			-- The thread may be ended while it sends.
+			acknowledged[number] = before or "perhaps"
+		end
 		local ok, err = self:call(step, ctx, "acknowledge", nil, client.acknowledge, client, message)
-		local number = message.topic:find("^m/") and tonumber(message.payload)
-		-- For QoS 2, an acknowledgement counts between two connections, too. It also counts when the session has given
-		-- up a connection whose close event has yet to come: then the error message says first what was to be sent.
-		local is_between = err and err:find("network connection is not opened", 1, true)
-		if number and (ok == true or message.qos == 2 and is_between) then
-			rec.record.acknowledged[number] = true
+		-- For QoS 2, an acknowledgement counts between two connections, too: when there is no connection, when the session
+		-- has given up a connection whose close event has yet to come, and when the connector cannot send it any more.
+		local counts = ok or message.qos == 2 and err and (err:find("network connection is not opened", 1, true)
+			or err:find("connector.send failed", 1, true))
+		if number and not self.has_thrown then
+			acknowledged[number] = counts and true or before
 		end
 	end
 end
@@ -380,7 +405,7 @@ end
 -- Ends the running thread of Copas.
 function STEPS:kill_self(_, ctx)
 	if ctx.where ~= "main" and not ctx.no_wait and self:kill(coroutine.running()) and ctx.packet then
-		ctx.rec.record:unanswered(ctx.packet)
+		ctx.rec.record:unanswered(ctx.event, not ctx.message and ctx.packet.packet_id or nil)
 	end
 end
 

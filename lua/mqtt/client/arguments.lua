@@ -3,13 +3,26 @@
 -- come in the order of the documentation.
 
 local codec = require("mqtt.core").codec
+local const = require("mqtt.const")
 local types = require("mqtt.packet").types
 
 local math_huge = math.huge
-local tostring, type = tostring, type
+local pairs, tostring, type = pairs, tostring, type
 local str_format = string.format
 
 local arguments = {}
+
+-- A copy of a table; any other value itself.
+local function copy(value)
+	if type(value) ~= "table" then
+		return value
+	end
+	local own = {}
+	for key, field in pairs(value) do
+		own[key] = field
+	end
+	return own
+end
 
 -- One field of a table of options, which may be missing.
 local function field(opts, name, expected)
@@ -95,20 +108,36 @@ function arguments.no_callback(value)
 	end
 end
 
--- Makes the packet of a request, as `codec` takes it, so that `codec` checks the fields.
+-- Makes the packet of a request, as `codec` takes it, so that `codec` checks the fields. A payload may be anything, and
+-- is not copied for that.
 local PACKETS = {
 	publish = function(opts)
-		return { type = types.PUBLISH, topic = opts.topic }
+		return { type = types.PUBLISH, topic = opts.topic, qos = opts.qos, retain = opts.retain, dup = opts.dup,
+			packet_id = opts.packet_id or 1 }
 	end,
 	subscribe = function(opts)
-		return { type = types.SUBSCRIBE, packet_id = 1, subscriptions = { { topic = opts.topic, qos = 0 } } }
+		return { type = types.SUBSCRIBE, packet_id = 1, subscriptions = { {
+			topic = opts.topic, qos = opts.qos or 0, no_local = opts.no_local,
+			retain_as_published = opts.retain_as_published, retain_handling = opts.retain_handling,
+		} } }
 	end,
 	unsubscribe = function(opts)
 		return { type = types.UNSUBSCRIBE, packet_id = 1, subscriptions = { opts.topic } }
 	end,
 }
 
---- The argument of a request, and its packet: the whole check of the request, before it is made.
+-- What only clients must not do with a PUBLISH, and what `codec` does not look at with QoS 0.
+local function explain_publish(opts, version)
+	if version == const.v50 and opts.properties and opts.properties.subscription_identifiers ~= nil then
+		return "PUBLISH: a client must not send subscription_identifiers"
+	elseif opts.packet_id ~= nil then
+		local ok, err = codec[version].encode { type = types.PUBACK, packet_id = opts.packet_id, rc = 0 }
+		return not ok and err or nil
+	end
+end
+
+--- The argument of a request, and its packet: the whole check of the request, before it is made. A request that is made
+-- later must find nothing to blame its caller for.
 -- @tparam string method "publish", "subscribe" or "unsubscribe"
 -- @tparam table opts its argument
 -- @tparam number version the protocol version of the client
@@ -121,7 +150,19 @@ function arguments.request(method, opts, version)
 	local pck = PACKETS[method](opts)
 	pck.properties, pck.user_properties = opts.properties, opts.user_properties
 	local ok, err = codec[version].encode(pck)
-	return not ok and err or nil
+	if not ok then
+		return err
+	end
+	return method == "publish" and explain_publish(opts, version) or nil
+end
+
+--- Returns the argument of a request that is made later: a copy, since the program may change its table meanwhile.
+-- @tparam table opts the argument
+-- @treturn table the copy
+function arguments.keep(opts)
+	local own = copy(opts)
+	own.properties, own.user_properties = copy(opts.properties), copy(opts.user_properties)
+	return own
 end
 
 return arguments

@@ -14,7 +14,7 @@ local requests = require("mqtt.client.requests")
 local target = require("mqtt.client.target")
 local transports = require("mqtt.transport")
 
-local error, ipairs, pcall, type = error, ipairs, pcall, type
+local error, ipairs, pcall, setmetatable, type = error, ipairs, pcall, setmetatable, type
 local math_ceil, math_max, math_min = math.ceil, math.max, math.min
 local str_format = string.format
 local connect_timeout, keeps_exchanges = options.connect_timeout, options.keeps_exchanges
@@ -339,10 +339,18 @@ local function follow_reference(client, pck)
 	end
 end
 
+-- The CONNACK that each connection has brought, and all of these as a set. The loops may have a thread handle a CONNACK
+-- when the client has another connection already.
+local brought, all_brought = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
+
 --- Notes the effects of a CONNACK on the next connection. At once: its handlers may run later, in another thread.
 -- @tparam Client client the client
 -- @tparam table connack the packet
 function lifecycle.note_connack(client, connack)
+	all_brought[connack] = true
+	if client.connection then
+		brought[client.connection] = connack
+	end
 	if connack.rc ~= 0 then
 		return follow_reference(client, connack)
 	end
@@ -361,7 +369,7 @@ end
 -- @return[2] false and an error message
 function lifecycle.connack_received(client, connack)
 	local conn, opts = client.connection, client.opts
-	if not conn then
+	if not conn or all_brought[connack] and brought[conn] ~= connack then
 		-- The connection was closed before the thread came to handle the CONNACK.
 		return false, NOT_OPENED
 	end

@@ -184,15 +184,6 @@ local function listen(self, topic)
 		subscribe = true,
 		qos = 1,
 		handler = listener.handler,
-		callback = function(suback)
-			if suback.rc[1] < REFUSED then
-				return release(self, listener)
-			end
-			if self.listeners[topic] == listener then
-				drop_listener(self, topic)
-			end
-			release(self, listener, suback:reason_strings()[1], suback)
-		end,
 	}
 	if not ok then
 		if self.listeners[topic] == listener then
@@ -203,6 +194,29 @@ local function listen(self, topic)
 		return nil, err
 	end
 	return listener
+end
+
+--- The broker has answered the SUBSCRIBE of a topic. If it is a topic for responses, the next step sends the requests
+-- that wait for it, or ends them: handlers of the SUBACK may end this thread before. Neither yields nor raises.
+-- @tparam string topic the topic
+-- @tparam table suback the answer
+function Rpc:inbox_answered(topic, suback)
+	local client, listener = self.client, self.listeners[topic]
+	if not listener then
+		return
+	end
+	local conn, refusal = client.connection, suback.rc[1] >= REFUSED and suback:reason_strings()[1] or nil
+	Waits.of(client):soon(function()
+		local subscription = client._topics.subscriptions[topic]
+		if not refusal then
+			release(self, listener)
+		elseif client.connection == conn and self.listeners[topic] == listener
+			and not (subscription and subscription.state) then
+			-- Otherwise the topic has been asked for again.
+			drop_listener(self, topic)
+			release(self, listener, refusal, suback)
+		end
+	end)
 end
 
 --- The SUBSCRIBE of a topic cannot be sent. If it is a topic for responses, the requests that wait for it end. The next
@@ -320,6 +334,7 @@ function Rpc.request(client, opts)
 	if problem then
 		error(problem, 2)
 	end
+	opts = arguments.keep(opts)
 	local sleep, wake
 	if not opts.callback then
 		sleep, wake = host.sleeper()

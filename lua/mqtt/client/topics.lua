@@ -93,6 +93,9 @@ local function subscribe(self, filter)
 		end
 	end, function(suback)
 		subscription.state = suback.rc[1] < REFUSED and "granted" or nil
+		if self.client._rpc then
+			self.client._rpc:inbox_answered(filter, suback)
+		end
 	end)
 	if not ok then
 		subscription.state = nil
@@ -197,10 +200,7 @@ function Topics.on_topic(client, filter, handler, opts)
 	if opts ~= nil and type(opts) ~= "table" then
 		error("expecting opts to be a table", 2)
 	end
-	local own = {}
-	for key, value in pairs(opts or type(filter) == "table" and filter or {}) do
-		own[key] = value
-	end
+	local own = arguments.keep(opts or type(filter) == "table" and filter or {})
 	if type(filter) ~= "table" then
 		own.topic, own.handler = filter, handler
 	elseif handler ~= nil then

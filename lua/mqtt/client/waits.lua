@@ -48,6 +48,14 @@ local function set_timer(self)
 	end
 end
 
+-- Has the next step tell the callers of the waits that are over.
+local function tell_soon(self)
+	self.next_timeout = core.now()
+	set_timer(self)
+	-- With a connector, the thread for keep alive looks at the clock.
+	self.client._transport.look_soon(self.client)
+end
+
 --- Begins a wait.
 -- @tparam ?number timeout how many seconds it may last
 -- @tparam ?string kind the kind of wait, if it matters: "connect"
@@ -134,9 +142,15 @@ end
 function Waits:finish_soon(wait, ...)
 	put_over(self, wait, ...)
 	if self.over[1] then
-		self.next_timeout = core.now()
-		set_timer(self)
+		tell_soon(self)
 	end
+end
+
+--- Has the next step call a function of the library: what must be done even if the program ends this thread.
+-- @tparam function func the function
+function Waits:soon(func)
+	table_insert(self.over, { told = func, results = { n = 0 } })
+	tell_soon(self)
 end
 
 --- Ends all waits, or all waits of a kind.
