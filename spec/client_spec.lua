@@ -823,9 +823,8 @@ for version_name, version in pairs(VERSIONS) do
 				server:send({ type = packet_type.PUBREL, packet_id = 8, rc = 0 })
 				server:send(message(2, 8))
 				serve({ subject, server.serve }, function()
-					return #events > 1
+					return #events > 1 and server:count(packet_type.PUBCOMP) == 1
 				end)
-				assert.equal(1, server:count(packet_type.PUBCOMP))
 				assert.equal(2, #events)
 			end)
 

@@ -6,6 +6,7 @@ local child = require("spec.support.child")
 
 local PRELUDE = ([==[
 local mqtt = require("mqtt")
+mqtt.log.set(false)
 
 local function connected(opts)
 	opts.uri, opts.clean, opts.version = opts.uri or %q, true, mqtt.v50

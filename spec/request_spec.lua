@@ -924,6 +924,13 @@ for way, reconnect in pairs({ ["that ends"] = false, ["that connects again"] = 0
 		end
 		local server, class = responding(), setmetatable({ super = luasocket }, luasocket)
 		class.__index = class
+		local failure
+		function class.send(...)
+			if failure then
+				return false, failure
+			end
+			return luasocket.send(...)
+		end
 		finally(function()
 			harness.cleanup()
 			server:stop()
@@ -942,13 +949,11 @@ for way, reconnect in pairs({ ["that ends"] = false, ["that connects again"] = 0
 		serve(function()
 			return responses[1]
 		end)
-		class.send = function()
-			return false, "out of order"
-		end
+		failure = "out of order"
 		local ok, err = subject:request({ topic = "reverse", payload = "cd", callback = function(_, reason)
 			told[#told + 1] = reason
 		end })
-		class.send = luasocket.send
+		failure = nil
 		subject:shutdown()
 		if ok then
 			err = told[1]

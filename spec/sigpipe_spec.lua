@@ -19,6 +19,7 @@ local LARGE = tostring(protocol.make_packet({ type = 3, topic = "t", payload = (
 -- told to.
 local PROGRAM = [[
 	local mqtt = require("mqtt")
+	mqtt.log.set(false)
 	local client = mqtt.client({ uri = %q, clean = true, secure = %s, keep_alive = 0 })
 	local reason
 	client:on("close", function(conn)
