@@ -291,3 +291,23 @@ describe("the library", function()
 		assert.equal("end\n", without_log(output))
 	end)
 end)
+
+it("the files that are loaded late take nothing of the program's globals", function()
+	local output = child.run([[
+		local mqtt, write = require("mqtt"), io.write
+		for _, name in ipairs({
+			"assert", "error", "ipairs", "next", "pairs", "setmetatable", "tostring", "type", "math", "string", "table",
+		}) do
+			_G[name] = "mine"
+		end
+		local client = mqtt.client({ uri = %q, clean = true })
+		client:on("connect", function()
+			mqtt.get_ioloop():after(0, function()
+				client:disconnect()
+			end)
+		end)
+		mqtt.run_ioloop(client)
+		write(select(2, pcall(client.publish, client, { topic = "t", paylod = "22" })))
+	]], broker.uri)
+	assert.matches("did you mean payload?", output, 1, true)
+end)
