@@ -22,7 +22,7 @@ local topics = require("mqtt.topics")
 -- For files that are loaded later.
 require("mqtt.standard")
 
-local error, require, select, setmetatable, type = error, require, select, setmetatable, type
+local error, require, select, type = error, require, select, type
 
 local mqtt = {
 	--- MQTT 3.1.1, for `version` of `Client:__init`.
@@ -54,16 +54,11 @@ local mqtt = {
 -- @tparam[opt=true] boolean autocreate create it if there is none
 -- @tparam[opt] table opts see `Ioloop:__init`
 -- @treturn Ioloop the default ioloop, or nil
-
--- Programs in Copas or nginx, or with a loop of their own, do without the ioloop, which is 8 % of the library.
-setmetatable(mqtt, {
-	__index = function(self, name)
-		if name == "get_ioloop" then
-			self.get_ioloop = require("mqtt.ioloop").get
-			return self.get_ioloop
-		end
-	end,
-})
+function mqtt.get_ioloop(...)
+	-- Loaded now: programs in Copas or nginx, or with a loop of their own, do without the ioloop, 8 % of the library.
+	mqtt.get_ioloop = require("mqtt.ioloop").get
+	return mqtt.get_ioloop(...)
+end
 
 --- Runs the default ioloop until all its clients and functions are gone. Clients without a connection start to connect
 -- at once, also clients that have been connected before.
