@@ -434,10 +434,12 @@ describe("with Copas 4", function()
 		run(function()
 			return client.connection and client.connection.connack
 		end)
+		-- After the PUBLISH the PUBREL is sent.
+		function faults.send()
+			faults.send = raise
+		end
 		copas.addthread(function()
 			client:publish({ topic = "t", qos = 2 })
-			-- The next thing to be sent is the PUBREL.
-			faults.send = raise
 		end)
 		run(function()
 			return events[1]

@@ -9,6 +9,7 @@ local servers = require("spec.support.server")
 -- Begins scripts of children: `connected(opts)` makes a client and waits until it is connected.
 local PRELUDE = ([[
 local mqtt = require("mqtt")
+mqtt.log.set(false)
 local function connected(opts)
 	opts.uri, opts.clean = opts.uri or %q, true
 	local client = mqtt.client(opts)
