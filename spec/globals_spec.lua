@@ -311,3 +311,21 @@ it("the files that are loaded late take nothing of the program's globals", funct
 	]], broker.uri)
 	assert.matches("did you mean payload?", output, 1, true)
 end)
+
+it("the files that are loaded late are found although the program has changed its search path or directory", function()
+	local output = child.run([[
+		local mqtt, write = require("mqtt"), io.write
+		package.path, package.cpath = "", ""
+		local client = mqtt.client({ uri = %q, clean = true })
+		client:on("connect", function()
+			mqtt.get_ioloop():after(0, function()
+				assert(client:publish({ topic = "t", xyz = "own" }))
+				client:disconnect()
+			end)
+		end)
+		mqtt.log.set(false)
+		mqtt.run_ioloop(client)
+		write(select(2, pcall(client.publish, client, { topic = "t", paylod = "22" })))
+	]], broker.uri)
+	assert.matches("did you mean payload?", output, 1, true)
+end)

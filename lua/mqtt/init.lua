@@ -19,8 +19,7 @@ local expect = require("mqtt.loop.expect")
 local log = require("mqtt.log")
 local topics = require("mqtt.topics")
 
--- For files that are loaded later.
-require("mqtt.standard")
+require("mqtt.later") { "mqtt.ioloop", "mqtt.loop.timer" }
 
 local error, require, select, type = error, require, select, type
 

@@ -9,13 +9,13 @@ local core = require("mqtt.core")
 local expect = require("mqtt.loop.expect")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
-local standard = require("mqtt.standard")
+local timers = require("mqtt.loop.timer")
 
-local assert, error, ipairs, next = standard.assert, standard.error, standard.ipairs, standard.next
-local pairs, require, setmetatable = standard.pairs, standard.require, standard.setmetatable
-local tostring, type = standard.tostring, standard.type
-local math_huge, math_max, math_min = standard.math.huge, standard.math.max, standard.math.min
-local table_insert, table_remove = standard.table.insert, standard.table.remove
+local error, ipairs, next, pairs = error, ipairs, next, pairs
+local setmetatable, tostring, type = setmetatable, tostring, type
+local assert = assert
+local math_huge, math_max, math_min = math.huge, math.max, math.min
+local table_insert, table_remove = table.insert, table.remove
 local now, running_thread, wait_for_news = core.now, core.running, core.wait
 local is_end = expect.is_end
 local is_at_work = host.is_at_work
@@ -449,7 +449,7 @@ end
 -- client:on("shutdown", function() heartbeat:cancel() end)
 function Ioloop:every(seconds, func)
 	expect.timer(seconds, func)
-	return start_timer(self, require("mqtt.loop.timer").new(seconds, func, seconds))
+	return start_timer(self, timers.new(seconds, func, seconds))
 end
 
 --- Has a function called once, after the given seconds. The loop runs until then, or until the timer is cancelled.
@@ -458,7 +458,7 @@ end
 -- @treturn Timer the timer, see `Timer:cancel`
 function Ioloop:after(seconds, func)
 	expect.timer(seconds, func)
-	return start_timer(self, require("mqtt.loop.timer").new(seconds, func))
+	return start_timer(self, timers.new(seconds, func))
 end
 
 --- One round: every client that has something to do is served, every function is called that does not sleep.

@@ -5,6 +5,8 @@
 
 local log = require("mqtt.log")
 
+require("mqtt.later") { "mqtt.client.spelling" }
+
 local ipairs, next, pairs, require, tostring, type = ipairs, next, pairs, require, tostring, type
 
 local fields = {}

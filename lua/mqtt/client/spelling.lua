@@ -1,9 +1,7 @@
 --- Which field a program means that has misspelt one. Internal to `mqtt.client.fields`, which loads this when needed.
 
-local standard = require("mqtt.standard")
-
-local math_floor, math_min = standard.math.floor, standard.math.min
-local pairs, type = standard.pairs, standard.type
+local math_floor, math_min = math.floor, math.min
+local pairs, type = pairs, type
 
 local spelling = {}
 

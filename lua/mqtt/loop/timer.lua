@@ -3,10 +3,9 @@
 
 local core = require("mqtt.core")
 local expect = require("mqtt.loop.expect")
-local standard = require("mqtt.standard")
 
-local setmetatable = standard.setmetatable
-local math_max = standard.math.max
+local setmetatable = setmetatable
+local math_max = math.max
 local now = core.now
 
 local Timer = {}
