@@ -32,19 +32,19 @@ fields.will = {
 	topic = true, payload = true, qos = true, retain = true, properties = true, user_properties = true,
 }
 
---- Returns a copy of known names with further names.
--- @tparam table known the names
--- @tparam table more further names: true or false for each
--- @treturn table all names
-function fields.with(known, more)
-	local all = {}
-	for name, value in pairs(known) do
-		all[name] = value
+--- Returns a copy of a table with further fields.
+-- @tparam ?table table the table
+-- @tparam table more further fields
+-- @treturn table the copy
+function fields.with(table, more)
+	local copy = {}
+	for key, value in pairs(table or {}) do
+		copy[key] = value
 	end
-	for name, value in pairs(more) do
-		all[name] = value
+	for key, value in pairs(more) do
+		copy[key] = value
 	end
-	return all
+	return copy
 end
 
 --- Returns the end of an error message on an unknown field: which field the program may have meant.
