@@ -38,8 +38,8 @@ local function compile(text, path)
 	return assert(load(text, "@" .. path, "t", environment))
 end
 
---- Reads the text of modules, to be loaded by `require`. Modules that are found in another way are left to `require`.
--- @tparam table names the names of the modules
+-- Reads the text of modules, to be loaded by `require`. Modules that are found in another way are left to `require`.
+-- `names` is a list of their names.
 return function(names)
 	for _, name in ipairs(names) do
 		local handle, path
