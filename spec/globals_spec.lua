@@ -235,7 +235,7 @@ describe("the library", function()
 					client:on("shutdown", function()
 						ended = true
 					end)
-					local deadline = core.now() + 10
+					local deadline = core.now() + 30
 					while not ended and core.now() < deadline do
 						copas.step(0.02)
 					end
