@@ -12,8 +12,8 @@ local servers = require("spec.support.server")
 local now, own_time = harness.now, harness.own_time
 local packet_type = require("mqtt.protocol").packet_type
 
--- How long the client may wait for a broker that fails, and for one that does not, in seconds, and how much later it may
--- tell on a slow machine.
+-- How long the client may wait for a broker that fails, and for one that does not, in seconds, and how much later it
+-- may tell on a slow machine.
 local TIMEOUT, GENEROUS = 0.3, 30
 local SLACK = 5
 -- How long a broker may take to answer PINGREQ that is only late, in seconds.
