@@ -705,7 +705,7 @@ describe("a slow consumer", function()
 			assert.is_true(server:count(packet_type.PINGREQ) >= 1)
 			harness.serve({ client, server.serve }, function()
 				return received == MUCH / MESSAGE
-			end, 30)
+			end)
 			assert.same({}, harness.names(events))
 		end)
 	end

@@ -165,7 +165,7 @@ describe("what was accepted arrives", function()
 							local own = topic .. "/" .. n
 							local ok = pcall(harness.serve, { observer }, function()
 								return payloads[own] and #payloads[own] >= count
-							end, 15)
+							end)
 							assert(ok, ("client %d: %d of %d arrived"):format(n, #(payloads[own] or {}), count))
 							for i = 1, count do
 								assert.equal(tostring(i), payloads[own][i])
@@ -283,7 +283,7 @@ describe("a program that leaves", function()
 		local ok, err = pcall(harness.serve, { server.serve }, function()
 			begun = begun or server.received[1] and harness.now()
 			return running.has_ended()
-		end, 15)
+		end)
 		local output, status = running.finish()
 		assert(ok, err)
 		check_end(output, status)

@@ -680,7 +680,7 @@ describe("a real broker", function()
 			end)
 			serve({ subject }, function()
 				return acknowledged == total
-			end, 30)
+			end)
 		end)
 	end
 end)

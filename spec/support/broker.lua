@@ -41,12 +41,19 @@ return {
 	ec_certificate = certs .. "/client-ec.crt",
 	ec_key_sec1 = certs .. "/client-ec.sec1.key",
 
-	--- Reads the broker's log.
-	-- @treturn string all of it
-	log = function()
-		local file = assert(io.open(env("MQTT_TEST_LOG")))
-		local text = file:read("*a")
-		file:close()
-		return text
+	--- Follows the broker's log from here on.
+	-- @treturn function returns what has been written since
+	follow_log = function()
+		local function read(from)
+			local file = assert(io.open(env("MQTT_TEST_LOG")))
+			local begin = assert(file:seek(from and "set" or "end", from))
+			local text = file:read("*a")
+			file:close()
+			return text, begin
+		end
+		local _, from = read()
+		return function()
+			return (read(from))
+		end
 	end,
 }
