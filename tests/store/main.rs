@@ -1,0 +1,311 @@
+//! The store on a disk that forgets: after each death it holds everything that it has promised.
+
+mod disk;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use disk::{Death, Random, Simulated};
+use mqtt_core::store::{Message, OpenError, Options, Report, Store, Sync};
+
+/// What the store should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Model {
+    next: u64,
+    /// Messages that were never sent: tag and packet.
+    waiting: BTreeMap<u64, (String, String)>,
+    /// Messages under way by packet identifier: sequence number, packet, and whether it is released.
+    exchanges: BTreeMap<u16, (u64, String, bool)>,
+    received: BTreeSet<u16>,
+    notes: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// Bytes in short: what they begin with, and how many they are.
+fn brief(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    format!("{} ({})", text.trim_end_matches('x'), bytes.len())
+}
+
+/// What a store holds. Takes it out of the store as a program would.
+fn held(store: &mut Store<Simulated>) -> Model {
+    let mut model = Model::default();
+    for (id, exchange) in store.exchanges() {
+        let packet = match exchange.is_released {
+            true => String::new(),
+            false => store.read(&exchange, |message| brief(message.packet)).unwrap(),
+        };
+        model.exchanges.insert(id, (exchange.sequence, packet, exchange.is_released));
+    }
+    model.received.extend(store.all_received());
+    let notes = store.notes();
+    model.notes.extend(notes.map(|(key, value)| (key.to_vec(), value.to_vec())));
+    model.next = store.next();
+    while let Some(front) = store.front().unwrap() {
+        let (tag, packet) = (brief(front.message.tag), brief(front.message.packet));
+        model.waiting.insert(front.sequence, (tag, packet));
+        store.drop_front();
+    }
+    model
+}
+
+fn options(sync: Sync) -> Options {
+    Options {
+        sync,
+        segment_size: 1500,
+        ..Options::default()
+    }
+}
+
+/// A history, and what has been promised in it.
+struct History {
+    random: Random,
+    sync: Sync,
+    model: Model,
+    /// What the store may hold after a death, the newest last. The first is what it must hold at least.
+    possible: Vec<Model>,
+    /// How many came before these.
+    past: usize,
+}
+
+impl History {
+    fn new(seed: u64, sync: Sync) -> Self {
+        Self {
+            random: Random::new(seed),
+            sync,
+            model: Model::default(),
+            possible: vec![Model::default()],
+            past: 0,
+        }
+    }
+
+    /// Something happened that may be there after a death.
+    fn happened(&mut self) {
+        self.possible.push(self.model.clone());
+    }
+
+    /// How much has happened so far.
+    fn events(&self) -> usize {
+        self.past + self.possible.len()
+    }
+
+    /// So much of what has happened must be there after a death.
+    fn promised(&mut self, events: usize) {
+        let gone = (events - 1).saturating_sub(self.past);
+        self.possible.drain(..gone);
+        self.past += gone;
+    }
+
+    fn flushed(&mut self) {
+        if self.sync == Sync::Process {
+            self.promised(self.events());
+        }
+    }
+
+    /// Does things with a store until the process dies, at most `steps`. Returns whether it died.
+    fn run(&mut self, store: &mut Store<Simulated>, steps: u64) -> bool {
+        let mut unique = 0;
+        for _ in 0..steps {
+            let ids: Vec<u16> = self.model.exchanges.keys().copied().collect();
+            let id = match ids.len() {
+                0 => None,
+                count => Some(ids[self.random.below(count as u64) as usize]),
+            };
+            let free = (1..).find(|id| !self.model.exchanges.contains_key(id)).unwrap();
+            match self.random.below(100) {
+                0..30 => {
+                    unique += 1;
+                    let size = match self.random.below(10) {
+                        0 => self.random.below(3000),
+                        _ => self.random.below(60),
+                    };
+                    let mut packet = format!("{}-{unique}-", self.model.next).into_bytes();
+                    packet.resize(packet.len() + size as usize, b'x');
+                    let tag = vec![b't'; self.random.below(4) as usize];
+                    let sent_as = (self.model.waiting.is_empty() && self.random.chance(50))
+                        .then_some(free);
+                    let message = Message {
+                        since: 1,
+                        expires: 0,
+                        tag: &tag,
+                        packet: &packet,
+                    };
+                    let kept = store.keep(&message, sent_as);
+                    // While the process dies, a part of it may get there.
+                    let sequence = self.model.next;
+                    self.model.next += 1;
+                    self.model.waiting.insert(sequence, (brief(&tag), brief(&packet)));
+                    self.happened();
+                    if let Some(id) = sent_as {
+                        self.model.waiting.remove(&sequence);
+                        self.model.exchanges.insert(id, (sequence, brief(&packet), false));
+                        self.happened();
+                    }
+                    match kept {
+                        Ok(kept) => assert_eq!(kept, sequence),
+                        Err(_) => return true,
+                    }
+                    self.flushed();
+                }
+                30..50 => {
+                    let Ok(front) = store.front() else {
+                        return true;
+                    };
+                    let front = front.map(|front| (front.sequence, brief(front.message.packet)));
+                    assert_eq!(
+                        front.as_ref().map(|(sequence, _)| sequence),
+                        self.model.waiting.keys().next()
+                    );
+                    if let Some((sequence, packet)) = front {
+                        assert_eq!(self.model.waiting.remove(&sequence).unwrap().1, packet);
+                        if self.random.chance(15) {
+                            store.drop_front();
+                        } else {
+                            store.send_front(free);
+                            self.model.exchanges.insert(free, (sequence, packet, false));
+                        }
+                        self.happened();
+                    }
+                }
+                50..65 => {
+                    if let Some(id) = id {
+                        store.done(id);
+                        self.model.exchanges.remove(&id);
+                        self.happened();
+                    }
+                }
+                65..72 => {
+                    if let Some(id) = id {
+                        store.released(id);
+                        let exchange = self.model.exchanges.get_mut(&id).unwrap();
+                        (exchange.1, exchange.2) = (String::new(), true);
+                        self.happened();
+                    }
+                }
+                72..76 => {
+                    let id = self.random.below(5) as u16 + 1;
+                    if self.model.received.insert(id) {
+                        store.received(id);
+                    } else {
+                        self.model.received.remove(&id);
+                        store.answered(id);
+                    }
+                    self.happened();
+                }
+                76..79 => {
+                    let key = vec![b'k', self.random.below(3) as u8];
+                    let value = vec![b'v'; self.random.below(9) as usize];
+                    store.note(&key, &value);
+                    match value.is_empty() {
+                        true => self.model.notes.remove(&key),
+                        false => self.model.notes.insert(key, value),
+                    };
+                    self.happened();
+                }
+                79..80 => {
+                    store.session_lost();
+                    self.model.received.clear();
+                    self.model.exchanges.retain(|_, exchange| !exchange.2);
+                    self.happened();
+                }
+                80..90 => {
+                    if store.flush().is_err() {
+                        return true;
+                    }
+                    self.flushed();
+                }
+                _ => {
+                    // Others go on while the disk works.
+                    if store.flush().is_err() {
+                        return true;
+                    }
+                    self.flushed();
+                    let job = store.sync();
+                    let then = self.events();
+                    if self.random.chance(50) && self.run(store, 3) {
+                        return true;
+                    }
+                    if let Some(job) = job {
+                        let result = job.run();
+                        if store.synced(result).is_err() {
+                            return true;
+                        }
+                        self.promised(then);
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// Checks a store that was opened after a death. From now on it must hold what it holds now.
+    fn check(&mut self, store: &mut Store<Simulated>, disk: &Simulated, report: &Report) {
+        // What is taken out of a copy stays in the store.
+        let copy = disk.copy();
+        let mut copy = Store::open(copy, options(self.sync)).unwrap().0;
+        let found = held(&mut copy);
+        assert!(
+            self.possible.contains(&found),
+            "{report:?}\nfound {found:?}\nat least {:?}\nat most {:?}",
+            self.possible.first().unwrap(),
+            self.possible.last().unwrap(),
+        );
+        assert_eq!(store.waiting(), found.waiting.len() as u64, "{report:?} {:?} {:?}", disk.sizes(), found);
+        self.model = found.clone();
+        self.possible = vec![found];
+    }
+}
+
+/// Runs a history in which the process dies in this operation, and a second one behind it. Returns whether it has died
+/// before the end.
+fn die(seed: u64, sync: Sync, death: Death, operation: u64) -> bool {
+    let mut disk = Simulated::new(seed);
+    let mut history = History::new(seed, sync);
+    disk.dies_in(operation);
+    let opened = Store::open(disk.clone(), options(sync));
+    let died = match opened {
+        Ok((mut store, _)) => history.run(&mut store, 60),
+        Err(OpenError::Disk(_)) => true,
+        Err(error) => panic!("{error}"),
+    };
+    for round in 0..2 {
+        disk = disk.after(death, seed + operation * 7 + round);
+        let (mut store, report) = match Store::open(disk.clone(), options(sync)) {
+            Ok(opened) => opened,
+            Err(error) => panic!(
+                "{error}, seed {seed}, operation {operation}, round {round}, {:?}",
+                disk.sizes()
+            ),
+        };
+        assert_eq!(report.damaged, []);
+        history.check(&mut store, &disk, &report);
+        disk.dies_in(history.random.below(60));
+        history.run(&mut store, 30);
+    }
+    died
+}
+
+fn die_everywhere(sync: Sync, death: Death, seeds: std::ops::Range<u64>) {
+    let mut deaths = 0;
+    for seed in seeds {
+        let mut operation = 0;
+        while die(seed, sync, death, operation) {
+            operation += 1;
+        }
+        deaths += operation;
+    }
+    assert!(deaths > 1000, "{deaths}");
+}
+
+#[test]
+fn what_was_kept_outlives_the_process() {
+    die_everywhere(Sync::Process, Death::Process, 0..60);
+}
+
+#[test]
+fn what_was_synced_outlives_the_machine() {
+    die_everywhere(Sync::Power, Death::Machine, 100..160);
+}
+
+#[test]
+fn with_power_what_was_kept_outlives_the_process() {
+    die_everywhere(Sync::Power, Death::Process, 200..220);
+}
