@@ -255,6 +255,7 @@ pub struct Store<D: Disk> {
     /// Files that were written to and not synced, and how far everything is synced.
     unsynced: Vec<D::File>,
     is_head_unsynced: bool,
+    is_syncing: bool,
     synced: Position,
     /// How far the journal itself says that everything is synced.
     told: Position,
@@ -712,9 +713,9 @@ impl<D: Disk> Store<D> {
     }
 
     /// What has to be done for everything written so far to outlive the machine. It takes long, so it can be done
-    /// elsewhere; its result goes to [`synced`](Self::synced). `None`: nothing, or not asked for.
+    /// elsewhere; its result goes to [`synced`](Self::synced). `None`: nothing, not asked for, or under way.
     pub fn sync(&mut self) -> Option<SyncJob<D::File>> {
-        if self.options.sync == Sync::Process || self.has_failed {
+        if self.options.sync == Sync::Process || self.has_failed || self.is_syncing {
             return None;
         }
         let mut files = mem::take(&mut self.unsynced);
@@ -724,10 +725,8 @@ impl<D: Disk> Store<D> {
         if files.is_empty() {
             return None;
         }
-        let upto = Position {
-            segment: self.number(),
-            offset: self.written,
-        };
+        self.is_syncing = true;
+        let upto = self.written();
         Some(SyncJob {
             files,
             directory: self.disk.directory(),
@@ -740,6 +739,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// The sync has failed. Nobody knows what is on the disk then: the store takes nothing any more.
     pub fn synced(&mut self, result: io::Result<Position>) -> Result<Position, StoreError> {
+        self.is_syncing = false;
         match result {
             Ok(upto) => {
                 self.synced = self.synced.max(upto);

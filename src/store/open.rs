@@ -11,7 +11,7 @@ use std::{error, fmt, io, mem};
 use super::disk::{Disk, DiskFile};
 use super::record::{Header, Position, Record};
 use super::scan::{Next, Scan};
-use super::{Segment, State, Store, create};
+use super::{Exchange, Segment, State, Store, create};
 
 /// What accepted messages outlive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,8 @@ struct Candidate<F> {
     size: u64,
     /// What it begins with, if that is whole.
     header: Option<Header>,
+    /// Whether a torn end has been cut off.
+    is_cut: bool,
 }
 
 impl<F: DiskFile> Candidate<F> {
@@ -141,13 +143,33 @@ impl<D: Disk> Store<D> {
     pub fn open(disk: D, options: Options) -> Result<(Self, Report), OpenError> {
         let mut report = Report::default();
         let mut candidates = find(&disk)?;
-        let mut journal = read(&disk, &options, &mut candidates, &mut report)?;
-        // A torn end takes with it what comes behind.
-        for gone in candidates.iter().skip(journal.segments.len()).rev() {
-            disk.remove(gone.number)?;
+        let all: Vec<u64> = candidates.iter().map(|candidate| candidate.number).collect();
+        let (first, mut journal) = loop {
+            let first = find_first(&disk, &options, &mut candidates, &mut report)?;
+            let needed = candidates.partition_point(|candidate| candidate.number < first);
+            report.damaged.clear();
+            match read(&disk, &options, &candidates[needed..], &mut report)? {
+                Ok(journal) => {
+                    candidates.drain(..needed);
+                    break (first, journal);
+                }
+                // It takes with it what comes behind, perhaps the word that earlier segments are not needed.
+                Err(torn) => {
+                    report.torn = Some((disk.name(torn.segment), torn.offset));
+                    let behind = candidates.partition_point(|c| c.number <= torn.segment);
+                    candidates.truncate(behind);
+                    if let Some(last) = candidates.last_mut() {
+                        (last.size, last.is_cut) = (torn.offset, true);
+                        last.header = last.header()?;
+                    }
+                }
+            }
+        };
+        let last = candidates.last().map_or(0, |last| last.number);
+        for &number in all.iter().rev().filter(|number| **number > last) {
+            disk.remove(number)?;
         }
-        candidates.truncate(journal.segments.len());
-        drop_unneeded(&disk, &options, &mut journal, &mut report)?;
+        complete(&disk, &options, first, &mut journal, &mut report)?;
 
         let is_synced = options.sync == Sync::Power;
         let Journal {
@@ -181,8 +203,16 @@ impl<D: Disk> Store<D> {
                 create(&disk, number, &bytes)?
             }
         };
-        segments.back_mut().expect("the head").size = 0;
-        let store = Self {
+        let last = segments.back_mut().expect("the head");
+        last.size = 0;
+        // Segments that are not needed go when this is certain to be on the disk.
+        let after = Position {
+            segment: last.number,
+            offset: written,
+        };
+        let unneeded = all.into_iter().filter(|number| *number < first);
+        let condemned = unneeded.map(|number| (after, number)).collect();
+        let mut store = Self {
             disk,
             options,
             state,
@@ -193,13 +223,17 @@ impl<D: Disk> Store<D> {
             pending: Vec::new(),
             scan: None,
             front: None,
-            condemned: Vec::new(),
+            condemned,
             unsynced,
             is_head_unsynced: true,
+            is_syncing: false,
             synced,
             told: synced,
             has_failed: false,
         };
+        if !is_synced {
+            store.remove_condemned(after);
+        }
         Ok((store, report))
     }
 }
@@ -216,6 +250,7 @@ fn find<D: Disk>(disk: &D) -> io::Result<Vec<Candidate<D::File>>> {
             size: file.size()?,
             file,
             header: None,
+            is_cut: false,
         };
         candidate.header = candidate.header()?;
         candidates.push(candidate);
@@ -233,13 +268,13 @@ fn find<D: Disk>(disk: &D) -> io::Result<Vec<Candidate<D::File>>> {
     Ok(candidates)
 }
 
-/// Reads all records. Segments behind a torn end are left out.
+/// Reads all records. Or says where the end is torn.
 fn read<D: Disk>(
     disk: &D,
     options: &Options,
-    candidates: &mut [Candidate<D::File>],
+    candidates: &[Candidate<D::File>],
     report: &mut Report,
-) -> Result<Journal<D::File>, OpenError> {
+) -> Result<Result<Journal<D::File>, Position>, OpenError> {
     let mut journal = Journal {
         state: State::default(),
         segments: VecDeque::new(),
@@ -248,12 +283,6 @@ fn read<D: Disk>(
     };
     for index in 0..candidates.len() {
         let candidate = &candidates[index];
-        if let Some(gap) = gap(journal.segments.back(), &candidates[index..])?
-            && !evidence(&candidates[index..], gap, options.sync == Sync::Power)?
-        {
-            report.torn = Some((disk.name(gap.segment), 0));
-            break;
-        }
         let Journal { state, synced, .. } = &mut journal;
         let begin = candidate.header.map_or(state.next, |header| header.next);
         let mut segment = Segment::new(candidate.number, begin);
@@ -262,9 +291,9 @@ fn read<D: Disk>(
             Some(header) => header.is_synced,
             None => options.sync == Sync::Power,
         };
-        let mut is_whole = candidate.header.is_some();
+        let mut is_whole = candidate.header.is_some() && !candidate.is_cut;
         // A state that is not whole counts for nothing.
-        let mut before = (!is_whole).then(|| state.clone());
+        let mut before = candidate.header.is_none().then(|| state.clone());
         let mut scan = candidate.scan();
         loop {
             let bad = match scan.next()? {
@@ -283,12 +312,10 @@ fn read<D: Disk>(
                 Next::Bad(at) => at,
             };
             is_whole = false;
-            let name = disk.name(bad.segment);
             if !evidence(&candidates[index..], bad, is_synced)? {
-                report.torn = Some((name, bad.offset));
-                segment.size = bad.offset;
-                break;
+                return Ok(Err(bad));
             }
+            let name = disk.name(bad.segment);
             if !options.skip_damage {
                 return Err(OpenError::Damaged(name, bad.offset));
             }
@@ -302,79 +329,85 @@ fn read<D: Disk>(
         let is_mine = is_synced == (options.sync == Sync::Power);
         journal.head = (is_whole && is_mine).then(|| candidate.file.clone());
         journal.segments.push_back(segment);
-        if report.torn.is_some() {
-            break;
-        }
     }
-    Ok(journal)
+    Ok(Ok(journal))
 }
 
-/// The segment that is missing before the first of these, if it is needed.
-fn gap<F: DiskFile>(
-    before: Option<&Segment>,
-    candidates: &[Candidate<F>],
-) -> io::Result<Option<Position>> {
-    let candidate = &candidates[0];
-    let expected = before.map(|before| before.number + 1);
-    let first = candidate.header.map(|header| header.first);
-    let mut segment = expected.max(first).unwrap_or(candidate.number);
-    if segment < candidate.number {
-        // Segments may have gone after the state was written.
-        for candidate in candidates {
+/// The first segment that is needed. Segments behind one that is missing without having been kept are taken out.
+fn find_first<D: Disk>(
+    disk: &D,
+    options: &Options,
+    candidates: &mut Vec<Candidate<D::File>>,
+    report: &mut Report,
+) -> io::Result<u64> {
+    loop {
+        let mut first = 0;
+        for candidate in &*candidates {
+            let Some(header) = candidate.header else {
+                continue;
+            };
+            first = first.max(header.first);
             let mut scan = candidate.scan();
             while let Next::Record(_, _, record) = scan.next()? {
-                if let Record::First(first) = record {
-                    segment = segment.max(first);
+                if let Record::First(segment) = record {
+                    first = first.max(segment);
                 }
             }
         }
+        let (Some(least), Some(last)) = (candidates.first(), candidates.last()) else {
+            return Ok(1);
+        };
+        if first == 0 {
+            first = least.number;
+        }
+        let is_there = |number: &u64| candidates.iter().any(|other| other.number == *number);
+        let Some(missing) = (first..last.number).find(|number| !is_there(number)) else {
+            return Ok(first);
+        };
+        let behind = candidates.partition_point(|candidate| candidate.number < missing);
+        let place = Position {
+            segment: missing,
+            offset: 0,
+        };
+        if evidence(&candidates[behind..], place, options.sync == Sync::Power)? {
+            return Ok(first);
+        }
+        report.torn = Some((disk.name(missing), 0));
+        candidates.truncate(behind);
     }
-    let offset = 0;
-    let gap = Position { segment, offset };
-    Ok((segment < candidate.number).then_some(gap))
 }
 
-/// Removes segments that are not needed, and looks whether one is gone that is.
-fn drop_unneeded<D: Disk>(
+/// Looks whether a segment is gone that is needed.
+fn complete<D: Disk>(
     disk: &D,
     options: &Options,
+    first: u64,
     journal: &mut Journal<D::File>,
     report: &mut Report,
 ) -> Result<(), OpenError> {
     let Journal {
         state, segments, ..
     } = journal;
-    let Some(last) = segments.back().map(|last| last.number) else {
-        state.first = 1;
-        return Ok(());
-    };
-    while segments[0].number < state.first && segments.len() > 1 {
-        disk.remove(segments[0].number)?;
-        segments.pop_front();
-    }
-    let found = mem::take(segments);
-    let mut found = found.into_iter().peekable();
-    let first = match state.first {
-        // No state was whole.
-        0 => found.peek().map_or(last, |segment| segment.number),
-        first => first.min(last),
-    };
     state.first = first;
-    for number in first..=last {
-        if let Some(segment) = found.next_if(|segment| segment.number == number) {
-            segments.push_back(segment);
-            continue;
+    let mut found = mem::take(segments).into_iter().peekable();
+    let mut number = first;
+    while let Some(next) = found.peek() {
+        if next.number == number {
+            segments.extend(found.next());
+        } else {
+            let name = disk.name(number);
+            if !options.skip_damage {
+                return Err(OpenError::Missing(name));
+            }
+            report.damaged.push((name, 0));
+            disk.create(number)?;
+            segments.push_back(Segment::new(number, state.next));
         }
-        let name = disk.name(number);
-        if !options.skip_damage {
-            return Err(OpenError::Missing(name));
-        }
-        report.damaged.push((name, 0));
-        disk.create(number)?;
-        segments.push_back(Segment::new(number, state.next));
+        number += 1;
     }
     // Messages that are gone with a segment need no exchange.
-    state.exchanges.retain(|_, e| e.at.segment >= first || e.is_released);
+    let here = |exchange: &Exchange| (first..number).contains(&exchange.at.segment);
+    state.exchanges.retain(|_, e| e.is_released || here(e));
     for exchange in state.exchanges.values().filter(|e| !e.is_released) {
         segments[(exchange.at.segment - first) as usize].live += exchange.size;
     }
