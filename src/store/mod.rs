@@ -29,9 +29,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::{error, fmt, io, mem};
 
 pub use disk::{Directory, Disk, DiskFile};
-pub use open::{Options, OpenError, Report, Sync};
-pub use record::{Message, Position};
+pub use open::{OpenError, Options, Report, Sync};
 use record::{Header, Record};
+pub use record::{Message, Position};
 use scan::{Next, Scan};
 
 /// Room that a segment keeps for small records when messages find none, in bytes.
@@ -217,7 +217,12 @@ impl State {
             is_synced,
         }));
         for (&id, exchange) in &self.exchanges {
-            put(Record::Sent(id, exchange.sequence, exchange.at, exchange.size));
+            put(Record::Sent(
+                id,
+                exchange.sequence,
+                exchange.at,
+                exchange.size,
+            ));
             if exchange.is_released {
                 put(Record::Released(id));
             }
@@ -270,11 +275,7 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// [`StoreError::Full`], or [`StoreError::Disk`]. Nothing has changed then.
-    pub fn keep(
-        &mut self,
-        message: &Message<'_>,
-        sent_as: Option<u16>,
-    ) -> Result<u64, StoreError> {
+    pub fn keep(&mut self, message: &Message<'_>, sent_as: Option<u16>) -> Result<u64, StoreError> {
         debug_assert!(sent_as.is_none() || !self.has_waiting());
         let size = message.tag.len() + message.packet.len() + 128;
         if self.count() >= self.options.max_messages
@@ -300,7 +301,8 @@ impl<D: Disk> Store<D> {
         segment.end = self.state.next;
         if let Some(id) = sent_as {
             segment.live += size;
-            self.state.apply(at, 0, &Record::Sent(id, sequence, at, size));
+            self.state
+                .apply(at, 0, &Record::Sent(id, sequence, at, size));
         }
         Ok(sequence)
     }
@@ -440,7 +442,12 @@ impl<D: Disk> Store<D> {
 
     /// The messages under way, with their packet identifiers, in the order in which they were accepted.
     pub fn exchanges(&self) -> Vec<(u16, Exchange)> {
-        let mut exchanges: Vec<_> = self.state.exchanges.iter().map(|(&id, &e)| (id, e)).collect();
+        let mut exchanges: Vec<_> = self
+            .state
+            .exchanges
+            .iter()
+            .map(|(&id, &e)| (id, e))
+            .collect();
         exchanges.sort_unstable_by_key(|(_, exchange)| exchange.sequence);
         exchanges
     }
@@ -519,7 +526,10 @@ impl<D: Disk> Store<D> {
 
     /// All notes, in the order of their keys.
     pub fn notes(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.state.notes.iter().map(|(key, value)| (&**key, &**value))
+        self.state
+            .notes
+            .iter()
+            .map(|(key, value)| (&**key, &**value))
     }
 
     /// The message of an exchange need not be kept any more.
@@ -628,7 +638,8 @@ impl<D: Disk> Store<D> {
         let bytes = self.state.write(number, previous, is_synced);
         let head = create(&self.disk, number, &bytes)?;
         self.segments.back_mut().expect("the head").size = previous.offset;
-        self.segments.push_back(Segment::new(number, self.state.next));
+        self.segments
+            .push_back(Segment::new(number, self.state.next));
         let old = mem::replace(&mut self.head, head);
         if is_synced {
             self.unsynced.push(old);

@@ -143,7 +143,10 @@ impl<D: Disk> Store<D> {
     pub fn open(disk: D, options: Options) -> Result<(Self, Report), OpenError> {
         let mut report = Report::default();
         let mut candidates = find(&disk)?;
-        let all: Vec<u64> = candidates.iter().map(|candidate| candidate.number).collect();
+        let all: Vec<u64> = candidates
+            .iter()
+            .map(|candidate| candidate.number)
+            .collect();
         let (first, mut journal) = loop {
             let first = find_first(&disk, &options, &mut candidates, &mut report)?;
             let needed = candidates.partition_point(|candidate| candidate.number < first);

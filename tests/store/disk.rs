@@ -64,7 +64,6 @@ struct World {
     seen: BTreeMap<u64, usize>,
     /// How many more operations succeed.
     left: Option<u64>,
-    done: u64,
     /// How many bytes all files may have together.
     room: Option<usize>,
     fails_to_sync: bool,
@@ -81,7 +80,6 @@ enum Fate {
 
 impl World {
     fn fate(&mut self) -> Fate {
-        self.done += 1;
         match &mut self.left {
             None => Fate::Whole,
             Some(0) => Fate::Never,
@@ -130,11 +128,6 @@ impl Simulated {
             random: Some(Random::new(seed)),
             ..World::default()
         })))
-    }
-
-    /// The number of operations so far.
-    pub fn operations(&self) -> u64 {
-        self.0.borrow().done
     }
 
     /// The process dies in this many operations.
@@ -208,7 +201,9 @@ impl Simulated {
     pub fn sizes(&self) -> Vec<(u64, usize)> {
         let world = self.0.borrow();
         let sizes = world.seen.iter();
-        sizes.map(|(&number, &index)| (number, world.files[index].seen.len())).collect()
+        sizes
+            .map(|(&number, &index)| (number, world.files[index].seen.len()))
+            .collect()
     }
 
     /// Turns a bit over.
@@ -307,7 +302,11 @@ impl DiskFile for File {
         let mut world = self.world.borrow_mut();
         let fate = world.fate();
         let (index, offset) = (self.index.expect("a file"), offset as usize);
-        let used: usize = world.seen.values().map(|&index| world.files[index].seen.len()).sum();
+        let used: usize = world
+            .seen
+            .values()
+            .map(|&index| world.files[index].seen.len())
+            .sum();
         let size = world.files[index].seen.len();
         let grows = (offset + bytes.len()).saturating_sub(size);
         let fits = world.room.is_none_or(|room| used + grows <= room);

@@ -5,7 +5,7 @@ mod disk;
 use std::collections::{BTreeMap, BTreeSet};
 
 use disk::{Death, Random, Simulated};
-use mqtt_core::store::{Message, OpenError, Options, Report, Store, Sync};
+use mqtt_core::store::{Directory, Message, OpenError, Options, Report, Store, Sync};
 
 /// What the store should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,13 +31,19 @@ fn held(store: &mut Store<Simulated>) -> Model {
     for (id, exchange) in store.exchanges() {
         let packet = match exchange.is_released {
             true => String::new(),
-            false => store.read(&exchange, |message| brief(message.packet)).unwrap(),
+            false => store
+                .read(&exchange, |message| brief(message.packet))
+                .unwrap(),
         };
-        model.exchanges.insert(id, (exchange.sequence, packet, exchange.is_released));
+        model
+            .exchanges
+            .insert(id, (exchange.sequence, packet, exchange.is_released));
     }
     model.received.extend(store.all_received());
     let notes = store.notes();
-    model.notes.extend(notes.map(|(key, value)| (key.to_vec(), value.to_vec())));
+    model
+        .notes
+        .extend(notes.map(|(key, value)| (key.to_vec(), value.to_vec())));
     model.next = store.next();
     while let Some(front) = store.front().unwrap() {
         let (tag, packet) = (brief(front.message.tag), brief(front.message.packet));
@@ -109,7 +115,9 @@ impl History {
                 0 => None,
                 count => Some(ids[self.random.below(count as u64) as usize]),
             };
-            let free = (1..).find(|id| !self.model.exchanges.contains_key(id)).unwrap();
+            let free = (1..)
+                .find(|id| !self.model.exchanges.contains_key(id))
+                .unwrap();
             match self.random.below(100) {
                 0..30 => {
                     unique += 1;
@@ -120,8 +128,8 @@ impl History {
                     let mut packet = format!("{}-{unique}-", self.model.next).into_bytes();
                     packet.resize(packet.len() + size as usize, b'x');
                     let tag = vec![b't'; self.random.below(4) as usize];
-                    let sent_as = (self.model.waiting.is_empty() && self.random.chance(50))
-                        .then_some(free);
+                    let sent_as =
+                        (self.model.waiting.is_empty() && self.random.chance(50)).then_some(free);
                     let message = Message {
                         since: 1,
                         expires: 0,
@@ -132,11 +140,15 @@ impl History {
                     // While the process dies, a part of it may get there.
                     let sequence = self.model.next;
                     self.model.next += 1;
-                    self.model.waiting.insert(sequence, (brief(&tag), brief(&packet)));
+                    self.model
+                        .waiting
+                        .insert(sequence, (brief(&tag), brief(&packet)));
                     self.happened();
                     if let Some(id) = sent_as {
                         self.model.waiting.remove(&sequence);
-                        self.model.exchanges.insert(id, (sequence, brief(&packet), false));
+                        self.model
+                            .exchanges
+                            .insert(id, (sequence, brief(&packet), false));
                         self.happened();
                     }
                     match kept {
@@ -248,7 +260,13 @@ impl History {
             self.possible.first().unwrap(),
             self.possible.last().unwrap(),
         );
-        assert_eq!(store.waiting(), found.waiting.len() as u64, "{report:?} {:?} {:?}", disk.sizes(), found);
+        assert_eq!(
+            store.waiting(),
+            found.waiting.len() as u64,
+            "{report:?} {:?} {:?}",
+            disk.sizes(),
+            found
+        );
         self.model = found.clone();
         self.possible = vec![found];
     }
@@ -386,7 +404,10 @@ fn a_lost_file_is_missed() {
         copy.lose(*number);
         match Store::open(copy, options(Sync::Process)) {
             Err(OpenError::Missing(name)) => assert_eq!(name, format!("file {number}")),
-            other => panic!("{:?}", other.map(|(_, report)| report).map_err(|e| e.to_string())),
+            other => panic!(
+                "{:?}",
+                other.map(|(_, report)| report).map_err(|e| e.to_string())
+            ),
         }
     }
 }
@@ -473,4 +494,54 @@ fn a_message_that_is_stuck_is_moved_on() {
     assert_eq!(exchanges.len(), 1);
     let found = store.read(&exchanges[0].1, |message| message.packet.to_vec());
     assert_eq!(found.unwrap(), packet(0).into_bytes());
+}
+
+/// On a real disk, in files that only their owner can read.
+#[test]
+fn a_directory_keeps_what_was_kept() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let path = std::env::temp_dir().join(format!("store-{}", std::process::id()));
+    let open = || {
+        let directory = Directory::new(&path).unwrap();
+        let options = Options {
+            segment_size: 20_000,
+            ..options(Sync::Power)
+        };
+        Store::open(directory, options).unwrap().0
+    };
+    let mut store = open();
+    let message = Message {
+        since: 1,
+        expires: 2,
+        tag: b"tag",
+        packet: &[7; 100],
+    };
+    for _ in 0..1000 {
+        store.keep(&message, None).unwrap();
+    }
+    let job = store.sync().unwrap();
+    assert!(store.sync().is_none(), "one at a time");
+    assert_eq!(store.synced(job.run()).unwrap(), store.written());
+    drop(store);
+    let mut store = open();
+    for sequence in 0..1000 {
+        let front = store.front().unwrap().unwrap();
+        assert_eq!((front.sequence, front.message), (sequence, message.clone()));
+        store.drop_front();
+    }
+    store.flush().unwrap();
+    if let Some(job) = store.sync() {
+        store.synced(job.run()).unwrap();
+    }
+    assert_eq!(store.count(), 0);
+    let files: Vec<_> = std::fs::read_dir(&path)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert!(files.len() < 3, "{files:?}");
+    for file in files {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    std::fs::remove_dir_all(&path).unwrap();
 }
