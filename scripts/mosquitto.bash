@@ -9,7 +9,7 @@ wait_for_line() {
 	shift 2
 	exec {lines}< <(exec tail -n +1 -f --pid="$writer" "$file")
 	tail=$!
-	while read -r -t 20 -u "$lines" line; do
+	while read -r -t 90 -u "$lines" line; do
 		for pattern; do
 			# shellcheck disable=SC2053
 			[[ $line != $pattern ]] || break 2

@@ -190,6 +190,8 @@ local function new_peer(name, uri, connector)
 		receives = {},
 		connected = false,
 		connected_at = {},
+		-- Whether a connection has ended before its CONNACK: the client does not trust the session of the next one.
+		is_in_doubt = false,
 		acknowledge_events = 0,
 	}
 	peer.client = mqtt.client {
@@ -203,15 +205,21 @@ local function new_peer(name, uri, connector)
 		properties = version == mqtt.v50 and { session_expiry_interval = 3600, receive_maximum = RECEIVE_MAXIMUM } or nil,
 	}
 	peer.client:on {
+		error = function(err)
+			if not (peer.connected or err:find("failed to open network connection", 1, true)) then
+				peer.is_in_doubt = true
+			end
+		end,
 		connect = function(connack)
 			if connack.rc ~= 0 then
 				return
-			elseif #peer.connected_at > 0 and not connack.sp then
+			elseif #peer.connected_at > 0 and not connack.sp and not peer.is_in_doubt then
 				problem("the broker has lost the session of the %s", name)
 			end
 			peer.connected_at[#peer.connected_at + 1] = socket.gettime()
 			peer.connected = true
-			if #peer.connected_at == 1 then
+			peer.is_in_doubt = false
+			if #peer.connected_at == 1 or not connack.sp then
 				for _, stream in ipairs(peer.receives) do
 					peer.client:subscribe {
 						topic = stream.topic,

@@ -112,7 +112,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 			local loop = ioloop.create()
 			loop:add(subject)
 			loop:add(server.serve)
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			while not (#over == 6 and errors[1]) do
 				assert(harness.now() < deadline, "nothing came of it in time")
 				local ok, err = pcall(loop.iteration, loop)
@@ -425,7 +425,7 @@ for _, version in ipairs({ 1, 4 }) do
 					results = { subject:await("subscribe", { topic = topic, qos = 1 }) }
 					assert(subject:await("publish", { topic = topic, payload = "hello", qos = 1 }))
 				end)
-				local deadline = harness.now() + 10
+				local deadline = harness.deadline()
 				while not (received and not subject.connection) and not errors[1] do
 					assert(harness.now() < deadline, "nothing came of it in time")
 					copas.step(0.05)
@@ -446,7 +446,7 @@ for _, version in ipairs({ 1, 4 }) do
 				copas.addthread(function()
 					results = { subject:await("connect", { timeout = 0.05 }) }
 				end)
-				local deadline = harness.now() + 10
+				local deadline = harness.deadline()
 				while not results and not errors[1] do
 					assert(harness.now() < deadline, "nothing came of it in time")
 					server:poll()

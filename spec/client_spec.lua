@@ -218,7 +218,7 @@ for version_name, version in pairs(VERSIONS) do
 				start_server()
 				local subject = new({ uri = server.uri })
 				assert(subject:step() <= 0)
-				local deadline = harness.now() + 10
+				local deadline = harness.deadline()
 				repeat
 					local wait, err = subject:step()
 					assert(wait, err)
@@ -1005,7 +1005,7 @@ describe("methods of a client", function()
 		once_connected(subject, function()
 			connected = true
 		end)
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while not connected and harness.now() < deadline do
 			assert.is_true(subject:_ioloop_iteration())
 		end

@@ -201,7 +201,7 @@ describe("a connector class that goes through an HTTP proxy", function()
 				closed = true
 			end)
 			require("mqtt.loop.copas").add(client)
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			while not closed do
 				assert.is_true(harness.now() < deadline, "it did not end in time")
 				copas.step(0.1)
@@ -352,7 +352,7 @@ describe("a connector class that yields", function()
 		for i, func in ipairs({ ... }) do
 			threads[i] = coroutine.create(func)
 		end
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while threads[1] do
 			assert.is_true(harness.now() < deadline, "it did not end in time")
 			for i = #threads, 1, -1 do

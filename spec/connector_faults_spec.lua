@@ -208,7 +208,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 					coroutine.yield()
 				end
 			end)
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			local ok, state
 			repeat
 				ok, state = coroutine.resume(thread)
@@ -246,7 +246,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 					coroutine.yield()
 				end
 			end)
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			local ok, state
 			repeat
 				server:poll()
@@ -311,7 +311,7 @@ for _, version in ipairs({ 1, 4 }) do
 					keep_alive = 0, connector = faulty(require("mqtt.connector.copas"), faults) })
 				local events = harness.record(client, { "error", "close" })
 				require("mqtt.loop").add(client)
-				local deadline = harness.now() + 10
+				local deadline = harness.deadline()
 				local function run(done)
 					while not done() do
 						assert.same({}, errors)
@@ -359,7 +359,7 @@ describe("with Copas 4", function()
 
 	-- Returns what lets a server and Copas run until something is done.
 	local function runner(server)
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		return function(done)
 			while not done() do
 				assert(harness.now() < deadline, "nothing came of it in time")
@@ -434,10 +434,12 @@ describe("with Copas 4", function()
 		run(function()
 			return client.connection and client.connection.connack
 		end)
+		-- After the PUBLISH the PUBREL is sent.
+		function faults.send()
+			faults.send = raise
+		end
 		copas.addthread(function()
 			client:publish({ topic = "t", qos = 2 })
-			-- The next thing to be sent is the PUBREL.
-			faults.send = raise
 		end)
 		run(function()
 			return events[1]

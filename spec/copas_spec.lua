@@ -35,7 +35,7 @@ for _, version in ipairs({ 1, 4 }) do
 
 		-- Runs Copas until something has happened, or an error has unless these are expected.
 		local function drive(done, expects_errors)
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			while not done() and (expects_errors or not errors[1]) do
 				assert(harness.now() < deadline, "nothing came of it in time")
 				copas.step(0.05)

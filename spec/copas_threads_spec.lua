@@ -51,7 +51,7 @@ for _, version in ipairs({ 1, 4 }) do
 				result = func()
 				done = true
 			end)
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			while not done and not errors[1] do
 				assert(harness.now() < deadline, "the thread does not end")
 				copas.step(0.02)
@@ -149,7 +149,7 @@ for _, version in ipairs({ 1, 4 }) do
 				inside, done = host.in_copas(), true
 			end)
 			local peer = assert(socket.connect("127.0.0.1", port))
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			while not done and harness.now() < deadline do
 				copas.step(0.02)
 			end
@@ -189,7 +189,7 @@ for _, version in ipairs({ 1, 4 }) do
 						return calls < 4 and 100
 					end)
 				end)
-				local deadline = harness.now() + 10
+				local deadline = harness.deadline()
 				while calls < 4 do
 					assert(harness.now() < deadline, "it is not called any more")
 					call_soon()
@@ -216,7 +216,7 @@ for _, version in ipairs({ 1, 4 }) do
 						return calls < 2 and 100
 					end)
 				end)
-				local deadline = harness.now() + 10
+				local deadline = harness.deadline()
 				while not copas.finished() do
 					assert(harness.now() < deadline, "it sleeps")
 					copas.step(0.001)
@@ -237,7 +237,7 @@ for _, version in ipairs({ 1, 4 }) do
 				results[#results + 1] = { deaf:await("connect", { timeout = 0.1 }) }
 			end
 			assert(coroutine.resume(coroutine.create(wait)))
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			while #results < 2 and harness.now() < deadline do
 				loop:iteration()
 			end
@@ -250,7 +250,7 @@ for _, version in ipairs({ 1, 4 }) do
 		with_copas("step yields nothing to the scheduler of the program", function()
 			local subject = harness.client()
 			local thread = coroutine.create(function()
-				local deadline = harness.now() + 10
+				local deadline = harness.deadline()
 				repeat
 					local wait = subject:step()
 					subject._link:wait(0.05)
@@ -263,7 +263,7 @@ for _, version in ipairs({ 1, 4 }) do
 			local again = harness.client()
 			assert.equal("end", in_thread(function()
 				return in_wrap(function()
-					local deadline = harness.now() + 10
+					local deadline = harness.deadline()
 					repeat
 						local wait = again:step()
 						again._link:wait(0.05)
@@ -285,7 +285,7 @@ for _, version in ipairs({ 1, 4 }) do
 				return #values
 			end)
 			assert.equal(1, yielded)
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			while not result and harness.now() < deadline do
 				copas.step(0.02)
 			end

@@ -1667,7 +1667,7 @@ method("Client:check_keep_alive", function()
 				my_client = nil
 			end)
 		end
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while all[1]:count(packet_type.PINGREQ) == 0 or all[2]:count(packet_type.PINGREQ) == 0 do
 			assert.is_true(harness.now() < deadline, "nothing came of it in time")
 			copas.step(0.05)
@@ -1731,7 +1731,7 @@ method("Client:step", function()
 			until not wait
 			ended = true
 		end)
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while not ended do
 			assert.is_true(harness.now() < deadline, "nothing came of it in time")
 			copas.step(0.05)

@@ -30,7 +30,7 @@ describe("a client in an event loop of the program", function()
 			sockets[i] = selectable(client)
 			client_of[sockets[i]] = client
 		end
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while not done() do
 			local readable = socket.select(sockets, nil, deadline - harness.now())
 			assert(readable[1], "no descriptor became readable")
@@ -153,7 +153,7 @@ describe("a client that a loop of the program steps", function()
 				received = received + 1
 			end,
 		})
-		local deadline = harness.now() + 20
+		local deadline = harness.deadline()
 		local function step_until(done)
 			while not done() do
 				assert(harness.now() < deadline, "nothing came of it in time")
@@ -259,7 +259,7 @@ describe("clients", function()
 				client:disconnect()
 			end)
 		end
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		repeat
 			local alive = false
 			for _, thread in ipairs(threads) do

@@ -235,7 +235,7 @@ describe("the library", function()
 					client:on("shutdown", function()
 						ended = true
 					end)
-					local deadline = core.now() + 10
+					local deadline = core.now() + 30
 					while not ended and core.now() < deadline do
 						copas.step(0.02)
 					end
@@ -290,4 +290,42 @@ describe("the library", function()
 		]=], broker.uri)
 		assert.equal("end\n", without_log(output))
 	end)
+end)
+
+it("the files that are loaded late take nothing of the program's globals", function()
+	local output = child.run([[
+		local mqtt, write = require("mqtt"), io.write
+		for _, name in ipairs({
+			"assert", "error", "ipairs", "next", "pairs", "setmetatable", "tostring", "type", "math", "string", "table",
+		}) do
+			_G[name] = "mine"
+		end
+		local client = mqtt.client({ uri = %q, clean = true })
+		client:on("connect", function()
+			mqtt.get_ioloop():after(0, function()
+				client:disconnect()
+			end)
+		end)
+		mqtt.run_ioloop(client)
+		write(select(2, pcall(client.publish, client, { topic = "t", paylod = "22" })))
+	]], broker.uri)
+	assert.matches("did you mean payload?", output, 1, true)
+end)
+
+it("the files that are loaded late are found although the program has changed its search path or directory", function()
+	local output = child.run([[
+		local mqtt, write = require("mqtt"), io.write
+		package.path, package.cpath = "", ""
+		local client = mqtt.client({ uri = %q, clean = true })
+		client:on("connect", function()
+			mqtt.get_ioloop():after(0, function()
+				assert(client:publish({ topic = "t", xyz = "own" }))
+				client:disconnect()
+			end)
+		end)
+		mqtt.log.set(false)
+		mqtt.run_ioloop(client)
+		write(select(2, pcall(client.publish, client, { topic = "t", paylod = "22" })))
+	]], broker.uri)
+	assert.matches("did you mean payload?", output, 1, true)
 end)

@@ -572,7 +572,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 
 		-- Resumes coroutines in turn until something has happened.
 		local function run(resume, done)
-			local deadline = harness.now() + 10
+			local deadline = harness.deadline()
 			while not done() do
 				assert(harness.now() < deadline, "nothing came of it in time")
 				resume()
@@ -739,7 +739,7 @@ describe("under Copas a handler that throws", function()
 				local client = harness.client({ uri = server.uri, version = mqtt.v50, properties = AUTHENTICATION })
 				local calls = 0
 				local function drive(done)
-					local deadline = harness.now() + 10
+					local deadline = harness.deadline()
 					while not done() do
 						assert(harness.now() < deadline, "nothing came of it in time")
 						copas.step(0.01)

@@ -23,7 +23,7 @@ end
 -- Runs a client under the Copas that is loaded until it has left that.
 local function under_copas(client)
 	require("mqtt.loop.copas").add(client)
-	local deadline = harness.now() + 10
+	local deadline = harness.deadline()
 	while client._copas do
 		assert(harness.now() < deadline, "the client does not end")
 		package.loaded.copas.step(0.02)
@@ -39,7 +39,7 @@ local function in_thread(client)
 		until not wait
 		ended = true
 	end)
-	local deadline = harness.now() + 10
+	local deadline = harness.deadline()
 	while not ended do
 		assert(harness.now() < deadline, "the client does not end")
 		copas.step(0.02)
@@ -47,7 +47,7 @@ local function in_thread(client)
 end
 
 local function step(client)
-	local deadline = harness.now() + 10
+	local deadline = harness.deadline()
 	repeat
 		local wait = client:step()
 		if client.connection then

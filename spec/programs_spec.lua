@@ -25,7 +25,7 @@ describe("a program under Copas", function()
 				return pending(missing)
 			end
 			copas.addthread(func)
-			local deadline = harness.now() + 20
+			local deadline = harness.deadline()
 			while not copas.finished() do
 				copas.step(0.05)
 				assert.same({}, errors)
@@ -36,7 +36,7 @@ describe("a program under Copas", function()
 
 	-- Waits, in a Copas thread, until something has happened.
 	local function await(done)
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while not done() do
 			assert(harness.now() < deadline, "nothing came of it in time")
 			copas.pause(0.001)

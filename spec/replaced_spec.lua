@@ -156,7 +156,7 @@ describe("a replaced step", function()
 		require("mqtt.loop.copas").add(subject)
 		local steps = count(subject, "step")
 		publish()
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while #received < 60 and harness.now() < deadline do
 			copas.step(0.02)
 		end
@@ -187,7 +187,7 @@ describe("handle_received_packet, replaced while the client is in Copas,", funct
 			ended = true
 		end)
 		publish()
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while not (ended and not copas.step(0)) and harness.now() < deadline do
 			copas.step(0.02)
 			if #received == 10 and not ended then
@@ -261,7 +261,7 @@ describe("a replaced _receive_packet that keeps packets to itself", function()
 		subject:on("message", function(message)
 			received[#received + 1] = message.payload
 		end)
-		local loop, deadline = ioloop.create({ sleep_max = 0.01 }), harness.now() + 10
+		local loop, deadline = ioloop.create({ sleep_max = 0.01 }), harness.deadline()
 		loop:add(subject)
 		loop:add(server.serve)
 		while #received < 10 do
@@ -319,7 +319,7 @@ describe("of the connector on LuaSocket", function()
 		assert.is_true(subject:start_connecting())
 		local connector = subject.args.connector
 		connector.settimeout(subject.connection, 0.02)
-		local deadline = harness.now() + 10
+		local deadline = harness.deadline()
 		while not subject.connection.connack and harness.now() < deadline do
 			assert.is_true(subject:_sync_iteration())
 		end

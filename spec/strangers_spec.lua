@@ -73,7 +73,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 		local function run_to_end(client)
 			local loop = ioloop.create({ sleep_max = 0.002 })
 			loop:add(client)
-			local deadline = core.now() + 5
+			local deadline = harness.deadline()
 			while loop.clients[client] do
 				server:poll()
 				loop:iteration()
@@ -125,7 +125,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 								ids[#ids + 1] = i
 							end }))
 						end
-						local deadline = core.now() + 5
+						local deadline = harness.deadline()
 						while server:count(packet_type.PUBLISH) < 3 do
 							server:poll()
 							assert.is_true(core.now() < deadline)
@@ -268,7 +268,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 				closes = closes + 1
 			end)
 			server:send({ type = packet_type.CONNACK, sp = false, rc = 0 })
-			local deadline = core.now() + 5
+			local deadline = harness.deadline()
 			while way == "native" and not client._link:is_failed() do
 				assert.is_true(core.now() < deadline)
 				client._link:wait(0.01)
@@ -374,7 +374,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			client:on("error", function(err)
 				errors[#errors + 1] = err
 			end)
-			local deadline = core.now() + 5
+			local deadline = harness.deadline()
 			local wait, err
 			repeat
 				server:poll()
@@ -451,7 +451,7 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 					end }))
 				end
 				local begun = timeouts
-				local deadline = core.now() + 5
+				local deadline = harness.deadline()
 				while timeouts < begun + count do
 					client._waits:check()
 					assert.is_true(core.now() < deadline)

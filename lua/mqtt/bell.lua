@@ -14,6 +14,8 @@ local ngx = host.openresty()
 
 -- The longest time of nginx, in seconds. nginx cannot wait for ever, so waiting begins anew after this time.
 local LONG = 0x7FFFFFFF / 1000
+-- How often to look after functions of the program that run or wait, in seconds: `ngx.exit` in one of them tells nobody.
+local WATCH_PAUSE = 0.2
 -- How long connecting to the library may take, and how often clients are looked at without a cosocket, in seconds.
 local CONNECT_TIMEOUT, POLL_PAUSE = 10, 0.01
 
@@ -31,8 +33,12 @@ local sleepers, asleep = nil, 0
 local link, handle
 -- Whether the timer exists.
 local is_there = false
--- Called each time that the bell has rung, before and after the functions of the links.
+-- Called each time that the bell has rung, before and after the functions of the links. The second one returns whether
+-- functions of the program run or wait.
 local before, after
+-- The thread that looks after these: `wanted`, a semaphore that it waits for; `awake`, whether it has been told;
+-- `ended`, whether its timer ends.
+local watch
 
 local function take_own_events()
 	while core.pop(handle) do -- luacheck: ignore 542
@@ -58,7 +64,22 @@ local function deliver(fresh)
 		sleepers:post(asleep)
 		asleep = 0
 	end
-	after()
+	if after() and not watch.awake then
+		watch.awake = true
+		watch.wanted:post(1)
+	end
+end
+
+-- The thread.
+local function keep_watch(self)
+	repeat
+		self.wanted:wait(LONG)
+		if not self.ended then
+			ngx.sleep(WATCH_PAUSE)
+			self.awake = false
+			deliver(true)
+		end
+	until self.ended
 end
 
 -- Returns the cosocket, or nil and an error message.
@@ -90,11 +111,12 @@ local function is_needed()
 end
 
 -- The timer.
-local function run()
+local function run(_, own_watch)
 	local sock, err = connect()
 	if not sock then
 		ngx.log(ngx.WARN, "MQTT: nginx cannot be woken, clients are looked at every 10 ms: ", err)
 	end
+	ngx.thread.spawn(keep_watch, own_watch)
 	deliver(true)
 	while is_needed() do
 		local fresh = true
@@ -117,7 +139,8 @@ local function run()
 		end
 		deliver(fresh)
 	end
-	is_there = false
+	is_there, own_watch.ended = false, true
+	own_watch.wanted:post(1)
 	if sock then
 		sock:close()
 	end
@@ -127,7 +150,8 @@ local function nothing() end
 
 --- Makes sure that there is a bell.
 -- @tparam ?function on_before called when the bell has rung, before anything else happens in the worker
--- @tparam ?function on_after called after the functions of links that have news
+-- @tparam ?function on_after called after the functions of links that have news; returns whether functions of the
+-- program run or wait
 -- @treturn[1] boolean true
 -- @return[2] nil
 -- @treturn[2] string an error message: there is no timer for it
@@ -140,7 +164,8 @@ function bell.start(on_before, on_after)
 			sleepers = require("ngx.semaphore").new()
 			host.call_at_exit(bell.poke)
 		end
-		local ok, err = ngx.timer.at(0, run)
+		watch = { wanted = require("ngx.semaphore").new(), awake = false, ended = false }
+		local ok, err = ngx.timer.at(0, run, watch)
 		if not ok then
 			return nil, err
 		end

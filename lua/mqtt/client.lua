@@ -14,15 +14,21 @@ local native = require("mqtt.transport.native")
 local options = require("mqtt.client.options")
 local packet = require("mqtt.packet")
 local requests = require("mqtt.client.requests")
-local Rpc = require("mqtt.client.rpc")
 local steps = require("mqtt.client.steps")
 local target = require("mqtt.client.target")
 local Topics = require("mqtt.client.topics")
 local v3 = require("mqtt.client.v3")
 
+require("mqtt.later") { "mqtt.client.rpc" }
+
 local error, ipairs, pairs, pcall, rawset = error, ipairs, pairs, pcall, rawset
-local select, setmetatable, tostring, type = select, setmetatable, tostring, type
+local require, select, setmetatable, tostring, type = require, select, setmetatable, tostring, type
 local str_format = string.format
+
+-- The methods of MQTT 5.0 until there is a client of it.
+local function only_v50()
+	error("allowed only in MQTT v5.0 protocol", 2)
+end
 
 -- An empty table, in place of a missing argument.
 local NOTHING = {}
@@ -205,6 +211,12 @@ function Client:__init(opts)
 	self.opts = own
 	if own.version ~= Client._version then
 		self._version = own.version
+		-- Programs for MQTT 3.1.1 do without them: they are 6 % of the library.
+		for _, method in ipairs({ "request", "respond" }) do
+			if Client[method] == only_v50 then
+				Client[method] = require("mqtt.client.rpc")[method]
+			end
+		end
 	end
 	-- the same under the name that luamqtt 3.x gives it
 	self.args = own
@@ -535,7 +547,7 @@ Client.off_topic = Topics.off_topic
 -- -- in a coroutine
 -- local response, err = client:request { topic = "clock/now" }
 -- @function Client:request
-Client.request = Rpc.request
+Client.request = only_v50
 
 --- Publishes the response to a request, for MQTT 5.0 only: to its response topic, with its correlation data.
 -- @tparam packet_mt request the message that asks for a response
@@ -547,7 +559,7 @@ Client.request = Rpc.request
 -- 	client:acknowledge(msg)
 -- end, { subscribe = true, qos = 1 })
 -- @function Client:respond
-Client.respond = Rpc.respond
+Client.respond = only_v50
 
 --- Returns counts of the client's work so far, on all its connections.
 -- @treturn table `messages_sent` and `messages_received` (repetitions not counted), `bytes_sent` and `bytes_received`

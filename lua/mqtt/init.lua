@@ -16,11 +16,12 @@
 local client = require("mqtt.client")
 local const = require("mqtt.const")
 local expect = require("mqtt.loop.expect")
-local ioloop = require("mqtt.ioloop")
 local log = require("mqtt.log")
 local topics = require("mqtt.topics")
 
-local error, select, type = error, select, type
+require("mqtt.later") { "mqtt.ioloop", "mqtt.loop.timer" }
+
+local error, require, select, type = error, require, select, type
 
 local mqtt = {
 	--- MQTT 3.1.1, for `version` of `Client:__init`.
@@ -41,18 +42,22 @@ local mqtt = {
 	-- @treturn Client client
 	client = client.create,
 
-	--- Returns the default ioloop. See `Ioloop.get`.
-	-- @function get_ioloop
-	-- @tparam[opt=true] boolean autocreate create it if there is none
-	-- @tparam[opt] table opts see `Ioloop:__init`
-	-- @treturn Ioloop the default ioloop, or nil
-	get_ioloop = ioloop.get,
-
 	validate_subscribe_topic = topics.validate_subscribe_topic,
 	validate_publish_topic = topics.validate_publish_topic,
 	compile_topic_pattern = topics.compile_topic_pattern,
 	topic_match = topics.topic_match,
 }
+
+--- Returns the default ioloop. See `Ioloop.get`.
+-- @function get_ioloop
+-- @tparam[opt=true] boolean autocreate create it if there is none
+-- @tparam[opt] table opts see `Ioloop:__init`
+-- @treturn Ioloop the default ioloop, or nil
+function mqtt.get_ioloop(...)
+	-- Loaded now: programs in Copas or nginx, or with a loop of their own, do without the ioloop, 8 % of the library.
+	mqtt.get_ioloop = require("mqtt.ioloop").get
+	return mqtt.get_ioloop(...)
+end
 
 --- Runs the default ioloop until all its clients and functions are gone. Clients without a connection start to connect
 -- at once, also clients that have been connected before.
@@ -70,7 +75,7 @@ function mqtt.run_ioloop(...)
 			error(problem .. (is_list and ": give the items of a list one by one, run_ioloop(first, second)" or ""), 2)
 		end
 	end
-	local loop = ioloop.get()
+	local loop = mqtt.get_ioloop()
 	for i = 1, select("#", ...) do
 		local item = select(i, ...)
 		loop:add(item)

@@ -17,7 +17,7 @@ local assert = assert
 local math_huge, math_max, math_min = math.huge, math.max, math.min
 local table_insert, table_remove = table.insert, table.remove
 local now, running_thread, wait_for_news = core.now, core.running, core.wait
-local is_end = timers.is_end
+local is_end = expect.is_end
 local is_at_work = host.is_at_work
 -- Inside nginx there are others who ask for ready links, and loops sleep otherwise.
 local bell = host.openresty() and require("mqtt.bell")

@@ -10,7 +10,7 @@ local mqtt = require("mqtt")
 local unpack = table.unpack or unpack -- luacheck: ignore 143
 
 -- How long anything that must happen may take, in seconds: far longer than it does.
-local PATIENCE = 10
+local PATIENCE = 30
 
 -- How long one wait for the network may take until what is waited for is looked at again, in seconds.
 local PAUSE = 0.002
@@ -212,6 +212,12 @@ function M.blames_caller(text, func, ...)
 end
 
 M.now = core.now
+
+--- Returns the time when waiting for something that must happen is given up.
+-- @treturn number seconds, of the clock of `now`
+function M.deadline()
+	return core.now() + PATIENCE
+end
 
 -- How long each thread of this process has been ready to run while others had the processor, in nanoseconds.
 local waited = {}

@@ -66,7 +66,7 @@ impl Link {
         let bytes = state.session.transmit().len();
         if state
             .held
-            .as_ref()
+            .as_deref()
             .is_some_and(|held| held.is_due(bytes, time))
         {
             state.write_held(time);
@@ -84,12 +84,12 @@ impl Link {
     pub(super) fn write_for_task(&self, transport: &Arc<Transport>) -> bool {
         let mut state = self.lock();
         let is_own = |held: &Held| Arc::ptr_eq(&held.transport, transport);
-        if !state.held.as_ref().is_some_and(is_own) {
+        if !state.held.as_deref().is_some_and(is_own) {
             return false;
         }
         state.session.fill();
         state.write_held(now());
-        !state.session.transmit().is_empty() && state.held.as_ref().is_some_and(Held::is_for_task)
+        !state.session.transmit().is_empty() && state.held.as_deref().is_some_and(Held::is_for_task)
     }
 
     /// The bytes that the connector is to send now. The connector has sent all bytes that it has taken before.
@@ -162,14 +162,14 @@ impl LinkState {
     /// Whether the connector has to send before the program sends more.
     pub(super) fn needs_connector(&self) -> bool {
         #[cfg(unix)]
-        return self.held.as_ref().is_some_and(Held::needs_connector);
+        return self.held.as_deref().is_some_and(Held::needs_connector);
         #[cfg(not(unix))]
         false
     }
 
     fn is_connector_sending(&self) -> bool {
         #[cfg(unix)]
-        return self.held.as_ref().is_some_and(Held::is_connector_sending);
+        return self.held.as_deref().is_some_and(Held::is_connector_sending);
         #[cfg(not(unix))]
         false
     }

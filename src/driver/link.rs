@@ -96,9 +96,9 @@ pub(super) struct LinkState {
     /// cluster does so too, even if the next server is another of its nodes. Only the operator knows whether it is a
     /// cluster.
     previous: Option<Arc<Transport>>,
-    /// A connector's socket, from `hold` to `let_go`.
+    /// A connector's socket, from `hold` to `let_go`. Boxed, because few links have one.
     #[cfg(unix)]
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<Box<Held>>,
     /// The bytes that a connector has received of a packet that is not whole. Boxed, because few links have them.
     pub(super) input: Option<Box<BytesMut>>,
     /// When to wake Lua. Boxed, because few links have an alarm.
@@ -203,7 +203,7 @@ impl Link {
         let socket = Arc::new(socket);
         let held = Held::new(&socket, plain);
         let transport = Arc::clone(&held.transport);
-        self.lock().held = Some(held);
+        self.lock().held = Some(Box::new(held));
         let (hub, link) = (Arc::clone(&self.hub), Arc::downgrade(self));
         driver.spawn(|alive| held::run(hub, link, transport, socket, alive));
     }

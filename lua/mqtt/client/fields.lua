@@ -5,8 +5,9 @@
 
 local log = require("mqtt.log")
 
-local math_floor, math_min = math.floor, math.min
-local ipairs, next, pairs, tostring, type = ipairs, next, pairs, tostring, type
+require("mqtt.later") { "mqtt.client.spelling" }
+
+local ipairs, next, pairs, require, tostring, type = ipairs, next, pairs, require, tostring, type
 
 local fields = {}
 
@@ -31,75 +32,19 @@ fields.will = {
 	topic = true, payload = true, qos = true, retain = true, properties = true, user_properties = true,
 }
 
--- What other libraries call a field.
-local ELSEWHERE = {
-	message = "payload", msg = "payload", body = "payload", data = "payload",
-	cleansession = "clean", cleanstart = "clean",
-	clientid = "id", identifier = "id",
-	user = "username", pass = "password",
-	tls = "secure", ssl = "secure", cafile = "secure", ca = "secure",
-	broker = "uri", reconnectperiod = "reconnect",
-}
-
---- Returns a copy of known names with further names.
--- @tparam table known the names
--- @tparam table more further names: true or false for each
--- @treturn table all names
-function fields.with(known, more)
-	local all = {}
-	for name, value in pairs(known) do
-		all[name] = value
+--- Returns a copy of a table with further fields.
+-- @tparam ?table table the table
+-- @tparam table more further fields
+-- @treturn table the copy
+function fields.with(table, more)
+	local copy = {}
+	for key, value in pairs(table or {}) do
+		copy[key] = value
 	end
-	for name, value in pairs(more) do
-		all[name] = value
+	for key, value in pairs(more) do
+		copy[key] = value
 	end
-	return all
-end
-
--- A name without the differences that nobody means.
-local function fold(name)
-	return (name:lower():gsub("[_%-]", ""))
-end
-
--- How many letters to insert, delete, change or swap with their neighbours make one word the other.
-local function distance(a, b)
-	local before, last = nil, {}
-	for j = 0, #b do
-		last[j] = j
-	end
-	for i = 1, #a do
-		local row = { [0] = i }
-		for j = 1, #b do
-			local is_same = a:byte(i) == b:byte(j)
-			row[j] = math_min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (is_same and 0 or 1))
-			if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
-				row[j] = math_min(row[j], before[j - 2] + 1)
-			end
-		end
-		before, last = last, row
-	end
-	return last[#b]
-end
-
--- The known name that a name is a misspelling of, or nil: the first letter is right, and a third of the letters may be
--- wrong, three at most.
-local function closest(name, known)
-	local folded, best, least = fold(name), nil, nil
-	-- Nobody misspells a word as a text.
-	if #folded > 30 then
-		return nil
-	end
-	for other, is_looked_for in pairs(known) do
-		local word = is_looked_for and fold(other)
-		if word and word:byte() == folded:byte() then
-			local count = distance(folded, word)
-			if count <= math_min(math_floor(#word / 3), 3) and (not least or count < least
-				or count == least and other < best) then
-				best, least = other, count
-			end
-		end
-	end
-	return best
+	return copy
 end
 
 --- Returns the end of an error message on an unknown field: which field the program may have meant.
@@ -107,15 +52,7 @@ end
 -- @tparam table known the known names
 -- @treturn string the words; empty where no known name is near
 function fields.hint(name, known)
-	if type(name) ~= "string" then
-		return ""
-	end
-	local meant = closest(name, known)
-	if not meant then
-		local other = ELSEWHERE[fold(name)]
-		meant = other and known[other] and other
-	end
-	return meant and ", did you mean " .. meant .. "?" or ""
+	return require("mqtt.client.spelling").hint(name, known)
 end
 
 --- Checks a table in which every field has to be known. Returns an error message, or nil.
@@ -166,7 +103,7 @@ function fields.lenient(method, opts)
 		elseif type(name) ~= "string" then
 			say(method, "[" .. (type(name) == "number" and tostring(name) or type(name)) .. "]")
 		else
-			local meant = closest(name, known)
+			local meant = require("mqtt.client.spelling").closest(name, known)
 			if meant and opts[meant] == nil then
 				local what = known == fields.will and "will" or "opts"
 				return "unexpected key in " .. what .. ": " .. name .. fields.hint(name, known)

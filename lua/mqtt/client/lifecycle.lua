@@ -452,11 +452,10 @@ function lifecycle.closed(client)
 		return gone(client, ending.BY_CLIENT)
 	end
 	local conn, reason = client.connection, ending.BY_BROKER
+	local message = reason
 	if conn and conn.connack then
 		note_taken_over(client, false)
-	end
-	local message = reason
-	if not (conn and conn.connack) then
+	else
 		message = reason .. " before its CONNACK" .. (conn and conn.protocol == "mqtt" and WRONG_PORT or "")
 	end
 	fail(client, message, reason)

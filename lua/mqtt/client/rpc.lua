@@ -17,10 +17,10 @@ local Waits = require("mqtt.client.waits")
 local error, ipairs, next, pairs, setmetatable, type = error, ipairs, next, pairs, setmetatable, type
 local str_format = string.format
 local table_sort = table.sort
-local raise, try = protect.raise, protect.try
+local raise, try, with = protect.raise, protect.try, fields.with
 
 -- The options of `Client:request`.
-local REQUEST = fields.with(fields.publish, { timeout = true })
+local REQUEST = with(fields.publish, { timeout = true })
 
 -- How long a response may take unless the request says otherwise, in seconds.
 local TIMEOUT = 10
@@ -48,18 +48,6 @@ local function new(client)
 		-- is the program's own.
 		sent = setmetatable({}, { __mode = "k" }),
 	}, Rpc)
-end
-
--- A copy of a table with further fields.
-local function with(table, more)
-	local copy = {}
-	for key, value in pairs(table or {}) do
-		copy[key] = value
-	end
-	for key, value in pairs(more) do
-		copy[key] = value
-	end
-	return copy
 end
 
 -- Checks the options of a publish by one of these methods. Returns an error message, or nil.

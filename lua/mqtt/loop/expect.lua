@@ -1,6 +1,6 @@
 -- Checks of the arguments of loops. Internal.
 
-local error, tostring, type = error, tostring, type
+local error, select, tostring, type = error, select, tostring, type
 
 local expect = {}
 
@@ -44,6 +44,12 @@ function expect.timer(seconds, func)
 	elseif type(func) ~= "function" then
 		error("expecting a function, got: " .. type(func), 3)
 	end
+end
+
+--- Whether a function of the program is not to be called again: it has returned `false`, and nothing else. Calls of
+-- this library that have failed return an error message too.
+function expect.is_end(value, ...)
+	return value == false and select("#", ...) == 0
 end
 
 return expect

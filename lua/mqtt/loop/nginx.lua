@@ -264,7 +264,7 @@ function Server:is_gone()
 	return self.is_there and self.threads > 0 and self.news:count() >= 0
 end
 
--- The bell has rung.
+-- The bell has rung, or it looks after us.
 local function before_news()
 	if server and server:is_gone() then
 		ngx.log(ngx.WARN, "MQTT: a handler has called ngx.exit, which has ended all that waited. The clients go on.")
@@ -284,6 +284,7 @@ local function after_news()
 		and count == 0 then
 		server.ended = true
 		server:tell()
+		return false
 	elseif first <= last then
 		if server and server.turns > TURNS_PER_TIMER and not server.turn then
 			-- Handlers that wait in the timer end.
@@ -296,11 +297,12 @@ local function after_news()
 			if not ok then
 				-- The next ring tries again.
 				ngx.log(ngx.ERR, "MQTT clients are not served, there is no timer for it: ", err)
-				return
+				return true
 			end
 		end
 		server:tell()
 	end
+	return first <= last or server ~= nil and (server.turn ~= nil or server.waiting > 0)
 end
 
 local function hand_over(func, ...)

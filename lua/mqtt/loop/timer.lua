@@ -2,8 +2,9 @@
 -- @classmod Timer
 
 local core = require("mqtt.core")
+local expect = require("mqtt.loop.expect")
 
-local select, setmetatable = select, setmetatable
+local setmetatable = setmetatable
 local math_max = math.max
 local now = core.now
 
@@ -30,12 +31,6 @@ function timers.new(seconds, func, period)
 	}, Timer)
 end
 
---- Whether a function of the program is not to be called again: it has returned `false`, and nothing else. Calls of
--- this library that have failed return an error message too. Internal.
-function timers.is_end(value, ...)
-	return value == false and select("#", ...) == 0
-end
-
 -- Returns the seconds until the next call, or false if there is none.
 function Timer:_left()
 	return not self._is_over and self._due and math_max(self._due - now(), 0) or false
@@ -50,7 +45,7 @@ end
 
 -- Calls the function.
 function Timer:_run()
-	if not self._is_over and timers.is_end(self._func()) then
+	if not self._is_over and expect.is_end(self._func()) then
 		self:cancel()
 	end
 end
