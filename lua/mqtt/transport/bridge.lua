@@ -410,8 +410,9 @@ function bridge.keep_alive(client)
 	local link, conn = client._link, client.connection
 	local left, is_for_broker = link:deadline()
 	if left == 0 and is_for_broker and (client._may_have_more or link:has_events()) then
-		-- The broker may have answered in time: the program may have been busy with the packets before the answer.
-		client._may_have_more = false
+		-- The broker may have answered in time: the program may have been busy with the packets before the answer. It is
+		-- read after the last of these.
+		client._may_have_more = link:has_events()
 		return SECOND_LOOK
 	end
 	if left == 0 and is_for_broker and conn.arriving then
