@@ -42,6 +42,15 @@ pub enum LinkEvent {
         /// Why the server does not take the message.
         reason: RequestError,
     },
+    /// A kept message is sent, see [`Event::Identified`].
+    Identified {
+        /// Its place in the order in which messages were kept.
+        sequence: u64,
+        /// The packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// The program's name for it, empty for none.
+        tag: Bytes,
+    },
     /// An accepted request will not be sent, see [`Event::Withdrawn`].
     Withdrawn {
         /// The packet identifier, 0 for QoS 0.
@@ -72,6 +81,15 @@ impl From<Event> for LinkEvent {
             } => Self::Withdrawn {
                 packet_id,
                 correlation_data,
+            },
+            Event::Identified {
+                sequence,
+                packet_id,
+                tag,
+            } => Self::Identified {
+                sequence,
+                packet_id,
+                tag,
             },
             Event::Unrenewed(unrenewed) => Self::Unrenewed(unrenewed),
             Event::Failed(failure) => Self::Failed(failure),

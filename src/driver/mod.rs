@@ -23,6 +23,8 @@ mod large;
 mod link;
 mod readiness;
 mod request;
+#[cfg(feature = "store")]
+pub mod store;
 #[cfg(unix)]
 mod signal;
 mod sync;

@@ -764,6 +764,24 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// Before this position everything outlives what it has to.
+    pub fn safe(&self) -> Position {
+        match self.options.sync {
+            Sync::Process => self.written(),
+            Sync::Power => self.synced,
+        }
+    }
+
+    /// Whether a message is under way with this packet identifier.
+    pub fn is_under_way(&self, id: u16) -> bool {
+        self.state.exchanges.contains_key(&id)
+    }
+
+    /// Whether [`all_received`](Self::all_received) has this identifier.
+    pub fn has_received(&self, id: u16) -> bool {
+        self.state.received.contains(&id)
+    }
+
     /// Where the records end that have been written.
     pub fn written(&self) -> Position {
         Position {

@@ -1,9 +1,8 @@
 //! A disk that forgets, tears and reorders what was not synced, that fills up, and that fails.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use mqtt_core::store::{Disk, DiskFile};
 
@@ -113,18 +112,28 @@ pub enum Death {
 }
 
 #[derive(Clone)]
-pub struct Simulated(Rc<RefCell<World>>);
+pub struct Simulated(Arc<Mutex<World>>);
 
 #[derive(Clone)]
 pub struct File {
-    world: Rc<RefCell<World>>,
+    world: Arc<Mutex<World>>,
     /// `None`: the directory.
     index: Option<usize>,
 }
 
+impl File {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+}
+
 impl Simulated {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
     pub fn new(seed: u64) -> Self {
-        Self(Rc::new(RefCell::new(World {
+        Self(Arc::new(Mutex::new(World {
             random: Some(Random::new(seed)),
             ..World::default()
         })))
@@ -132,22 +141,22 @@ impl Simulated {
 
     /// The process dies in this many operations.
     pub fn dies_in(&self, operations: u64) {
-        self.0.borrow_mut().left = Some(operations);
+        self.world().left = Some(operations);
     }
 
     /// All files may have so many bytes together.
     pub fn has_room(&self, room: Option<usize>) {
-        self.0.borrow_mut().room = room;
+        self.world().room = room;
     }
 
     pub fn fails_to_sync(&self) {
-        self.0.borrow_mut().fails_to_sync = true;
+        self.world().fails_to_sync = true;
     }
 
     /// What the next process finds.
     pub fn after(&self, death: Death, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let world = self.0.borrow();
+        let world = self.world();
         let mut files = Vec::new();
         for file in &world.files {
             let mut content = match death {
@@ -188,7 +197,7 @@ impl Simulated {
                 }
             }
         }
-        Self(Rc::new(RefCell::new(World {
+        Self(Arc::new(Mutex::new(World {
             files,
             durable: directory.clone(),
             seen: directory,
@@ -199,7 +208,7 @@ impl Simulated {
 
     /// The size of each file.
     pub fn sizes(&self) -> Vec<(u64, usize)> {
-        let world = self.0.borrow();
+        let world = self.world();
         let sizes = world.seen.iter();
         sizes
             .map(|(&number, &index)| (number, world.files[index].seen.len()))
@@ -208,14 +217,14 @@ impl Simulated {
 
     /// Turns a bit over.
     pub fn flip(&self, number: u64, bit: usize) {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world();
         let index = world.seen[&number];
         world.files[index].seen[bit / 8] ^= 1 << (bit % 8);
     }
 
     /// Takes a file away.
     pub fn lose(&self, number: u64) {
-        self.0.borrow_mut().seen.remove(&number);
+        self.world().seen.remove(&number);
     }
 
     /// The same files, for another try.
@@ -229,11 +238,11 @@ impl Disk for Simulated {
 
     fn list(&self) -> io::Result<Vec<u64>> {
         // In no order.
-        Ok(self.0.borrow().seen.keys().rev().copied().collect())
+        Ok(self.world().seen.keys().rev().copied().collect())
     }
 
     fn create(&self, number: u64) -> io::Result<File> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world();
         let fate = world.fate();
         if !matches!(fate, Fate::Never) {
             let index = world.files.len();
@@ -245,22 +254,22 @@ impl Disk for Simulated {
         };
         Ok(File {
             index: Some(world.seen[&number]),
-            world: Rc::clone(&self.0),
+            world: Arc::clone(&self.0),
         })
     }
 
     fn open(&self, number: u64) -> io::Result<File> {
-        let world = self.0.borrow();
+        let world = self.world();
         let index = world.seen.get(&number).copied();
         let index = index.ok_or(io::ErrorKind::NotFound)?;
         Ok(File {
             index: Some(index),
-            world: Rc::clone(&self.0),
+            world: Arc::clone(&self.0),
         })
     }
 
     fn remove(&self, number: u64) -> io::Result<()> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world();
         let fate = world.fate();
         if !matches!(fate, Fate::Never) {
             world.seen.remove(&number);
@@ -274,7 +283,7 @@ impl Disk for Simulated {
     fn directory(&self) -> io::Result<File> {
         Ok(File {
             index: None,
-            world: Rc::clone(&self.0),
+            world: Arc::clone(&self.0),
         })
     }
 
@@ -285,12 +294,12 @@ impl Disk for Simulated {
 
 impl DiskFile for File {
     fn size(&self) -> io::Result<u64> {
-        let world = self.world.borrow();
+        let world = self.world();
         Ok(world.files[self.index.expect("a file")].seen.len() as u64)
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let world = self.world.borrow();
+        let world = self.world();
         let content = &world.files[self.index.expect("a file")].seen;
         let bytes = content.get(offset as usize..).unwrap_or_default();
         let count = bytes.len().min(into.len());
@@ -299,7 +308,7 @@ impl DiskFile for File {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut world = self.world.borrow_mut();
+        let mut world = self.world();
         let fate = world.fate();
         let (index, offset) = (self.index.expect("a file"), offset as usize);
         let used: usize = world
@@ -327,7 +336,7 @@ impl DiskFile for File {
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        let mut world = self.world.borrow_mut();
+        let mut world = self.world();
         world.act()?;
         let content = &mut world.files[self.index.expect("a file")];
         content.seen.truncate(size as usize);
@@ -339,7 +348,7 @@ impl DiskFile for File {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut world = self.world.borrow_mut();
+        let mut world = self.world();
         world.act()?;
         if world.fails_to_sync {
             return Err(io::Error::other("the disk is broken"));

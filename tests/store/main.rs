@@ -1,6 +1,7 @@
 //! The store on a disk that forgets: after each death it holds everything that it has promised.
 
 mod disk;
+mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 
