@@ -1,9 +1,13 @@
 //! The store of a client: a journal on the disk, as its session uses it.
 
 use std::io;
+use std::path::Path;
+use std::time::SystemTime;
 
 use crate::session::{Keep, KeepError, Label, Mark, Resumed, Syncing, Waiting};
-use crate::store::{Disk, Exchange, Message, Position, Store, StoreError};
+use crate::store::{
+    Directory, Disk, Exchange, Message, OpenError, Options, Position, Report, Store, StoreError,
+};
 
 /// A [`Store`], with the time of day.
 pub struct Journal<D: Disk> {
@@ -17,6 +21,21 @@ impl<D: Disk> Journal<D> {
     pub fn new(store: Store<D>, clock: fn() -> u64) -> Self {
         Self { store, clock }
     }
+}
+
+/// Opens the store in a directory of the file system, or begins one. Returns what was found, too.
+///
+/// # Errors
+/// The directory is in use, damaged, or cannot be read or written.
+pub fn open(path: &Path, options: Options) -> Result<(Box<dyn Keep>, Report), OpenError> {
+    let (store, report) = Store::open(Directory::new(path)?, options)?;
+    Ok((Box::new(Journal::new(store, milliseconds)), report))
+}
+
+/// The time of day, in milliseconds since 1970.
+fn milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |time| time.as_millis() as u64)
 }
 
 impl<D> Keep for Journal<D>

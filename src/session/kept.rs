@@ -148,8 +148,8 @@ impl Kept {
 
     /// Takes the bytes to be written behind the gate, and opens it as far as the store is safe.
     pub(super) fn pass(&mut self, transmit: &mut BytesMut) -> Result<(), KeepError> {
+        let mark = self.store.flush()?;
         if !transmit.is_empty() {
-            let mark = self.store.flush()?;
             self.staged.push_back((mark, transmit.split()));
         }
         let safe = self.store.safe();

@@ -375,6 +375,7 @@ impl Session {
     fn pass_gate(&mut self) {
         if let Some(kept) = &mut self.kept
             && let Err(error) = kept.pass(&mut self.transport.transmit)
+            && !self.transport.transmit.is_empty()
         {
             // What the bytes tell is not kept: they must not go.
             self.transport.transmit.clear();

@@ -3,7 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use crate::forks::{GENERATIONS, PerProcess, forks};
 
 /// A directory of numbered files, which belongs to one store.
 pub trait Disk {
@@ -43,22 +45,88 @@ pub trait DiskFile: Clone {
     fn will_read(&self, offset: u64, bytes: u64);
 }
 
-/// A directory in a real file system. Others can neither read nor write its files.
-pub struct Directory(PathBuf);
+/// A directory in a real file system, which belongs to this value alone: another one of this process or of others cannot
+/// be made until this one is dropped or its process has ended. Other users can neither read nor write its files.
+pub struct Directory {
+    path: PathBuf,
+    _owner: Owner,
+}
+
+/// The directories that this process owns: their devices and inodes. The system's lock does not tell the threads of a
+/// process from each other.
+static OWNED: PerProcess<Vec<(u64, u64)>> = PerProcess([const { Mutex::new(Vec::new()) }; GENERATIONS]);
+
+/// The sole use of a directory.
+struct Owner {
+    identity: (u64, u64),
+    /// Which process, see [`forks`].
+    forks: usize,
+    /// The locked file. The lock ends with the process, and a forked child does not inherit it.
+    _file: File,
+}
+
+impl Owner {
+    #[cfg(unix)]
+    fn new(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+        let metadata = fs::metadata(path)?;
+        let identity = (metadata.dev(), metadata.ino());
+        let mut owned = OWNED.lock();
+        // Before the file is opened: closing it would release the lock that this process has.
+        if owned.contains(&identity) {
+            return Err(in_use("another client of this process"));
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path.join("lock"))?;
+        match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::AGAIN) => {
+                return Err(in_use("another process"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        owned.push(identity);
+        Ok(Self {
+            identity,
+            forks: forks(),
+            _file: file,
+        })
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // A child of a fork never owned the parent's.
+        if self.forks == forks() {
+            OWNED.lock().retain(|owned| *owned != self.identity);
+        }
+    }
+}
+
+fn in_use(by: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, format!("{by} uses it"))
+}
 
 impl Directory {
-    /// Makes the directory if there is none.
+    /// Takes the directory, having made it if there is none.
+    ///
+    /// # Errors
+    /// The file system's, or that another client uses the directory.
     pub fn new(path: &Path) -> io::Result<Self> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(path)?;
-        Ok(Self(path.to_owned()))
+        Ok(Self {
+            path: path.to_owned(),
+            _owner: Owner::new(path)?,
+        })
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.0.join(format!("{number:016x}.mqtt"))
+        self.path.join(format!("{number:016x}.mqtt"))
     }
 }
 
@@ -67,7 +135,7 @@ impl Disk for Directory {
 
     fn list(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".mqtt"));
             if let Some(number) = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
@@ -96,7 +164,7 @@ impl Disk for Directory {
     }
 
     fn directory(&self) -> io::Result<Self::File> {
-        File::open(&self.0).map(Arc::new)
+        File::open(&self.path).map(Arc::new)
     }
 
     fn name(&self, number: u64) -> String {

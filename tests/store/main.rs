@@ -512,6 +512,9 @@ fn a_directory_keeps_what_was_kept() {
         Store::open(directory, options).unwrap().0
     };
     let mut store = open();
+    let in_use = Directory::new(&path).err().expect("one owner");
+    assert_eq!(in_use.to_string(), "another client of this process uses it");
+    assert_eq!(elsewhere(&path), "another process uses it");
     let message = Message {
         since: 1,
         expires: 2,
@@ -540,9 +543,35 @@ fn a_directory_keeps_what_was_kept() {
         .unwrap()
         .map(Result::unwrap)
         .collect();
-    assert!(files.len() < 3, "{files:?}");
+    assert!(files.len() < 4, "{files:?}");
     for file in files {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
+    drop(store);
+    assert_eq!(elsewhere(&path), "mine");
     std::fs::remove_dir_all(&path).unwrap();
+}
+
+/// What another process says that takes the directory.
+fn elsewhere(path: &std::path::Path) -> String {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "takes_a_directory", "--nocapture"])
+        .env("STORE", path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (_, rest) = text.split_once("directory: ").unwrap();
+    rest.lines().next().unwrap().to_owned()
+}
+
+/// Does something only in the process that [`elsewhere`] starts.
+#[test]
+fn takes_a_directory() {
+    if let Some(path) = std::env::var_os("STORE") {
+        let said = match Directory::new(path.as_ref()) {
+            Ok(_) => "mine".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        println!("directory: {said}");
+    }
 }
