@@ -23,7 +23,8 @@ use super::{Driver, lock, lock_until, now};
 use crate::codec::{Packet, PublishRef};
 use crate::net::OpenError;
 use crate::session::{
-    Event, Failure, Keep, KeepError, Label, Parted, RequestError, Session, Settings, State, Stats, Unrenewed,
+    Event, Failure, Keep, KeepError, Label, Parted, RequestError, Session, Settings, State, Stats,
+    Unrenewed,
 };
 
 /// News of a link for Lua.

@@ -23,10 +23,10 @@ mod large;
 mod link;
 mod readiness;
 mod request;
-#[cfg(feature = "store")]
-pub mod store;
 #[cfg(unix)]
 mod signal;
+#[cfg(feature = "store")]
+pub mod store;
 mod sync;
 #[cfg(test)]
 mod tests;

@@ -60,7 +60,9 @@ impl Event {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
             Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
-            Self::Packet(_) | Self::Identified { .. } | Self::Unrenewed(_) | Self::Failed(_) => None,
+            Self::Packet(_) | Self::Identified { .. } | Self::Unrenewed(_) | Self::Failed(_) => {
+                None
+            }
         }
     }
 

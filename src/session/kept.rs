@@ -17,6 +17,18 @@ pub struct Mark(pub u64, pub u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeepError(pub String);
 
+impl KeepError {
+    /// The message has a packet identifier of the program's own.
+    pub(super) fn packet_id() -> Self {
+        Self("a message that is kept cannot have a packet identifier of the program's own".into())
+    }
+
+    /// The message has waited for too long.
+    pub(super) fn expired() -> Self {
+        Self("the message has waited for longer than it may".into())
+    }
+}
+
 impl fmt::Display for KeepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -9,9 +9,9 @@ use bytes::BytesMut;
 
 use super::connection::{Connected, Connecting, Connection};
 use super::incoming::Received;
+use super::kept::{KeepError, Label};
 use super::outgoing::{Phase, Progress, Request};
 use super::send::MOST_UNDER_WAY;
-use super::kept::{KeepError, Label};
 use super::{QueueLimits, Session, State};
 use crate::codec::{
     Ack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyId, PublishRef,
@@ -79,12 +79,8 @@ pub enum RequestError {
     SharedNotSupported,
     /// The server does not support subscription identifiers (3.2.2.3.12).
     SubscriptionIdentifiersNotSupported,
-    /// A packet identifier of the program's own, for a message to be kept.
-    PacketIdWithStore,
-    /// The store has not kept the message.
+    /// The store does not keep the message.
     Store(KeepError),
-    /// The message has waited for longer than it may.
-    Expired,
     /// The packet would break a rule.
     Encode(EncodeError),
 }
@@ -163,9 +159,7 @@ impl fmt::Display for RequestError {
             Self::SubscriptionIdentifiersNotSupported => {
                 f.write_str("the server does not support subscription identifiers")
             }
-            Self::PacketIdWithStore => f.write_str("PUBLISH: packet_id must not be given with a store"),
             Self::Store(error) => error.fmt(f),
-            Self::Expired => f.write_str("the message has waited for longer than expire says"),
             Self::Encode(error) => error.fmt(f),
         }
     }
@@ -327,7 +321,7 @@ impl Session {
     ) -> Result<(u16, u64), RequestError> {
         self.check_publish(message.qos, message.retain)?;
         if message.packet_id != 0 {
-            return Err(RequestError::PacketIdWithStore);
+            return Err(RequestError::Store(KeepError::packet_id()));
         }
         let identifier = PropertyId::SubscriptionIdentifier;
         if message.properties.first(identifier).is_some() {
@@ -679,7 +673,8 @@ impl Session {
             State::Open => return Parted::Nothing,
             State::Disconnected => {}
             State::Connecting | State::Connected => {
-                if self.owes() && (for_good || !self.settings.keep_exchanges) && self.kept.is_none() {
+                if self.owes() && (for_good || !self.settings.keep_exchanges) && self.kept.is_none()
+                {
                     return Parted::Session(Box::new(self.split_off()));
                 }
                 self.send_before_disconnect();

@@ -4,8 +4,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::aliases::Assigned;
+use super::kept::{KeepError, set_packet_id};
 use super::outgoing::{Exchange, Front, Phase, Progress, Request};
-use super::kept::set_packet_id;
 use super::{Event, Failure, NotRenewed, RequestError, Session, State, Unrenewed};
 use crate::codec::{
     Decoder, EncodeError, Packet, PacketType, Properties, Property, PropertyId, PropertyValue,
@@ -81,7 +81,7 @@ impl Session {
         if front.is_expired {
             kept.store.send_front(0);
             self.inbox.push(identified(0));
-            self.drop_message(0, RequestError::Expired);
+            self.drop_message(0, RequestError::Store(KeepError::expired()));
             return true;
         }
         let phase = match front.packet[0] >> 1 & 3 {

@@ -54,7 +54,8 @@ pub struct Directory {
 
 /// The directories that this process owns: their devices and inodes. The system's lock does not tell the threads of a
 /// process from each other.
-static OWNED: PerProcess<Vec<(u64, u64)>> = PerProcess([const { Mutex::new(Vec::new()) }; GENERATIONS]);
+static OWNED: PerProcess<Vec<(u64, u64)>> =
+    PerProcess([const { Mutex::new(Vec::new()) }; GENERATIONS]);
 
 /// The sole use of a directory.
 struct Owner {

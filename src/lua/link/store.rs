@@ -34,8 +34,8 @@ pub(super) fn keep_in(arguments: &Stack) -> Answer<Found> {
             ..Options::default()
         };
         let Live { link, .. } = this.live()?;
-        let (journal, report) =
-            store::open(Path::new(path), options).map_err(|error| Refusal::Failure(error.to_string()))?;
+        let (journal, report) = store::open(Path::new(path), options)
+            .map_err(|error| Refusal::Failure(error.to_string()))?;
         link.keep_in(journal)
             .map_err(|error| Refusal::Failure(error.to_string()))?;
         Ok(Found(report))
