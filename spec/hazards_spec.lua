@@ -13,10 +13,10 @@ mqtt.log.set(false)
 local function connected(opts)
 	opts.uri, opts.clean = opts.uri or %q, true
 	local client = mqtt.client(opts)
-	local deadline = harness.deadline()
+	local deadline = os.time() + 30
 	assert(client:start_connecting())
 	while not client.connection.connack do
-		assert(harness.now() < deadline)
+		assert(os.time() < deadline)
 		assert(client:_sync_iteration())
 	end
 	return client
@@ -233,9 +233,9 @@ describe("fork", function()
 			end
 			wait(pid)
 			assert(client:publish({ topic = topic, payload = "from the parent" }))
-			local deadline = harness.deadline()
+			local deadline = os.time() + 30
 			while #received < 2 do
-				assert(harness.now() < deadline)
+				assert(os.time() < deadline)
 				assert(client:_sync_iteration())
 			end
 			assert(table.concat(received, ", ") == "from the child, from the parent", table.concat(received, ", "))
