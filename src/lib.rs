@@ -14,6 +14,8 @@ mod lua;
 #[allow(clippy::disallowed_methods)]
 pub mod net;
 pub mod session;
+#[cfg(feature = "store")]
+pub mod store;
 pub mod topics;
 
 /// Entry of the Lua module `mqtt.core`.

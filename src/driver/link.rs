@@ -20,10 +20,11 @@ use super::large::Large;
 use super::readiness::{News, Readiness};
 use super::transport::{Ending, Transport};
 use super::{Driver, lock, lock_until, now};
-use crate::codec::Packet;
+use crate::codec::{Packet, PublishRef};
 use crate::net::OpenError;
 use crate::session::{
-    Event, Failure, Parted, RequestError, Session, Settings, State, Stats, Unrenewed,
+    Event, Failure, Keep, KeepError, Label, Parted, RequestError, Session, Settings, State, Stats,
+    Unrenewed,
 };
 
 /// News of a link for Lua.
@@ -41,6 +42,15 @@ pub enum LinkEvent {
         packet_id: u16,
         /// Why the server does not take the message.
         reason: RequestError,
+    },
+    /// A kept message is sent, see [`Event::Identified`].
+    Identified {
+        /// Its place in the order in which messages were kept.
+        sequence: u64,
+        /// The packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// The program's name for it, empty for none.
+        tag: Bytes,
     },
     /// An accepted request will not be sent, see [`Event::Withdrawn`].
     Withdrawn {
@@ -72,6 +82,15 @@ impl From<Event> for LinkEvent {
             } => Self::Withdrawn {
                 packet_id,
                 correlation_data,
+            },
+            Event::Identified {
+                sequence,
+                packet_id,
+                tag,
+            } => Self::Identified {
+                sequence,
+                packet_id,
+                tag,
             },
             Event::Unrenewed(unrenewed) => Self::Unrenewed(unrenewed),
             Event::Failed(failure) => Self::Failed(failure),
@@ -188,6 +207,26 @@ impl Link {
         let result = request(&mut state.session);
         self.see_to_transmit(&mut state);
         result
+    }
+
+    /// Has accepted messages outlive the process, see [`Session::keep_in`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn keep_in(&self, store: Box<dyn Keep>) -> Result<(), KeepError> {
+        self.with_session(|session| session.keep_in(store))
+    }
+
+    /// Publishes a message that outlives the process, see [`Session::publish_kept`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn publish_kept(
+        &self,
+        message: &PublishRef<'_>,
+        label: &Label<'_>,
+    ) -> Result<(u16, u64), RequestError> {
+        self.with_session(|session| session.publish_kept(message, label))
     }
 
     /// Looks at the session without changing it.

@@ -25,6 +25,8 @@ mod readiness;
 mod request;
 #[cfg(unix)]
 mod signal;
+#[cfg(feature = "store")]
+pub mod store;
 mod sync;
 #[cfg(test)]
 mod tests;

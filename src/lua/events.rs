@@ -70,6 +70,17 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
                     results.push_bytes(correlation_data);
                     return;
                 }
+                LinkEvent::Identified {
+                    sequence,
+                    packet_id,
+                    tag,
+                } => {
+                    results.push_bytes(b"identified");
+                    results.push_integer(*packet_id);
+                    results.push_count(*sequence);
+                    results.push_bytes(tag);
+                    return;
+                }
                 LinkEvent::Unacknowledged(count) => {
                     results.push_bytes(b"unacknowledged");
                     results.push_integer(*count);

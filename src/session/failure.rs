@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::RequestError;
+use super::{KeepError, RequestError};
 use crate::codec::{DecodeError, PacketType, PropertyId, Str, reason};
 
 /// Why the session has ended the connection. Shown to the user as it is.
@@ -17,6 +17,8 @@ pub enum Failure {
     NoPingresp(Duration),
     /// The server broke a rule of the standard (4.13).
     Violation(Violation),
+    /// The store has not kept what would have been sent.
+    Store(KeepError),
 }
 
 impl fmt::Display for Failure {
@@ -28,6 +30,7 @@ impl fmt::Display for Failure {
                 );
             }
             Self::Violation(violation) => return violation.fmt(f),
+            Self::Store(error) => return error.fmt(f),
             Self::NoConnack(time) => (PacketType::Connack, time),
             Self::NoPingresp(time) => (PacketType::Pingresp, time),
         };

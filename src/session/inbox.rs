@@ -29,6 +29,15 @@ pub enum Event {
         /// Why.
         reason: RequestError,
     },
+    /// A kept message, which has waited, is sent. Its answer will have this packet identifier.
+    Identified {
+        /// Its place in the order in which messages were kept.
+        sequence: u64,
+        /// The packet identifier, 0 for QoS 0.
+        packet_id: u16,
+        /// The program's name for it, empty for none.
+        tag: Bytes,
+    },
     /// An accepted request (see [`Settings::requests`](super::Settings::requests)) will not be sent unless the user sends it again: the server has
     /// no subscription for its response.
     Withdrawn {
@@ -51,7 +60,9 @@ impl Event {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
             Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
-            Self::Packet(_) | Self::Unrenewed(_) | Self::Failed(_) => None,
+            Self::Packet(_) | Self::Identified { .. } | Self::Unrenewed(_) | Self::Failed(_) => {
+                None
+            }
         }
     }
 
@@ -75,6 +86,7 @@ impl Event {
             // No other packet becomes an event.
             Self::Packet(_)
             | Self::Dropped { .. }
+            | Self::Identified { .. }
             | Self::Withdrawn { .. }
             | Self::Unrenewed(_)
             | Self::Failed(_) => {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::codec::{Packet, Version, encode};
+use crate::codec::{Packet, QoS, Version, encode};
 
 mod aliases;
 mod connection;
@@ -24,6 +24,7 @@ mod failure;
 mod id_map;
 mod inbox;
 mod incoming;
+mod kept;
 mod limits;
 mod outgoing;
 mod receive;
@@ -36,13 +37,16 @@ mod transport;
 pub use connection::State;
 pub use failure::{Failure, NotRenewed, Unrenewed, Violation};
 pub use inbox::Event;
+pub use kept::{Keep, KeepError, Label, Mark, Resumed, Syncing, Waiting};
 pub use limits::{QueueLimits, ServerLimits, Settings};
 pub use request::{Parted, RequestError};
 
 use connection::Connection;
 use inbox::Inbox;
-use incoming::Incoming;
-use outgoing::Outgoing;
+use incoming::{Incoming, Received};
+use kept::Kept;
+use kept::set_packet_id;
+use outgoing::{Outgoing, Phase, Progress};
 use subscriptions::Subscriptions;
 use timers::{Due, Timers};
 use transport::Transport;
@@ -102,6 +106,8 @@ pub struct Session {
     dropped: Vec<u16>,
     /// Whether the user knows that many messages wait for an acknowledgement.
     stall_told: bool,
+    /// Where accepted messages outlive the process.
+    kept: Option<Box<Kept>>,
 }
 
 impl Session {
@@ -121,7 +127,50 @@ impl Session {
             inbox: Inbox::default(),
             dropped: Vec::new(),
             stall_told: false,
+            kept: None,
         }
+    }
+
+    /// Has accepted messages outlive the process in a store, and goes on with what is there. To be called before the
+    /// first connection, for a session that the server keeps.
+    ///
+    /// # Errors
+    /// What is there cannot be read.
+    pub fn keep_in(&mut self, mut store: Box<dyn Keep>) -> Result<(), KeepError> {
+        for Resumed { packet_id, packet } in store.resume()? {
+            let phase = match packet.as_deref() {
+                None => Phase::Pubcomp,
+                Some(publish) if publish[0] >> 1 & 3 == QoS::ExactlyOnce as u8 => Phase::Pubrec,
+                Some(_) => Phase::Puback,
+            };
+            let mut packet = packet.unwrap_or_default();
+            if phase.sends_message() {
+                set_packet_id(&mut packet, packet_id);
+            }
+            self.outgoing
+                .begin(packet_id, phase, packet, Progress::Repeat);
+            self.outgoing.set_last_id(packet_id);
+        }
+        for packet_id in store.all_received() {
+            self.incoming.deliver(packet_id, Received::Acknowledged);
+        }
+        self.kept = Some(Box::new(Kept::new(store)));
+        Ok(())
+    }
+
+    /// The store, see [`keep_in`](Self::keep_in).
+    pub fn store(&mut self) -> Option<&mut (dyn Keep + 'static)> {
+        self.kept.as_mut().map(|kept| &mut *kept.store)
+    }
+
+    /// How many kept messages were never sent.
+    fn waiting(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| kept.store.waiting())
+    }
+
+    /// Whether exchanges go on after a clean start.
+    fn keeps_exchanges(&self) -> bool {
+        self.settings.keep_exchanges || self.kept.is_some()
     }
 
     /// The protocol version, the same on all connections.
@@ -165,7 +214,7 @@ impl Session {
         let (queued, queued_bytes) = self.outgoing.queued();
         Stats {
             in_flight: self.outgoing.unacknowledged(),
-            queued,
+            queued: queued + self.waiting() as usize,
             queued_bytes,
             ..self.counters
         }
@@ -178,7 +227,7 @@ impl Session {
 
     /// Whether an accepted packet has still to be sent.
     pub fn holds_back(&self) -> bool {
-        self.outgoing.has_held()
+        self.outgoing.has_held() || self.waiting() > 0
     }
 
     /// The transport is up. If no packet identifier is in use, they start again at 1.
@@ -195,6 +244,9 @@ impl Session {
     pub fn close(&mut self) {
         self.end_connection();
         self.transport = Transport::new(self.version, Timers::default());
+        if let Some(kept) = &mut self.kept {
+            kept.close();
+        }
         self.outgoing.connection_lost();
         self.outgoing.shrink();
         self.incoming.connection_lost();
@@ -302,21 +354,41 @@ impl Session {
 
     /// Bytes that wait to be written, without the bytes already [taken](Self::take) and without held back packets.
     pub fn transmit(&self) -> &BytesMut {
-        &self.transport.transmit
+        match &self.kept {
+            None => &self.transport.transmit,
+            Some(kept) => &kept.ready,
+        }
     }
 
     /// Appends the held back packets that may go now to the bytes that wait to be written. The writer takes bytes off
     /// the front.
     pub fn fill(&mut self) -> &mut BytesMut {
         self.send_held();
-        &mut self.transport.transmit
+        self.pass_gate();
+        match &mut self.kept {
+            None => &mut self.transport.transmit,
+            Some(kept) => &mut kept.ready,
+        }
+    }
+
+    /// Lets bytes go that the store is safe for.
+    fn pass_gate(&mut self) {
+        if let Some(kept) = &mut self.kept
+            && let Err(error) = kept.pass(&mut self.transport.transmit)
+            && !self.transport.transmit.is_empty()
+        {
+            // What the bytes tell is not kept: they must not go.
+            self.transport.transmit.clear();
+            self.fail(Failure::Store(error));
+        }
     }
 
     /// Takes all bytes that wait to be written, including held back packets that may go now. The driver writes them
     /// next.
     pub fn take(&mut self) -> BytesMut {
-        self.send_held();
-        self.transport.take()
+        let bytes = self.fill().split();
+        self.transport.taken += bytes.len();
+        bytes
     }
 
     /// Puts back a message that [`publish_head`](Self::publish_head) began, before all other bytes: `head`, which was

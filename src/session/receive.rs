@@ -201,6 +201,9 @@ impl Session {
     fn begin_anew(&mut self) -> Vec<Event> {
         self.incoming.session_lost();
         self.outgoing.session_lost();
+        if let Some(store) = self.store() {
+            store.session_lost();
+        }
         self.renew_subscriptions()
     }
 
@@ -367,11 +370,15 @@ impl Session {
         if is_refusal(ack.reason) {
             if awaited.is_some() {
                 self.outgoing.end(id);
+                self.done(id);
             }
         } else {
             if awaited.is_some() {
                 let counts = self.version == Version::V50;
                 self.outgoing.released(id, counts);
+                if let Some(store) = self.store() {
+                    store.released(id);
+                }
             }
             self.answer(PacketType::Pubrel, id, awaited.is_some());
         }
@@ -386,7 +393,12 @@ impl Session {
         self.check_ack(PacketType::Pubrel, &ack)?;
         let known = match self.incoming.get(ack.packet_id) {
             None | Some(Received::DeliveredOnce) => false,
-            Some(_) => self.incoming.end(ack.packet_id),
+            Some(_) => {
+                if let Some(store) = self.store() {
+                    store.answered(ack.packet_id);
+                }
+                self.incoming.end(ack.packet_id)
+            }
         };
         self.answer(PacketType::Pubcomp, ack.packet_id, known);
         Ok(())
@@ -551,6 +563,7 @@ impl Session {
             }
             Some(_) => {
                 self.outgoing.end(id);
+                self.done(id);
                 Ok(true)
             }
             None => Ok(false),

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::mem;
+use std::num::NonZeroU16;
 use std::time::Instant;
 
 use bytes::BytesMut;
 
 use super::connection::{Connected, Connecting, Connection};
 use super::incoming::Received;
+use super::kept::{KeepError, Label};
 use super::outgoing::{Phase, Progress, Request};
+use super::send::MOST_UNDER_WAY;
 use super::{QueueLimits, Session, State};
 use crate::codec::{
     Ack, Connect, Disconnect, EncodeError, Packet, PacketType, Properties, PropertyId, PublishRef,
@@ -76,6 +79,8 @@ pub enum RequestError {
     SharedNotSupported,
     /// The server does not support subscription identifiers (3.2.2.3.12).
     SubscriptionIdentifiersNotSupported,
+    /// The store does not keep the message.
+    Store(KeepError),
     /// The packet would break a rule.
     Encode(EncodeError),
 }
@@ -154,6 +159,7 @@ impl fmt::Display for RequestError {
             Self::SubscriptionIdentifiersNotSupported => {
                 f.write_str("the server does not support subscription identifiers")
             }
+            Self::Store(error) => error.fmt(f),
             Self::Encode(error) => error.fmt(f),
         }
     }
@@ -190,7 +196,7 @@ impl Session {
             State::Connecting | State::Connected => return Err(RequestError::ConnectAgain),
         }
         self.append_packet(&Packet::Connect(Box::new(connect.clone())))?;
-        if connect.clean && !self.settings.keep_exchanges {
+        if connect.clean && !self.keeps_exchanges() {
             self.forget();
         }
 
@@ -300,6 +306,93 @@ impl Session {
         Ok(packet_id)
     }
 
+    /// Sends PUBLISH like [`publish`](Self::publish), and has it outlive the process. A message of QoS 1 or 2 that is
+    /// not sent at once gets its packet identifier later, see [`Event::Identified`]: then this returns 0 and its place
+    /// in the order of kept messages, by which that event names it. A message of QoS 0 is kept only if it waits.
+    ///
+    /// Without a [store](Self::keep_in) it is refused.
+    ///
+    /// # Errors
+    /// The message exceeds a limit of the server, or breaks a rule, or the store does not keep it.
+    pub fn publish_kept(
+        &mut self,
+        message: &PublishRef<'_>,
+        label: &Label<'_>,
+    ) -> Result<(u16, u64), RequestError> {
+        self.check_publish(message.qos, message.retain)?;
+        if message.packet_id != 0 {
+            return Err(RequestError::Store(KeepError::packet_id()));
+        }
+        let identifier = PropertyId::SubscriptionIdentifier;
+        if message.properties.first(identifier).is_some() {
+            return Err(RequestError::SubscriptionIdentifier);
+        }
+        let resolved = self.without_alias(message)?;
+        let phase = match message.qos {
+            QoS::AtMostOnce => None,
+            QoS::AtLeastOnce => Some(Phase::Puback),
+            QoS::ExactlyOnce => Some(Phase::Pubrec),
+        };
+        let counted = phase.is_some_and(|phase| self.is_counted(phase));
+        let may_go = matches!(self.state(), State::Connecting | State::Connected)
+            && !self.is_held(PacketType::Publish)?
+            && self.waiting() == 0
+            && (!counted || self.has_quota())
+            && self.outgoing.bytes() < MOST_UNDER_WAY;
+        if phase.is_none() && may_go {
+            return self.publish(message).map(|_| (0, 0));
+        }
+        let sent_as = match may_go {
+            true => self.outgoing.next_id().map(NonZeroU16::get),
+            false => None,
+        };
+        let stored = match &resolved {
+            None => *message,
+            Some((topic, properties)) => PublishRef {
+                topic,
+                properties,
+                ..*message
+            },
+        };
+        let stored = PublishRef {
+            packet_id: sent_as.unwrap_or(1),
+            ..stored
+        };
+        let packet = self.encode_stored(|version, out| encode_publish(&stored, version, out))?;
+        let Some(store) = self.store() else {
+            return Err(RequestError::NotConnected);
+        };
+        let sequence = store
+            .keep(label, &packet, sent_as)
+            .map_err(RequestError::Store)?;
+        let (Some(packet_id), Some(phase)) = (sent_as, phase) else {
+            return Ok((0, sequence));
+        };
+        let message = &PublishRef {
+            packet_id,
+            ..*message
+        };
+        if let Err(error) = self.append_publish(message) {
+            self.done(packet_id);
+            return Err(error);
+        }
+        if resolved.is_some() {
+            self.remember_alias(message);
+        }
+        self.counters.messages_sent += 1;
+        let progress = Progress::Sent { counted };
+        self.outgoing.begin(packet_id, phase, packet, progress);
+        self.outgoing.set_last_id(packet_id);
+        Ok((packet_id, sequence))
+    }
+
+    /// The exchange of a message is over.
+    pub(super) fn done(&mut self, packet_id: u16) {
+        if let Some(store) = self.store() {
+            store.done(packet_id);
+        }
+    }
+
     fn publish_plain(
         &mut self,
         message: &PublishRef<'_>,
@@ -325,7 +418,8 @@ impl Session {
             && message.properties.is_empty()
             && !self.settings.topic_aliases
             && self.state() == State::Connected
-            && !self.outgoing.has_held();
+            && !self.outgoing.has_held()
+            && self.kept.is_none();
         let message = &PublishRef {
             packet_id: 0,
             ..*message
@@ -467,6 +561,9 @@ impl Session {
             }
             if qos == QoS::ExactlyOnce && !is_refusal(reason) {
                 self.incoming.acknowledge(packet_id);
+                if let Some(store) = self.store() {
+                    store.received(packet_id);
+                }
             } else if received == Some(Received::DeliveredBefore) {
                 self.incoming.forget(packet_id);
             } else {
@@ -576,13 +673,14 @@ impl Session {
             State::Open => return Parted::Nothing,
             State::Disconnected => {}
             State::Connecting | State::Connected => {
-                if self.owes() && (for_good || !self.settings.keep_exchanges) {
+                if self.owes() && (for_good || !self.settings.keep_exchanges) && self.kept.is_none()
+                {
                     return Parted::Session(Box::new(self.split_off()));
                 }
                 self.send_before_disconnect();
             }
         }
-        Parted::Rest(mem::take(&mut self.transport.transmit))
+        Parted::Rest(self.take())
     }
 
     /// Returns the session with the packets that it has to send. The news for the user stays here.
@@ -616,7 +714,7 @@ impl Session {
 
     /// Whether the end of the connection makes the session forget requests that the server has not answered.
     pub fn forgets_unanswered(&self) -> bool {
-        !self.settings.keep_exchanges && self.outgoing.has_exchanges()
+        !self.keeps_exchanges() && self.outgoing.has_exchanges()
     }
 
     /// The server does not answer any more. Sends the packets that may be sent without its answer.
@@ -635,16 +733,17 @@ impl Session {
     /// to be repeated come first.
     fn is_held(&self, packet: PacketType) -> Result<bool, RequestError> {
         match self.state() {
-            State::Disconnected | State::Open if self.is_kept(packet) => Ok(true),
+            State::Disconnected | State::Open if self.is_queued(packet) => Ok(true),
             State::Disconnected => Err(RequestError::NotConnected),
             State::Open => Err(RequestError::ConnectFirst(packet)),
-            State::Connecting => Ok(self.version == Version::V50 || self.outgoing.has_held()),
+            State::Connecting => Ok(self.version == Version::V50 || self.holds_back()),
+            State::Connected if packet == PacketType::Publish => Ok(self.holds_back()),
             State::Connected => Ok(self.outgoing.has_held()),
         }
     }
 
     /// Whether a packet is accepted without a connection.
-    fn is_kept(&self, packet: PacketType) -> bool {
+    fn is_queued(&self, packet: PacketType) -> bool {
         match packet {
             PacketType::Publish => self.settings.queue.is_some(),
             PacketType::Subscribe => self.settings.queue.is_some() || self.settings.resubscribe,

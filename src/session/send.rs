@@ -1,11 +1,12 @@
 //! Decides when packets go out: at once, or, in order, when the connection, the server's CONNACK or its receive maximum
 //! lets them.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::aliases::Assigned;
+use super::kept::{KeepError, set_packet_id};
 use super::outgoing::{Exchange, Front, Phase, Progress, Request};
-use super::{Event, NotRenewed, RequestError, Session, State, Unrenewed};
+use super::{Event, Failure, NotRenewed, RequestError, Session, State, Unrenewed};
 use crate::codec::{
     Decoder, EncodeError, Packet, PacketType, Properties, Property, PropertyId, PropertyValue,
     Publish, PublishRef, QoS, Str, Subscribe, Version, encode, encode_ack, encode_publish,
@@ -14,22 +15,24 @@ use crate::codec::{
 
 /// Held back packets are sent while fewer bytes than this wait to be written.
 const BURST: usize = 64 << 10;
+/// Kept messages are sent while those under way hold fewer bytes than this.
+pub(super) const MOST_UNDER_WAY: usize = 8 << 20;
 /// The DUP flag in the first byte of a PUBLISH.
 const DUP: u8 = 1 << 3;
 
 impl Session {
     /// Sends the held back packets that may go now.
     pub(super) fn send_held(&mut self) {
-        if self.state() == State::Connected && self.outgoing.has_held() {
+        if self.state() == State::Connected && self.holds_back() {
             self.send_held_up_to(BURST);
         }
     }
 
     /// Does the same while fewer than `most` bytes wait to be written.
     pub(super) fn send_held_up_to(&mut self, most: usize) {
-        while self.transport.transmit.len() < most {
+        while self.unsent() < most {
             let sent = match self.outgoing.front() {
-                None => return,
+                None => self.send_kept(),
                 Some(Front::Plain) => self.send_plain(),
                 Some(Front::Exchange(id)) => self.send_exchange(id),
             };
@@ -41,11 +44,84 @@ impl Session {
 
     /// Sends the packets that the receive maximum does not concern, past the messages that wait for it [MQTT-3.3.4-8].
     fn send_unlimited(&mut self, most: usize) {
-        while self.transport.transmit.len() < most
+        while self.unsent() < most
             && let Some(id) = self.outgoing.bring_unlimited_forward()
         {
             self.send_exchange(id);
         }
+    }
+
+    /// Bytes that wait to be written, behind the store's gate or before it.
+    fn unsent(&self) -> usize {
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.bytes());
+        self.transport.transmit.len() + kept
+    }
+
+    /// Sends the first kept message that was never sent. Returns false if there is none, or if it has to wait.
+    fn send_kept(&mut self) -> bool {
+        let quota = self.has_quota();
+        let is_v5 = self.version == Version::V50;
+        let Some(kept) = &mut self.kept else {
+            return false;
+        };
+        let front = match kept.store.front() {
+            Ok(Some(front)) => front,
+            Ok(None) => return false,
+            Err(error) => {
+                self.fail(Failure::Store(error));
+                return false;
+            }
+        };
+        let (sequence, tag) = (front.sequence, Bytes::copy_from_slice(front.tag));
+        let identified = |packet_id| Event::Identified {
+            sequence,
+            packet_id,
+            tag: tag.clone(),
+        };
+        if front.is_expired {
+            kept.store.send_front(0);
+            self.inbox.push(identified(0));
+            self.drop_message(0, RequestError::Store(KeepError::expired()));
+            return true;
+        }
+        let phase = match front.packet[0] >> 1 & 3 {
+            0 => None,
+            1 => Some(Phase::Puback),
+            _ => Some(Phase::Pubrec),
+        };
+        let counted = phase == Some(Phase::Pubrec) || phase.is_some() && is_v5;
+        if counted && !quota || self.outgoing.bytes() >= MOST_UNDER_WAY {
+            return false;
+        }
+        let packet_id = match (phase, self.outgoing.next_id()) {
+            (None, _) => 0,
+            (Some(_), Some(id)) => id.get(),
+            (Some(_), None) => return false,
+        };
+        let mut packet: Box<[u8]> = front.packet.into();
+        kept.store.send_front(packet_id);
+        self.inbox.push(identified(packet_id));
+        let Some(phase) = phase else {
+            match self.append_stored(&packet, false) {
+                Ok(()) => self.counters.messages_sent += 1,
+                Err(error) => self.drop_message(0, error),
+            }
+            return true;
+        };
+        set_packet_id(&mut packet, packet_id);
+        match self.append_stored(&packet, false) {
+            Ok(()) => {
+                self.counters.messages_sent += 1;
+                let progress = Progress::Sent { counted };
+                self.outgoing.begin(packet_id, phase, packet, progress);
+            }
+            Err(error) => {
+                self.done(packet_id);
+                self.drop_message(packet_id, error);
+            }
+        }
+        self.outgoing.set_last_id(packet_id);
+        true
     }
 
     /// Sends the QoS 0 PUBLISH at the front of the queue.
@@ -89,6 +165,7 @@ impl Session {
         match sent {
             Ok(()) => self.counters.messages_sent += u64::from(message && !repeated),
             Err(error) => {
+                self.done(id);
                 let ended = match repeated && self.session_present() {
                     true => self.outgoing.abandon(id),
                     false => self.outgoing.end(id),
@@ -169,7 +246,11 @@ impl Session {
             let data = publish.properties.binary(PropertyId::CorrelationData);
             data.filter(|data| data.starts_with(prefix)).cloned()
         };
-        let withdrawn = self.outgoing.withdraw(correlation_data).into_iter();
+        let withdrawn = self.outgoing.withdraw(correlation_data);
+        for (packet_id, _) in &withdrawn {
+            self.done(*packet_id);
+        }
+        let withdrawn = withdrawn.into_iter();
         withdrawn
             .map(|(packet_id, correlation_data)| Event::Withdrawn {
                 packet_id,

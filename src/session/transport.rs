@@ -36,13 +36,6 @@ impl Transport {
         }
     }
 
-    /// Takes all bytes to be written. The driver writes them next.
-    pub(super) fn take(&mut self) -> BytesMut {
-        let bytes = self.transmit.split();
-        self.taken += bytes.len();
-        bytes
-    }
-
     /// Puts bytes back that were taken, or were to be written before the others.
     pub(super) fn put_back(&mut self, head: &[u8], payload: &[u8]) {
         let size = head.len() + payload.len();

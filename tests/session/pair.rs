@@ -222,6 +222,7 @@ impl Pair {
                 Event::Packet(packet) => packet,
                 Event::Dropped { packet_id, reason } => panic!("dropped {packet_id}: {reason}"),
                 Event::Withdrawn { packet_id, .. } => panic!("withdrawn {packet_id}"),
+                Event::Identified { packet_id, .. } => panic!("identified {packet_id}"),
                 Event::Unrenewed(unrenewed) => panic!("{unrenewed}"),
                 Event::Failed(failure) => panic!("failed: {failure}"),
             })

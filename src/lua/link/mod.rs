@@ -5,6 +5,8 @@ mod connector;
 mod own;
 mod requests;
 mod session;
+#[cfg(feature = "store")]
+mod store;
 
 use std::cell::Cell;
 
@@ -121,6 +123,11 @@ fn add_methods(table: &Stack) {
     table.set_function("configure", session::configure);
     table.set_function("stats", session::stats);
     table.set_function("deadline", session::deadline);
+
+    #[cfg(feature = "store")]
+    table.set_function("keep_in", store::keep_in);
+    #[cfg(feature = "store")]
+    table.set_function("publish_kept", store::publish_kept);
 
     table.set_function("connect", requests::connect);
     table.set_function("publish", publish_with_properties);

@@ -1,0 +1,237 @@
+//! What the store needs of a file system. Tests put a disk in its place that forgets, tears and fails.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::forks::{GENERATIONS, PerProcess, forks};
+
+/// A directory of numbered files, which belongs to one store.
+pub trait Disk {
+    /// An open file. Clones are the same file.
+    type File: DiskFile;
+
+    /// The numbers of all files, in any order.
+    fn list(&self) -> io::Result<Vec<u64>>;
+    /// Makes an empty file, in place of an old one of this number.
+    fn create(&self, number: u64) -> io::Result<Self::File>;
+    /// Opens a file that exists.
+    fn open(&self, number: u64) -> io::Result<Self::File>;
+    /// Removes a file.
+    fn remove(&self, number: u64) -> io::Result<()>;
+    /// The directory itself, to be synced: which files there are.
+    fn directory(&self) -> io::Result<Self::File>;
+    /// What a person calls the file.
+    fn name(&self, number: u64) -> String;
+}
+
+/// A file of a [`Disk`].
+pub trait DiskFile: Clone {
+    /// Its size in bytes.
+    fn size(&self) -> io::Result<u64>;
+    /// Reads bytes, fewer than `into` holds only at the end of the file.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+    /// Writes all bytes. On an error any part of them may have been written.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file off at this size.
+    fn truncate(&self, size: u64) -> io::Result<()>;
+    /// Sees to it that the first `size` bytes can be written without more room on the disk. Returns false where this
+    /// cannot be had.
+    fn reserve(&self, size: u64) -> io::Result<bool>;
+    /// Returns when all that was written is on the disk.
+    fn sync(&self) -> io::Result<()>;
+    /// Says that these bytes will be read soon.
+    fn will_read(&self, offset: u64, bytes: u64);
+}
+
+/// A directory in a real file system, which belongs to this value alone: another one of this process or of others cannot
+/// be made until this one is dropped or its process has ended. Other users can neither read nor write its files.
+pub struct Directory {
+    path: PathBuf,
+    _owner: Owner,
+}
+
+/// The directories that this process owns: their devices and inodes. The system's lock does not tell the threads of a
+/// process from each other.
+static OWNED: PerProcess<Vec<(u64, u64)>> =
+    PerProcess([const { Mutex::new(Vec::new()) }; GENERATIONS]);
+
+/// The sole use of a directory.
+struct Owner {
+    identity: (u64, u64),
+    /// Which process, see [`forks`].
+    forks: usize,
+    /// The locked file. The lock ends with the process, and a forked child does not inherit it.
+    _file: File,
+}
+
+impl Owner {
+    #[cfg(unix)]
+    fn new(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+        let metadata = fs::metadata(path)?;
+        let identity = (metadata.dev(), metadata.ino());
+        let mut owned = OWNED.lock();
+        // Before the file is opened: closing it would release the lock that this process has.
+        if owned.contains(&identity) {
+            return Err(in_use("another client of this process"));
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path.join("lock"))?;
+        match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::AGAIN) => {
+                return Err(in_use("another process"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        owned.push(identity);
+        Ok(Self {
+            identity,
+            forks: forks(),
+            _file: file,
+        })
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // A child of a fork never owned the parent's.
+        if self.forks == forks() {
+            OWNED.lock().retain(|owned| *owned != self.identity);
+        }
+    }
+}
+
+fn in_use(by: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, format!("{by} uses it"))
+}
+
+impl Directory {
+    /// Takes the directory, having made it if there is none.
+    ///
+    /// # Errors
+    /// The file system's, or that another client uses the directory.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _owner: Owner::new(path)?,
+        })
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{number:016x}.mqtt"))
+    }
+}
+
+impl Disk for Directory {
+    type File = Arc<File>;
+
+    fn list(&self) -> io::Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".mqtt"));
+            if let Some(number) = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
+                numbers.push(number);
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn create(&self, number: u64) -> io::Result<Self::File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(self.path(number)).map(Arc::new)
+    }
+
+    fn open(&self, number: u64) -> io::Result<Self::File> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(self.path(number));
+        file.map(Arc::new)
+    }
+
+    fn remove(&self, number: u64) -> io::Result<()> {
+        fs::remove_file(self.path(number))
+    }
+
+    fn directory(&self) -> io::Result<Self::File> {
+        File::open(&self.path).map(Arc::new)
+    }
+
+    fn name(&self, number: u64) -> String {
+        self.path(number).display().to_string()
+    }
+}
+
+#[cfg(unix)]
+impl DiskFile for Arc<File> {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, mut offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < into.len() {
+            match std::os::unix::fs::FileExt::read_at(&**self, &mut into[filled..], offset) {
+                Ok(0) => break,
+                Ok(count) => {
+                    filled += count;
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&**self, bytes, offset)
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.set_len(size)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn reserve(&self, size: u64) -> io::Result<bool> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(&**self, FallocateFlags::KEEP_SIZE, 0, size) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn reserve(&self, _: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn will_read(&self, offset: u64, bytes: u64) {
+        let _ = rustix::fs::fadvise(
+            &**self,
+            offset,
+            std::num::NonZeroU64::new(bytes),
+            rustix::fs::Advice::WillNeed,
+        );
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn will_read(&self, _: u64, _: u64) {}
+}

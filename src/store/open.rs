@@ -1,0 +1,446 @@
+//! Opens a store: reads all records, and tells a torn end from damage.
+//!
+//! When a process or a machine dies, the last writes may be there in part: a torn end, which is cut off, since nothing
+//! in it was promised. Damage elsewhere is an error. The difference is whether the journal says, behind the bad bytes,
+//! that everything before was kept. Without [`Sync::Power`] each later record says so, because a process writes one
+//! after the other. With it only [`Record::Synced`] does.
+
+use std::collections::VecDeque;
+use std::{error, fmt, io, mem};
+
+use super::disk::{Disk, DiskFile};
+use super::record::{Header, Position, Record};
+use super::scan::{Next, Scan};
+use super::{Exchange, Segment, State, Store, create};
+
+/// What accepted messages outlive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// The end of the process, in any way.
+    Process,
+    /// The end of the machine too.
+    Power,
+}
+
+/// How a store is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What accepted messages outlive.
+    pub sync: Sync,
+    /// How much of the disk the store may take, in bytes.
+    pub max_bytes: u64,
+    /// How many messages it may keep.
+    pub max_messages: u64,
+    /// Whether to go on without what is damaged.
+    pub skip_damage: bool,
+    /// The size of a segment, in bytes. One with a larger message is larger.
+    pub segment_size: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            sync: Sync::Process,
+            max_bytes: u64::MAX,
+            max_messages: u64::MAX,
+            skip_damage: false,
+            segment_size: 4 << 20,
+        }
+    }
+}
+
+/// What has been found when the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The file with a torn end that was cut off, and the offset in bytes.
+    pub torn: Option<(String, u64)>,
+    /// Damaged places, by file and offset, that were skipped.
+    pub damaged: Vec<(String, u64)>,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The disk has failed.
+    Disk(io::Error),
+    /// A file is damaged at this offset.
+    Damaged(String, u64),
+    /// A file is gone.
+    Missing(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(error) => write!(f, "store: {error}"),
+            Self::Damaged(file, offset) => {
+                write!(f, "store: {file} is damaged at offset {offset}")
+            }
+            Self::Missing(file) => write!(f, "store: {file} is missing"),
+        }
+    }
+}
+
+impl error::Error for OpenError {}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+/// A segment that was found.
+struct Candidate<F> {
+    number: u64,
+    file: F,
+    size: u64,
+    /// What it begins with, if that is whole.
+    header: Option<Header>,
+    /// Whether a torn end has been cut off.
+    is_cut: bool,
+}
+
+impl<F: DiskFile> Candidate<F> {
+    fn scan(&self) -> Scan<F> {
+        let start = Position {
+            segment: self.number,
+            offset: 0,
+        };
+        Scan::new(self.file.clone(), start, self.size)
+    }
+
+    /// The state at the beginning, if it is whole.
+    fn header(&self) -> io::Result<Option<Header>> {
+        let mut scan = self.scan();
+        let Next::Record(_, _, Record::Header(header)) = scan.next()? else {
+            return Ok(None);
+        };
+        loop {
+            match scan.next()? {
+                Next::Record(_, _, Record::Begun) => return Ok(Some(header)),
+                Next::Record(..) => {}
+                Next::Bad(_) | Next::End => return Ok(None),
+            }
+        }
+    }
+}
+
+/// All records, read.
+struct Journal<F> {
+    state: State,
+    segments: VecDeque<Segment>,
+    /// How far everything is known to be synced.
+    synced: Position,
+    /// The last segment, if records may be appended to it.
+    head: Option<F>,
+}
+
+impl<D: Disk> Store<D> {
+    /// Opens the store in a directory, or begins one.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. With [`Options::skip_damage`] only the disk's errors remain.
+    pub fn open(disk: D, options: Options) -> Result<(Self, Report), OpenError> {
+        let mut report = Report::default();
+        let mut candidates = find(&disk)?;
+        let all: Vec<u64> = candidates
+            .iter()
+            .map(|candidate| candidate.number)
+            .collect();
+        let (first, mut journal) = loop {
+            let first = find_first(&disk, &options, &mut candidates, &mut report)?;
+            let needed = candidates.partition_point(|candidate| candidate.number < first);
+            report.damaged.clear();
+            match read(&disk, &options, &candidates[needed..], &mut report)? {
+                Ok(journal) => {
+                    candidates.drain(..needed);
+                    break (first, journal);
+                }
+                // It takes with it what comes behind, perhaps the word that earlier segments are not needed.
+                Err(torn) => {
+                    report.torn = Some((disk.name(torn.segment), torn.offset));
+                    let behind = candidates.partition_point(|c| c.number <= torn.segment);
+                    candidates.truncate(behind);
+                    if let Some(last) = candidates.last_mut() {
+                        (last.size, last.is_cut) = (torn.offset, true);
+                        last.header = last.header()?;
+                    }
+                }
+            }
+        };
+        let last = candidates.last().map_or(0, |last| last.number);
+        for &number in all.iter().rev().filter(|number| **number > last) {
+            disk.remove(number)?;
+        }
+        complete(&disk, &options, first, &mut journal, &mut report)?;
+
+        let is_synced = options.sync == Sync::Power;
+        let Journal {
+            state,
+            mut segments,
+            synced,
+            head,
+        } = journal;
+        let mut unsynced = Vec::new();
+        if is_synced {
+            let files = candidates.into_iter();
+            let open = files.filter(|candidate| candidate.number >= synced.segment);
+            unsynced.extend(open.map(|candidate| candidate.file));
+        }
+        let written;
+        let head = match head {
+            Some(head) => {
+                written = segments.back().map_or(0, |last| last.size);
+                head
+            }
+            None => {
+                let previous = segments.back().map(|last| Position {
+                    segment: last.number,
+                    offset: last.size,
+                });
+                let previous = previous.unwrap_or_default();
+                let number = previous.segment + 1;
+                let bytes = state.write(number, previous, is_synced);
+                segments.push_back(Segment::new(number, state.next));
+                written = bytes.len() as u64;
+                create(&disk, number, &bytes)?
+            }
+        };
+        let last = segments.back_mut().expect("the head");
+        last.size = 0;
+        // Segments that are not needed go when this is certain to be on the disk.
+        let after = Position {
+            segment: last.number,
+            offset: written,
+        };
+        let unneeded = all.into_iter().filter(|number| *number < first);
+        let condemned = unneeded.map(|number| (after, number)).collect();
+        let mut store = Self {
+            disk,
+            options,
+            state,
+            segments,
+            head,
+            written,
+            reserved: 0,
+            pending: Vec::new(),
+            scan: None,
+            front: None,
+            condemned,
+            unsynced,
+            is_head_unsynced: true,
+            is_syncing: false,
+            synced,
+            told: synced,
+            has_failed: false,
+        };
+        if !is_synced {
+            store.remove_condemned(after);
+        }
+        Ok((store, report))
+    }
+}
+
+/// All segments that there are, in their order.
+fn find<D: Disk>(disk: &D) -> io::Result<Vec<Candidate<D::File>>> {
+    let mut candidates = Vec::new();
+    let mut numbers = disk.list()?;
+    numbers.sort_unstable();
+    for number in numbers {
+        let file = disk.open(number)?;
+        let mut candidate = Candidate {
+            number,
+            size: file.size()?,
+            file,
+            header: None,
+            is_cut: false,
+        };
+        candidate.header = candidate.header()?;
+        candidates.push(candidate);
+    }
+    // A segment says where the one before it ends. What lies behind was never promised.
+    for index in 1..candidates.len() {
+        let Some(Header { previous, .. }) = candidates[index].header else {
+            continue;
+        };
+        let before = &mut candidates[index - 1];
+        if previous.segment == before.number {
+            before.size = previous.offset;
+        }
+    }
+    Ok(candidates)
+}
+
+/// Reads all records. Or says where the end is torn.
+fn read<D: Disk>(
+    disk: &D,
+    options: &Options,
+    candidates: &[Candidate<D::File>],
+    report: &mut Report,
+) -> Result<Result<Journal<D::File>, Position>, OpenError> {
+    let mut journal = Journal {
+        state: State::default(),
+        segments: VecDeque::new(),
+        synced: Position::default(),
+        head: None,
+    };
+    for index in 0..candidates.len() {
+        let candidate = &candidates[index];
+        let Journal { state, synced, .. } = &mut journal;
+        let begin = candidate.header.map_or(state.next, |header| header.next);
+        let mut segment = Segment::new(candidate.number, begin);
+        segment.size = candidate.size;
+        let is_synced = match candidate.header {
+            Some(header) => header.is_synced,
+            None => options.sync == Sync::Power,
+        };
+        let mut is_whole = candidate.header.is_some() && !candidate.is_cut;
+        // A state that is not whole counts for nothing.
+        let mut before = candidate.header.is_none().then(|| state.clone());
+        let mut scan = candidate.scan();
+        loop {
+            let bad = match scan.next()? {
+                Next::Record(at, size, record) => {
+                    match record {
+                        Record::Header(_) if candidate.header.is_none() => {}
+                        Record::Begun => before = None,
+                        Record::Synced(position) => {
+                            *synced = (*synced).max(position);
+                        }
+                        record => state.apply(at, size, &record),
+                    }
+                    continue;
+                }
+                Next::End => break,
+                Next::Bad(at) => at,
+            };
+            is_whole = false;
+            if !evidence(&candidates[index..], bad, is_synced)? {
+                return Ok(Err(bad));
+            }
+            let name = disk.name(bad.segment);
+            if !options.skip_damage {
+                return Err(OpenError::Damaged(name, bad.offset));
+            }
+            report.damaged.push((name, bad.offset));
+            scan.skip_damage()?;
+        }
+        if let Some(before) = before {
+            *state = before;
+        }
+        segment.end = state.next.max(begin);
+        let is_mine = is_synced == (options.sync == Sync::Power);
+        journal.head = (is_whole && is_mine).then(|| candidate.file.clone());
+        journal.segments.push_back(segment);
+    }
+    Ok(Ok(journal))
+}
+
+/// The first segment that is needed. Segments behind one that is missing without having been kept are taken out.
+fn find_first<D: Disk>(
+    disk: &D,
+    options: &Options,
+    candidates: &mut Vec<Candidate<D::File>>,
+    report: &mut Report,
+) -> io::Result<u64> {
+    loop {
+        let mut first = 0;
+        for candidate in &*candidates {
+            let Some(header) = candidate.header else {
+                continue;
+            };
+            first = first.max(header.first);
+            let mut scan = candidate.scan();
+            while let Next::Record(_, _, record) = scan.next()? {
+                if let Record::First(segment) = record {
+                    first = first.max(segment);
+                }
+            }
+        }
+        let (Some(least), Some(last)) = (candidates.first(), candidates.last()) else {
+            return Ok(1);
+        };
+        if first == 0 {
+            first = least.number;
+        }
+        let is_there = |number: &u64| candidates.iter().any(|other| other.number == *number);
+        let Some(missing) = (first..last.number).find(|number| !is_there(number)) else {
+            return Ok(first);
+        };
+        let behind = candidates.partition_point(|candidate| candidate.number < missing);
+        let place = Position {
+            segment: missing,
+            offset: 0,
+        };
+        if evidence(&candidates[behind..], place, options.sync == Sync::Power)? {
+            return Ok(first);
+        }
+        report.torn = Some((disk.name(missing), 0));
+        candidates.truncate(behind);
+    }
+}
+
+/// Looks whether a segment is gone that is needed.
+fn complete<D: Disk>(
+    disk: &D,
+    options: &Options,
+    first: u64,
+    journal: &mut Journal<D::File>,
+    report: &mut Report,
+) -> Result<(), OpenError> {
+    let Journal {
+        state, segments, ..
+    } = journal;
+    state.first = first;
+    let mut found = mem::take(segments).into_iter().peekable();
+    let mut number = first;
+    while let Some(next) = found.peek() {
+        if next.number == number {
+            segments.extend(found.next());
+        } else {
+            let name = disk.name(number);
+            if !options.skip_damage {
+                return Err(OpenError::Missing(name));
+            }
+            report.damaged.push((name, 0));
+            disk.create(number)?;
+            segments.push_back(Segment::new(number, state.next));
+        }
+        number += 1;
+    }
+    // Messages that are gone with a segment need no exchange.
+    let here = |exchange: &Exchange| (first..number).contains(&exchange.at.segment);
+    state.exchanges.retain(|_, e| e.is_released || here(e));
+    for exchange in state.exchanges.values().filter(|e| !e.is_released) {
+        segments[(exchange.at.segment - first) as usize].live += exchange.size;
+    }
+    Ok(())
+}
+
+/// Whether the journal says, at `at` or behind it, that everything before was kept.
+fn evidence<F: DiskFile>(
+    candidates: &[Candidate<F>],
+    at: Position,
+    is_synced: bool,
+) -> io::Result<bool> {
+    for candidate in candidates {
+        let mut scan = candidate.scan();
+        loop {
+            let found = match scan.next()? {
+                Next::Record(place, _, Record::Synced(position)) => {
+                    position > at || !is_synced && place > at
+                }
+                Next::Record(place, ..) => !is_synced && place > at,
+                Next::Bad(_) => {
+                    scan.skip_damage()?;
+                    false
+                }
+                Next::End => break,
+            };
+            if found {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
