@@ -664,6 +664,32 @@ describe("a real broker", function()
 	end)
 
 	for version_name, version in pairs(VERSIONS) do
+		it("gets messages of QoS 1 and 2 by turns, and loses none, " .. version_name, function()
+			local total, topic, acknowledged, arrived = 400, harness.topic(), 0, {}
+			local witness = harness.connect(client({}))
+			harness.subscribe(witness, { topic = topic, qos = 0 })
+			witness:on("message", function(message)
+				arrived[#arrived + 1] = tonumber(message.payload)
+			end)
+			local subject = client({ version = version })
+			subject:on("connect", function()
+				for i = 1, total do
+					assert(subject:publish({ topic = topic, payload = tostring(i), qos = 1 + i % 2, callback = function()
+						acknowledged = acknowledged + 1
+					end }))
+				end
+			end)
+			serve({ subject, witness }, function()
+				return acknowledged == total and subject:stats().in_flight == 0
+			end)
+			harness.flush(witness)
+			table.sort(arrived)
+			assert.equal(total, #arrived)
+			assert.equal(total, arrived[total])
+		end)
+	end
+
+	for version_name, version in pairs(VERSIONS) do
 		it("gets a burst of QoS 1 from a handler, more than the answers that are read meanwhile, " .. version_name, function()
 			local total, acknowledged = 25000, 0
 			local payload = ("x"):rep(900)

@@ -31,8 +31,8 @@ pub struct Settings {
     pub resubscribe: bool,
     /// The most QoS 2 messages that a server of 3.1.1 is given at a time. Such a server cannot say how many it takes,
     /// and mosquitto 2.0 drops messages above its `max_inflight_messages` (20 by default) with a PUBREC that looks like
-    /// success. A message stops counting when its PUBREL has been sent: the server sees the PUBREL before later
-    /// packets.
+    /// success. Messages of QoS 1 do not count, but it drops them as well, so they wait too. A message stops counting when
+    /// its PUBREL has been sent: the server sees the PUBREL before later packets.
     pub server_receive_maximum: u16,
     /// The beginning of the correlation data of the user's requests (4.10), if there are any. Their responses come by
     /// subscriptions of the session. When the server has no session, the requests come

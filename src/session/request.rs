@@ -273,7 +273,7 @@ impl Session {
         };
         let kept = PublishRef { packet_id, ..kept };
         let counted = self.is_counted(phase);
-        if held || counted && !self.has_quota() {
+        if held || !self.has_quota() {
             let packet = self.encode_stored(|version, out| encode_publish(&kept, version, out))?;
             self.admit(packet.len())?;
             self.outgoing
@@ -337,7 +337,7 @@ impl Session {
         let may_go = matches!(self.state(), State::Connecting | State::Connected)
             && !self.is_held(PacketType::Publish)?
             && self.waiting() == 0
-            && (!counted || self.has_quota())
+            && (phase.is_none() || self.has_quota())
             && self.outgoing.bytes() < MOST_UNDER_WAY;
         if phase.is_none() && may_go {
             return self.publish(message).map(|_| (0, 0));

@@ -90,7 +90,7 @@ impl Session {
             _ => Some(Phase::Pubrec),
         };
         let counted = phase == Some(Phase::Pubrec) || phase.is_some() && is_v5;
-        if counted && !quota || self.outgoing.bytes() >= MOST_UNDER_WAY {
+        if phase.is_some() && !quota || self.outgoing.bytes() >= MOST_UNDER_WAY {
             return false;
         }
         let packet_id = match (phase, self.outgoing.next_id()) {
@@ -143,7 +143,7 @@ impl Session {
         };
         let phase = exchange.phase;
         let counted = self.is_counted(phase);
-        if counted && !self.has_quota() {
+        if phase.sends_message() && !self.has_quota() {
             return false;
         }
         if phase == Phase::Pubcomp {
@@ -183,7 +183,9 @@ impl Session {
         true
     }
 
-    /// Whether the server takes one more [counted](Self::is_counted) message now [MQTT-3.3.4-7].
+    /// Whether the server takes one more message of QoS 1 or 2 now [MQTT-3.3.4-7]. With 3.1.1 messages of QoS 1 are not
+    /// [counted](Self::is_counted), but mosquitto 2.0 refuses them too when it holds as many of QoS 2 as it takes, with a
+    /// PUBACK that looks like success.
     pub(super) fn has_quota(&self) -> bool {
         let most = match self.version {
             Version::V311 => self.settings.server_receive_maximum,

@@ -507,6 +507,52 @@ fn how_many_a_server_of_v311_gets_can_be_set() {
     assert_eq!(pair.answers(), [publish(QOS_2, 101), publish(QOS_2, 102)]);
 }
 
+/// A server of 3.1.1 that holds as many QoS 2 messages as it takes may refuse any message, of QoS 1 too, with an
+/// acknowledgement that looks like success: mosquitto 2.0 does.
+#[test]
+fn a_message_of_qos_1_waits_for_qos_2_in_v311() {
+    let settings = Settings {
+        server_receive_maximum: 2,
+        queue: Some(QueueLimits {
+            max_messages: 10,
+            max_bytes: 1000,
+            drop_oldest: false,
+        }),
+        ..keeping()
+    };
+    let mut pair = connected(Version::V311, settings);
+    pair.publish(QOS_1);
+    for _ in 0..2 {
+        pair.publish(QOS_2);
+    }
+    pair.publish(QOS_1);
+    pair.publish(QOS_1);
+    let first = [publish(QOS_1, 1), publish(QOS_2, 2), publish(QOS_2, 3)];
+    assert_eq!(pair.answers(), first);
+    pair.deliver(puback(1, 0));
+    assert_eq!(pair.answers(), []);
+    // The server sees the PUBREL first. Messages of QoS 1 do not count themselves.
+    pair.deliver(pubrec(2, 0));
+    let then = [pubrel(2, 0), publish(QOS_1, 4), publish(QOS_1, 5)];
+    assert_eq!(pair.answers(), then);
+
+    // The same for messages that waited for a connection, and for repeated ones.
+    pair.client.close();
+    pair.publish(QOS_2);
+    pair.publish(QOS_1);
+    let received = resume(&mut pair, true, Properties::new());
+    let repeated = [
+        pubrel(2, 0),
+        repeated(QOS_2, 3),
+        repeated(QOS_1, 4),
+        repeated(QOS_1, 5),
+        publish(QOS_2, 6),
+    ];
+    assert_eq!(received, repeated);
+    pair.deliver(pubrec(3, 0));
+    assert_eq!(pair.answers(), [pubrel(3, 0), publish(QOS_1, 7)]);
+}
+
 #[test]
 fn a_repeated_pubrel_does_not_count_against_the_receive_maximum() {
     let mut pair = connected(Version::V50, keeping());
