@@ -59,6 +59,41 @@ for _, version in ipairs({ 1, 4 }) do
 			return result
 		end
 
+		with_copas("a client of it does not wait inside a function in C, and says so", function()
+			local client = harness.client()
+			require("mqtt.loop.copas").add(client)
+			local results = in_thread(function()
+				assert(client:await("connect"))
+				local answer, err, paused
+				table.sort({ 2, 1 }, function(a, b)
+					answer, err = client:await("publish", { topic = harness.topic(), qos = 1 })
+					return a < b
+				end)
+				if copas.pause then
+					local before = harness.now()
+					copas.pause(0.2)
+					paused = harness.now() - before
+				end
+				-- Neither do publish, which has accepted the message, and shutdown.
+				local publish = { topic = harness.topic(), payload = ("x"):rep(300000), qos = 1 }
+				local accepted = 0
+				;("x"):rep(20):gsub("x", function()
+					accepted = accepted + (client:publish(publish) and 1 or 0)
+				end)
+				local ended
+				;("x"):gsub("x", function()
+					ended = client:shutdown()
+				end)
+				return { answer = answer, err = err, paused = paused, accepted = accepted, ended = ended }
+			end)
+			assert.is_nil(results.answer)
+			assert.equal("a thread of Copas cannot wait inside a function in C that calls back", results.err)
+			assert.is_true(not results.paused or results.paused >= 0.2)
+			assert.is_true(results.accepted > 0)
+			assert.is_true(results.ended)
+			assert.is_nil(client.connection)
+		end)
+
 		with_copas("the main chunk is no thread of it", function()
 			assert.is_false(host.in_copas())
 		end)

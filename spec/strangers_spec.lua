@@ -317,6 +317,92 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 			assert.same({ "inserted", "added" }, seen)
 		end)
 
+		it("goes on without a list of handlers that the program takes away", function()
+			local client = new()
+			harness.serve({ client, server.serve }, function()
+				return client.connection and client.connection.connack
+			end)
+			client.handlers.acknowledge, client.handlers.message = nil, nil
+			local answered
+			assert(client:publish({ topic = "t", qos = 1, callback = function()
+				answered = true
+			end }))
+			harness.serve({ client, server.serve }, function()
+				return answered
+			end)
+			local event
+			client:on("acknowledge", function()
+				event = true
+			end)
+			assert(client:publish({ topic = "t", qos = 1 }))
+			harness.serve({ client, server.serve }, function()
+				return event
+			end)
+			assert.is_nil(client.handlers.no_event)
+		end)
+
+		it("is not harmed by a logger that raises errors", function()
+			local stderr, said = io.stderr, {}
+			local function fail()
+				error("the disk is full")
+			end
+			log.set({ debug = fail, info = fail, warn = fail, error = fail })
+			local client = new({ reconnect = 0.1 })
+			local events = harness.record(client, { "connect", "close", "shutdown" })
+			-- The first error is told.
+			io.stderr = { write = function(_, ...) -- luacheck: ignore 122
+				said[#said + 1] = table.concat({ ... })
+			end }
+			local ok, err = pcall(harness.serve, { client, server.serve }, function()
+				return events[1]
+			end)
+			client:close_connection()
+			client:shutdown()
+			io.stderr = stderr -- luacheck: ignore 122
+			assert(ok, err)
+			assert.same({ "connect", "close", "shutdown" }, harness.names(events))
+		end)
+
+		it("gives up a connection on which nobody sends CONNECT", function()
+			local client = new({ connect_timeout = 0.3 })
+			local events = harness.record(client, { "error", "close" })
+			assert(client:open_connection())
+			harness.serve({ client, server.serve }, function()
+				return events[2]
+			end)
+			assert.equal("CONNECT was not sent within 0.3 seconds", events[1][2])
+			assert.same({ "error", "close" }, harness.names(events))
+			-- But whoever sends it in time has all the time for the CONNACK.
+			assert(client:open_connection())
+			assert(client:send_connect())
+			harness.serve({ client, server.serve }, function()
+				return client.connection.connack
+			end)
+		end)
+
+		it("waits also where a coroutine cannot yield, and leaves that alone later", function()
+			-- A real broker, which needs nobody to serve it.
+			local client = harness.connect(harness.client({ connector = require(connector) }))
+			local answers, resumed = {}, 0
+			local thread = coroutine.create(function()
+				table.sort({ 2, 1 }, function(a, b)
+					local puback, err = client:await("publish", { topic = harness.topic(), qos = 1 })
+					answers[#answers + 1] = puback and puback.type or err
+					return a < b
+				end)
+				while true do
+					coroutine.yield()
+					resumed = resumed + 1
+				end
+			end)
+			assert(coroutine.resume(thread))
+			assert.equal(packet_type.PUBACK, answers[1])
+			harness.serve({ client }, function()
+				return client:stats().in_flight == 0
+			end)
+			assert.equal(0, resumed)
+		end)
+
 		it("calls methods that the program replaces, each time", function()
 			local client, steps, handled, packets, acknowledged = connect(new({ auto_ack = true })), 0, 0, {}, 0
 			local step, handle, receive_packet, acknowledge = client.step, client.handle, client._receive_packet,

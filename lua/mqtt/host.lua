@@ -10,6 +10,7 @@ local require, select, setmetatable, type, xpcall = require, select, setmetatabl
 local math_huge = math.huge
 local coroutine_resume, coroutine_running = coroutine.resume, coroutine.running
 local coroutine_status, coroutine_yield = coroutine.status, coroutine.yield
+local isyieldable = coroutine.isyieldable
 local table_remove = table.remove
 local now, running_thread = core.now, core.running
 -- Not the global variable: the program may have replaced it.
@@ -354,6 +355,39 @@ function host.openresty()
 	return type(config) == "table" and type(ngx.get_phase) == "function" and config.ngx_lua_version and ngx or nil
 end
 
+-- The functions in C that a coroutine may yield through. `coroutine.resume` is that of coxpcall.
+local transparent = { [coroutine_resume] = true }
+if _VERSION == "Lua 5.2" then
+	transparent[pcall], transparent[xpcall] = true, true
+end
+
+-- Whether a coroutine can yield, as far as its stack tells: no function in C has called back, such as `table.sort` or,
+-- in Lua 5.1, `pcall`. Metamethods in Lua 5.1 and 5.2 leave no trace.
+local function lets_yield(thread, level)
+	local info = getinfo(thread, level, "Sf")
+	while info do
+		if info.what == "C" and not transparent[info.func] then
+			return false
+		end
+		level = level + 1
+		info = getinfo(thread, level, "Sf")
+	end
+	return true
+end
+
+-- Whether the caller can yield.
+local function can_yield()
+	if isyieldable then
+		return isyieldable()
+	end
+	local inner, thread = coroutine_running(), this_thread()
+	if not (thread and getinfo) then
+		return thread ~= nil
+	end
+	-- Behind this function and `getinfo`. A function that coxpcall calls runs in a coroutine of its own.
+	return lets_yield(inner, 1) and (inner == thread or lets_yield(thread, 0))
+end
+
 -- Returns OpenResty's API if the caller runs where it may yield.
 local function nginx_around()
 	local ngx = host.openresty()
@@ -474,6 +508,9 @@ end
 -- @tparam number seconds how long
 -- @treturn boolean whether it has waited
 function host.pause(seconds)
+	if not can_yield() then
+		return false
+	end
 	local ngx = nginx_around()
 	if ngx then
 		ngx.sleep(seconds)
@@ -496,12 +533,12 @@ end
 -- @treturn[1] function `sleep([seconds])`: yields until the caller is woken; may return earlier, not at all without
 -- being woken after that time
 -- @treturn[1] function wakes the caller, if it sleeps
--- @return[2] nil: the caller runs in no coroutine
+-- @return[2] nil: the caller runs in no coroutine, or in one that cannot yield now
 -- @return[3] false
--- @treturn[3] string an error message: nginx does not let the caller yield now
+-- @treturn[3] string an error message: nginx or Copas does not let the caller yield now
 function host.sleeper()
 	if host.openresty() then
-		if not nginx_around() then
+		if not (nginx_around() and can_yield()) then
 			return false, "nginx lets nobody wait in this phase"
 		end
 		local news = require("ngx.semaphore").new()
@@ -512,11 +549,12 @@ function host.sleeper()
 		end
 	end
 	local thread = this_thread()
-	if not thread then
-		return nil
-	end
 	local copas = copas_around()
-	if not copas then
+	if not can_yield() then
+		return not copas and nil, copas and "a thread of Copas cannot wait inside a function in C that calls back"
+	elseif not thread then
+		return nil
+	elseif not copas then
 		return function()
 			-- The function that resumes this thread gets no values.
 			coroutine_yield()

@@ -14,6 +14,7 @@
 -- mqtt.log.set(false) -- silence
 
 local host = require("mqtt.host")
+local protected = require("mqtt.protect").call
 
 local error, ipairs, pcall, select, setmetatable = error, ipairs, pcall, select, setmetatable
 local tostring, type = tostring, type
@@ -59,12 +60,26 @@ local function default()
 	end
 end
 
--- A function that calls a method of the logger with the same arguments, if the logger has the method at that time.
+-- Whether the error of a logger has been told.
+local told = false
+
+-- Returns the results of a method of the logger, or writes the error that it has raised to stderr, the first one.
+local function results(ok, ...)
+	if ok then
+		return ...
+	elseif not told then
+		told = true
+		STANDARD.error(nil, "[LuaMQTT] the logger has raised an error: " .. tostring((...)))
+	end
+end
+
+-- A function that calls a method of the logger with the same arguments, if the logger has the method at that time. A
+-- logger that raises an error must not keep the library from its work.
 local function forward(name)
 	return function(_, ...)
 		local method = current[name]
 		if method then
-			return method(current, ...)
+			return results(protected(method, current, ...))
 		end
 	end
 end
@@ -74,14 +89,14 @@ local function forward_text(name)
 	return function(_, text, ...)
 		local method = current[name]
 		if method then
-			method(current, select("#", ...) > 0 and str_format(text, ...) or text)
+			results(protected(method, current, select("#", ...) > 0 and str_format(text, ...) or text))
 		end
 	end
 end
 
 -- Sends the log to a logger. With `formats` the logger formats by itself; otherwise it gets text.
 local function set(logger, formats)
-	current = logger
+	current, told = logger, false
 	for _, level in ipairs(LEVELS) do
 		log[level] = not logger and discard or formats and forward(level) or forward_text(level)
 	end
@@ -132,7 +147,9 @@ return setmetatable(log, {
 		if value == nil then
 			return discard
 		elseif type(value) == "function" then
-			return forward(name)
+			return function(_, ...)
+				return value(current, ...)
+			end
 		end
 		return value
 	end,

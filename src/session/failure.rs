@@ -11,6 +11,8 @@ use crate::codec::{DecodeError, PacketType, PropertyId, Str, reason};
 pub enum Failure {
     /// The server answers in TLS.
     TlsExpected,
+    /// The user did not send CONNECT in this time.
+    NoConnect(Duration),
     /// The server did not answer CONNECT in this time.
     NoConnack(Duration),
     /// The server did not answer PINGREQ in this time.
@@ -31,6 +33,10 @@ impl fmt::Display for Failure {
             }
             Self::Violation(violation) => return violation.fmt(f),
             Self::Store(error) => return error.fmt(f),
+            Self::NoConnect(time) => {
+                let seconds = time.as_secs_f64();
+                return write!(f, "CONNECT was not sent within {seconds} seconds");
+            }
             Self::NoConnack(time) => (PacketType::Connack, time),
             Self::NoPingresp(time) => (PacketType::Pingresp, time),
         };

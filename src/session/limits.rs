@@ -15,7 +15,8 @@ pub struct Settings {
     pub max_queued_bytes: usize,
     /// Bytes waiting to be written or acknowledged above which the driver should accept no more messages.
     pub max_outgoing_bytes: usize,
-    /// How long the server may take from CONNECT to CONNACK, AUTH packets between them included. `None` waits forever.
+    /// How long the user may take for CONNECT, and how long the server may take from CONNECT to CONNACK, AUTH packets
+    /// between them included. `None` waits forever.
     pub connack_timeout: Option<Duration>,
     /// How long the server may take to answer a PINGREQ that has been written. The time begins anew with each KiB that
     /// arrives before the answer, for at most ten times as long; after that only while one packet is still arriving. It

@@ -238,6 +238,7 @@ impl Session {
         }
         self.connection = Connection::Open;
         self.transport.timers = Timers::new(now);
+        self.await_connack(now);
     }
 
     /// The transport is gone, or is about to be dropped. Queued events stay.
@@ -409,8 +410,8 @@ impl Session {
     /// The time at which [`handle_timeout`](Self::handle_timeout) is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state() {
-            State::Connecting | State::Connected => self.transport.timers.next().map(|(at, _)| at),
-            State::Disconnected | State::Open => None,
+            State::Disconnected => None,
+            _ => self.transport.timers.next().map(|(at, _)| at),
         }
     }
 
@@ -423,7 +424,7 @@ impl Session {
     /// Does the work that is due: sends PINGREQ, or gives up a server that does not answer. Does nothing when called
     /// early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if !matches!(self.state(), State::Connecting | State::Connected) {
+        if self.state() == State::Disconnected {
             return;
         }
         match self.transport.timers.next() {
@@ -442,14 +443,18 @@ impl Session {
                 }
                 Due::Connack => {
                     let waited = self.settings.connack_timeout.unwrap_or_default();
-                    self.fail(Failure::NoConnack(waited));
+                    self.fail(match self.state() {
+                        State::Open => Failure::NoConnect(waited),
+                        _ => Failure::NoConnack(waited),
+                    });
                 }
             },
             _ => {}
         }
     }
 
-    /// Starts the server's time to answer CONNECT. The steps of an authentication get no extra time.
+    /// Starts the user's time for CONNECT, or the server's to answer it. The steps of an authentication get no extra
+    /// time.
     fn await_connack(&mut self, now: Instant) {
         let deadline = self
             .settings

@@ -200,6 +200,7 @@ impl Session {
             self.forget();
         }
 
+        self.transport.timers.set_connack(None);
         let connecting = Connecting::new(connect, self.counters.messages_sent);
         // While the client authenticates itself, PINGREQ may not be sent. So keep alive runs from CONNACK on.
         if connecting.requested.authentication_method.is_none() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// What is due at a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// The server has not answered CONNECT.
+    /// The server has not answered CONNECT, or the user has not sent it.
     Connack,
     /// The server has not answered PINGREQ.
     Pingresp,
@@ -57,7 +57,7 @@ pub(super) struct Timers {
     last_transmit: Option<Instant>,
     /// The PINGREQ that has not been answered.
     ping: Option<Ping>,
-    /// Until when the server may answer CONNECT.
+    /// Until when the user may send CONNECT, or the server may answer it.
     connack: Option<Instant>,
 }
 

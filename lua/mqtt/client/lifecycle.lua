@@ -485,9 +485,9 @@ function lifecycle.shutdown(client, ...)
 		return true
 	end
 	local failure, ok = try(nil, client.disconnect, client, ...)
-	if not (failure or ok) and client.connection and not client._closing then
+	if not ok and client.connection and not client._closing then
 		-- The disconnect has failed, and perhaps nobody is left to see it.
-		failure = try(nil, client.close_connection, client, ending.BY_CLIENT)
+		failure = try(failure, client.close_connection, client, ending.BY_CLIENT)
 	end
 	-- A loop may be waiting for the time to reconnect: it has to see that there is no such time any more.
 	client._link:wake()

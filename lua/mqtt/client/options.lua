@@ -269,13 +269,14 @@ local settings = {}
 
 --- The settings that a session takes from the options.
 -- @tparam table opts the client's options
--- @tparam[opt] number connack_timeout how long the broker may take to answer CONNECT, in seconds
+-- @tparam[opt] number connack_timeout how long the broker may take to answer CONNECT, in seconds; by default all of the
+-- time for connecting
 -- @tparam[opt] string requests the beginning of the correlation data of the client's requests
 -- @treturn table the settings, until the next call
 function options.session(opts, connack_timeout, requests)
 	local queue = opts.queue
 	settings.max_packet_size = opts.max_packet_size
-	settings.connack_timeout = connack_timeout
+	settings.connack_timeout = connack_timeout or options.connect_timeout(opts)
 	settings.pingresp_timeout = opts.ping_timeout
 	settings.keep_exchanges = options.keeps_exchanges(opts)
 	settings.max_messages = queue and (queue.max_messages or QUEUE.max_messages)
