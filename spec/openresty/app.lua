@@ -418,6 +418,22 @@ function actions.late()
 	return id and "accepted " .. args.payload or "refused " .. tostring(err)
 end
 
+-- Publishes after the worker's clients have been shut down: by a client of its own.
+function actions.outlast()
+	note("main", "outlasts")
+	while clients.main.opts.reconnect do
+		ngx.sleep(0.01)
+	end
+	local message = { topic = ngx.var.arg_topic, payload = "by a client of its own", qos = 1 }
+	local id, err = clients.main:publish(message)
+	assert(not id)
+	local client = mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, connector = default_connector }
+	assert(client:start_connecting())
+	assert(client:publish(message))
+	assert(client:disconnect())
+	return err
+end
+
 function actions.call()
 	local args = ngx.req.get_uri_args()
 	local client = clients[args.client]
