@@ -30,7 +30,7 @@ local default_connector = os.getenv("MQTT_TEST_CONNECTOR") and require(os.getenv
 -- Makes a client that notes its events, and adds it to nginx.
 local function start(name, opts)
 	events[name] = {}
-	opts.id = "openresty-" .. name .. "-" .. ngx.worker.pid()
+	opts.id = opts.id or "openresty-" .. name .. "-" .. ngx.worker.pid()
 	opts.clean = true
 	opts.connector = opts.connector or default_connector
 	local client = mqtt.client(opts)
@@ -102,6 +102,8 @@ function app.start()
 			end
 		end,
 	}
+	-- Its name is the same in each worker.
+	start("fixed", { uri = os.getenv("MQTT_URI"), id = "openresty-fixed", reconnect = 1 })
 end
 
 function actions.publish()
