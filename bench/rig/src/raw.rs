@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use rustix::event::epoll;
@@ -15,6 +16,9 @@ use crate::wire::*;
 pub fn run(task: &Task) -> Outcome {
     if task.what == "clients" {
         return clients(task);
+    }
+    if let Some(path) = &task.unix {
+        return Client::connect(UnixStream::connect(path)?)?.run(task);
     }
     let stream = TcpStream::connect((&*task.host, task.port))?;
     stream.set_nodelay(true)?;

@@ -160,8 +160,8 @@ scenarios! {
     "ws-publish-1M" "publish 1 MiB messages over WebSocket" ["publish", "0", "1048576"] Ws &[], LARGE;
     "wss-receive-0" "receive QoS 0 over WebSocket and TLS" ["receive", "0", "64"] Wss &[], RATE;
     "wss-publish-0" "publish QoS 0 over WebSocket and TLS" ["publish", "0", "64"] Wss &[], RATE;
-    "unix-receive-0" "receive QoS 0 over a Unix socket" ["receive", "0", "64"] Unix &[], RATE;
-    "unix-publish-0" "publish QoS 0 over a Unix socket" ["publish", "0", "64"] Unix &[], RATE;
+    "unix-receive-0" "receive QoS 0 over a Unix socket" ["receive", "0", "64"] Unix &[Raw], RATE;
+    "unix-publish-0" "publish QoS 0 over a Unix socket" ["publish", "0", "64"] Unix &[Raw], RATE;
     "clients-1" "a client" ["clients", "1"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
