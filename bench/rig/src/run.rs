@@ -56,6 +56,7 @@ enum Kind {
         is_first: bool,
     },
     Raw,
+    Relayed,
     Rumqttc,
     Mosquitto {
         path: PathBuf,
@@ -139,6 +140,7 @@ impl Program {
             Kind::Ours { copas: true } => Rival::Copas,
             Kind::Peer { .. } => Rival::Peers,
             Kind::Raw => Rival::Raw,
+            Kind::Relayed => Rival::Relayed,
             Kind::Rumqttc => Rival::Rumqttc,
             Kind::Mosquitto { .. } => Rival::Mosquitto,
         };
@@ -202,16 +204,14 @@ impl Program {
                 }
                 command
             }
-            Kind::Raw | Kind::Rumqttc => {
+            Kind::Raw | Kind::Relayed | Kind::Rumqttc => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.args([
-                    if self.kind == Kind::Raw {
-                        "raw"
-                    } else {
-                        "rumqttc"
-                    },
-                    script,
-                ]);
+                let name = match self.kind {
+                    Kind::Raw => "raw",
+                    Kind::Relayed => "relayed",
+                    _ => "rumqttc",
+                };
+                command.args([name, script]);
                 command
             }
             Kind::Mosquitto { path } => {
@@ -345,6 +345,7 @@ impl Options {
             add("libmosquitto", None, Kind::Mosquitto { path: path.clone() });
         }
         add("raw socket", None, Kind::Raw);
+        add("raw socket of a thread", None, Kind::Relayed);
         programs
     }
 }

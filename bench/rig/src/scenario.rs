@@ -26,6 +26,8 @@ pub enum Rival {
     Copas,
     /// `rig raw`.
     Raw,
+    /// `rig relayed`.
+    Relayed,
     /// `rig rumqttc`.
     Rumqttc,
     /// libmosquitto from C.
@@ -84,7 +86,7 @@ pub struct Target {
     pub at_least: bool,
 }
 
-use Rival::{Connectors, Copas, Mosquitto, Nginx, Peers, Raw, Rumqttc};
+use Rival::{Connectors, Copas, Mosquitto, Nginx, Peers, Raw, Relayed, Rumqttc};
 
 const ALL: &[Rival] = &[Copas, Peers, Raw, Rumqttc, Mosquitto];
 const NO_COPAS: &[Rival] = &[Peers, Raw, Rumqttc, Mosquitto];
@@ -147,7 +149,7 @@ scenarios! {
     "nginx-receive-1" "receive QoS 1 and acknowledge in nginx" ["receive", "1", "64"] Plain &[Nginx], RATE;
     "nginx-publish-0" "publish QoS 0 in nginx" ["publish", "0", "64"] Plain &[Nginx], RATE;
     "nginx-publish-1" "publish QoS 1, 100 outstanding, in nginx" ["publish", "1", "64"] Plain &[Nginx], RATE;
-    "nginx-roundtrip-0" "round trip QoS 0 in nginx" ["roundtrip", "0"] Mosquitto &[Nginx], TIMES;
+    "nginx-roundtrip-0" "round trip QoS 0 in nginx" ["roundtrip", "0"] Mosquitto &[Nginx, Raw, Relayed], TIMES;
     "connector-receive-0" "receive QoS 0 by a connector" ["receive", "0", "64"] Plain &[Connectors, Peers], RATE;
     "connector-receive-1" "receive QoS 1 and acknowledge by a connector" ["receive", "1", "64"] Plain &[Connectors, Peers], RATE;
     "connector-publish-0" "publish QoS 0 by a connector" ["publish", "0", "64"] Plain &[Connectors, Peers], RATE;
