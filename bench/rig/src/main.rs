@@ -1,6 +1,7 @@
 //! Measures MQTT clients: `rig broker`, `rig raw`, `rig relayed`, `rig rumqttc`, `rig run`. See USAGE.
 
 mod broker;
+mod hosts;
 mod plot;
 mod program;
 mod raw;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::broker::Broker;
 use crate::program::Outcome;
 use crate::scenario::{Rival, SCENARIOS, Scenario, Server};
-use crate::{plot, report, tls};
+use crate::{hosts, plot, report, tls};
 
 /// How long any program may take besides the measured time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -76,6 +76,17 @@ impl Program {
                 folder: None,
                 connector: None,
             }
+    }
+
+    /// Whether the program is our library inside nginx, on nginx's sockets.
+    pub fn is_on_cosockets(&self) -> bool {
+        matches!(
+            &self.kind,
+            Kind::Nginx {
+                folder: None,
+                connector: Some(_),
+            }
+        )
     }
 
     /// Whether the program is an original inside nginx.
@@ -372,7 +383,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// `rig run`: measures, and writes bench.json, bench.md, throughput.svg and clients.svg.
+/// `rig run`: measures, and writes bench.json, bench.md, hosts.md, throughput.svg, clients.svg and hosts.svg.
 pub fn run(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
     let broker = Broker::start(Some(tls::server(&options.certificates)?))?;
@@ -440,9 +451,12 @@ pub fn run(arguments: &[String]) -> Outcome {
         report::json(&results, &verdicts),
     )?;
     fs::write(options.out.join("bench.md"), report::markdown(&results))?;
+    let hosts = hosts::rows(&results);
+    fs::write(options.out.join("hosts.md"), hosts::markdown(&hosts))?;
     for (name, picture) in [
         ("throughput.svg", plot::throughput(&results)),
         ("clients.svg", plot::clients(&results)),
+        ("hosts.svg", plot::hosts(&hosts)),
     ] {
         if let Some(picture) = picture {
             fs::write(options.out.join(name), picture)?;
