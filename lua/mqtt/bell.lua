@@ -14,7 +14,8 @@ local ngx = host.openresty()
 
 -- The longest time of nginx, in seconds. nginx cannot wait for ever, so waiting begins anew after this time.
 local LONG = 0x7FFFFFFF / 1000
--- How often to look after functions of the program that run or wait, in seconds: `ngx.exit` in one of them tells nobody.
+-- How often to look after functions of the program that run or wait, in seconds: `ngx.exit` in one of them tells
+-- nobody.
 local WATCH_PAUSE = 0.2
 -- How long connecting to the library may take, and how often clients are looked at without a cosocket, in seconds.
 local CONNECT_TIMEOUT, POLL_PAUSE = 10, 0.01
