@@ -418,7 +418,15 @@ describe("mqtt.calls", function()
 				try(publish, value, { topic = "t", payload = "p" })
 				try(publish, value, { topic = "t", payload = "p", qos = 1 })
 			end
-			assert(core.publish_address == nil)
+			local acknowledge, mt = require("mqtt.calls").acknowledge, {}
+			local link, handle = core.link(4)
+			for _, value in ipairs(values()) do
+				try(acknowledge, value, setmetatable({ packet_id = 1, qos = 1 }, mt), mt)
+				try(acknowledge, handle, value, mt)
+				try(acknowledge, handle, setmetatable({ packet_id = value, qos = 1 }, mt), mt)
+				try(acknowledge, handle, setmetatable({ packet_id = 1, qos = value }, mt), mt)
+			end
+			assert(link and core.publish_address == nil and core.acknowledge_address == nil)
 			if has_ffi then
 				-- Loaded again, it publishes another way.
 				package.loaded["mqtt.calls"] = nil

@@ -43,6 +43,8 @@ local Brokers = {
 	_since = 0,
 	-- The last delay, without its random part.
 	_last_delay = 0,
+	-- When an accepted connection was last lost.
+	lost_at = nil,
 	-- Fields of the client, kept here since each field makes the client's own table larger: the time of the last attempt,
 	-- and the object whose finalizer tells of the client's collection.
 	last_attempt = nil,
@@ -202,6 +204,7 @@ end
 -- anew.
 local function lost(self, is_wanted)
 	local current, references = self._current, self._references
+	self.lost_at = not is_wanted and self._now() or nil
 	if is_wanted or self._now() - self._since >= math_max(2 * self._last_delay, HELD) then
 		self._failures = 0
 	else

@@ -1,4 +1,4 @@
---- Calls of the core: the tables as it reads them, and the fastest `publish` for this Lua.
+--- Calls of the core: the tables as it reads them, and the fastest `publish` and `acknowledge` for this Lua.
 -- Internal.
 
 local core = require("mqtt.core")
@@ -50,6 +50,14 @@ function calls.plain(fields)
 	return whole
 end
 
+--- Acknowledges a message of QoS 1 or 2 without properties, on a connection.
+-- @function calls.acknowledge
+-- @param handle the link's handle
+-- @param message what the program gave
+-- @tparam table session_mt the metatable of messages that belong to the present session
+-- @treturn ?number the time as of `os.time`; nil if nothing has been done
+calls.acknowledge = core.acknowledge_message
+
 if core.builds_messages then
 	--- Publishes a message that has no properties, on a connection.
 	-- @function calls.publish
@@ -77,8 +85,10 @@ local address, publish_number = core.publish_address, core.publish_number
 if not address then
 	return calls
 end
--- No other code may have the address. If this file is loaded again, that copy publishes through `core.publish`.
-core.publish_address = nil
+local acknowledge_plain = ffi.cast("double (*)(uint32_t link, uint32_t packet_id, uint32_t qos)",
+	ffi.cast("uintptr_t", core.acknowledge_address))
+-- No other code may have the addresses. If this file is loaded again, that copy calls the functions of the core.
+core.publish_address, core.acknowledge_address = nil, nil
 local publish_plain = ffi.cast(
 	"double (*)(uint32_t link, const char *topic, uint32_t, const char *payload, uint32_t, uint32_t flags)",
 	ffi.cast("uintptr_t", address))
@@ -148,6 +158,19 @@ function calls.publish(handle, opts, ignored)
 	local packet_id = result - time * 131072
 	local full = packet_id >= 65536
 	return full and packet_id - 65536 or packet_id, time, full, nil, callback
+end
+
+function calls.acknowledge(handle, message, session_mt)
+	if type(message) ~= "table" or getmetatable(message) ~= session_mt then
+		return nil
+	end
+	local number, packet_id, qos = numbers[handle], message.packet_id, message.qos
+	if not number or qos ~= 1 and qos ~= 2 or type(packet_id) ~= "number" or packet_id ~= math_floor(packet_id)
+		or packet_id < 1 or packet_id > 65535 then
+		return nil
+	end
+	local time = acknowledge_plain(number, packet_id, qos)
+	return time >= 0 and time or nil
 end
 
 return calls

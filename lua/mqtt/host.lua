@@ -29,6 +29,9 @@ local RETRY_PAUSE = 1
 -- How long the clients of an exiting worker stay for its last requests, and how long at most while requests wait for
 -- answers, in seconds.
 local LINGER, LONGEST_LINGER, LINGER_PAUSE = 0.25, 5, 0.05
+-- How long after the loss of its connection a client of nginx connects again at the earliest, in seconds. A worker that
+-- a reload has started may have taken the client identifier over. The old worker is told to exit 0.1 s later.
+local RELOAD_PAUSE = 0.5
 -- How long a timer of nginx is pending whose only job is to notice that the worker exits, in seconds.
 local WATCH_TIME = 24 * 60 * 60
 
@@ -660,6 +663,17 @@ function host.shut_down_at_exit(client)
 			watch()
 		end
 	end
+end
+
+--- Returns how long after the loss of its connection a client connects again at the earliest: a client of an exiting
+-- worker of nginx does not, since the next worker's client may have the same client identifier.
+-- @treturn number seconds
+function host.reconnect_pause()
+	local ngx = host.openresty()
+	if not ngx then
+		return 0
+	end
+	return ngx.worker.exiting() and LONGEST_LINGER or RELOAD_PAUSE
 end
 
 --- Has a function called when this worker of nginx exits, after the clients have been shut down.

@@ -30,7 +30,7 @@ local default_connector = os.getenv("MQTT_TEST_CONNECTOR") and require(os.getenv
 -- Makes a client that notes its events, and adds it to nginx.
 local function start(name, opts)
 	events[name] = {}
-	opts.id = "openresty-" .. name .. "-" .. ngx.worker.pid()
+	opts.id = opts.id or "openresty-" .. name .. "-" .. ngx.worker.pid()
 	opts.clean = true
 	opts.connector = opts.connector or default_connector
 	local client = mqtt.client(opts)
@@ -102,6 +102,8 @@ function app.start()
 			end
 		end,
 	}
+	-- Its name is the same in each worker.
+	start("fixed", { uri = os.getenv("MQTT_URI"), id = "openresty-fixed", reconnect = 1 })
 end
 
 function actions.publish()
@@ -416,6 +418,22 @@ function actions.late()
 	ngx.sleep(tonumber(args.seconds))
 	local id, err = clients.main:publish { topic = args.topic, payload = args.payload, qos = 1 }
 	return id and "accepted " .. args.payload or "refused " .. tostring(err)
+end
+
+-- Publishes after the worker's clients have been shut down: by a client of its own.
+function actions.outlast()
+	note("main", "outlasts")
+	while clients.main.opts.reconnect do
+		ngx.sleep(0.01)
+	end
+	local message = { topic = ngx.var.arg_topic, payload = "by a client of its own", qos = 1 }
+	local id, err = clients.main:publish(message)
+	assert(not id)
+	local client = mqtt.client { uri = os.getenv("MQTT_URI"), clean = true, connector = default_connector }
+	assert(client:start_connecting())
+	assert(client:publish(message))
+	assert(client:disconnect())
+	return err
 end
 
 function actions.call()

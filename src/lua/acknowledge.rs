@@ -1,12 +1,14 @@
 //! Acknowledgements without properties, once for each message: `core.acknowledge` and `core.acknowledge_message`.
 
+use std::sync::Arc;
+
 use super::environment::unix_time;
-use super::link::{Live, LuaLink};
+use super::link::LuaLink;
 use super::refusal::Refusal;
 use super::results::Results;
 use super::stack::{RawFunction, Stack};
 use crate::codec::{Properties, QoS};
-use crate::driver::Request;
+use crate::driver::{Link, Request};
 
 /// Adds the functions of this file to `mqtt.core`.
 pub(super) fn register(core: &Stack) {
@@ -25,7 +27,7 @@ impl RawFunction for AcknowledgeValues {
         let packet_id = arguments.argument(2).packet_id()?;
         let qos = arguments.argument(3).qos(&".qos")?;
         let reason = arguments.argument(4).integer(0, u8::MAX.into(), &"rc")? as u8;
-        acknowledge(LuaLink::live_of(arguments)?, packet_id, qos, reason)
+        acknowledge(LuaLink::live_of(arguments)?.link, packet_id, qos, reason)
     }
 
     fn push(output: &Self::Output, results: &Stack) {
@@ -50,7 +52,7 @@ impl RawFunction for AcknowledgeMessage {
         arguments.push_fields_of_class(2, 3, 2)?;
         let packet_id = arguments.argument(4).packet_id().ok()?;
         let qos = arguments.argument(5).qos(&".qos").ok()?;
-        acknowledge(live, packet_id, qos, 0).ok()?;
+        acknowledge(live.link, packet_id, qos, 0).ok()?;
         Some(())
     }
 
@@ -61,8 +63,14 @@ impl RawFunction for AcknowledgeMessage {
     }
 }
 
-fn acknowledge(live: Live, packet_id: u16, qos: QoS, reason: u8) -> Result<bool, Refusal> {
-    live.link.ask(Request::Acknowledge {
+/// Acknowledges a message of QoS 1 or 2, without properties.
+pub(super) fn acknowledge(
+    link: &Arc<Link>,
+    packet_id: u16,
+    qos: QoS,
+    reason: u8,
+) -> Result<bool, Refusal> {
+    link.ask(Request::Acknowledge {
         packet_id,
         qos,
         reason,

@@ -1,4 +1,4 @@
-//! How `mqtt.calls` publishes through LuaJIT's FFI: LuaJIT compiles calls through its FFI, but not calls of C functions for
+//! How `mqtt.calls` publishes and acknowledges through LuaJIT's FFI: LuaJIT compiles calls through its FFI, but not calls of C functions for
 //! Lua. The FFI does not check pointers, so a link has a number here.
 
 use std::cell::RefCell;
@@ -9,13 +9,14 @@ use std::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
+use super::acknowledge::acknowledge;
 use super::args::PublishArgs;
 use super::environment::unix_time;
 use super::link::LuaLink;
 use super::publish::{Published, publish};
 use super::results::set;
 use super::stack::Stack;
-use crate::codec::Properties;
+use crate::codec::{Properties, QoS};
 use crate::driver::{Link, Request};
 
 thread_local! {
@@ -26,11 +27,14 @@ thread_local! {
 /// All threads count here: a Lua state, and with it a link, may move to another thread.
 static LAST_NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// Adds two fields to `mqtt.core`: `publish_address`, the address of [`publish_plain`], and `publish_number(handle)`, which
-/// returns the number of a link for `publish_plain`.
+/// Adds three fields to `mqtt.core`: `publish_address` and `acknowledge_address`, the addresses of [`publish_plain`] and
+/// [`acknowledge_plain`], and `publish_number(handle)`, which returns the number of a link for both.
 pub(super) fn register(core: &Stack) {
     set(core, "publish_address", |core| {
         core.push_number(publish_plain as *const () as usize as f64);
+    });
+    set(core, "acknowledge_address", |core| {
+        core.push_number(acknowledge_plain as *const () as usize as f64);
     });
     core.set_function("publish_number", |arguments| {
         Ok(arguments.object(1).map(LuaLink::number))
@@ -95,4 +99,28 @@ fn publish_by_number(number: u32, message: &PublishArgs<'_>) -> Option<Published
     };
     let published = BY_NUMBER.try_with(|links| links.borrow().get(&number).and_then(publish));
     published.ok().flatten()
+}
+
+/// Acknowledges a message of QoS 1 or 2. Returns the time as of `os.time`. If it returns -1, it has done nothing.
+///
+/// The hot copy of `core.acknowledge_message` for LuaJIT, which then compiles the handler that acknowledges.
+extern "C" fn acknowledge_plain(number: u32, packet_id: u32, qos: u32) -> f64 {
+    let acknowledged = catch_unwind(|| {
+        let packet_id = u16::try_from(packet_id).ok().filter(|id| *id > 0)?;
+        let qos = match qos {
+            1 => QoS::AtLeastOnce,
+            2 => QoS::ExactlyOnce,
+            _ => return None,
+        };
+        let acknowledge = |link: &Arc<Link>| match link.is_stale() {
+            true => None,
+            false => acknowledge(link, packet_id, qos, 0).ok(),
+        };
+        let done = BY_NUMBER.try_with(|links| links.borrow().get(&number).and_then(acknowledge));
+        done.ok().flatten()
+    });
+    match acknowledged {
+        Ok(Some(_)) => f64::from(unix_time()),
+        _ => -1.0,
+    }
 }

@@ -1,6 +1,7 @@
-//! Measures MQTT clients: `rig broker`, `rig raw`, `rig rumqttc`, `rig run`. See USAGE.
+//! Measures MQTT clients: `rig broker`, `rig raw`, `rig relayed`, `rig rumqttc`, `rig run`. See USAGE.
 
 mod broker;
+mod hosts;
 mod plot;
 mod program;
 mod raw;
@@ -20,6 +21,7 @@ use program::{Outcome, Task};
 const USAGE: &str = "\
 usage: rig broker [CERTIFICATES]     the fast broker, on free ports that it prints
        rig raw TASK NUMBER...        the tightest loop over a socket
+       rig relayed TASK NUMBER...    the same, where another thread owns the socket
        rig rumqttc TASK NUMBER...    the same task by rumqttc
        rig run OPTION VALUE...       everything, in turns, from the project's directory:
          --lua VERSION        a Lua to measure the library on
@@ -36,7 +38,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.split_first() {
         Some((command, rest)) => match &**command {
             "broker" => serve(rest),
-            "raw" => Task::new(rest).and_then(|task| raw::run(&task)),
+            "raw" => Task::new(rest).and_then(|task| raw::run(&task, false)),
+            "relayed" => Task::new(rest).and_then(|task| raw::run(&task, true)),
             "rumqttc" => Task::new(rest).and_then(|task| reference::run(&task)),
             "run" => run::run(rest),
             _ => Err(format!("unknown command '{command}'\n{USAGE}").into()),

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write};
 
+use crate::hosts::{COLUMNS, Row};
 use crate::report::readable;
 use crate::run::{Results, median};
 
@@ -22,6 +23,9 @@ const BOTTOM: f64 = HEIGHT - 40.0;
 /// The programs that are left out: one that is no client, and one that would show the same twice.
 const LEFT_OUT: [&str; 2] = ["raw socket", "Copas"];
 
+/// The colours of the columns of [`hosts`].
+const DIRECTIONS: [&str; 4] = ["#0b5394", "#6fa8dc", "#b45f06", "#f6b26b"];
+
 struct Svg {
     text: String,
     /// The colours of the programs.
@@ -30,12 +34,17 @@ struct Svg {
 
 impl Svg {
     fn new(programs: &[&str]) -> Self {
+        Self::with_legend(programs, colours(programs), HEIGHT)
+    }
+
+    /// A picture with a legend below `height`.
+    fn with_legend(programs: &[&str], colours: Vec<&'static str>, height: f64) -> Self {
         let mut svg = Self {
             text: String::new(),
-            colours: colours(programs),
+            colours,
         };
-        let rows = programs.len().div_ceil(4);
-        let height = HEIGHT + 20.0 * rows as f64;
+        let (legend, rows) = (height, programs.len().div_ceil(4));
+        let height = height + 20.0 * rows as f64;
         svg.add(format_args!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">"##
         ));
@@ -45,7 +54,7 @@ impl Svg {
         for (i, program) in programs.iter().enumerate() {
             let (x, y) = (
                 LEFT + 215.0 * (i % 4) as f64,
-                HEIGHT + 20.0 * (i / 4) as f64,
+                legend + 20.0 * (i / 4) as f64,
             );
             svg.bar(x, y, 12.0, 12.0, i, program);
             svg.text(x + 18.0, y + 10.0, "start", program);
@@ -269,5 +278,53 @@ pub fn clients(results: &[Results]) -> Option<String> {
         "middle",
         "clients in one process",
     );
+    Some(svg.finish())
+}
+
+/// How many times the original's messages a second each host takes, as bars on a logarithmic scale. `None` if that was
+/// not measured.
+pub fn hosts(rows: &[Row]) -> Option<String> {
+    const LABELS: f64 = 180.0;
+    const BAR: f64 = 7.0;
+    const GROUP: f64 = BAR * COLUMNS.len() as f64 + 8.0;
+    let rates = rows.iter().flat_map(|row| row.ratios.into_iter().flatten());
+    let (low, high) = rates
+        .map(|[rate, _]| (rate, rate))
+        .reduce(|(low, high), (rate, _)| (low.min(rate), high.max(rate)))?;
+    // From a power of ten to a power of ten.
+    let low = low.log10().floor().min(0.0);
+    let high = high.log10().ceil().max(low + 1.0);
+    let x = |ratio: f64| LABELS + (WIDTH - LABELS - 40.0) * (ratio.log10() - low) / (high - low);
+    let bottom = TOP + GROUP * rows.len() as f64;
+    let mut svg = Svg::with_legend(
+        &COLUMNS.map(|(_, title)| title),
+        DIRECTIONS.to_vec(),
+        bottom + 40.0,
+    );
+    let title =
+        "Messages a second: how many times the original's on the same Lua and in the same host";
+    svg.text(LABELS, 20.0, "start", title);
+    for exponent in low as i32..=high as i32 {
+        let ratios = [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(exponent));
+        for ratio in ratios.into_iter().filter(|ratio| ratio.log10() <= high) {
+            let colour = if ratio == 1.0 { "#444" } else { "#ddd" };
+            svg.add(format_args!(
+                r##"<path d="M{:.1} {TOP}V{bottom:.1}" stroke="{colour}"/>"##,
+                x(ratio)
+            ));
+            svg.text(x(ratio), bottom + 16.0, "middle", &ratio.to_string());
+        }
+    }
+    for (r, row) in rows.iter().enumerate() {
+        let top = TOP + GROUP * r as f64 + 4.0;
+        svg.text(LABELS - 8.0, top + GROUP / 2.0, "end", &row.host);
+        for (i, ratios) in row.ratios.into_iter().enumerate() {
+            if let Some([rate, _]) = ratios {
+                let (from, to) = (x(1.0).min(x(rate)), x(1.0).max(x(rate)));
+                let title = format!("{}: {}", COLUMNS[i].1, readable(rate));
+                svg.bar(from, top + BAR * i as f64, to - from, BAR - 1.0, i, &title);
+            }
+        }
+    }
     Some(svg.finish())
 }

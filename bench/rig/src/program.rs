@@ -2,8 +2,8 @@
 //!
 //! A program is called as `PROGRAM receive QOS SIZE`, `PROGRAM publish QOS SIZE`, `PROGRAM roundtrip QOS`,
 //! `PROGRAM clients COUNT` or, if it is in Lua, `PROGRAM step PAUSE [idle]`. Its environment has `RIG_HOST` and
-//! `RIG_PORT`, `RIG_CA` if it is to use TLS, and `RIG_MS`, the time to measure in milliseconds. It prints a line of
-//! `name=number` pairs:
+//! `RIG_PORT`, `RIG_URI` for WebSocket and Unix sockets, `RIG_CA` if it is to use TLS, and `RIG_MS`, the time to measure
+//! in milliseconds. It prints a line of `name=number` pairs:
 //!
 //! - `rate` messages a second, `cpu` microseconds of CPU time a message, of all its threads;
 //! - `p50`, `p99` of round trips in microseconds, from a publish until the message and its acknowledgement are there;
@@ -34,6 +34,8 @@ pub struct Task {
     pub host: String,
     /// The broker's port.
     pub port: u16,
+    /// The path of the broker's Unix socket, to be used instead.
+    pub unix: Option<String>,
     /// The file of the CA for TLS.
     pub ca: Option<String>,
     /// How long to measure.
@@ -55,6 +57,9 @@ impl Task {
                 .collect::<Result<_, _>>()?,
             host: variable("RIG_HOST")?,
             port: variable("RIG_PORT")?.parse()?,
+            unix: env::var("RIG_URI")
+                .ok()
+                .and_then(|uri| uri.strip_prefix("unix://").map(str::to_owned)),
             ca: env::var("RIG_CA").ok(),
             duration: Duration::from_millis(variable("RIG_MS")?.parse()?),
         })

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::broker::Broker;
 use crate::program::Outcome;
 use crate::scenario::{Rival, SCENARIOS, Scenario, Server};
-use crate::{plot, report, tls};
+use crate::{hosts, plot, report, tls};
 
 /// How long any program may take besides the measured time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -56,6 +56,7 @@ enum Kind {
         is_first: bool,
     },
     Raw,
+    Relayed,
     Rumqttc,
     Mosquitto {
         path: PathBuf,
@@ -75,6 +76,17 @@ impl Program {
                 folder: None,
                 connector: None,
             }
+    }
+
+    /// Whether the program is our library inside nginx, on nginx's sockets.
+    pub fn is_on_cosockets(&self) -> bool {
+        matches!(
+            &self.kind,
+            Kind::Nginx {
+                folder: None,
+                connector: Some(_),
+            }
+        )
     }
 
     /// Whether the program is an original inside nginx.
@@ -139,6 +151,7 @@ impl Program {
             Kind::Ours { copas: true } => Rival::Copas,
             Kind::Peer { .. } => Rival::Peers,
             Kind::Raw => Rival::Raw,
+            Kind::Relayed => Rival::Relayed,
             Kind::Rumqttc => Rival::Rumqttc,
             Kind::Mosquitto { .. } => Rival::Mosquitto,
         };
@@ -202,16 +215,14 @@ impl Program {
                 }
                 command
             }
-            Kind::Raw | Kind::Rumqttc => {
+            Kind::Raw | Kind::Relayed | Kind::Rumqttc => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.args([
-                    if self.kind == Kind::Raw {
-                        "raw"
-                    } else {
-                        "rumqttc"
-                    },
-                    script,
-                ]);
+                let name = match self.kind {
+                    Kind::Raw => "raw",
+                    Kind::Relayed => "relayed",
+                    _ => "rumqttc",
+                };
+                command.args([name, script]);
                 command
             }
             Kind::Mosquitto { path } => {
@@ -345,6 +356,7 @@ impl Options {
             add("libmosquitto", None, Kind::Mosquitto { path: path.clone() });
         }
         add("raw socket", None, Kind::Raw);
+        add("raw socket of a thread", None, Kind::Relayed);
         programs
     }
 }
@@ -371,7 +383,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// `rig run`: measures, and writes bench.json, bench.md, throughput.svg and clients.svg.
+/// `rig run`: measures, and writes bench.json, bench.md, hosts.md, throughput.svg, clients.svg and hosts.svg.
 pub fn run(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
     let broker = Broker::start(Some(tls::server(&options.certificates)?))?;
@@ -439,9 +451,12 @@ pub fn run(arguments: &[String]) -> Outcome {
         report::json(&results, &verdicts),
     )?;
     fs::write(options.out.join("bench.md"), report::markdown(&results))?;
+    let hosts = hosts::rows(&results);
+    fs::write(options.out.join("hosts.md"), hosts::markdown(&hosts))?;
     for (name, picture) in [
         ("throughput.svg", plot::throughput(&results)),
         ("clients.svg", plot::clients(&results)),
+        ("hosts.svg", plot::hosts(&hosts)),
     ] {
         if let Some(picture) = picture {
             fs::write(options.out.join(name), picture)?;

@@ -26,6 +26,8 @@ pub enum Rival {
     Copas,
     /// `rig raw`.
     Raw,
+    /// `rig relayed`.
+    Relayed,
     /// `rig rumqttc`.
     Rumqttc,
     /// libmosquitto from C.
@@ -84,7 +86,7 @@ pub struct Target {
     pub at_least: bool,
 }
 
-use Rival::{Connectors, Copas, Mosquitto, Nginx, Peers, Raw, Rumqttc};
+use Rival::{Connectors, Copas, Mosquitto, Nginx, Peers, Raw, Relayed, Rumqttc};
 
 const ALL: &[Rival] = &[Copas, Peers, Raw, Rumqttc, Mosquitto];
 const NO_COPAS: &[Rival] = &[Peers, Raw, Rumqttc, Mosquitto];
@@ -130,14 +132,22 @@ macro_rules! scenarios {
 
 scenarios! {
     "receive-0" "receive QoS 0 into a handler" ["receive", "0", "64"] Plain ALL, RATE;
+    "ws-receive-0" "receive QoS 0 over WebSocket" ["receive", "0", "64"] Ws &[], RATE;
+    "unix-receive-0" "receive QoS 0 over a Unix socket" ["receive", "0", "64"] Unix &[Raw], RATE;
     "receive-1" "receive QoS 1 and acknowledge" ["receive", "1", "64"] Plain ALL, RATE;
     "publish-0" "publish QoS 0" ["publish", "0", "64"] Plain NO_COPAS, RATE;
+    "ws-publish-0" "publish QoS 0 over WebSocket" ["publish", "0", "64"] Ws &[], RATE;
+    "unix-publish-0" "publish QoS 0 over a Unix socket" ["publish", "0", "64"] Unix &[Raw], RATE;
     "publish-1" "publish QoS 1, 100 outstanding" ["publish", "1", "64"] Plain NO_COPAS, RATE;
     "publish-2" "publish QoS 2, 100 outstanding" ["publish", "2", "64"] Plain NO_COPAS, RATE;
     "receive-1M" "receive 1 MiB messages" ["receive", "0", "1048576"] Plain NO_COPAS, LARGE;
+    "ws-receive-1M" "receive 1 MiB messages over WebSocket" ["receive", "0", "1048576"] Ws &[], LARGE;
     "publish-1M" "publish 1 MiB messages" ["publish", "0", "1048576"] Plain NO_COPAS, LARGE;
+    "ws-publish-1M" "publish 1 MiB messages over WebSocket" ["publish", "0", "1048576"] Ws &[], LARGE;
     "tls-receive-0" "receive QoS 0 over TLS" ["receive", "0", "64"] Tls &[Peers, Raw, Rumqttc], RATE;
+    "wss-receive-0" "receive QoS 0 over WebSocket and TLS" ["receive", "0", "64"] Wss &[], RATE;
     "tls-publish-0" "publish QoS 0 over TLS" ["publish", "0", "64"] Tls &[Peers, Raw, Rumqttc], RATE;
+    "wss-publish-0" "publish QoS 0 over WebSocket and TLS" ["publish", "0", "64"] Wss &[], RATE;
     "roundtrip-0" "round trip QoS 0 through mosquitto" ["roundtrip", "0"] Mosquitto ALL, TIMES;
     "roundtrip-1" "round trip QoS 1 through mosquitto" ["roundtrip", "1"] Mosquitto ALL, TIMES;
     "step-0" "round trip QoS 0, a program that steps without a pause" ["step", "0"] Mosquitto &[Peers], TIMES;
@@ -147,21 +157,13 @@ scenarios! {
     "nginx-receive-1" "receive QoS 1 and acknowledge in nginx" ["receive", "1", "64"] Plain &[Nginx], RATE;
     "nginx-publish-0" "publish QoS 0 in nginx" ["publish", "0", "64"] Plain &[Nginx], RATE;
     "nginx-publish-1" "publish QoS 1, 100 outstanding, in nginx" ["publish", "1", "64"] Plain &[Nginx], RATE;
-    "nginx-roundtrip-0" "round trip QoS 0 in nginx" ["roundtrip", "0"] Mosquitto &[Nginx], TIMES;
+    "nginx-roundtrip-0" "round trip QoS 0 in nginx" ["roundtrip", "0"] Mosquitto &[Nginx, Raw, Relayed], TIMES;
     "connector-receive-0" "receive QoS 0 by a connector" ["receive", "0", "64"] Plain &[Connectors, Peers], RATE;
     "connector-receive-1" "receive QoS 1 and acknowledge by a connector" ["receive", "1", "64"] Plain &[Connectors, Peers], RATE;
     "connector-publish-0" "publish QoS 0 by a connector" ["publish", "0", "64"] Plain &[Connectors, Peers], RATE;
     "connector-burst-0" "publish QoS 0 by a connector, outside of the loop" ["publish", "0", "64", "outside"] Plain &[Connectors, Peers], RATE;
     "connector-publish-1" "publish QoS 1, 100 outstanding, by a connector" ["publish", "1", "64"] Plain &[Connectors, Peers], RATE;
     "connector-roundtrip-0" "round trip QoS 0 by a connector" ["roundtrip", "0"] Mosquitto &[Connectors, Peers], TIMES;
-    "ws-receive-0" "receive QoS 0 over WebSocket" ["receive", "0", "64"] Ws &[], RATE;
-    "ws-publish-0" "publish QoS 0 over WebSocket" ["publish", "0", "64"] Ws &[], RATE;
-    "ws-receive-1M" "receive 1 MiB messages over WebSocket" ["receive", "0", "1048576"] Ws &[], LARGE;
-    "ws-publish-1M" "publish 1 MiB messages over WebSocket" ["publish", "0", "1048576"] Ws &[], LARGE;
-    "wss-receive-0" "receive QoS 0 over WebSocket and TLS" ["receive", "0", "64"] Wss &[], RATE;
-    "wss-publish-0" "publish QoS 0 over WebSocket and TLS" ["publish", "0", "64"] Wss &[], RATE;
-    "unix-receive-0" "receive QoS 0 over a Unix socket" ["receive", "0", "64"] Unix &[], RATE;
-    "unix-publish-0" "publish QoS 0 over a Unix socket" ["publish", "0", "64"] Unix &[], RATE;
     "clients-1" "a client" ["clients", "1"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-10" "10 clients" ["clients", "10"] Plain &[Peers, Raw, Rumqttc], CLIENTS;
     "clients-100" "100 clients" ["clients", "100"] Plain &[Peers, Raw, Rumqttc], CLIENTS;

@@ -6,6 +6,7 @@ local arguments = require("mqtt.client.arguments")
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 local ending = require("mqtt.client.ending")
+local host = require("mqtt.host")
 local log = require("mqtt.log")
 local options = require("mqtt.client.options")
 local pop = require("mqtt.transport.events").pop
@@ -247,6 +248,9 @@ function lifecycle.connect_in_time(client)
 	end
 	local now, last = core.now(), brokers.last_attempt
 	local due = last and reconnect and last + brokers:delay(reconnect) or now
+	if brokers.lost_at then
+		due = math_max(due, brokers.lost_at + host.reconnect_pause())
+	end
 	if due > now then
 		local waits = client._waits
 		local at = math_min(due, waits and waits.next_timeout or due)

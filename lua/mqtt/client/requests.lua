@@ -16,7 +16,7 @@ local protect = require("mqtt.protect")
 local error, getmetatable, ipairs, pairs, type = error, getmetatable, ipairs, pairs, type
 local os_time = os.time
 local tostring = tostring
-local core_acknowledge, core_acknowledge_message = core.acknowledge, core.acknowledge_message
+local core_acknowledge, acknowledge_plain = core.acknowledge, calls.acknowledge
 local core_publish, publish_plain, LARGE_PAYLOAD = core.publish, calls.publish, core.large_payload
 local keeps_exchanges, raise, try = options.keeps_exchanges, protect.raise, protect.try
 local unacknowledged = require("mqtt.client.incoming").unacknowledged
@@ -372,7 +372,7 @@ end
 function requests.acknowledge(client, msg, rc, properties, user_properties)
 	local direct = client._direct
 	if direct and rc == nil and properties == nil and user_properties == nil then
-		local time = core_acknowledge_message(direct, msg, client._session_mt)
+		local time = acknowledge_plain(direct, msg, client._session_mt)
 		if time then
 			client.send_time = time
 			unacknowledged[msg] = nil
