@@ -85,7 +85,7 @@ local address, publish_number = core.publish_address, core.publish_number
 if not address then
 	return calls
 end
-local acknowledge_plain = ffi.cast("double (*)(uint32_t link, uint32_t packet_id, uint32_t qos)",
+local acknowledge_plain = ffi.cast([[double (*)(uint32_t link, uint32_t packet_id, uint32_t qos)]],
 	ffi.cast("uintptr_t", core.acknowledge_address))
 -- No other code may have the addresses. If this file is loaded again, that copy calls the functions of the core.
 core.publish_address, core.acknowledge_address = nil, nil
