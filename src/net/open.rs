@@ -29,10 +29,11 @@ use super::{Proxy, ProxyFailure, Socket, Stream, TlsConfig, WebSocketConfig};
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The send buffer of a Unix socket. Linux gives 208 KiB, and wakes the sender only when three quarters of that have been
-/// read. TCP's buffer grows to some MiB. The kernel may allow less than this, and uses no memory that is not filled.
+/// The send buffer of a Unix socket; Linux doubles the number. By default it is 208 KiB, and Linux wakes the sender only
+/// when three quarters of that have been read. A much larger one would hold a PINGREQ behind much that a slow server has
+/// yet to read, though it counts as sent. The kernel may allow less than this, and uses no memory that is not filled.
 #[cfg(unix)]
-const UNIX_BUFFER: usize = 1 << 20;
+const UNIX_BUFFER: usize = 256 << 10;
 
 /// The place where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
