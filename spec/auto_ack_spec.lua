@@ -2,6 +2,7 @@
 
 local copas_support = require("spec.support.copas")
 local harness = require("spec.support.harness")
+local listen = require("spec.support.listen")
 local mqtt = require("mqtt")
 local packet_type = require("mqtt.protocol").packet_type
 local servers = require("spec.support.server")
@@ -303,7 +304,7 @@ for _, copas_version in ipairs({ 1, 4 }) do
 					auto_ack = true,
 					connector = require("mqtt.connector." .. connector),
 				})
-				local listener = assert(socket.bind("127.0.0.1", 0))
+				local listener = listen()
 				local _, port = listener:getsockname()
 				local ear = assert(socket.connect("127.0.0.1", port))
 				local bell = assert(listener:accept())

@@ -4,6 +4,7 @@ local broker = require("spec.support.broker")
 local child = require("spec.support.child")
 local copas_loader = require("spec.support.copas")
 local harness = require("spec.support.harness")
+local listen = require("spec.support.listen")
 local luasocket = require("mqtt.connector.luasocket")
 local mqtt = require("mqtt")
 
@@ -166,7 +167,7 @@ describe("a connector class that goes through an HTTP proxy", function()
 
 	it("tells what the proxy answered", function()
 		local port, stop = start_proxy()
-		local server = assert(require("socket").bind("127.0.0.1", 0))
+		local server = listen()
 		local _, closed_port = server:getsockname()
 		server:close()
 		local ok, err = harness.client({

@@ -2,6 +2,7 @@
 
 local broker = require("spec.support.broker")
 local copas_loader = require("spec.support.copas")
+local listen = require("spec.support.listen")
 
 local core = require("mqtt.core")
 local mqtt = require("mqtt")
@@ -270,7 +271,7 @@ for _, loop in ipairs(loops) do
 		end)
 
 		it("says why there is no connection", function()
-			local server = assert(require("socket").bind("127.0.0.1", 0))
+			local server = listen()
 			local _, port = server:getsockname()
 			server:close()
 			local log = run(new_client { uri = "127.0.0.1:" .. port })
@@ -484,7 +485,7 @@ describe("Copas threads with the connector", function()
 
 	it("may give up an attempt to connect", function()
 		-- Takes connections, but never answers the handshake.
-		local server = assert(require("socket").bind("127.0.0.1", 0))
+		local server = listen()
 		local _, port = server:getsockname()
 		local client = mqtt.client { uri = "mqtts://127.0.0.1:" .. port, clean = true, connector = connector,
 			secure = { cafile = broker.cafile } }

@@ -5,6 +5,7 @@ local copas_support = require("spec.support.copas")
 local harness = require("spec.support.harness")
 local host = require("mqtt.host")
 local ioloop = require("mqtt.ioloop")
+local listen = require("spec.support.listen")
 
 -- Lua 5.1 and LuaJIT without its 5.2 mode: what coroutine.wrap runs does not show there.
 local has_wraps = _VERSION ~= "Lua 5.1" or rawget(_G, "jit") ~= nil
@@ -177,7 +178,7 @@ for _, version in ipairs({ 1, 4 }) do
 
 		with_copas("the handlers of its servers are", function()
 			local socket = require("socket")
-			local server = assert(socket.bind("127.0.0.1", 0))
+			local server = listen()
 			local _, port = server:getsockname()
 			local inside, done = nil, false
 			copas.addserver(server, function()

@@ -2,9 +2,9 @@
 
 local broker = require("spec.support.broker")
 local child = require("spec.support.child")
+local listen = require("spec.support.listen")
 local mime = require("mime")
 local protocol = require("mqtt.protocol4")
-local socket = require("socket")
 local ssl = require("ssl")
 local unix = require("socket.unix")
 
@@ -77,7 +77,7 @@ local function frame(bytes)
 end
 
 local function listen_tcp()
-	local listener = assert(socket.bind("127.0.0.1", 0))
+	local listener = listen()
 	local _, port = listener:getsockname()
 	return listener, port
 end

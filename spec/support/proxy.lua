@@ -1,4 +1,5 @@
 --- An HTTP proxy that knows CONNECT and asks for credentials. It is served by the loop of the test.
+local listen = require("spec.support.listen")
 local mime = require("mime")
 local socket = require("socket")
 
@@ -48,7 +49,7 @@ local M = {}
 -- @treturn table the proxy: `port`; `targets`, the list of what it was asked to connect to; `serve`, its function for
 -- an ioloop; `stop`, a function
 function M.start(username, password)
-	local listener = assert(socket.bind("127.0.0.1", 0))
+	local listener = listen()
 	listener:settimeout(0)
 	local _, port = listener:getsockname()
 	local self = {

@@ -1,4 +1,5 @@
 --- A server that does what the test says, for what no real broker does. It is served by the loop of the test.
+local listen = require("spec.support.listen")
 local socket = require("socket")
 
 local now = require("mqtt.core").now
@@ -189,7 +190,7 @@ local M = {}
 -- default
 -- @return the server; `server.serve` is its function for an ioloop
 function M.start(version, on_packet)
-	local listener = assert(socket.bind("127.0.0.1", 0))
+	local listener = listen()
 	listener:settimeout(0)
 	local _, port = listener:getsockname()
 	local self = setmetatable({
