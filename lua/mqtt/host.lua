@@ -378,7 +378,7 @@ local function lets_yield(thread, level)
 	return true
 end
 
--- Whether the caller can yield.
+-- Whether the caller can yield, outside of nginx: there `isyieldable` is false also in threads that can.
 local function can_yield()
 	if isyieldable then
 		return isyieldable()
@@ -511,16 +511,13 @@ end
 -- @tparam number seconds how long
 -- @treturn boolean whether it has waited
 function host.pause(seconds)
-	if not can_yield() then
-		return false
-	end
 	local ngx = nginx_around()
 	if ngx then
 		ngx.sleep(seconds)
 		return true
 	end
 	local copas = copas_around()
-	if not copas then
+	if not (copas and can_yield()) then
 		return false
 	elseif copas.pause then
 		pause(copas, seconds)
@@ -541,7 +538,7 @@ end
 -- @treturn[3] string an error message: nginx or Copas does not let the caller yield now
 function host.sleeper()
 	if host.openresty() then
-		if not (nginx_around() and can_yield()) then
+		if not nginx_around() then
 			return false, "nginx lets nobody wait in this phase"
 		end
 		local news = require("ngx.semaphore").new()
