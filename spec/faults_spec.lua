@@ -379,7 +379,11 @@ for _, way in ipairs(WAYS) do
 		-- Has a client suffer a fault. Returns a function that says whether all has come of it that must, having checked
 		-- that nothing else has.
 		local function suffer(fault, version, reconnect)
+			local since, took, began, lasted
+			local struck = not fault.strike
 			local server = start(version, function(self, packet)
+				-- Keep alive counts from here, though the fault may strike later on a busy machine.
+				began = began or now()
 				if packet.type == packet_type.CONNECT and self.accepted == 1 and fault.answer then
 					fault.answer(self)
 				else
@@ -398,10 +402,11 @@ for _, way in ipairs(WAYS) do
 				ping_timeout = TIMEOUT,
 			}, fault.opts)
 			local events = harness.record(client, { "connect", "error", "close" })
-			local since, struck, took = now(), not fault.strike, nil
+			since = now()
 			local function note()
 				if not took then
 					took = now() - since
+					lasted = fault.strike and now() - began or took
 					client.opts.connect_timeout, client.opts.ping_timeout = GENEROUS, GENEROUS
 					if fault.heal then
 						fault.heal(server, client)
@@ -432,7 +437,7 @@ for _, way in ipairs(WAYS) do
 				if type(least) == "table" then
 					least, most = least[1], most[2]
 				end
-				assert.is_true(took >= least * 0.9 and took <= most + SLACK, ("it took %.3f s"):format(took))
+				assert.is_true(lasted >= least * 0.9 and took <= most + SLACK, ("it took %.3f s"):format(took))
 				return true
 			end
 
