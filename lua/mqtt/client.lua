@@ -33,24 +33,28 @@ end
 -- An empty table, in place of a missing argument.
 local NOTHING = {}
 
--- A list of handlers that the program has taken away is empty when it is needed again.
+-- The events that have handlers.
 local EVENTS = {
 	connect = true, subscribe = true, unsubscribe = true, message = true, acknowledge = true, error = true, close = true,
 	auth = true, shutdown = true,
 }
+
+-- A list of handlers that the program has taken away is empty when it is needed again.
 local handlers_mt = {}
 function handlers_mt:__index(event)
-	local list = EVENTS[event] and {} or nil
-	self[event] = list
-	return list
+	if EVENTS[event] then
+		self[event] = {}
+		return self[event]
+	end
 end
 
 -- An empty list of handlers for each event.
 local function new_handlers()
-	return setmetatable({
-		connect = {}, subscribe = {}, unsubscribe = {}, message = {}, acknowledge = {}, error = {}, close = {}, auth = {},
-		shutdown = {},
-	}, handlers_mt)
+	local handlers = setmetatable({}, handlers_mt)
+	for event in pairs(EVENTS) do
+		handlers[event] = {}
+	end
+	return handlers
 end
 
 -- The fields of a client that no program touches; `Client:__init` documents the others. A file that needs a further

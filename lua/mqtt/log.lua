@@ -14,7 +14,7 @@
 -- mqtt.log.set(false) -- silence
 
 local host = require("mqtt.host")
-local protected = require("mqtt.protect").call
+local protect = require("mqtt.protect")
 
 local error, ipairs, pcall, select, setmetatable = error, ipairs, pcall, select, setmetatable
 local tostring, type = tostring, type
@@ -58,6 +58,12 @@ local function default()
 		and tostring(logging._VERSION):find("LuaLogging", 1, true) then
 		return logging.defaultLogger()
 	end
+end
+
+-- Calls a function of the logger as `pcall` does, in all coroutines. In Lua 5.1 it may only yield with coxpcall, which
+-- Copas loads.
+local function protected(...)
+	return (loaded.coxpcall and protect.call or pcall)(...)
 end
 
 -- Whether the error of a logger has been told.
