@@ -254,12 +254,13 @@ impl Session {
     }
 
     /// Drops the queued events of a connection that the user has given up, as if they had never been received. Answers
-    /// to requests stay, because their exchanges are over. So does the news of a subscription that has ended.
+    /// to requests stay, because their exchanges are over. So does the news of a subscription that has ended, and of the
+    /// packet identifier of a kept message.
     pub fn discard_events(&mut self) {
         for event in self.inbox.take_all() {
             match event {
                 answer if answer.answers().is_some() => self.inbox.push(answer),
-                ended @ Event::Unrenewed(_) => self.inbox.push(ended),
+                news @ (Event::Identified { .. } | Event::Unrenewed(_)) => self.inbox.push(news),
                 Event::Packet(Packet::Publish(publish)) => {
                     // The message comes again, unless the user already has it from an earlier connection and
                     // acknowledges it first.

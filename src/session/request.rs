@@ -239,14 +239,7 @@ impl Session {
         };
         let has_alias = resolved.is_some();
         // The stored packet must be good for any connection.
-        let kept = match &resolved {
-            None => *message,
-            Some((topic, properties)) => PublishRef {
-                topic,
-                properties,
-                ..*message
-            },
-        };
+        let kept = stored_form(message, &resolved);
         let phase = match message.qos {
             QoS::AtMostOnce => {
                 let packet_id = 0;
@@ -347,17 +340,12 @@ impl Session {
             true => self.outgoing.next_id().map(NonZeroU16::get),
             false => None,
         };
-        let stored = match &resolved {
-            None => *message,
-            Some((topic, properties)) => PublishRef {
-                topic,
-                properties,
-                ..*message
-            },
-        };
         let stored = PublishRef {
-            packet_id: sent_as.unwrap_or(1),
-            ..stored
+            packet_id: match phase {
+                Some(_) => sent_as.unwrap_or(1),
+                None => 0,
+            },
+            ..stored_form(message, &resolved)
         };
         let packet = self.encode_stored(|version, out| encode_publish(&stored, version, out))?;
         let Some(store) = self.store() else {
@@ -812,5 +800,20 @@ impl Session {
             PacketType::Puback => Packet::Puback(ack),
             _ => Packet::Pubrec(ack),
         })
+    }
+}
+
+/// A message as it is stored, with the topic and properties from [`Session::without_alias`].
+fn stored_form<'a>(
+    message: &PublishRef<'a>,
+    resolved: &'a Option<(Str, Properties)>,
+) -> PublishRef<'a> {
+    match resolved {
+        None => *message,
+        Some((topic, properties)) => PublishRef {
+            topic,
+            properties,
+            ..*message
+        },
     }
 }

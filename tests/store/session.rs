@@ -373,6 +373,46 @@ fn open(disk: &Simulated, version: Version, sync: Sync) -> Session {
     session
 }
 
+/// A waiting message of QoS 0 is kept too. What identifies a message outlives the connection, as its answer does.
+#[test]
+fn what_waits_is_named_when_it_is_sent() {
+    let mut world = World::new(1, Version::V311, Sync::Process);
+    let message = |qos| PublishRef {
+        dup: false,
+        qos,
+        retain: false,
+        topic: "t",
+        packet_id: 0,
+        payload: b"1",
+        properties: &NONE,
+    };
+    let label = Label {
+        tag: b"tag",
+        ..Label::default()
+    };
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        let kept = world.session.publish_kept(&message(qos), &label);
+        assert_eq!(kept.unwrap().0, 0);
+    }
+    assert_eq!(world.session.stats().queued, 2);
+    world.connect();
+    encode(&world.server.connect()[0], Version::V311, &mut world.input).unwrap();
+    world.session.take();
+    world.session.receive(&mut world.input, world.now);
+    assert!(!world.session.take().is_empty());
+    world.session.close();
+    world.session.discard_events();
+    let ids: Vec<u16> = std::iter::from_fn(|| world.session.poll_event())
+        .map(|event| match event {
+            Event::Identified { packet_id, tag, .. } if tag == "tag" => packet_id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(ids, [0, 1]);
+}
+
+static NONE: Properties = Properties::new();
+
 #[test]
 fn what_was_accepted_arrives_whatever_dies() {
     let (mut deaths, mut accepted) = (0, 0);
