@@ -647,7 +647,7 @@ for way, load in pairs(ways) do
 				return not subject.connection
 			end)
 			connected(subject)
-			assert.is_true(harness.now() - before < 2)
+			assert.is_true(harness.now() - before < 10)
 		end)
 
 		it("waits shorter by chance", function()
@@ -823,7 +823,7 @@ for way, load in pairs(ways) do
 			connected(subject)
 			local took = harness.now() - before
 			assert.same({ "error", "connect" }, harness.names(events))
-			assert.is_true(took > 0.25 and took < 2, took)
+			assert.is_true(took > 0.25 and took < 5, took)
 		end)
 
 		it("gives up on a broker that opens and does not answer CONNECT, in time", function()
@@ -835,7 +835,7 @@ for way, load in pairs(ways) do
 			local took = harness.now() - before
 			assert.same({ "error", "close", "connect" }, harness.names(events))
 			assert.matches("^failed to receive CONNACK within 0%.%d+ seconds: timeout$", events[1][2])
-			assert.is_true(took > 0.25 and took < 2, took)
+			assert.is_true(took > 0.25 and took < 5, took)
 		end)
 
 		it("gives the CONNACK the time that opening has left, and a little in any case", function()

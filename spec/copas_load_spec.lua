@@ -6,16 +6,16 @@ local harness = require("spec.support.harness")
 local now, own_time = harness.now, harness.own_time
 
 local CLIENTS = 20
-local MESSAGES = 200
--- How long the handlers of few messages take for one, in seconds, and how many that are: much longer than `LIMIT`, if
--- they were all handled in a row.
-local SLOWNESS = 0.002
-local SLOW_MESSAGES = 3
--- How many such handlers in a row are few.
-local FEW = 10
+local MESSAGES = 1000
+-- How long the handlers of few messages take for one, in seconds, and how many that are for each client: much longer
+-- than `LIMIT`, if they were all handled in a row.
+local SLOWNESS = 0.004
+local SLOW_MESSAGES = 10
+-- How many such handlers in a row are few: each client may have a turn, and another before the thread that is watched.
+local FEW = 2 * CLIENTS
 
 -- How much longer than while idle a thread may be held up, in seconds.
-local LIMIT = 0.020
+local LIMIT = 0.25
 -- How long the thread that is watched waits each time, and how long it is watched while nothing else runs, in seconds.
 local TICK = 0.001
 local IDLE_TIME = 0.2
@@ -168,7 +168,7 @@ for _, version in ipairs({ 1, 4 }) do
 						repeat until now() > over
 						received[#received + 1] = message.payload
 						if #received == SLOW_MESSAGES then
-							assert.equal("123", table.concat(received))
+							assert.equal("1 2 3 4 5 6 7 8 9 10", table.concat(received, " "))
 							client:disconnect()
 							ended()
 						end

@@ -21,8 +21,9 @@ local PING_TIMEOUT = 1
 -- The shortest keep alive that MQTT knows, and the time that looking up a name may take, in seconds.
 local KEEP_ALIVE = 1
 local LOOKUP_TIMEOUT = 5
--- How long others may be held up, in seconds. The machine may slow down anything: one of so many rounds has to do.
-local LIMIT = 0.020
+-- How long others may be held up, in seconds: whatever waits for a peer does so for much longer. The machine may slow
+-- down anything: one of so many rounds has to do.
+local LIMIT = 0.1
 local ROUNDS = 10
 -- How soon others want to have their next turn, in seconds.
 local TICK = 0.001
