@@ -19,7 +19,7 @@ FEATURE := $(if $(filter jit,$(VERSION)),luajit,lua$(subst .,,$(VERSION)))
 ABI := $(VERSION:jit=5.1)
 
 # What is built in besides plain MQTT: what a small machine may do without.
-WITH ?= tls websocket
+WITH ?= tls websocket store
 # The cargo profile of the module.
 PROFILE ?= release
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE:dev=debug)
@@ -126,7 +126,7 @@ BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(VERSION))
 .PHONY: bench
 bench: ## the benchmarks, on some Luas unless LUA is given; PEER=DIR measures the luamqtt in DIR beside, ONLY=publish a part
 	@$(SETUP) build broker $(BENCH_LUAS:%=lua-%) $(if $(PEER),peer)
-	@PEER='$(PEER)' ONLY='$(ONLY)' ROUNDS='$(ROUNDS)' MS='$(MS)' scripts/bench $(BENCH_LUAS)
+	@PEER='$(PEER)' ONLY='$(ONLY)' ROUNDS='$(ROUNDS)' MS='$(MS)' WAITING='$(WAITING)' scripts/bench $(BENCH_LUAS)
 
 .PHONY: instructions
 instructions: ## counts the instructions of a message, fails if they have become many more

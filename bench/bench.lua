@@ -30,8 +30,19 @@ function bench.status(field)
 	end
 end
 
---- Creates a client of the broker that the environment names.
-function bench.client(id, handlers)
+--- Makes the peak what is resident now, and returns that in KiB.
+function bench.reset_peak()
+	local file = io.open("/proc/self/clear_refs", "w")
+	if file then
+		file:write("5")
+		file:close()
+	end
+	return bench.status("VmRSS")
+end
+
+--- Creates a client of the broker that the environment names; with `sync`, one with a store.
+function bench.client(id, handlers, sync)
+	sync = sync or os.getenv("RIG_SYNC")
 	local secure = os.getenv("RIG_CA") and {
 		mode = "client",
 		protocol = "tlsv1_3",
@@ -42,7 +53,8 @@ function bench.client(id, handlers)
 	local client = mqtt.client {
 		uri = os.getenv("RIG_URI") or os.getenv("RIG_HOST") .. ":" .. os.getenv("RIG_PORT"),
 		id = id,
-		clean = true,
+		clean = not sync,
+		store = sync and { path = os.getenv("RIG_STORE"), sync = sync },
 		secure = secure or false,
 		-- Others send without a limit.
 		server_receive_maximum = is_native and bench.OUTSTANDING or nil,
@@ -97,13 +109,7 @@ function bench.start(size)
 	local watch = {}
 	if size and size >= LARGE then
 		collectgarbage()
-		local file = io.open("/proc/self/clear_refs", "w")
-		if file then
-			-- Makes the peak what is resident now.
-			file:write("5")
-			file:close()
-		end
-		watch.resident = bench.status("VmRSS")
+		watch.resident = bench.reset_peak()
 	end
 	watch.cpu, watch.time = os.clock(), bench.clock()
 	return watch

@@ -3,6 +3,7 @@
 
 local broker = require("spec.support.broker")
 local child = require("spec.support.child")
+local lfs = require("lfs")
 
 -- What every child begins with.
 local PRELUDE = [==[
@@ -207,7 +208,13 @@ local functions, met = reachable(core, require("mqtt.calls"), { core.filters() }
 
 -- Runs a script, which may end as it likes, but not by a signal, nor late.
 local function survives(script)
-	local output, status = child.run("%s", PRELUDE .. script .. "\nprint('survived')")
+	-- Any string may become a directory, of a store.
+	local directory = os.tmpname()
+	os.remove(directory)
+	assert(lfs.mkdir(directory))
+	local enter = ("require('lfs').chdir(%q)\n"):format(directory)
+	local output, status = child.run("%s", PRELUDE .. enter .. script .. "\nprint('survived')")
+	os.execute("rm -rf '" .. directory .. "'")
 	assert.matches("survived\n", output)
 	assert.equal(0, status)
 end

@@ -137,7 +137,7 @@ describe("the log warns", function()
 		local client = harness.client({ id = "early" })
 		assert.same({ false, "network connection is not opened" }, { client:subscribe({ topic = "a/b" }) })
 		assert.same({ "[LuaMQTT] client 'early' does not subscribe to a/b, since it is not connected: subscribe in a handler "
-			.. "of connect, or set the option resubscribe or queue" }, said)
+			.. "of connect, or set the option resubscribe, queue or store" }, said)
 	end)
 end)
 

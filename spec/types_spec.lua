@@ -2,7 +2,7 @@
 
 local mqtt = require("mqtt")
 local packet = require("mqtt.packet")
-local schema = require("mqtt.client.options").schema
+local options = require("mqtt.client.options")
 
 local function read(path)
 	local file = assert(io.open(path))
@@ -82,8 +82,8 @@ describe("types/mqtt.lua", function()
 
 	it("has the client's options, and which of them must be there", function()
 		local fields, optional = class("mqtt.ClientOptions")
-		assert.same(sorted(schema), sorted(fields))
-		assert.same(sorted(schema), sorted(documented("Client:__init")))
+		assert.same(sorted(options.schema), sorted(fields))
+		assert.same(sorted(options.schema), sorted(documented("Client:__init")))
 		fields.uri, fields.clean = nil, nil
 		assert.same(sorted(fields), sorted(optional))
 	end)
@@ -101,7 +101,7 @@ describe("types/mqtt.lua", function()
 			end
 			return sorted(found)
 		end
-		for option, allowed in pairs(schema) do
+		for option, allowed in pairs(options.schema) do
 			local expected = {}
 			for _, name in ipairs({ "boolean", "number", "string", "table" }) do
 				expected[name] = allowed[name] and true
@@ -144,7 +144,9 @@ describe("types/mqtt.lua", function()
 	end)
 
 	it("has the events", function()
-		local events = sorted(client().handlers)
+		local subject = client()
+		assert.same({}, subject.handlers.dropped)
+		local events = sorted(subject.handlers)
 		assert.same(events, sorted(class("mqtt.Handlers")))
 		local named = {}
 		for name in types:match("@alias mqtt.Event ([^\n]*)"):gmatch('"(%w+)"') do
@@ -163,7 +165,7 @@ describe("types/mqtt.lua", function()
 		end
 		-- These take those of another one too.
 		for method, others in pairs({
-			["Client:request"] = { "mqtt.RequestOptions", "mqtt.PublishOptions" },
+			["Client:request"] = { "mqtt.RequestOptions", "mqtt.PublishOptions", except = { "tag", "expire" } },
 			["Client:on_topic"] = { "mqtt.TopicOptions", "mqtt.SubscribeOptions", except = { "topic", "callback" } },
 		}) do
 			local all = documented(method)
@@ -189,11 +191,8 @@ describe("types/mqtt.lua", function()
 	end)
 
 	it("has the fields of the tables in the options", function()
-		local queue = {}
-		for field in source:match("\nlocal QUEUE = {(.-)\n}"):gmatch("\n\t([%w_]+) =") do
-			queue[field] = true
-		end
-		assert.same(sorted(queue), sorted(class("mqtt.Queue")))
+		assert.same(sorted(options.tables.queue), sorted(class("mqtt.Queue")))
+		assert.same(sorted(options.tables.store), sorted(class("mqtt.Store")))
 		for field in pairs(class("mqtt.Reconnect")) do
 			assert.has_no_error(function()
 				mqtt.client { uri = "mqtt://localhost", clean = true, reconnect = { [field] = 1 } }

@@ -36,6 +36,7 @@ local mqtt = {}
 ---@field auto_ack? boolean acknowledge messages when all handlers have returned
 ---@field max_packet_size? integer largest packet accepted, in bytes, 256 MiB by default
 ---@field queue? mqtt.Queue accept messages while there is no connection
+---@field store? string|mqtt.Store keep messages of QoS 1 and 2 in this directory until they are acknowledged
 ---@field resubscribe? boolean renew subscriptions when the broker has lost them
 ---@field server_receive_maximum? integer MQTT 3.1.1: how many QoS 2 messages the broker takes at a time, 20 by default
 ---@field topic_aliases? boolean MQTT 5.0: send aliases in place of topics
@@ -75,6 +76,21 @@ local mqtt = {}
 ---@field max_messages? integer 1000 by default
 ---@field max_bytes? integer 1 MiB by default
 ---@field when_full? "reject"|"drop_oldest" "reject" by default
+---@field expire? number seconds after which a waiting message is not sent any more
+---@field keep? "latest" a waiting message gives way to a newer one of its topic
+---@field rate? integer how many messages that have waited for a connection are sent in a second
+
+---@class mqtt.Store
+---@field path string the directory
+---@field sync? "process"|"power" what the messages outlive, "process" by default
+---@field max_messages? integer no limit by default
+---@field max_bytes? integer no limit by default
+---@field when_full? "reject"|"drop_oldest" "reject" by default
+---@field qos0? boolean keep messages of QoS 0 too while there is no connection
+---@field recover? "skip" go on without what is damaged
+---@field expire? number seconds after which a waiting message is not sent any more
+---@field keep? "latest" a waiting message gives way to a newer one of its topic
+---@field rate? integer how many messages that have waited for a connection are sent in a second
 
 ---@alias mqtt.QoS 0|1|2
 --- Values by name, or a list of `{ name, value }` pairs, in which names may be repeated.
@@ -186,9 +202,10 @@ function DISCONNECT:reason_string() end
 ---@field subscribe? fun(suback: mqtt.SUBACK, client: mqtt.Client)
 ---@field unsubscribe? fun(unsuback: mqtt.UNSUBACK, client: mqtt.Client)
 ---@field acknowledge? fun(ack: mqtt.PUBACK, client: mqtt.Client)
+---@field dropped? fun(message: mqtt.Dropped, client: mqtt.Client) an accepted message is given up that was never sent
 ---@field auth? fun(auth: mqtt.AUTH, client: mqtt.Client)
 
----@alias mqtt.Event "connect"|"error"|"close"|"shutdown"|"message"|"subscribe"|"unsubscribe"|"acknowledge"|"auth"
+---@alias mqtt.Event "connect"|"error"|"close"|"shutdown"|"message"|"subscribe"|"unsubscribe"|"acknowledge"|"auth"|"dropped"
 
 ---@class mqtt.Connection
 ---@field uri string
@@ -214,6 +231,20 @@ function DISCONNECT:reason_string() end
 ---@field user_properties? mqtt.UserProperties MQTT 5.0
 ---@field callback? fun(unsuback: mqtt.UNSUBACK, client: mqtt.Client)
 
+---@class mqtt.Stored
+---@field topic string
+---@field qos mqtt.QoS
+---@field tag? string
+---@field since number seconds as of `os.time`
+---@field packet_id? integer if it is under way
+
+---@class mqtt.Dropped
+---@field topic string
+---@field qos mqtt.QoS
+---@field packet_id? integer
+---@field tag? string
+---@field reason "full"|"expired"|"replaced"
+
 ---@class mqtt.PublishOptions
 ---@field topic string
 ---@field payload? string
@@ -223,6 +254,8 @@ function DISCONNECT:reason_string() end
 ---@field properties? mqtt.Properties MQTT 5.0
 ---@field user_properties? mqtt.UserProperties MQTT 5.0
 ---@field callback? fun(ack: mqtt.PUBACK|string, client: mqtt.Client) called at once, with a string, for QoS 0
+---@field tag? string with a store: a name that comes back with the acknowledgement
+---@field expire? number seconds after which a waiting message is given up
 
 ---@class mqtt.RequestOptions
 ---@field topic string
@@ -243,6 +276,8 @@ function DISCONNECT:reason_string() end
 ---@field properties? mqtt.Properties
 ---@field user_properties? mqtt.UserProperties
 ---@field callback? fun(ack: mqtt.PUBACK|string, client: mqtt.Client)
+---@field tag? string
+---@field expire? number
 
 ---@class mqtt.TopicOptions
 ---@field keys? string[] names of the wildcards, in their order
@@ -387,6 +422,10 @@ function Client:close_connection(reason) end
 ---@return boolean ok
 ---@return string? err
 function Client:start_connecting() end
+
+--- Goes through the messages that the client's store keeps.
+---@return fun(): mqtt.Stored?
+function Client:stored() end
 
 --- Returns the client's counters.
 ---@return mqtt.Stats

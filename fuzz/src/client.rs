@@ -2,6 +2,7 @@
 //! each step, the promises that the session keeps in any case are checked.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +10,9 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::*;
 use crate::script::Script;
 use crate::server::{Server, V311_RECEIVE_MAXIMUM};
-use crate::session::{Event, Failure, QueueLimits, RequestError, Session, Settings, State};
+use crate::session::{
+    Backlog, Discarded, Event, Failure, QueueLimits, RequestError, Session, Settings, State,
+};
 
 /// Plays `data`. The first bytes choose version and settings. The rest is a sequence of steps.
 pub fn check_session(data: &[u8]) {
@@ -78,10 +81,16 @@ impl Client {
             pingresp_timeout: (options & 32 != 0).then_some(Duration::from_secs(3)),
             keep_exchanges: options & 16 != 0,
             queue: (queue & 1 != 0).then(|| QueueLimits {
-                max_messages: usize::from(queue >> 1 & 7),
+                max_messages: u32::from(queue >> 1 & 7),
                 max_bytes: if queue & 16 == 0 { 10_000 } else { 100 },
                 drop_oldest: queue & 32 != 0,
             }),
+            backlog: Some(Box::new(Backlog {
+                expires_in: None,
+                latest: queue & 128 != 0,
+                rate: (queue & 192 == 192).then_some(NonZeroU32::MIN),
+            })),
+            clock: Some(Instant::now),
             resubscribe: options & 64 != 0,
             server_receive_maximum: V311_RECEIVE_MAXIMUM,
             topic_aliases: options & 128 != 0,
@@ -212,9 +221,9 @@ impl Client {
             properties: &properties,
             payload: &payload,
         });
-        // Messages dropped from the full queue for this one.
-        for id in self.session.take_dropped() {
-            self.accepted.remove(&id);
+        // Messages given up for this one.
+        for message in self.session.take_discarded() {
+            self.accepted.remove(&message.packet_id);
         }
         match published {
             Ok(id) => {
@@ -469,12 +478,16 @@ impl Client {
         }
         match event {
             Some(Event::Packet(packet)) => self.end(&packet),
-            Some(Event::Dropped { packet_id, .. } | Event::Withdrawn { packet_id, .. }) => {
+            Some(
+                Event::Dropped { packet_id, .. }
+                | Event::Withdrawn { packet_id, .. }
+                | Event::Discarded(Discarded { packet_id, .. }),
+            ) => {
                 self.accepted.remove(&packet_id);
                 self.requests.remove(&packet_id);
             }
             Some(Event::Failed(failure)) => self.fail(&failure),
-            Some(Event::Unrenewed(_)) | None => {}
+            Some(Event::Unrenewed(_) | Event::Identified { .. }) | None => {}
         }
     }
 

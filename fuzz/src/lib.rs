@@ -1,4 +1,5 @@
-//! The checks of the fuzz targets: here of the codec, in `client.rs` and `server.rs` of the session.
+//! The checks of the fuzz targets: here of the codec, in `client.rs` and `server.rs` of the session, in `store.rs` of the
+//! store.
 
 /// The rooms themselves, without the crate around them: its dependencies take minutes to build for a fuzzer.
 #[path = "../../src/codec/mod.rs"]
@@ -6,11 +7,20 @@ pub mod codec;
 #[path = "../../src/session/mod.rs"]
 pub mod session;
 
+mod driver;
+#[path = "../../src/forks.rs"]
+mod forks;
+#[path = "../../src/store/mod.rs"]
+pub mod store;
+
 mod client;
 mod script;
 mod server;
+#[path = "store.rs"]
+mod stores;
 
 pub use client::check_session;
+pub use stores::check_store;
 
 use bytes::BytesMut;
 use codec::{DecodeError, Decoder, Packet, QoS, Version, encode};

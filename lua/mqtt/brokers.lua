@@ -266,6 +266,20 @@ function Brokers:ended(is_wanted)
 	self._current, self._accepted = nil, false
 end
 
+-- Reads a server reference (4.11). Returns a list of brokers, and a list of ignored words.
+local function read(text, uri)
+	local list, ignored = {}, {}
+	for word in text:gmatch("%S+") do
+		local ok, scheme, username, _, host, port = core.parse_uri(word)
+		if ok and host and not (scheme or username) and #list < REFERENCES then
+			list[#list + 1] = { uri = uri, host = host, port = port }
+		else
+			ignored[#ignored + 1] = word
+		end
+	end
+	return list, ignored
+end
+
 --- Takes the server reference (4.11) with which the broker ends the connection, or the attempt to connect. The
 -- reference counts from the call of `ended` on.
 -- @tparam string text references separated by blanks: hosts, perhaps with a colon and a port; IPv6 addresses in
@@ -273,22 +287,21 @@ end
 -- @tparam boolean moved whether the references hold from now on; otherwise they hold for this time only
 -- @treturn table the ignored references, a list of strings
 function Brokers:refer(text, moved)
-	local list, ignored = {}, {}
 	if not self._current then
-		return ignored
+		return {}
 	end
-	for word in text:gmatch("%S+") do
-		local ok, scheme, username, _, host, port = core.parse_uri(word)
-		if ok and host and not (scheme or username) and #list < REFERENCES then
-			list[#list + 1] = { uri = self._current.uri, host = host, port = port }
-		else
-			ignored[#ignored + 1] = word
-		end
-	end
+	local list, ignored = read(text, self._current.uri)
 	if list[1] then
 		self._pending = { list = list, moved = moved }
 	end
 	return ignored
+end
+
+--- Takes a server reference that has held in an earlier process.
+-- @tparam string text the references
+-- @tparam string uri the uri of the broker that has moved
+function Brokers:moved(text, uri)
+	self._references, self._moved = read(text, uri), true
 end
 
 --- Whether the next broker is to be tried without delay: this pass is not over.

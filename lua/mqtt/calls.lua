@@ -67,7 +67,7 @@ if core.builds_messages then
 	-- @treturn[1] number the packet identifier, 0 for QoS 0
 	-- @treturn[1] number the time as of `os.time`
 	-- @treturn[1] boolean whether the program should wait before it sends more
-	-- @return[1] a list of the packet identifiers of messages that were dropped to make room for it, or nil
+	-- @return[1] a list of the messages that were dropped for it, see `requests.drop`, or nil
 	-- @return[1] `opts.callback`
 	-- @return[2] nil: nothing has been done. The message needs the general way, which does more and returns errors; so
 	-- does a table with a field that is not known
@@ -123,7 +123,7 @@ end
 
 function calls.publish(handle, opts, ignored)
 	if type(opts) ~= "table" or getmetatable(opts) ~= nil or opts.packet_id ~= nil or opts.properties ~= nil
-		or opts.user_properties ~= nil then
+		or opts.user_properties ~= nil or opts.expire ~= nil then
 		return nil
 	end
 	if unsure > 0 or opts.payload == nil then

@@ -19,7 +19,7 @@ local target = require("mqtt.client.target")
 local Topics = require("mqtt.client.topics")
 local v3 = require("mqtt.client.v3")
 
-require("mqtt.later") { "mqtt.client.rpc" }
+require("mqtt.later") { "mqtt.client.keeping", "mqtt.client.rpc" }
 
 local error, ipairs, pairs, pcall, rawset = error, ipairs, pairs, pcall, rawset
 local require, select, setmetatable, tostring, type = require, select, setmetatable, tostring, type
@@ -33,16 +33,16 @@ end
 -- An empty table, in place of a missing argument.
 local NOTHING = {}
 
--- The events that have handlers.
+-- The events that have handlers. False: a list of them is there when it is needed first.
 local EVENTS = {
 	connect = true, subscribe = true, unsubscribe = true, message = true, acknowledge = true, error = true, close = true,
-	auth = true, shutdown = true,
+	auth = true, shutdown = true, dropped = false,
 }
 
 -- A list of handlers that the program has taken away is empty when it is needed again.
 local handlers_mt = {}
 function handlers_mt:__index(event)
-	if EVENTS[event] then
+	if EVENTS[event] ~= nil then
 		self[event] = {}
 		return self[event]
 	end
@@ -51,8 +51,8 @@ end
 -- An empty list of handlers for each event.
 local function new_handlers()
 	local handlers = setmetatable({}, handlers_mt)
-	for event in pairs(EVENTS) do
-		handlers[event] = {}
+	for event, is_listed in pairs(EVENTS) do
+		handlers[event] = is_listed and {} or nil
 	end
 	return handlers
 end
@@ -112,6 +112,13 @@ local Client = {
 	-- The callbacks of requests by packet identifier, and what the library itself wants to know of their end.
 	_callbacks = requests.NO_CALLBACKS,
 	_asked = nil,
+	-- With the option `store`: `mqtt.client.keeping`; the store, as long as it is not open; the callbacks of messages that
+	-- have no packet identifier yet; the tags of messages under way; whether QoS 0 messages are kept.
+	_keeping = nil,
+	_store = nil,
+	_kept = nil,
+	_tags = nil,
+	_keeps_qos0 = nil,
 	-- The time at which the link wakes the client.
 	_wake_at = nil,
 	-- Objects made when the client needs them first: see `mqtt.client.waits`, `mqtt.client.topics` and
@@ -191,10 +198,19 @@ end
 -- @tparam[opt] number opts.ping_timeout seconds that the broker may take to answer a PINGREQ, `keep_alive` by default
 -- @tparam[opt] number opts.max_packet_size largest packet accepted from the broker, in bytes; MQTT 5.0 tells the broker
 -- @tparam[opt] table opts.queue accept publishes without a connection, and send them in order when there is one: a
--- table with the optional fields `max_messages` (1000 by default), `max_bytes` (1 MiB) and `when_full`, "reject" (the
--- default: `publish` returns false and an error message) or "drop_oldest" (among the messages that were never sent)
+-- table with the optional fields `max_messages` (1000 by default), `max_bytes` (1 MiB), `when_full`, "reject" (the
+-- default: `publish` returns false and an error message) or "drop_oldest" (among the messages that were never sent),
+-- `expire` (seconds after which a waiting message is not sent any more), `keep` ("latest": a waiting message gives way
+-- to a newer one of its topic) and `rate` (how many messages that have waited for a connection are sent in a second)
+-- @tparam[opt] string|table opts.store a directory in which messages of QoS 1 and 2 are kept until they are
+-- acknowledged, also if the process ends; with or without a connection, and in place of `queue`. Needs `id` and a
+-- session that lasts (`clean = false` or "first", in MQTT 5.0 also the property `session_expiry_interval`). One client
+-- at a time has the directory. Or a table with the field `path`, and the optional fields `sync` ("process", the
+-- default, or "power": the messages survive the end of the machine too, once they are on the disk), `max_messages`,
+-- `max_bytes`, `when_full`, `expire`, `keep` and `rate` (as for `queue`), `qos0` (true: messages of QoS 0 too while
+-- there is no connection) and `recover` ("skip": go on without what is damaged)
 -- @tparam[opt=false] boolean opts.resubscribe renew subscriptions when the broker has lost them with its session. With
--- this option or `queue`, `Client:subscribe` needs no connection: the SUBSCRIBE waits for the next one
+-- this option, `queue` or `store`, `Client:subscribe` needs no connection: the SUBSCRIBE waits for the next one
 -- @tparam[opt=20] number opts.server_receive_maximum for MQTT 3.1.1 only: how many QoS 2 messages the broker takes at a
 -- time; a broker of MQTT 5.0 says so itself. A larger number makes publishing faster, but the broker may lose messages
 -- beyond its own limit: mosquitto does above its `max_inflight_messages`
@@ -264,6 +280,15 @@ function Client:__init(opts)
 	if err then
 		error(err, 3)
 	end
+	-- Fields of its own: each message looks at them.
+	self._keeping, self._tags = false, false
+	if own.store then
+		self._keeping = require("mqtt.client.keeping")
+		ok, err = pcall(self._keeping.open, self, opts)
+		if not ok then
+			error(err, 3)
+		end
+	end
 	if own.on then
 		ok, err = pcall(self.on, self, own.on)
 		if not ok then
@@ -289,6 +314,9 @@ end
 -- @tparam function events.unsubscribe `function(unsuback_packet, client)`: on an UNSUBACK
 -- @tparam function events.message `function(publish_packet, client)`: on a PUBLISH, which carries a message
 -- @tparam function events.acknowledge `function(ack_packet, client)`: on a PUBACK or PUBREC
+-- @tparam function events.dropped `function(message, client)`: a message that was accepted and never sent is given up,
+-- as the options `queue` or `store` say. The table has its `topic`, `qos`, `packet_id` and `tag`, where there are any,
+-- and the `reason`: "full", "expired" or "replaced"
 -- @tparam function events.auth `function(auth_packet, client)`: on an AUTH
 -- @usage
 -- client:on {
@@ -409,7 +437,11 @@ Client.unsubscribe = requests.unsubscribe
 -- @tparam[opt] table opts.user_properties for MQTT v5.0 only: user properties for publishing message
 -- @tparam[opt] function opts.callback `function(ack_packet, client)` called when the message has been acknowledged:
 -- with the PUBACK for QoS 1, the PUBREC for QoS 2; for QoS 0 at once, with a string in place of the packet
--- @return true or packet id on success or false and error message on failure
+-- @tparam[opt] string opts.tag with `store` only: a name that comes back as the field `tag` of the PUBACK or PUBREC, in
+-- another process too
+-- @tparam[opt] number opts.expire a message that has waited for so many seconds to be sent is given up
+-- @return true or packet id on success or false and error message on failure; with `store` true also for a message of
+-- QoS 1 or 2 that gets its packet identifier when it is sent
 -- @function Client:publish
 Client.publish = requests.publish
 
@@ -543,7 +575,7 @@ Client.off_topic = Topics.off_topic
 -- Requests wait on over a lost connection. They fail if there will be no other connection, and at `Client:disconnect`.
 -- No request is sent, or repeated, before the broker has granted the topic for its response in the present session. If
 -- the broker has lost the session, unanswered requests of QoS 1 are sent once more.
--- @tparam table opts options of `Client:publish`, but for `callback`; also:
+-- @tparam table opts options of `Client:publish`, but for `callback`, `tag` and `expire`; also:
 -- @tparam[opt] table opts.properties may have a `response_topic` of your own
 -- @tparam[opt=10] number opts.timeout how many seconds the response may take
 -- @tparam[opt] function opts.callback `function(response)`, or `function(nil, errmsg [, packet])` when there will be no
@@ -591,6 +623,21 @@ function Client:stats()
 		stats.tls_version = conn.tls_version
 	end
 	return stats
+end
+
+--- Goes through the messages that the client's store keeps: those under way first, then those that wait, each in the
+-- order in which they were accepted. A client without a store has none.
+-- @treturn function an iterator over tables with the fields `topic`, `qos`, `tag` if it has one, `since` (the time when
+-- it was accepted, in seconds as of `os.time`), and `packet_id` if it is under way
+-- @usage
+-- for message in client:stored() do
+-- 	print(message.tag, message.topic, os.date("%c", message.since))
+-- end
+function Client:stored()
+	if not self._keeping then
+		return function() end
+	end
+	return self._keeping.stored(self)
 end
 
 --- Low-level methods

@@ -629,6 +629,9 @@ local function shut_all_down()
 		if client.connection or client._opening or client.opts.reconnect then
 			host.protected(client.shutdown, client)
 		end
+		if client._keeping then
+			client._keeping.close(client)
+		end
 	end
 	for _, func in ipairs(calls_at_exit) do
 		host.protected(func)

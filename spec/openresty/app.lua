@@ -31,7 +31,7 @@ local default_connector = os.getenv("MQTT_TEST_CONNECTOR") and require(os.getenv
 local function start(name, opts)
 	events[name] = {}
 	opts.id = opts.id or "openresty-" .. name .. "-" .. ngx.worker.pid()
-	opts.clean = true
+	opts.clean = opts.store == nil
 	opts.connector = opts.connector or default_connector
 	local client = mqtt.client(opts)
 	clients[name] = client
@@ -104,6 +104,11 @@ function app.start()
 	}
 	-- Its name is the same in each worker.
 	start("fixed", { uri = os.getenv("MQTT_URI"), id = "openresty-fixed", reconnect = 1 })
+	if require("mqtt.core").link(4).keep_in then
+		start("kept", {
+			uri = os.getenv("MQTT_URI"), id = "openresty-kept", reconnect = 0.1, store = ngx.config.prefix() .. "kept-%w",
+		})
+	end
 end
 
 function actions.publish()
@@ -413,6 +418,13 @@ function actions.abandon()
 end
 
 -- Publishes after some time.
+-- Publishes by the client with a store.
+function actions.keep()
+	local args = ngx.req.get_uri_args()
+	local ok, err = clients.kept:publish { topic = args.topic, payload = args.payload, qos = 1 }
+	return (ok and "accepted " or "refused ") .. args.payload .. (err and ": " .. err or "")
+end
+
 function actions.late()
 	local args = ngx.req.get_uri_args()
 	ngx.sleep(tonumber(args.seconds))

@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 
 use super::alarms::Alarm;
 use super::exchange::{Ended, Exchange};
 use super::hub::TaskCount;
 use super::link::Link;
-use super::transport::{Ending, Transport};
+use super::transport::{Ending, Rest, Transport};
 use super::turns::Turn;
 use super::{CLOSING_TIME, Driver, LONGEST_CLOSING, now};
 use crate::net::{self, OpenError, Stream, Target};
-use crate::session::Session;
+use crate::session::{Gated, Session};
 
 /// The size of a connection's first read, in bytes. A read that fills its buffer doubles the next one, up to the
 /// largest.
@@ -152,6 +153,15 @@ async fn until(news: &Notify, is_so: impl Fn() -> bool) {
     }
 }
 
+/// Syncs the store for the last bytes of a connection. Returns the bytes, unless that fails or takes too long.
+pub(super) async fn synced(gated: Box<Gated>) -> Option<BytesMut> {
+    let Gated { bytes, sync } = *gated;
+    match tokio::time::timeout(CLOSING_TIME, spawn_blocking(sync)).await {
+        Ok(Ok(Ok(_))) => Some(bytes),
+        _ => None,
+    }
+}
+
 /// The result of a future, or `None` if the link lets go of the connection before. The ending it asks for does not
 /// matter: nothing has been sent yet.
 async fn unless_ended<T>(transport: &Transport, future: impl Future<Output = T>) -> Option<T> {
@@ -219,7 +229,11 @@ impl Connection<'_> {
             let wrote = self.write(cx);
             if instruction.finish && !self.has_output() {
                 let parting = self.link.hub().count_parting();
-                return Poll::Ready(Ending::Flush(BytesMut::new(), parting));
+                let rest = Rest {
+                    bytes: BytesMut::new(),
+                    gated: None,
+                };
+                return Poll::Ready(Ending::Flush(rest, parting));
             }
             let read =
                 instruction.read && !instruction.finish && self.read(instruction.missing, cx);
@@ -244,13 +258,18 @@ impl Connection<'_> {
         let (session, _parting) = match ending {
             Ending::Drop => return,
             Ending::Flush(rest, parting) => {
-                self.io.output.unsplit(rest);
+                self.io.output.unsplit(rest.bytes);
+                if let Some(gated) = rest.gated {
+                    // Boxed: it is rare, and each task would be larger.
+                    let bytes = Box::pin(synced(gated)).await;
+                    self.io.output.unsplit(bytes.unwrap_or_default());
+                }
                 (None, parting)
             }
             Ending::Leave(session, parting) => (Some(session), parting),
         };
         let latest = now() + LONGEST_CLOSING;
-        let mut rest = Rest {
+        let mut rest = Work {
             session,
             stored: 0,
             progress: now(),
@@ -282,7 +301,7 @@ impl Connection<'_> {
     }
 
     /// Writes the rest, and reads. The rest may wait for answers, and a peer that cannot write might not read.
-    fn poll_rest(&mut self, rest: &mut Rest, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_rest(&mut self, rest: &mut Work, cx: &mut Context<'_>) -> Poll<()> {
         self.transport.begin_look(cx.waker());
         loop {
             let now = now();
@@ -434,7 +453,7 @@ impl Connection<'_> {
 }
 
 /// The remaining work of a connection that is being closed, see [`Connection::close`].
-struct Rest {
+struct Work {
     /// The session with packets to send, if the link has no further use for it.
     session: Option<Box<Session>>,
     /// The bytes that wait in the session to be sent or answered.

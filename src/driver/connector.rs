@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use super::held::Held;
 use super::link::LinkState;
 #[cfg(unix)]
-use super::transport::Transport;
+use super::transport::{Rest, Transport};
 use super::{Link, now};
 use crate::session::{Parted, Session, State};
 
@@ -143,7 +143,8 @@ impl LinkState {
                     session.take()
                 }
             };
-            held.finish(rest);
+            let gated = self.session.take_gated();
+            held.finish(Rest { bytes: rest, gated });
         }
         #[cfg(not(unix))]
         let _ = part;

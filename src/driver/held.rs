@@ -19,9 +19,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::CLOSING_TIME;
+use super::connection::synced;
 use super::hub::{Hub, TaskCount};
 use super::link::Link;
-use super::transport::{Ending, Transport};
+use super::transport::{Ending, Rest, Transport};
 use crate::net::SIGNAL_FREE;
 
 /// The most bytes that one read throws away.
@@ -39,7 +40,7 @@ pub(super) struct Held {
     /// The socket, if the link may write to it.
     outlet: Option<Outlet>,
     /// The last bytes of the connection, which the task is to write.
-    rest: BytesMut,
+    rest: Rest,
     /// Lua has taken an event. It will take another, or see that there is none, and then have everything written.
     pub(super) in_turn: bool,
 }
@@ -74,7 +75,10 @@ impl Held {
         Self {
             transport: Arc::default(),
             outlet,
-            rest: BytesMut::new(),
+            rest: Rest {
+                bytes: BytesMut::new(),
+                gated: None,
+            },
             in_turn: false,
         }
     }
@@ -151,13 +155,13 @@ impl Held {
     }
 
     /// Writes the last bytes of the connection, as far as the socket takes them. The task writes the rest.
-    pub(super) fn finish(&mut self, mut bytes: BytesMut) {
-        self.write(&mut bytes);
-        self.rest = bytes;
+    pub(super) fn finish(&mut self, mut rest: Rest) {
+        self.write(&mut rest.bytes);
+        self.rest = rest;
     }
 
     /// Returns the task's mailbox, and the bytes that the task is to write.
-    pub(super) fn into_rest(self) -> (Arc<Transport>, BytesMut) {
+    pub(super) fn into_rest(self) -> (Arc<Transport>, Rest) {
         (self.transport, self.rest)
     }
 }
@@ -205,8 +209,8 @@ pub(super) async fn run(
     .await;
     drop(room);
     let (rest, _parting) = match ending {
-        Ending::Flush(rest, parting) => (rest, Some(parting)),
-        Ending::Drop | Ending::Leave(..) => (BytesMut::new(), None),
+        Ending::Flush(rest, parting) => (Some(rest), Some(parting)),
+        Ending::Drop | Ending::Leave(..) => (None, None),
     };
     // An error means that the connection is over too.
     let _ = end(&hub, &socket, rest).await;
@@ -223,11 +227,19 @@ fn watched(socket: &OwnedFd) -> io::Result<TcpStream> {
 
 /// Writes the last bytes, and ends our half of the connection. Then reads until the peer ends its half. Gives up a peer
 /// that lets it make no progress.
-async fn end(hub: &Hub, socket: &OwnedFd, mut rest: BytesMut) -> io::Result<()> {
+async fn end(hub: &Hub, socket: &OwnedFd, rest: Option<Rest>) -> io::Result<()> {
     let mut stream = watched(socket)?;
-    while !rest.is_empty() {
-        let written = timeout(CLOSING_TIME, stream.write(&rest)).await??;
-        rest.advance(written);
+    let mut bytes = BytesMut::new();
+    if let Some(rest) = rest {
+        bytes = rest.bytes;
+        if let Some(gated) = rest.gated {
+            let synced = Box::pin(synced(gated)).await;
+            bytes.unsplit(synced.unwrap_or_default());
+        }
+    }
+    while !bytes.is_empty() {
+        let written = timeout(CLOSING_TIME, stream.write(&bytes)).await??;
+        bytes.advance(written);
         hub.note_progress();
     }
     stream.shutdown().await?;

@@ -5,26 +5,28 @@ mod publish;
 mod task;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::spawn_blocking;
 
 use super::descriptor::Descriptor;
 use super::exchange::Ended;
 use super::flow::{Flow, Load};
 #[cfg(unix)]
 use super::held::{self, Held};
-use super::hub::{Hub, Member, TaskCount};
+use super::hub::{Hub, Member, Parting, TaskCount};
 use super::large::Large;
 use super::readiness::{News, Readiness};
-use super::transport::{Ending, Transport};
+use super::transport::{Ending, Rest, Transport};
 use super::{Driver, lock, lock_until, now};
 use crate::codec::{Packet, PublishRef};
 use crate::net::OpenError;
 use crate::session::{
-    Event, Failure, Keep, KeepError, Label, Parted, RequestError, Session, Settings, State, Stats,
-    Unrenewed,
+    Discarded, Event, Failure, Keep, KeepError, Keeping, Label, Listed, Mark, Parted, RequestError,
+    Session, Settings, State, Stats, Syncing, Unrenewed,
 };
 
 /// News of a link for Lua.
@@ -59,6 +61,8 @@ pub enum LinkEvent {
         /// The correlation data.
         correlation_data: Bytes,
     },
+    /// An accepted message was given up when its turn came, see [`Event::Discarded`].
+    Discarded(Discarded),
     /// A subscription was lost with the server's session, see [`Event::Unrenewed`].
     Unrenewed(Unrenewed),
     /// The session ended the connection for this reason.
@@ -76,6 +80,7 @@ impl From<Event> for LinkEvent {
         match event {
             Event::Packet(packet) => Self::Packet(packet),
             Event::Dropped { packet_id, reason } => Self::Dropped { packet_id, reason },
+            Event::Discarded(discarded) => Self::Discarded(discarded),
             Event::Withdrawn {
                 packet_id,
                 correlation_data,
@@ -124,6 +129,8 @@ pub(super) struct LinkState {
     alarm: Option<Box<Alarm>>,
     /// Lua is to be woken, and has not taken [`LinkEvent::Woken`] yet.
     woken: bool,
+    /// Where the store's syncs are done, if it needs any.
+    syncs: Option<UnboundedSender<Job>>,
     flow: Flow,
     large: Large,
     readiness: Readiness,
@@ -164,6 +171,7 @@ impl Link {
                 input: None,
                 alarm: None,
                 woken: false,
+                syncs: None,
                 flow: Flow::default(),
                 large: Large::default(),
                 readiness: Readiness::new(),
@@ -209,15 +217,59 @@ impl Link {
         result
     }
 
-    /// Has accepted messages outlive the process, see [`Session::keep_in`].
+    /// Has accepted messages outlive the process, see [`Session::keep_in`]. Syncs are done in threads of the runtime.
     ///
     /// # Errors
     /// See there.
-    pub fn keep_in(&self, store: Box<dyn Keep>) -> Result<(), KeepError> {
-        self.with_session(|session| session.keep_in(store))
+    pub fn keep_in(
+        self: &Arc<Self>,
+        driver: &Driver,
+        store: Box<dyn Keep>,
+        keeping: Keeping,
+    ) -> Result<(), KeepError> {
+        let needs_sync = store.needs_sync();
+        self.with_session(|session| session.keep_in(store, keeping))?;
+        if needs_sync {
+            let (jobs, to_do) = unbounded_channel();
+            self.lock().syncs = Some(jobs);
+            let link = Arc::downgrade(self);
+            driver.spawn(|alive| async move {
+                sync(link, to_do).await;
+                drop(alive);
+            });
+        }
+        Ok(())
     }
 
-    /// Publishes a message that outlives the process, see [`Session::publish_kept`].
+    /// See [`Session::note`].
+    pub fn note(&self, name: &[u8], value: &[u8]) {
+        self.with_session(|session| session.note(name, value));
+    }
+
+    /// See [`Session::noted`].
+    pub fn noted(&self, name: &[u8]) -> Option<Box<[u8]>> {
+        self.look(|session| session.noted(name))
+    }
+
+    /// Kept messages, see [`Keep::list`]. None without a store.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn stored(
+        &self,
+        from: Option<Mark>,
+        most: usize,
+    ) -> Result<(Vec<Listed>, Option<Mark>), KeepError> {
+        self.lock().session.stored(from, most)
+    }
+
+    /// Whether bytes wait until the store has been synced.
+    pub fn waits_for_store(&self) -> bool {
+        self.look(Session::waits_for_store)
+    }
+
+    /// Publishes a message that outlives the process, see [`Session::publish_kept`]. Returns also the messages that were
+    /// given up for it.
     ///
     /// # Errors
     /// See there.
@@ -225,8 +277,11 @@ impl Link {
         &self,
         message: &PublishRef<'_>,
         label: &Label<'_>,
-    ) -> Result<(u16, u64), RequestError> {
-        self.with_session(|session| session.publish_kept(message, label))
+    ) -> Result<(u16, u64, Vec<Discarded>), RequestError> {
+        self.with_session(|session| {
+            let (packet_id, sequence) = session.publish_kept(message, label)?;
+            Ok((packet_id, sequence, session.take_discarded()))
+        })
     }
 
     /// Looks at the session without changing it.
@@ -270,7 +325,14 @@ impl Link {
     /// Closes the connection, if there is one, for a program that will not come back. All accepted packets, also of
     /// earlier connections, are sent in the background.
     pub fn leave(&self) {
-        self.lock().detach(&self.hub, |session| session.part(true));
+        let mut state = self.lock();
+        state.detach(&self.hub, |session| session.part(true));
+        state.sync_at_last(&self.hub);
+    }
+
+    /// The program will not come back: another link may have the store.
+    pub fn let_go_of_store(&self) {
+        self.lock().session.let_go_of_store();
     }
 
     /// Drops the connection after the whole transmit buffer has been written. Waits for that until `deadline`; then the
@@ -362,6 +424,10 @@ impl Link {
         if event.is_none() {
             state.emptied();
             *taken = VecDeque::new();
+            if state.session.has_kept_waiting() {
+                // Answers that the user has taken now may have given packet identifiers back.
+                self.see_to_transmit(&mut state);
+            }
         } else if !taken.is_empty() || state.has_events() {
             state.raise();
         }
@@ -373,8 +439,9 @@ impl Link {
         event
     }
 
-    /// Replaces the session's settings.
-    pub fn configure(&self, settings: Settings) {
+    /// Replaces the session's settings. The clock is the driver's.
+    pub fn configure(&self, mut settings: Settings) {
+        settings.clock = Some(now);
         self.with_session(|session| session.configure(settings));
     }
 
@@ -452,6 +519,7 @@ impl Link {
 
     pub(super) fn see_to_transmit(&self, state: &mut LinkState) {
         let nothing = state.session.fill().is_empty();
+        state.begin_sync();
         if state.attached.is_none() {
             #[cfg(unix)]
             if !nothing {
@@ -501,6 +569,7 @@ impl Member for Link {
     fn leave_until(&self, deadline: Instant) {
         if let Some(mut state) = lock_until(&self.state, deadline) {
             state.detach(&self.hub, |session| session.part(true));
+            state.sync_at_last(&self.hub);
             state.let_go(&self.hub);
         }
     }
@@ -527,7 +596,57 @@ impl Attached {
     }
 }
 
+/// A sync of a link's store.
+struct Job {
+    sync: Syncing,
+    /// Nobody waits for its result but the end of the program.
+    last: Option<Parting>,
+}
+
+/// Does a link's syncs, as long as there is the link.
+async fn sync(link: Weak<Link>, mut jobs: UnboundedReceiver<Job>) {
+    while let Some(Job { sync, last }) = jobs.recv().await {
+        let result = spawn_blocking(sync).await;
+        let result = result.unwrap_or_else(|error| Err(KeepError::Failed(error.to_string())));
+        if last.is_some() {
+            continue;
+        }
+        let Some(link) = link.upgrade() else {
+            continue;
+        };
+        link.with_session(|session| session.synced(result));
+        // A program may wait for that.
+        link.hub.news.notify_one();
+        // A task that has work now is in this runtime, which is being driven.
+        link.hub.wake_dirty();
+    }
+}
+
 impl LinkState {
+    /// Has the store synced, if it needs that and is not being synced.
+    pub(super) fn begin_sync(&mut self) {
+        if let Some(syncs) = &self.syncs
+            && let Some(job) = self.session.sync()
+        {
+            // The receiver lives as long as the link.
+            let _ = syncs.send(Job {
+                sync: job,
+                last: None,
+            });
+        }
+    }
+
+    /// Has the store synced for a program that will not come back.
+    fn sync_at_last(&mut self, hub: &Hub) {
+        if let Some(syncs) = &self.syncs
+            && let Some(store) = self.session.store()
+            && let Some(sync) = store.last_sync()
+        {
+            let last = Some(hub.count_parting());
+            let _ = syncs.send(Job { sync, last });
+        }
+    }
+
     fn is_attached(&self, transport: &Arc<Transport>) -> bool {
         self.attached
             .as_ref()
@@ -560,7 +679,7 @@ impl LinkState {
 
     fn load(&self) -> Load {
         Load {
-            transmit: self.session.transmit().len(),
+            transmit: self.session.unwritten(),
             stored: self.session.stored_bytes(),
             most_stored: self.session.settings().max_outgoing_bytes,
         }
@@ -659,7 +778,10 @@ impl LinkState {
             let is_unsure = self.flow.has_unwritten() || self.session.forgets_unanswered();
             let ending = match part(&mut self.session) {
                 Parted::Nothing => Ending::Drop,
-                Parted::Rest(rest) => Ending::Flush(rest, hub.count_parting()),
+                Parted::Rest(bytes) => {
+                    let gated = self.session.take_gated();
+                    Ending::Flush(Rest { bytes, gated }, hub.count_parting())
+                }
                 Parted::Session(session) => Ending::Leave(session, hub.count_parting()),
             };
             let has_rest = match &ending {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Driver, Link, now};
 use crate::codec::{Connect, Properties, PublishRef, QoS, Str, Subscription};
-use crate::session::{RequestError, Session};
+use crate::session::{Discarded, RequestError, Session};
 
 /// A program's request to a link.
 pub enum Request<'a> {
@@ -14,7 +14,9 @@ pub enum Request<'a> {
     Connect(Box<Connect>),
     /// Publishes a message.
     Publish(PublishRef<'a>),
-    /// Publishes if there is a connection. So no other message is dropped from the queue.
+    /// Publishes a message that may wait for so long at most.
+    PublishWithin(PublishRef<'a>, Duration),
+    /// Publishes if there is a connection or a store, and no other message is given up for it.
     PublishConnected(PublishRef<'a>),
     /// Publishes a large message without copying its payload.
     PublishLarge(PublishRef<'a>, Lent<'a>),
@@ -79,8 +81,8 @@ pub struct Accepted {
     /// Of a message: whether the program should wait before it publishes more, see [`Link::is_full`], or its connector
     /// has to send.
     pub full: bool,
-    /// Of a message: the packet identifiers of the messages dropped from the full queue.
-    pub dropped: Vec<u16>,
+    /// Of a message: the messages that were given up for it.
+    pub dropped: Vec<Discarded>,
 }
 
 /// Why a request was refused.
@@ -109,6 +111,7 @@ impl Link {
     pub fn ask(&self, request: Request<'_>) -> Result<Accepted, Refused> {
         match request {
             Request::Publish(message) => self.publish(&message),
+            Request::PublishWithin(message, time) => self.publish_within(&message, time),
             Request::PublishConnected(message) => self.publish_connected(&message),
             Request::PublishLarge(message, lent) => self.publish_large(&message, lent),
             Request::Connect(connect) => self.send(|session| session.connect(&connect)),

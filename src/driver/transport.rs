@@ -9,14 +9,27 @@ use bytes::BytesMut;
 use super::dirty::Dirty;
 use super::hub::Parting;
 use super::lock;
-use crate::session::Session;
+use crate::session::{Gated, Session};
+
+/// The last bytes of a connection.
+pub(super) struct Rest {
+    pub(super) bytes: BytesMut,
+    /// More bytes, which have to wait for the store.
+    pub(super) gated: Option<Box<Gated>>,
+}
+
+impl Rest {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.gated.is_none()
+    }
+}
 
 /// The way in which a connection is to end.
 pub(super) enum Ending {
     /// At once. The peer sees the end of the stream without a DISCONNECT.
     Drop,
     /// After these last bytes have been written, and the peer has had time to read them.
-    Flush(BytesMut, Parting),
+    Flush(Rest, Parting),
     /// The same, after the packets that this session holds. The link has no further use for the session.
     Leave(Box<Session>, Parting),
 }

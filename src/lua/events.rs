@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::mem::ManuallyDrop;
 
 use super::link::{Live, LuaLink, Stale};
-use super::results::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet, set};
+use super::results::{BUILDS_MESSAGES, MESSAGE_FIELDS, Results, push_message, push_packet, set};
 use super::stack::{RawFunction, Stack};
 use crate::codec::{Packet, Version};
 use crate::driver::{Ended, LinkEvent};
@@ -61,6 +61,11 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
                     push_words(reason, results);
                     return;
                 }
+                LinkEvent::Discarded(discarded) => {
+                    results.push_bytes(b"discarded");
+                    discarded.push(results);
+                    return;
+                }
                 LinkEvent::Withdrawn {
                     packet_id,
                     correlation_data,
@@ -77,8 +82,9 @@ impl<const TURN: bool> RawFunction for NextEvent<TURN> {
                 } => {
                     results.push_bytes(b"identified");
                     results.push_integer(*packet_id);
-                    results.push_count(*sequence);
-                    results.push_bytes(tag);
+                    results.push_table();
+                    set(results, "sequence", |to| to.push_count(*sequence));
+                    set(results, "tag", |to| to.push_bytes(tag));
                     return;
                 }
                 LinkEvent::Unacknowledged(count) => {

@@ -39,7 +39,7 @@ impl Published {
 }
 
 /// The packet identifier, 0 for QoS 0, the time as of `os.time`, whether the program should wait before it sends more, and
-/// perhaps a list of the packet identifiers of messages that were dropped to make room.
+/// perhaps a list of the messages that were given up for it.
 impl Results for Published {
     fn push(&self, to: &Stack) {
         let Accepted {
@@ -189,8 +189,8 @@ impl RawFunction for PublishTable {
     }
 }
 
-/// `publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties)`, a method: returns the results of
-/// `core.publish`.
+/// `publish(topic, payload, qos, retain, dup, packet_id, properties, user_properties, expires_in)`, a method: returns the
+/// results of `core.publish`. A message that would have to wait for more than `expires_in` seconds is given up.
 pub(super) fn publish_with_properties(arguments: &Stack) -> Answer<Published> {
     let this = LuaLink::of(arguments)?;
     let answer = || {
@@ -198,7 +198,20 @@ pub(super) fn publish_with_properties(arguments: &Stack) -> Answer<Published> {
         let packet_id = packet_id(arguments.argument(7))?;
         let properties = properties(arguments, 8, this.version)?;
         let link = this.live()?.link;
-        publish(link, &message, packet_id, &properties, Request::Publish)
+        let expires_in = match arguments.argument(10) {
+            Scalar::Nil => None,
+            seconds => Some(seconds.seconds(&".expire")?),
+        };
+        publish(
+            link,
+            &message,
+            packet_id,
+            &properties,
+            |packet| match expires_in {
+                Some(time) => Request::PublishWithin(packet, time),
+                None => Request::Publish(packet),
+            },
+        )
     };
     Ok(answer())
 }

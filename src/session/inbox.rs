@@ -5,7 +5,7 @@ use std::mem;
 
 use bytes::Bytes;
 
-use super::{Failure, RequestError, Unrenewed};
+use super::{Discarded, Failure, RequestError, Unrenewed};
 use crate::codec::{Packet, Property, PropertyValue, QoS};
 
 /// The least number of messages for which taking all of them at once pays.
@@ -29,6 +29,8 @@ pub enum Event {
         /// Why.
         reason: RequestError,
     },
+    /// An accepted message was given up when its turn came, as the settings say.
+    Discarded(Discarded),
     /// A kept message, which has waited, is sent. Its answer will have this packet identifier.
     Identified {
         /// Its place in the order in which messages were kept.
@@ -59,7 +61,9 @@ impl Event {
         match self {
             Self::Packet(Puback(ack) | Pubrec(ack)) => Some(ack.packet_id),
             Self::Packet(Suback(ack) | Unsuback(ack)) => Some(ack.packet_id),
-            Self::Dropped { packet_id, .. } | Self::Withdrawn { packet_id, .. } => Some(*packet_id),
+            Self::Dropped { packet_id, .. }
+            | Self::Withdrawn { packet_id, .. }
+            | Self::Discarded(Discarded { packet_id, .. }) => Some(*packet_id),
             Self::Packet(_) | Self::Identified { .. } | Self::Unrenewed(_) | Self::Failed(_) => {
                 None
             }
@@ -85,6 +89,7 @@ impl Event {
             Self::Packet(Packet::Disconnect(last) | Packet::Auth(last)) => (0, &last.properties),
             // No other packet becomes an event.
             Self::Packet(_)
+            | Self::Discarded(_)
             | Self::Dropped { .. }
             | Self::Identified { .. }
             | Self::Withdrawn { .. }

@@ -1,6 +1,7 @@
 //! The limits that each side of a connection sets the other. `request` and `receive` enforce them.
 
-use std::time::Duration;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
 use crate::codec::{Properties, PropertyId, QoS};
 
@@ -28,6 +29,11 @@ pub struct Settings {
     pub keep_exchanges: bool,
     /// Whether messages are accepted without a connection, and how many.
     pub queue: Option<QueueLimits>,
+    /// How messages wait to be sent for the first time, if the user has said so.
+    pub backlog: Option<Box<Backlog>>,
+    /// Tells the time when a message begins to wait, and when it is sent at last. Without it no message of the queue
+    /// expires.
+    pub clock: Option<fn() -> Instant>,
     /// Whether subscriptions are renewed when the server has no session.
     pub resubscribe: bool,
     /// The most QoS 2 messages that a server of 3.1.1 is given at a time. Such a server cannot say how many it takes,
@@ -43,6 +49,13 @@ pub struct Settings {
     pub topic_aliases: bool,
 }
 
+impl Settings {
+    /// Whether a waiting message gives way to a newer one of its topic.
+    pub fn gives_way(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.latest)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -53,6 +66,8 @@ impl Default for Settings {
             pingresp_timeout: None,
             keep_exchanges: false,
             queue: None,
+            backlog: None,
+            clock: None,
             resubscribe: false,
             server_receive_maximum: 20,
             requests: None,
@@ -61,13 +76,25 @@ impl Default for Settings {
     }
 }
 
+/// How messages wait that were never sent, in memory or in a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How long a message may wait for which the program says nothing. `None`: for ever.
+    pub expires_in: Option<Duration>,
+    /// Whether a message gives way to a newer one of its topic. Messages with a response topic never do.
+    pub latest: bool,
+    /// How many of the messages that have waited for the connection are sent in a second. `None`: as many as the server
+    /// takes. It ends when none waits any more.
+    pub rate: Option<NonZeroU32>,
+}
+
 /// The limits of the queue of messages that wait for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// The most packets.
-    pub max_messages: usize,
+    pub max_messages: u32,
     /// The most bytes of these packets.
-    pub max_bytes: usize,
+    pub max_bytes: u32,
     /// Whether the oldest message that was never sent makes room for a new one. If not, the new one is refused.
     pub drop_oldest: bool,
 }

@@ -1,5 +1,6 @@
 //! The MQTT client state machine, sans-I/O. Received bytes, the user's requests and the current time go in. Bytes to
-//! send, events for the user and the next deadline come out. No socket, no Lua and no look at a clock may appear here.
+//! send, events for the user and the next deadline come out. No socket, no Lua and no look at a clock of its own may appear
+//! here.
 //!
 //! A driver holds one [`Session`] for a client's whole life. For each network connection it calls [`Session::open`] and
 //! [`Session::connect`]. Then, in any order and until [`Session::state`] is [`State::Disconnected`], it
@@ -20,6 +21,7 @@ use crate::codec::{Packet, QoS, Version, encode};
 
 mod aliases;
 mod connection;
+mod discarded;
 mod failure;
 mod id_map;
 mod inbox;
@@ -27,6 +29,7 @@ mod incoming;
 mod kept;
 mod limits;
 mod outgoing;
+mod queue;
 mod receive;
 mod request;
 mod send;
@@ -35,11 +38,15 @@ mod timers;
 mod transport;
 
 pub use connection::State;
+pub use discarded::{Discarded, Why};
 pub use failure::{Failure, NotRenewed, Unrenewed, Violation};
 pub use inbox::Event;
-pub use kept::{Keep, KeepError, Label, Mark, Resumed, Syncing, Waiting};
-pub use limits::{QueueLimits, ServerLimits, Settings};
+pub use kept::{
+    Gated, Keep, KeepError, Keeping, Label, Listed, Mark, Note, Resumed, Syncing, Waiting, topic_of,
+};
+pub use limits::{Backlog, QueueLimits, ServerLimits, Settings};
 pub use request::{Parted, RequestError};
+pub use send::has_response_topic;
 
 use connection::Connection;
 use inbox::Inbox;
@@ -47,6 +54,7 @@ use incoming::{Incoming, Received};
 use kept::Kept;
 use kept::set_packet_id;
 use outgoing::{Outgoing, Phase, Progress};
+use send::Pace;
 use subscriptions::Subscriptions;
 use timers::{Due, Timers};
 use transport::Transport;
@@ -79,6 +87,10 @@ pub struct Stats {
     pub ping_round_trip: Option<Duration>,
 }
 
+/// What the keys of the user's notes begin with. Other keys are topic filters, which have no such character
+/// [MQTT-4.7.3-2].
+const OWN: &[u8] = b"\0";
+
 /// An MQTT client, connected or not. See the [module](self) for its use.
 ///
 /// An idle session takes a few hundred bytes.
@@ -102,8 +114,10 @@ pub struct Session {
     counters: Stats,
     /// Events that the user has not taken.
     inbox: Inbox,
-    /// Packet identifiers of messages dropped from the full queue, see [`Session::take_dropped`].
-    dropped: Vec<u16>,
+    /// See [`Session::take_discarded`].
+    discarded: Vec<Discarded>,
+    /// How the messages that have waited for this connection are spread, until all are sent.
+    pace: Option<Box<Pace>>,
     /// Whether the user knows that many messages wait for an acknowledgement.
     stall_told: bool,
     /// Where accepted messages outlive the process.
@@ -125,7 +139,8 @@ impl Session {
             unanswered_connect: false,
             counters: Stats::default(),
             inbox: Inbox::default(),
-            dropped: Vec::new(),
+            discarded: Vec::new(),
+            pace: None,
             stall_told: false,
             kept: None,
         }
@@ -136,7 +151,7 @@ impl Session {
     ///
     /// # Errors
     /// What is there cannot be read.
-    pub fn keep_in(&mut self, mut store: Box<dyn Keep>) -> Result<(), KeepError> {
+    pub fn keep_in(&mut self, mut store: Box<dyn Keep>, keeping: Keeping) -> Result<(), KeepError> {
         for Resumed { packet_id, packet } in store.resume()? {
             let phase = match packet.as_deref() {
                 None => Phase::Pubcomp,
@@ -154,8 +169,43 @@ impl Session {
         for packet_id in store.all_received() {
             self.incoming.deliver(packet_id, Received::Acknowledged);
         }
-        self.kept = Some(Box::new(Kept::new(store)));
+        for (key, note) in store.notes() {
+            if !key.starts_with(OWN) {
+                self.subscriptions.restore(&note, self.version);
+            }
+        }
+        self.kept = Some(Box::new(Kept::new(store, keeping)?));
         Ok(())
+    }
+
+    /// Keeps a value of the user's under a name in the store. An empty value is the same as none.
+    pub fn note(&mut self, name: &[u8], value: &[u8]) {
+        if let Some(store) = self.store() {
+            store.note(&[OWN, name].concat(), value);
+        }
+    }
+
+    /// The value that is kept under a name.
+    pub fn noted(&self, name: &[u8]) -> Option<Box<[u8]>> {
+        let notes = self.kept.as_ref()?.store.notes();
+        let mut values = notes.into_iter();
+        let (_, value) = values.find(|(key, _)| key.strip_prefix(OWN) == Some(name))?;
+        Some(value)
+    }
+
+    /// At most `most` kept messages, see [`Keep::list`], without those that a newer one has replaced. None without a store.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn stored(
+        &self,
+        from: Option<Mark>,
+        most: usize,
+    ) -> Result<(Vec<Listed>, Option<Mark>), KeepError> {
+        match &self.kept {
+            Some(kept) => kept.list(from, most),
+            None => Ok((Vec::new(), None)),
+        }
     }
 
     /// The store, see [`keep_in`](Self::keep_in).
@@ -163,9 +213,23 @@ impl Session {
         self.kept.as_mut().map(|kept| &mut *kept.store)
     }
 
+    /// Whether a kept message waits that was never sent.
+    pub fn has_kept_waiting(&self) -> bool {
+        self.waiting() > 0
+    }
+
     /// How many kept messages were never sent.
     fn waiting(&self) -> u64 {
-        self.kept.as_ref().map_or(0, |kept| kept.store.waiting())
+        self.kept.as_ref().map_or(0, |kept| kept.waiting())
+    }
+
+    /// How messages wait to be sent for the first time.
+    fn backlog(&self) -> Backlog {
+        self.settings
+            .backlog
+            .as_deref()
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Whether exchanges go on after a clean start.
@@ -227,7 +291,45 @@ impl Session {
 
     /// Whether an accepted packet has still to be sent.
     pub fn holds_back(&self) -> bool {
+        self.has_to_send() || self.waits_for_store()
+    }
+
+    /// Whether an accepted packet has not been sent at all.
+    fn has_to_send(&self) -> bool {
         self.outgoing.has_held() || self.waiting() > 0
+    }
+
+    /// Whether bytes wait until the store is [synced](Self::synced).
+    pub fn waits_for_store(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.waits())
+    }
+
+    /// The sync that the store needs, to be done elsewhere.
+    pub fn sync(&mut self) -> Option<Syncing> {
+        self.store()?.sync()
+    }
+
+    /// The bytes that wait until the store is synced, taken out of a connection that is let go of.
+    pub fn take_gated(&mut self) -> Option<Box<Gated>> {
+        self.kept.as_mut()?.take_gated()
+    }
+
+    /// The user will not come back: another session may have the store.
+    pub fn let_go_of_store(&mut self) {
+        if let Some(mut kept) = self.kept.take() {
+            // What is not written has to be told by the server once more.
+            let _ = kept.store.flush();
+        }
+    }
+
+    /// A sync of the store has ended, with this result.
+    pub fn synced(&mut self, result: Result<Mark, KeepError>) {
+        if let Some(store) = self.store()
+            && let Err(error) = store.synced(result)
+            && self.state() != State::Disconnected
+        {
+            self.fail(Failure::Store(error));
+        }
     }
 
     /// The transport is up. If no packet identifier is in use, they start again at 1.
@@ -244,6 +346,7 @@ impl Session {
     /// The transport is gone, or is about to be dropped. Queued events stay.
     pub fn close(&mut self) {
         self.end_connection();
+        self.pace = None;
         self.transport = Transport::new(self.version, Timers::default());
         if let Some(kept) = &mut self.kept {
             kept.close();
@@ -280,9 +383,14 @@ impl Session {
         self.inbox.take_all();
     }
 
-    /// Takes the packet identifiers of the messages dropped from the full queue since the last call.
-    pub fn take_dropped(&mut self) -> Vec<u16> {
-        mem::take(&mut self.dropped)
+    /// Whether publishing may make the session give up other messages.
+    pub fn gives_up(&self) -> bool {
+        self.settings.gives_way() || self.kept.as_ref().is_some_and(|kept| kept.gives_up())
+    }
+
+    /// Takes the messages that publishing has made the session give up since the last call.
+    pub fn take_discarded(&mut self) -> Vec<Discarded> {
+        mem::take(&mut self.discarded)
     }
 
     /// Takes the next event off the queue.
@@ -354,6 +462,14 @@ impl Session {
             .is_full(self.settings.max_queued_bytes, self.outgoing.untold())
     }
 
+    /// The number of bytes that wait to be written, for the store too.
+    pub fn unwritten(&self) -> usize {
+        match &self.kept {
+            None => self.transport.transmit.len(),
+            Some(kept) => kept.bytes(),
+        }
+    }
+
     /// Bytes that wait to be written, without the bytes already [taken](Self::take) and without held back packets.
     pub fn transmit(&self) -> &BytesMut {
         match &self.kept {
@@ -412,8 +528,15 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state() {
             State::Disconnected => None,
-            _ => self.transport.timers.next().map(|(at, _)| at),
+            _ => self.next_due().map(|(at, _)| at),
         }
+    }
+
+    /// The next deadline, and what is due then.
+    fn next_due(&self) -> Option<(Instant, Due)> {
+        let pace = self.pace.as_ref().map(|pace| (pace.next, Due::Pace));
+        let next = self.transport.timers.next();
+        next.into_iter().chain(pace).min_by_key(|(at, _)| *at)
     }
 
     /// Whether the next deadline is the server's: a server that has not answered by then is given up.
@@ -428,12 +551,13 @@ impl Session {
         if self.state() == State::Disconnected {
             return;
         }
-        match self.transport.timers.next() {
+        match self.next_due() {
             Some((at, due)) if at <= now => match due {
                 Due::Pingreq => {
                     self.shrink();
                     self.send_pingreq(now);
                 }
+                Due::Pace => self.send_more(now),
                 Due::Pingresp if self.transport.held_back => {
                     self.transport.timers.pingresp(now);
                     self.send_pingreq(now);

@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 
 use super::id_map::{IdHasher, IdMap};
 use super::limits::QueueLimits;
+use super::queue::{Entry, Held, Place, Queue, Times};
 use crate::codec::{PacketType, Subscribe, Unsubscribe};
 
 /// How far an exchange has come, named by the packet that is awaited next.
@@ -117,14 +118,6 @@ impl Exchange {
     }
 }
 
-/// A packet that has not been sent yet.
-enum Waiting {
-    /// The packet of this exchange.
-    Exchange(u16),
-    /// A QoS 0 PUBLISH.
-    Plain(Box<[u8]>),
-}
-
 /// The held back packet that is sent next.
 pub(super) enum Front {
     Exchange(u16),
@@ -143,10 +136,8 @@ pub(super) struct Outgoing {
     /// Exchanges to be repeated before any new packet, in the order in which they began [MQTT-4.6.0-1]. Some may have
     /// ended meanwhile.
     repeat: VecDeque<u16>,
-    /// Packets that were never sent, in the order of their requests.
-    waiting: VecDeque<Waiting>,
-    /// Bytes of the packets in `waiting`.
-    waiting_bytes: usize,
+    /// Packets that were never sent.
+    waiting: Queue,
     /// Whether `repeat` or `waiting` may hold packets other than PUBLISH.
     holds_unlimited: bool,
     /// Bytes of all packets here.
@@ -202,6 +193,11 @@ impl Outgoing {
         self.untold.len()
     }
 
+    /// The number of exchanges, and of answers that the user has not taken.
+    pub(super) fn unanswered(&self) -> usize {
+        self.exchanges.len() + self.untold.len()
+    }
+
     /// Sets the identifier from which the counter goes on.
     pub(super) fn set_last_id(&mut self, id: u16) {
         self.last = id;
@@ -213,8 +209,7 @@ impl Outgoing {
         self.bytes += packet.len();
         match progress {
             Progress::Waiting => {
-                self.waiting.push_back(Waiting::Exchange(id));
-                self.waiting_bytes += packet.len();
+                self.waiting.push(Held::Exchange(id), packet.len());
                 self.holds_unlimited |= !phase.sends_message();
             }
             Progress::Repeat => {
@@ -255,9 +250,27 @@ impl Outgoing {
 
     /// Puts a QoS 0 PUBLISH into the queue.
     pub(super) fn hold(&mut self, packet: Box<[u8]>) {
-        self.bytes += packet.len();
-        self.waiting_bytes += packet.len();
-        self.waiting.push_back(Waiting::Plain(packet));
+        let size = packet.len();
+        self.bytes += size;
+        self.waiting.push(Held::Plain(packet), size);
+    }
+
+    /// The message that has just joined the queue has these times.
+    pub(super) fn time_last(&mut self, times: Times) {
+        self.waiting.time_last(times);
+    }
+
+    /// The message that has just joined the queue is the newest of its topic.
+    pub(super) fn name_last(&mut self, topic: &str) {
+        self.waiting.name_last(topic);
+    }
+
+    /// Replaces the PUBLISH of an exchange by one of the same size.
+    pub(super) fn set_packet(&mut self, id: u16, packet: Box<[u8]>) {
+        if let Some(exchange) = self.exchanges.get_mut(&id) {
+            debug_assert_eq!(exchange.packet.len(), packet.len());
+            exchange.packet = packet;
+        }
     }
 
     /// The exchange with this identifier.
@@ -374,7 +387,7 @@ impl Outgoing {
 
     /// The number of packets that were never sent, and their bytes.
     pub(super) fn queued(&self) -> (usize, usize) {
-        (self.waiting.len(), self.waiting_bytes)
+        (self.waiting.len(), self.waiting.bytes())
     }
 
     /// Bytes of all packets here.
@@ -391,10 +404,15 @@ impl Outgoing {
             }
             self.repeat.pop_front();
         }
-        self.waiting.front().map(|waiting| match waiting {
-            Waiting::Exchange(id) => Front::Exchange(*id),
-            Waiting::Plain(_) => Front::Plain,
+        self.waiting.front().map(|entry| match entry.held {
+            Held::Exchange(id) => Front::Exchange(id),
+            Held::Plain(_) => Front::Plain,
         })
+    }
+
+    /// The times of the first message that was never sent, if they matter.
+    pub(super) fn front_times(&self) -> Option<Times> {
+        self.waiting.front()?.times.as_deref().copied()
     }
 
     /// Moves the first exchange that waits with SUBSCRIBE, UNSUBSCRIBE or PUBREL to the front of its queue.
@@ -411,12 +429,15 @@ impl Outgoing {
             self.repeat.push_front(id);
             return Some(id);
         }
-        let waiting = self.waiting.iter().position(|waiting| match waiting {
-            Waiting::Exchange(id) => held(id, Progress::Waiting),
-            Waiting::Plain(_) => false,
-        });
-        if let Some(Waiting::Exchange(id)) = waiting.and_then(|at| self.waiting.remove(at)) {
-            self.waiting.push_front(Waiting::Exchange(id));
+        let waiting = self
+            .waiting
+            .iter()
+            .find_map(|(place, entry)| match entry.held {
+                Held::Exchange(id) if held(&id, Progress::Waiting) => Some((place, id)),
+                _ => None,
+            });
+        if let Some((place, id)) = waiting {
+            self.waiting.bring_forward(place);
             return Some(id);
         }
         self.holds_unlimited = false;
@@ -425,17 +446,22 @@ impl Outgoing {
 
     /// Takes the QoS 0 PUBLISH at the front of the queue.
     pub(super) fn take_plain(&mut self) -> Option<Box<[u8]>> {
-        match self.waiting.pop_front()? {
-            Waiting::Plain(packet) => {
-                self.waiting_bytes -= packet.len();
-                self.bytes -= packet.len();
-                Some(packet)
-            }
-            exchange => {
-                self.waiting.push_front(exchange);
-                None
-            }
-        }
+        let Held::Plain(_) = self.waiting.front()?.held else {
+            return None;
+        };
+        let entry = self.waiting.pop_front();
+        let (_, packet) = self.take(entry)?;
+        Some(packet)
+    }
+
+    /// What a packet of the queue was: its packet identifier, 0 for QoS 0, and its bytes.
+    fn take(&mut self, entry: Option<Entry>) -> Option<(u16, Box<[u8]>)> {
+        let (id, packet) = match entry?.held {
+            Held::Plain(packet) => (0, packet),
+            Held::Exchange(id) => (id, self.exchanges.remove(&id)?.packet),
+        };
+        self.bytes -= packet.len();
+        Some((id, packet))
     }
 
     /// The exchange at the front leaves its queue.
@@ -445,7 +471,6 @@ impl Outgoing {
         };
         if exchange.progress == Progress::Waiting {
             self.waiting.pop_front();
-            self.waiting_bytes -= exchange.packet.len();
         } else {
             self.repeat.pop_front();
         }
@@ -455,52 +480,63 @@ impl Outgoing {
         }
     }
 
-    /// How many messages that were never sent have to be dropped for one more packet of this size. `None` if dropping
-    /// all of them makes too little room.
-    pub(super) fn to_drop_for(&self, size: usize, limits: QueueLimits) -> Option<usize> {
+    /// How many messages that were never sent have to be dropped for one more packet of this size, which also takes the
+    /// place of `replaced`. `None` if dropping all of them makes too little room.
+    pub(super) fn to_drop_for(
+        &self,
+        size: usize,
+        limits: QueueLimits,
+        replaced: Option<(Place, usize)>,
+    ) -> Option<usize> {
+        let most = limits.max_messages as usize;
         let (mut packets, mut bytes) = self.queued();
-        let fits =
-            |packets, bytes| packets < limits.max_messages && bytes + size <= limits.max_bytes;
-        let mut count = 0;
-        let mut messages = self
-            .waiting
-            .iter()
-            .filter_map(|waiting| self.message(waiting));
-        while !fits(packets, bytes) {
-            let message = messages.next().filter(|_| limits.drop_oldest)?;
+        if let Some((_, size)) = replaced {
             packets -= 1;
-            bytes -= message.len();
+            bytes -= size;
+        }
+        let fits = |packets, bytes| packets < most && bytes + size <= limits.max_bytes as usize;
+        let mut count = 0;
+        let mut messages = self.waiting.iter().filter(|(place, entry)| {
+            self.is_message(entry) && replaced.is_none_or(|(other, _)| *place != other)
+        });
+        while !fits(packets, bytes) {
+            let (_, message) = messages.next().filter(|_| limits.drop_oldest)?;
+            packets -= 1;
+            bytes -= message.size;
             count += 1;
         }
         Some(count)
     }
 
-    /// The waiting packet if it is a PUBLISH.
-    fn message<'a>(&'a self, waiting: &'a Waiting) -> Option<&'a [u8]> {
-        match waiting {
-            Waiting::Plain(packet) => Some(packet),
-            Waiting::Exchange(id) => {
-                let exchange = self.exchanges.get(id)?;
-                exchange.phase.sends_message().then_some(&exchange.packet)
+    /// Whether the waiting packet is a PUBLISH.
+    fn is_message(&self, entry: &Entry) -> bool {
+        match &entry.held {
+            Held::Plain(_) => true,
+            Held::Exchange(id) => {
+                let exchange = self.exchanges.get(id);
+                exchange.is_some_and(|exchange| exchange.phase.sends_message())
             }
         }
     }
 
-    /// Drops the oldest message that was never sent. Returns its packet identifier, 0 for QoS 0, or `None` if there is
-    /// none.
-    pub(super) fn drop_oldest(&mut self) -> Option<u16> {
-        let is_message = |waiting: &Waiting| self.message(waiting).is_some();
-        let position = self.waiting.iter().position(is_message)?;
-        let (id, size) = match self.waiting.remove(position)? {
-            Waiting::Plain(packet) => (0, packet.len()),
-            Waiting::Exchange(id) => {
-                let exchange = self.exchanges.remove(&id)?;
-                (id, exchange.packet.len())
-            }
-        };
-        self.waiting_bytes -= size;
-        self.bytes -= size;
-        Some(id)
+    /// The newest message of a topic that was never sent, and its size.
+    pub(super) fn newest(&self, topic: &str) -> Option<(Place, usize)> {
+        self.waiting.newest(topic)
+    }
+
+    /// Takes a message out of the queue. Returns its packet identifier, 0 for QoS 0, and the message.
+    pub(super) fn remove(&mut self, place: Place) -> Option<(u16, Box<[u8]>)> {
+        let entry = self.waiting.remove(place);
+        self.take(entry)
+    }
+
+    /// Drops the oldest message that was never sent, likewise. Returns `None` if there is none.
+    pub(super) fn drop_oldest(&mut self) -> Option<(u16, Box<[u8]>)> {
+        let (place, _) = self
+            .waiting
+            .iter()
+            .find(|(_, entry)| self.is_message(entry))?;
+        self.remove(place)
     }
 
     /// The connection is gone. Exchanges sent on it are to be repeated on the next one.
@@ -548,21 +584,17 @@ impl Outgoing {
                 return true;
             };
             self.bytes -= exchange.packet.len();
-            if exchange.progress == Progress::Waiting {
-                self.waiting_bytes -= exchange.packet.len();
-            }
             self.untold.insert(id);
             withdrawn.push((id, chosen));
             false
         });
-        self.waiting.retain(|waiting| match waiting {
-            Waiting::Exchange(id) => self.exchanges.contains_key(id),
-            Waiting::Plain(packet) => {
+        self.waiting.retain(|held| match held {
+            Held::Exchange(id) => self.exchanges.contains_key(id),
+            Held::Plain(packet) => {
                 let Some(chosen) = choose(packet) else {
                     return true;
                 };
                 self.bytes -= packet.len();
-                self.waiting_bytes -= packet.len();
                 withdrawn.push((0, chosen));
                 false
             }
@@ -585,6 +617,6 @@ impl Outgoing {
         self.exchanges.shrink_to_fit();
         self.untold.shrink_to_fit();
         self.repeat.shrink_to_fit();
-        self.waiting.shrink_to_fit();
+        self.waiting.shrink();
     }
 }

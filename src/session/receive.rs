@@ -15,8 +15,9 @@ use crate::codec::reason::{
     is_refusal,
 };
 use crate::codec::{
-    Ack, Connack, Disconnect, Packet, PacketType, Properties, PropertyId, Publish, QoS, Suback,
-    Subscribe, Subscription, Version, decode_header, encode_ack, encode_subscribe, reason_listed,
+    Ack, Connack, Disconnect, Packet, PacketType, Properties, PropertyId, Publish, QoS, Str,
+    Suback, Subscribe, Subscription, Version, decode_header, encode_ack, encode_subscribe,
+    reason_listed,
 };
 
 /// The first bytes of a TLS alert, by which a TLS server answers bytes that are not TLS. No MQTT packet begins with
@@ -87,7 +88,7 @@ impl Session {
     #[inline(always)]
     fn handle_packet(&mut self, packet: Packet, now: Instant) -> Handled {
         if self.state() != State::Connected {
-            return self.handle_before_connack(packet);
+            return self.handle_before_connack(packet, now);
         }
         match packet {
             Packet::Publish(publish) => self.handle_publish(publish),
@@ -119,7 +120,7 @@ impl Session {
     /// The first packet from the server must be CONNACK [MQTT-3.2.0-1]. AUTH packets may precede it if CONNECT asked
     /// for them (4.12).
     #[cold]
-    fn handle_before_connack(&mut self, packet: Packet) -> Handled {
+    fn handle_before_connack(&mut self, packet: Packet, now: Instant) -> Handled {
         let Connection::Connecting(connecting) = &self.connection else {
             return Err(match packet {
                 Packet::Connack(_) => Violation::ConnackTooEarly,
@@ -127,7 +128,7 @@ impl Session {
             });
         };
         match packet {
-            Packet::Connack(connack) => self.handle_connack(connack),
+            Packet::Connack(connack) => self.handle_connack(connack, now),
             Packet::Auth(auth) if connecting.requested.authentication_method.is_some() => {
                 self.handle_auth(auth)
             }
@@ -135,7 +136,7 @@ impl Session {
         }
     }
 
-    fn handle_connack(&mut self, mut connack: Connack) -> Handled {
+    fn handle_connack(&mut self, mut connack: Connack, now: Instant) -> Handled {
         let refused = connack.reason != 0;
         self.check_listed(PacketType::Connack, connack.reason)?;
         let method = PropertyId::AuthenticationMethod;
@@ -167,6 +168,7 @@ impl Session {
                 news = self.withdraw_requests();
             }
             connack.session_present &= !self.loss_untold;
+            self.set_pace(now);
         }
         self.inbox.push(Event::Packet(Packet::Connack(connack)));
         for event in news {
@@ -456,9 +458,15 @@ impl Session {
             match exchange.request.as_deref() {
                 Some(Request::Subscribe { subscribe, .. }) => {
                     self.subscriptions.answered(subscribe, reasons);
+                    for subscription in &subscribe.subscriptions {
+                        self.note_subscription(&subscription.filter);
+                    }
                 }
                 Some(Request::Unsubscribe(unsubscribe)) => {
                     self.subscriptions.ended(unsubscribe, reasons);
+                    for filter in &unsubscribe.filters {
+                        self.note_subscription(filter);
+                    }
                 }
                 None => {}
             }
@@ -468,6 +476,15 @@ impl Session {
             self.inbox.push(failure);
         }
         Ok(())
+    }
+
+    /// Keeps a subscription in the store, or that there is none any more.
+    fn note_subscription(&mut self, filter: &Str) {
+        if let Some(kept) = &mut self.kept {
+            let note = self.subscriptions.note(filter, self.version);
+            let note = note.as_deref().unwrap_or_default();
+            kept.store.note(filter.as_bytes(), note);
+        }
     }
 
     #[cold]

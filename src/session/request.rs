@@ -3,14 +3,16 @@
 use std::fmt;
 use std::mem;
 use std::num::NonZeroU16;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
 use super::connection::{Connected, Connecting, Connection};
+use super::discarded::{Discarded, Why};
 use super::incoming::Received;
 use super::kept::{KeepError, Label};
 use super::outgoing::{Phase, Progress, Request};
+use super::queue::Times;
 use super::send::MOST_UNDER_WAY;
 use super::{QueueLimits, Session, State};
 use crate::codec::{
@@ -219,12 +221,36 @@ impl Session {
     /// identifier 0 asks for a new one; another identifier is the program's own and must be free. QoS 0 ignores the
     /// identifier and returns 0.
     ///
-    /// Other messages may be dropped from the queue for it, see [`take_dropped`](Self::take_dropped).
+    /// Other messages may be dropped from the queue for it, see [`take_discarded`](Self::take_discarded).
+    ///
+    /// With a [store](Self::keep_in), a message of QoS 1 or 2 goes the way of [`publish_kept`](Self::publish_kept), without
+    /// a label. The packet identifier is 0 then if the message waits.
     ///
     /// # Errors
     /// There is neither a connection nor a queue for it, the queue is full, the message exceeds a limit of the server,
     /// its packet identifier is in use or none is free, or it breaks a rule: see [`RequestError`].
     pub fn publish(&mut self, message: &PublishRef<'_>) -> Result<u16, RequestError> {
+        self.publish_within(message, None)
+    }
+
+    /// Sends PUBLISH like [`publish`](Self::publish), unless it would have to wait for longer than this: then it is given up,
+    /// see [`Event::Discarded`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn publish_within(
+        &mut self,
+        message: &PublishRef<'_>,
+        expires_in: Option<Duration>,
+    ) -> Result<u16, RequestError> {
+        if self.kept.is_some() && message.qos != QoS::AtMostOnce {
+            let label = Label {
+                expires_in: expires_in.map_or(0, |time| time.as_millis().max(1) as u64),
+                ..Label::default()
+            };
+            let published = self.publish_kept(message, &label);
+            return published.map(|(packet_id, _)| packet_id);
+        }
         let held = self.is_held(PacketType::Publish)?;
         self.check_publish(message.qos, message.retain)?;
         let resolved = match message.properties.is_empty() {
@@ -250,6 +276,7 @@ impl Session {
                     },
                     &PublishRef { packet_id, ..kept },
                     held,
+                    expires_in,
                 )?;
                 if !held && has_alias {
                     self.remember_alias(message);
@@ -269,9 +296,10 @@ impl Session {
         let counted = self.is_counted(phase);
         if held || !self.has_quota() {
             let packet = self.encode_stored(|version, out| encode_publish(&kept, version, out))?;
-            self.admit(packet.len())?;
+            self.admit(packet.len(), &kept)?;
             self.outgoing
                 .begin(packet_id, phase, packet, Progress::Waiting);
+            self.waits(&kept, expires_in);
         } else {
             // With an alias a message may fit that does not fit without one. It could not be stored then, so it is
             // refused.
@@ -348,12 +376,7 @@ impl Session {
             ..stored_form(message, &resolved)
         };
         let packet = self.encode_stored(|version, out| encode_publish(&stored, version, out))?;
-        let Some(store) = self.store() else {
-            return Err(RequestError::NotConnected);
-        };
-        let sequence = store
-            .keep(label, &packet, sent_as)
-            .map_err(RequestError::Store)?;
+        let sequence = self.keep(label, &packet, sent_as)?;
         let (Some(packet_id), Some(phase)) = (sent_as, phase) else {
             return Ok((0, sequence));
         };
@@ -361,7 +384,11 @@ impl Session {
             packet_id,
             ..*message
         };
-        if let Err(error) = self.append_publish(message) {
+        let appended = match resolved.is_some() || self.settings.topic_aliases {
+            true => self.append_publish(message),
+            false => self.append_encoded(&packet),
+        };
+        if let Err(error) = appended {
             self.done(packet_id);
             return Err(error);
         }
@@ -373,6 +400,31 @@ impl Session {
         self.outgoing.begin(packet_id, phase, packet, progress);
         self.outgoing.set_last_id(packet_id);
         Ok((packet_id, sequence))
+    }
+
+    /// Keeps a message in the store, which may make room for it.
+    fn keep(
+        &mut self,
+        label: &Label<'_>,
+        packet: &[u8],
+        sent_as: Option<u16>,
+    ) -> Result<u64, RequestError> {
+        let Some(kept) = &mut self.kept else {
+            return Err(RequestError::NotConnected);
+        };
+        let default = self.settings.backlog.as_ref();
+        let default = default.and_then(|backlog| backlog.expires_in);
+        let label = Label {
+            expires_in: match label.expires_in {
+                0 => default.map_or(0, |time| time.as_millis() as u64),
+                milliseconds => milliseconds,
+            },
+            ..*label
+        };
+        let before = self.discarded.len();
+        let kept = kept.keep(&label, packet, sent_as, &mut self.discarded);
+        self.counters.dropped += (self.discarded.len() - before) as u64;
+        kept.map_err(RequestError::Store)
     }
 
     /// The exchange of a message is over.
@@ -387,11 +439,13 @@ impl Session {
         message: &PublishRef<'_>,
         kept: &PublishRef<'_>,
         held: bool,
+        expires_in: Option<Duration>,
     ) -> Result<(), RequestError> {
         if held {
             let packet = self.encode_stored(|version, out| encode_publish(kept, version, out))?;
-            self.admit(packet.len())?;
+            self.admit(packet.len(), kept)?;
             self.outgoing.hold(packet);
+            self.waits(kept, expires_in);
         } else {
             self.append_publish(message)?;
             self.counters.messages_sent += 1;
@@ -434,30 +488,64 @@ impl Session {
     }
 
     /// Makes room in the queue for a message of this size, or refuses it.
-    fn admit(&mut self, size: usize) -> Result<(), RequestError> {
-        let Some(limits) = self.settings.queue else {
-            return Ok(());
+    fn admit(&mut self, size: usize, message: &PublishRef<'_>) -> Result<(), RequestError> {
+        let replaced = match self.gives_way(message) {
+            true => self.outgoing.newest(message.topic),
+            false => None,
         };
-        let full = Err(RequestError::QueueFull(limits));
-        if matches!(self.state(), State::Connecting | State::Connected) {
-            return Ok(());
-        }
-        if size > limits.max_bytes || limits.max_messages == 0 {
-            return full;
-        }
-        // Decided before any message is dropped: a refused request changes nothing.
-        let Some(to_drop) = self.outgoing.to_drop_for(size, limits) else {
-            return full;
-        };
-        for _ in 0..to_drop {
-            if let Some(id) = self.outgoing.drop_oldest() {
-                self.counters.dropped += 1;
-                if id != 0 {
-                    self.dropped.push(id);
-                }
+        let mut to_drop = 0;
+        if let Some(limits) = self.settings.queue
+            && !matches!(self.state(), State::Connecting | State::Connected)
+        {
+            let full = RequestError::QueueFull(limits);
+            if size > limits.max_bytes as usize || limits.max_messages == 0 {
+                return Err(full);
             }
+            // Decided before any message is dropped: a refused request changes nothing.
+            let number = self.outgoing.to_drop_for(size, limits, replaced);
+            to_drop = number.ok_or(full)?;
+        }
+        if let Some((place, _)) = replaced {
+            let message = self.outgoing.remove(place);
+            self.discard(message, Why::Replaced);
+        }
+        for _ in 0..to_drop {
+            let message = self.outgoing.drop_oldest();
+            self.discard(message, Why::Full);
         }
         Ok(())
+    }
+
+    /// Whether the message replaces older ones of its topic, and is replaced by newer ones, as long as they wait.
+    fn gives_way(&self, message: &PublishRef<'_>) -> bool {
+        let response_topic = PropertyId::ResponseTopic;
+        self.settings.gives_way() && message.properties.first(response_topic).is_none()
+    }
+
+    /// A message has been taken out of the queue.
+    fn discard(&mut self, message: Option<(u16, Box<[u8]>)>, why: Why) {
+        if let Some((packet_id, packet)) = message {
+            self.counters.dropped += 1;
+            self.discarded
+                .push(Discarded::queued(packet_id, &packet, why));
+        }
+    }
+
+    /// A message has joined the queue: notes what the settings and the message say of waiting.
+    fn waits(&mut self, message: &PublishRef<'_>, expires_in: Option<Duration>) {
+        let expires_in = expires_in.or(self.backlog().expires_in);
+        let interval = PropertyId::MessageExpiryInterval;
+        let matters = expires_in.is_some() || message.properties.first(interval).is_some();
+        if let Some(clock) = self.settings.clock.filter(|_| matters) {
+            let since = clock();
+            self.outgoing.time_last(Times {
+                since,
+                expires: expires_in.and_then(|time| since.checked_add(time)),
+            });
+        }
+        if self.gives_way(message) {
+            self.outgoing.name_last(message.topic);
+        }
     }
 
     /// Sends SUBSCRIBE, as soon as it may be sent, and returns its packet identifier.
@@ -683,7 +771,9 @@ impl Session {
         self.loss_untold = parted.loss_untold;
         self.unanswered_connect = parted.unanswered_connect || parted.state() == State::Connecting;
         mem::swap(&mut self.inbox, &mut parted.inbox);
-        mem::swap(&mut self.dropped, &mut parted.dropped);
+        mem::swap(&mut self.discarded, &mut parted.discarded);
+        // Nobody waits for a connection that is on its way out.
+        parted.pace = None;
         parted
     }
 
@@ -725,8 +815,8 @@ impl Session {
             State::Disconnected | State::Open if self.is_queued(packet) => Ok(true),
             State::Disconnected => Err(RequestError::NotConnected),
             State::Open => Err(RequestError::ConnectFirst(packet)),
-            State::Connecting => Ok(self.version == Version::V50 || self.holds_back()),
-            State::Connected if packet == PacketType::Publish => Ok(self.holds_back()),
+            State::Connecting => Ok(self.version == Version::V50 || self.has_to_send()),
+            State::Connected if packet == PacketType::Publish => Ok(self.has_to_send()),
             State::Connected => Ok(self.outgoing.has_held()),
         }
     }
@@ -735,7 +825,9 @@ impl Session {
     fn is_queued(&self, packet: PacketType) -> bool {
         match packet {
             PacketType::Publish => self.settings.queue.is_some(),
-            PacketType::Subscribe => self.settings.queue.is_some() || self.settings.resubscribe,
+            PacketType::Subscribe => {
+                self.settings.queue.is_some() || self.settings.resubscribe || self.kept.is_some()
+            }
             _ => false,
         }
     }

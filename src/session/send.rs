@@ -1,11 +1,16 @@
 //! Decides when packets go out: at once, or, in order, when the connection, the server's CONNACK or its receive maximum
 //! lets them.
 
-use bytes::{Bytes, BytesMut};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
 
 use super::aliases::Assigned;
-use super::kept::{KeepError, set_packet_id};
+use super::discarded::{Discarded, Why};
+use super::kept::{qos_of, set_packet_id};
 use super::outgoing::{Exchange, Front, Phase, Progress, Request};
+use super::queue::Times;
 use super::{Event, Failure, NotRenewed, RequestError, Session, State, Unrenewed};
 use crate::codec::{
     Decoder, EncodeError, Packet, PacketType, Properties, Property, PropertyId, PropertyValue,
@@ -15,15 +20,48 @@ use crate::codec::{
 
 /// Held back packets are sent while fewer bytes than this wait to be written.
 const BURST: usize = 64 << 10;
-/// Kept messages are sent while those under way hold fewer bytes than this.
+/// Kept messages are sent while those under way hold fewer bytes than this, and while so many are not answered, or the user
+/// has not taken the answers.
 pub(super) const MOST_UNDER_WAY: usize = 8 << 20;
+const MOST_UNANSWERED: usize = 1 << 14;
+/// How many times a second messages go out that have waited, at most.
+const TURNS: u32 = 100;
+/// Room for a packet of the usual size, in bytes.
+const USUAL: usize = 256;
+/// Kept messages that have waited for too long are given up while fewer events wait for the user, and fewer of their bytes
+/// have been read: there may be a million of them.
+const MOST_EVENTS: usize = 1 << 10;
+const MOST_GIVEN_UP: usize = 1 << 20;
 /// The DUP flag in the first byte of a PUBLISH.
 const DUP: u8 = 1 << 3;
+
+/// How many messages that have waited go out each time, and the time between.
+pub(super) struct Pace {
+    messages: u32,
+    pause: Duration,
+    /// How many more may go this time.
+    left: u32,
+    pub(super) next: Instant,
+}
+
+impl Pace {
+    /// At most so many messages a second.
+    fn new(rate: NonZeroU32, now: Instant) -> Self {
+        let messages = (rate.get() / TURNS).max(1);
+        let pause = Duration::from_secs(messages.into()) / rate.get();
+        Self {
+            messages,
+            pause,
+            left: messages,
+            next: now + pause,
+        }
+    }
+}
 
 impl Session {
     /// Sends the held back packets that may go now.
     pub(super) fn send_held(&mut self) {
-        if self.state() == State::Connected && self.holds_back() {
+        if self.state() == State::Connected && self.has_to_send() {
             self.send_held_up_to(BURST);
         }
     }
@@ -37,6 +75,9 @@ impl Session {
                 Some(Front::Exchange(id)) => self.send_exchange(id),
             };
             if !sent {
+                if self.pace.is_some() && !self.has_to_send() {
+                    self.pace = None;
+                }
                 return self.send_unlimited(most);
             }
         }
@@ -59,12 +100,20 @@ impl Session {
 
     /// Sends the first kept message that was never sent. Returns false if there is none, or if it has to wait.
     fn send_kept(&mut self) -> bool {
+        if self.is_spent() {
+            return false;
+        }
         let quota = self.has_quota();
         let is_v5 = self.version == Version::V50;
         let Some(kept) = &mut self.kept else {
             return false;
         };
-        let front = match kept.store.front() {
+        let events = self.inbox.events.len();
+        if events == 0 {
+            kept.given_up = 0;
+        }
+        let may_give_up = events < MOST_EVENTS && kept.given_up < MOST_GIVEN_UP;
+        let front = match kept.front() {
             Ok(Some(front)) => front,
             Ok(None) => return false,
             Err(error) => {
@@ -72,35 +121,52 @@ impl Session {
                 return false;
             }
         };
-        let (sequence, tag) = (front.sequence, Bytes::copy_from_slice(front.tag));
-        let identified = |packet_id| Event::Identified {
-            sequence,
-            packet_id,
-            tag: tag.clone(),
-        };
-        if front.is_expired {
-            kept.store.send_front(0);
-            self.inbox.push(identified(0));
-            self.drop_message(0, RequestError::Store(KeepError::expired()));
-            return true;
-        }
-        let phase = match front.packet[0] >> 1 & 3 {
-            0 => None,
-            1 => Some(Phase::Puback),
-            _ => Some(Phase::Pubrec),
+        let phase = match qos_of(front.packet) {
+            QoS::AtMostOnce => None,
+            QoS::AtLeastOnce => Some(Phase::Puback),
+            QoS::ExactlyOnce => Some(Phase::Pubrec),
         };
         let counted = phase == Some(Phase::Pubrec) || phase.is_some() && is_v5;
-        if phase.is_some() && !quota || self.outgoing.bytes() >= MOST_UNDER_WAY {
+        if phase.is_some() && !quota
+            || self.outgoing.bytes() >= MOST_UNDER_WAY
+            || self.outgoing.unanswered() >= MOST_UNANSWERED
+        {
             return false;
         }
+        let size = front.packet.len();
+        let packet = match front.is_expired {
+            true => None,
+            false => count_down(self.version, front.packet, front.waited),
+        };
+        let Some(mut packet) = packet else {
+            if !may_give_up {
+                return false;
+            }
+            kept.given_up += size;
+            match kept.discard_front(Why::Expired) {
+                Ok(discarded) => discarded.into_iter().for_each(|it| self.tell_discarded(it)),
+                Err(error) => self.fail(Failure::Store(error)),
+            }
+            return self.state() == State::Connected;
+        };
         let packet_id = match (phase, self.outgoing.next_id()) {
             (None, _) => 0,
             (Some(_), Some(id)) => id.get(),
             (Some(_), None) => return false,
         };
-        let mut packet: Box<[u8]> = front.packet.into();
-        kept.store.send_front(packet_id);
-        self.inbox.push(identified(packet_id));
+        let (sequence, tag) = match kept.pass_front(packet_id) {
+            Ok(passed) => passed,
+            Err(error) => {
+                self.fail(Failure::Store(error));
+                return false;
+            }
+        };
+        self.inbox.push(Event::Identified {
+            sequence,
+            packet_id,
+            tag,
+        });
+        self.spend();
         let Some(phase) = phase else {
             match self.append_stored(&packet, false) {
                 Ok(()) => self.counters.messages_sent += 1,
@@ -124,15 +190,23 @@ impl Session {
         true
     }
 
-    /// Sends the QoS 0 PUBLISH at the front of the queue.
+    /// Sends the QoS 0 PUBLISH at the front of the queue. Returns false if it has to wait.
     fn send_plain(&mut self) -> bool {
+        if self.is_spent() {
+            return false;
+        }
+        let times = self.outgoing.front_times();
         let Some(packet) = self.outgoing.take_plain() else {
             return false;
+        };
+        let Some(packet) = self.in_time(0, packet, times) else {
+            return true;
         };
         match self.append_stored(&packet, false) {
             Ok(()) => self.counters.messages_sent += 1,
             Err(error) => self.drop_message(0, error),
         }
+        self.spend();
         true
     }
 
@@ -153,6 +227,26 @@ impl Session {
         }
         let message = phase.sends_message();
         let repeated = exchange.progress == Progress::Repeat;
+        if message && !repeated {
+            if self.is_spent() {
+                return false;
+            }
+            if let Some(times) = self.outgoing.front_times() {
+                let packet = exchange.packet.clone();
+                match self.in_time(id, packet, Some(times)) {
+                    Some(packet) => self.outgoing.set_packet(id, packet),
+                    None => {
+                        self.outgoing.leave_queue(id, Progress::Waiting);
+                        self.outgoing.end(id);
+                        return true;
+                    }
+                }
+            }
+            self.spend();
+        }
+        let Some(exchange) = self.outgoing.get(id) else {
+            return false;
+        };
         // [MQTT-3.3.1-1]. To a server without a session the message is new.
         let dup = message && repeated && self.session_present();
         let allowed = match exchange.request.as_deref() {
@@ -181,6 +275,60 @@ impl Session {
             }
         }
         true
+    }
+
+    /// A message that has waited, as it is to be sent now. `None` if that is too late; then it is told.
+    fn in_time(
+        &mut self,
+        packet_id: u16,
+        packet: Box<[u8]>,
+        times: Option<Times>,
+    ) -> Option<Box<[u8]>> {
+        let (Some(Times { since, expires }), Some(clock)) = (times, self.settings.clock) else {
+            return Some(packet);
+        };
+        let now = clock();
+        let waited = now.saturating_duration_since(since).as_secs() as u32;
+        let left = match expires {
+            Some(at) if at <= now => None,
+            _ => count_down(self.version, &packet, waited),
+        };
+        if left.is_none() {
+            self.tell_discarded(Discarded::queued(packet_id, &packet, Why::Expired));
+        }
+        left
+    }
+
+    /// Tells the user that a message is given up whose turn has come.
+    fn tell_discarded(&mut self, message: Discarded) {
+        self.counters.dropped += 1;
+        self.deliver_answer(Event::Discarded(message));
+    }
+
+    /// The connection is there. If the settings say so, what has waited for it is sent little by little.
+    pub(super) fn set_pace(&mut self, now: Instant) {
+        let rate = self.backlog().rate;
+        self.pace = rate.map(|rate| Box::new(Pace::new(rate, now)));
+    }
+
+    /// The next messages that have waited may go.
+    pub(super) fn send_more(&mut self, now: Instant) {
+        if let Some(pace) = &mut self.pace {
+            pace.left = pace.messages;
+            pace.next = now + pace.pause;
+        }
+    }
+
+    /// Whether messages that have waited must wait on, for their pace.
+    fn is_spent(&self) -> bool {
+        self.pace.as_ref().is_some_and(|pace| pace.left == 0)
+    }
+
+    /// A message that has waited is being sent.
+    fn spend(&mut self) {
+        if let Some(pace) = &mut self.pace {
+            pace.left -= 1;
+        }
     }
 
     /// Whether the server takes one more message of QoS 1 or 2 now [MQTT-3.3.4-7]. With 3.1.1 messages of QoS 1 are not
@@ -226,12 +374,18 @@ impl Session {
                 return self.append_publish(&message);
             }
         }
+        let start = self.transport.transmit.len();
+        self.append_encoded(packet)?;
+        if dup {
+            self.transport.transmit[start] |= DUP;
+        }
+        Ok(())
+    }
+
+    /// Appends a packet as it was encoded.
+    pub(super) fn append_encoded(&mut self, packet: &[u8]) -> Result<(), RequestError> {
         self.append(0, |_, out| {
-            let start = out.len();
             out.extend_from_slice(packet);
-            if dup {
-                out[start] |= DUP;
-            }
             Ok(())
         })
     }
@@ -385,7 +539,7 @@ impl Session {
         &self,
         encode: impl FnOnce(Version, &mut BytesMut) -> Result<(), EncodeError>,
     ) -> Result<Box<[u8]>, RequestError> {
-        let mut packet = BytesMut::new();
+        let mut packet = BytesMut::with_capacity(USUAL);
         encode(self.version, &mut packet)?;
         self.check_size(packet.len())?;
         Ok(packet[..].into())
@@ -419,6 +573,46 @@ impl Session {
         let properties = message.properties.iter().filter(kept).cloned().collect();
         Ok(Some((topic, properties)))
     }
+}
+
+/// A PUBLISH that has waited for some seconds, with what is left of its message expiry interval; `None` if nothing is
+/// left (3.3.2.3.3).
+fn count_down(version: Version, packet: &[u8], waited: u32) -> Option<Box<[u8]>> {
+    let id = PropertyId::MessageExpiryInterval;
+    let publish = match (version, waited) {
+        (Version::V311, _) | (_, 0) => None,
+        _ => decode_publish(version, packet),
+    };
+    let Some((mut publish, interval)) = publish.and_then(|publish| {
+        let interval = publish.properties.four_byte(id)?;
+        Some((publish, interval))
+    }) else {
+        return Some(packet.into());
+    };
+    let left = interval.checked_sub(waited).filter(|left| *left > 0)?;
+    let rest = publish
+        .properties
+        .iter()
+        .map(|property| match property.id == id {
+            true => Property {
+                id,
+                value: PropertyValue::FourByte(left),
+            },
+            false => property.clone(),
+        });
+    publish.properties = rest.collect();
+    let mut bytes = BytesMut::new();
+    encode_publish(&PublishRef::from(&publish), version, &mut bytes).ok()?;
+    Some(bytes[..].into())
+}
+
+/// Whether a PUBLISH, as it was encoded, is a request (4.10).
+pub fn has_response_topic(version: Version, packet: &[u8]) -> bool {
+    let publish = match version {
+        Version::V311 => None,
+        Version::V50 => decode_publish(version, packet),
+    };
+    publish.is_some_and(|it| it.properties.first(PropertyId::ResponseTopic).is_some())
 }
 
 /// The PUBLISH that was stored as these bytes.

@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 
-use crate::codec::{Properties, Str, Subscribe, Subscription, Unsubscribe, reason};
+use bytes::BytesMut;
+
+use crate::codec::{
+    Decoder, Packet, Properties, Str, Subscribe, Subscription, Unsubscribe, Version,
+    encode_subscribe, reason,
+};
 
 /// The most topic filters in a SUBSCRIBE that renews. Some servers allow no more.
 const FILTERS_PER_PACKET: usize = 8;
@@ -46,6 +51,41 @@ impl Subscriptions {
             if !reasons.get(i).is_some_and(|code| reason::is_refusal(*code)) {
                 self.granted.remove(filter);
             }
+        }
+    }
+
+    /// A granted subscription as bytes, from which [`restore`](Self::restore) makes it again.
+    pub(super) fn note(&self, filter: &Str, version: Version) -> Option<Vec<u8>> {
+        let granted = self.granted.get(filter)?;
+        let subscribe = Subscribe {
+            packet_id: 1,
+            subscriptions: vec![granted.subscription.clone()],
+            properties: granted.properties.clone(),
+        };
+        let mut packet = BytesMut::new();
+        encode_subscribe(&subscribe, version, &mut packet).ok()?;
+        let mut bytes = granted.sequence.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&packet);
+        Some(bytes)
+    }
+
+    /// Takes a subscription that an earlier process has [noted](Self::note). Other bytes change nothing.
+    pub(super) fn restore(&mut self, note: &[u8], version: Version) {
+        let Some((sequence, packet)) = note.split_first_chunk() else {
+            return;
+        };
+        let packet = Decoder::new(version).decode(&mut BytesMut::from(packet));
+        if let Ok(Some(Packet::Subscribe(subscribe))) = packet
+            && let [subscription] = &subscribe.subscriptions[..]
+        {
+            let sequence = u64::from_be_bytes(*sequence);
+            self.last = self.last.max(sequence);
+            let granted = Granted {
+                subscription: subscription.clone(),
+                properties: subscribe.properties.clone(),
+                sequence,
+            };
+            self.granted.insert(subscription.filter.clone(), granted);
         }
     }
 

@@ -13,6 +13,8 @@ pub(super) enum Due {
     Pingresp,
     /// No packet was sent for the keep alive interval.
     Pingreq,
+    /// More of the messages that have waited for the connection may be sent.
+    Pace,
 }
 
 /// This many bytes within the time for PINGRESP show that the server still works towards it: PINGRESP comes behind

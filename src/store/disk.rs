@@ -34,7 +34,9 @@ pub trait DiskFile: Clone {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
     /// Writes all bytes. On an error any part of them may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Cuts the file off at this size.
+    /// Whether the file has been removed.
+    fn is_removed(&self) -> bool;
+    /// Cuts the file off at this size. Room that was reserved behind it is given back.
     fn truncate(&self, size: u64) -> io::Result<()>;
     /// Sees to it that the first `size` bytes can be written without more room on the disk. Returns false where this
     /// cannot be had.
@@ -120,15 +122,21 @@ impl Directory {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(path)?;
+        // It stays the same directory if the program changes its own, or a symbolic link leads elsewhere.
+        let path = path.canonicalize()?;
         Ok(Self {
-            path: path.to_owned(),
-            _owner: Owner::new(path)?,
+            _owner: Owner::new(&path)?,
+            path,
         })
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.path.join(format!("{number:016x}.mqtt"))
+        self.path.join(file_name(number))
     }
+}
+
+fn file_name(number: u64) -> String {
+    format!("{number:016x}.mqtt")
 }
 
 impl Disk for Directory {
@@ -139,7 +147,9 @@ impl Disk for Directory {
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".mqtt"));
-            if let Some(number) = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
+            if let Some(number) = number.and_then(|digits| u64::from_str_radix(digits, 16).ok())
+                && name == *file_name(number)
+            {
                 numbers.push(number);
             }
         }
@@ -197,6 +207,11 @@ impl DiskFile for Arc<File> {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         std::os::unix::fs::FileExt::write_all_at(&**self, bytes, offset)
+    }
+
+    fn is_removed(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        self.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {

@@ -34,12 +34,20 @@ use record::{Header, Record};
 pub use record::{Message, Position};
 use scan::{Next, Scan};
 
-/// Room that a segment keeps for small records when messages find none, in bytes.
+/// Room that a segment keeps for small records when messages find none, in bytes: some, and for each message of the
+/// fullest segment what it takes to send and end it. So a full disk can be drained, until a segment goes.
 const SPARE: u64 = 64 << 10;
+const SPARE_OF_MESSAGE: u64 = 80;
 /// How much of a segment is reserved on the disk at a time, in bytes.
 const PORTION: u64 = 256 << 10;
 /// At most so many bytes of messages under way are moved out of a segment that is to go.
 const MOVED: u64 = 1 << 20;
+/// A list ends after so many bytes of messages.
+const LISTED: u64 = 1 << 20;
+/// A store with a limit of bytes has at least so many segments when it is full, so that it can give room back.
+const PARTS: u64 = 8;
+/// The smallest segment, in bytes.
+const SMALLEST: u64 = 1 << 10;
 
 /// A message under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +100,12 @@ pub struct Front<'a> {
 pub enum StoreError {
     /// The store holds as much as it may.
     Full,
+    /// The same, and to give up messages that were never sent would not help.
+    Busy,
+    /// The store may not be as large as the message.
+    TooLarge,
+    /// Somebody has removed this file.
+    Removed(String),
     /// The disk has failed.
     Disk(io::Error),
     /// A record is damaged: the file's name, and the offset in bytes.
@@ -101,7 +115,9 @@ pub enum StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => f.write_str("the store is full"),
+            Self::Full | Self::Busy => f.write_str("the store is full"),
+            Self::Removed(file) => write!(f, "store: {file} has been removed"),
+            Self::TooLarge => f.write_str("the message is larger than the store may be"),
             Self::Disk(error) => write!(f, "store: {error}"),
             Self::Damaged(file, offset) => {
                 write!(f, "store: {file} is damaged at offset {offset}")
@@ -146,7 +162,11 @@ impl State {
                     ..State::default()
                 };
             }
-            Record::Message(sequence, _) => self.next = sequence + 1,
+            Record::Message(sequence, _) => self.next = self.next.max(sequence + 1),
+            Record::Again(from, sequence, _) => {
+                self.next = self.next.max(sequence + 1);
+                self.pass(from + 1, self.cursor_at);
+            }
             Record::Moved(id, sequence, _) => {
                 if let Some(exchange) = self.exchanges.get_mut(&id)
                     && exchange.sequence == sequence
@@ -201,6 +221,14 @@ impl State {
         }
     }
 
+    /// The size of the records that tell this state, roughly.
+    fn size(&self) -> u64 {
+        let notes = self.notes.iter();
+        let notes = notes.map(|(key, value)| key.len() + value.len() + 16);
+        let others = 128 + 64 * self.exchanges.len() + 16 * self.received.len();
+        (others + notes.sum::<usize>()) as u64
+    }
+
     /// The records that tell this state at the beginning of a segment.
     fn write(&self, segment: u64, previous: Position, is_synced: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -249,18 +277,28 @@ pub struct Store<D: Disk> {
     head: D::File,
     written: u64,
     reserved: u64,
+    /// When the last segment is larger than this, another one is begun.
+    limit: u64,
+    /// The bytes of all other segments, and the most messages of one.
+    closed: u64,
+    fullest: u64,
     /// Records that have yet to be written.
     pending: Vec<u8>,
+    /// Where in `pending` the last record [`Record::Passed`] begins and ends, if there is one.
+    passed: Option<(usize, usize)>,
     /// Where the reading of messages stands that were never sent.
     scan: Option<Scan<D::File>>,
     /// The size of the first such message's record, if `scan` has just read it.
     front: Option<usize>,
     /// Segments that may go once everything before a position is kept.
     condemned: Vec<(Position, u64)>,
-    /// Files that were written to and not synced, and how far everything is synced.
+    /// Files that were written to and not synced, the directory too, and those that are being synced; and how far
+    /// everything is synced.
     unsynced: Vec<D::File>,
     is_head_unsynced: bool,
-    is_syncing: bool,
+    syncing: Option<Vec<D::File>>,
+    /// How many messages do not count against the limit.
+    discount: u64,
     synced: Position,
     /// How far the journal itself says that everything is synced.
     told: Position,
@@ -277,13 +315,17 @@ impl<D: Disk> Store<D> {
     /// [`StoreError::Full`], or [`StoreError::Disk`]. Nothing has changed then.
     pub fn keep(&mut self, message: &Message<'_>, sent_as: Option<u16>) -> Result<u64, StoreError> {
         debug_assert!(sent_as.is_none() || !self.has_waiting());
-        let size = message.tag.len() + message.packet.len() + 128;
-        if self.count() >= self.options.max_messages
-            || self.bytes() + size as u64 > self.options.max_bytes
-        {
-            return Err(StoreError::Full);
+        let size = (message.tag.len() + message.packet.len() + 128) as u64;
+        self.admit(size)?;
+        if let Err(error) = self.make_room(size) {
+            self.check()?;
+            // Perhaps the last segment takes the room that is missing, for nothing.
+            if !self.give_up_head() {
+                return Err(error);
+            }
+            self.flush()?;
+            self.make_room(size)?;
         }
-        self.make_room(size as u64)?;
         self.tell_synced();
         let before = self.pending.len();
         let (at, sequence) = (self.end(), self.state.next);
@@ -292,7 +334,7 @@ impl<D: Disk> Store<D> {
         if let Some(id) = sent_as {
             self.append(&Record::Sent(id, sequence, at, size));
         }
-        if let Err(error) = self.flush() {
+        if let Err(error) = self.write() {
             self.pending.truncate(before);
             return Err(error);
         }
@@ -305,6 +347,89 @@ impl<D: Disk> Store<D> {
                 .apply(at, 0, &Record::Sent(id, sequence, at, size));
         }
         Ok(sequence)
+    }
+
+    /// So many messages do not count against the limit from now on.
+    pub fn discount(&mut self, messages: u64) {
+        self.discount = messages;
+    }
+
+    /// Moves the [front](Self::front) message to the end. Returns its new place in the order.
+    ///
+    /// # Errors
+    /// [`StoreError::Disk`] or [`StoreError::Damaged`]: it stays where it is.
+    pub fn move_front(&mut self) -> Result<u64, StoreError> {
+        let Some(Front { sequence, message }) = self.front()? else {
+            return Ok(self.state.next);
+        };
+        let (tag, packet) = (Vec::from(message.tag), Vec::from(message.packet));
+        let message = Message {
+            tag: &tag,
+            packet: &packet,
+            ..message
+        };
+        self.make_room((tag.len() + packet.len() + 128) as u64)?;
+        self.tell_synced();
+        let (before, at, last) = (self.pending.len(), self.end(), self.state.next);
+        let record = Record::Again(sequence, last, message);
+        record.write(at, &mut self.pending);
+        if let Err(error) = self.write() {
+            self.pending.truncate(before);
+            return Err(error);
+        }
+        self.front = None;
+        self.state.apply(at, 0, &record);
+        self.segments.back_mut().expect("the head").end = self.state.next;
+        self.make_way();
+        Ok(last)
+    }
+
+    /// Checks whether so many bytes more may be kept.
+    fn admit(&mut self, size: u64) -> Result<(), StoreError> {
+        let max = self.options.max_bytes;
+        let most = self.options.max_messages.saturating_add(self.discount);
+        if self.bytes() + size > max {
+            let notes = self.notes().map(|(key, value)| key.len() + value.len());
+            if size + SPARE_OF_MESSAGE + notes.sum::<usize>() as u64 > max {
+                return Err(StoreError::TooLarge);
+            }
+            self.give_up_head();
+        }
+        if self.count() < most && self.bytes() + size <= max {
+            return Ok(());
+        }
+        let live = self.segments.iter().map(|segment| segment.live);
+        let under_way = self.state.exchanges.len() as u64;
+        match live.sum::<u64>() + size > max || under_way >= most {
+            true => Err(StoreError::Busy),
+            false => Err(StoreError::Full),
+        }
+    }
+
+    /// Checks that the store is still where it was. To be called now and then: bytes go on to be written to a file that
+    /// somebody has removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Removed`].
+    pub fn check(&self) -> Result<(), StoreError> {
+        match self.head.is_removed() {
+            true => Err(StoreError::Removed(self.disk.name(self.number()))),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets go of the last segment too, if next to nothing in it is needed. Returns whether another one was begun.
+    fn give_up_head(&mut self) -> bool {
+        let number = self.number();
+        let head = self.segments.back().expect("the head");
+        let (live, written) = (head.live, self.end().offset);
+        if head.end <= self.state.cursor
+            && live <= MOVED.min(written / PARTS)
+            && 2 * (self.state.size() + live) < written
+        {
+            self.begin_next();
+        }
+        self.number() != number
     }
 
     /// The number of messages that are kept.
@@ -329,8 +454,16 @@ impl<D: Disk> Store<D> {
 
     /// How much the store takes of the disk, in bytes.
     pub fn bytes(&self) -> u64 {
-        let closed = self.segments.iter().map(|segment| segment.size);
-        closed.sum::<u64>() + self.end().offset
+        self.closed + self.end().offset
+    }
+
+    /// Segments have come or gone.
+    fn tally(&mut self) {
+        let others = self.segments.iter().rev().skip(1);
+        self.closed = others.clone().map(|segment| segment.size).sum();
+        let cursor = self.state.cursor;
+        let messages = others.map(|segment| segment.end.saturating_sub(segment.begin.max(cursor)));
+        self.fullest = messages.max().unwrap_or(0);
     }
 
     /// The first message that was never sent.
@@ -345,7 +478,9 @@ impl<D: Disk> Store<D> {
             return Ok(None);
         };
         match scan.last(size) {
-            Record::Message(sequence, message) => Ok(Some(Front { sequence, message })),
+            Record::Message(sequence, message) | Record::Again(_, sequence, message) => {
+                Ok(Some(Front { sequence, message }))
+            }
             _ => unreachable!("as it was found"),
         }
     }
@@ -370,9 +505,11 @@ impl<D: Disk> Store<D> {
                 scan.extend(self.segments[(segment - first) as usize].size);
             }
             let bad = match scan.next()? {
-                Next::Record(at, size, Record::Message(sequence, _))
-                    if sequence >= self.state.cursor =>
-                {
+                Next::Record(
+                    at,
+                    size,
+                    Record::Message(sequence, _) | Record::Again(_, sequence, _),
+                ) if (self.state.cursor..self.state.next).contains(&sequence) => {
                     (self.state.cursor, self.state.cursor_at) = (sequence, at);
                     return Ok(Some(size));
                 }
@@ -426,7 +563,18 @@ impl<D: Disk> Store<D> {
         };
         let (sequence, at, size) = (self.state.cursor, self.state.cursor_at, size as u64);
         match id {
-            0 => self.note_down(&Record::Passed(sequence + 1, at)),
+            0 => {
+                // One record says it for all that go together.
+                if let Some((start, end)) = self.passed
+                    && end == self.pending.len()
+                {
+                    self.pending.truncate(start);
+                }
+                self.tell_synced();
+                let start = self.pending.len();
+                self.note_down(&Record::Passed(sequence + 1, at));
+                self.passed = Some((start, self.pending.len()));
+            }
             _ => {
                 self.segment_of(at).live += size;
                 self.note_down(&Record::Sent(id, sequence, at, size));
@@ -475,14 +623,69 @@ impl<D: Disk> Store<D> {
             false => Scan::new(self.disk.open(exchange.at.segment)?, exchange.at, end),
         };
         match scan.next()? {
-            Next::Record(_, _, Record::Message(_, message) | Record::Moved(_, _, message)) => {
-                Ok(take(message))
-            }
+            Next::Record(
+                _,
+                _,
+                Record::Message(_, message)
+                | Record::Again(_, _, message)
+                | Record::Moved(_, _, message),
+            ) => Ok(take(message)),
             _ => {
                 let name = self.disk.name(exchange.at.segment);
                 Err(StoreError::Damaged(name, exchange.at.offset))
             }
         }
+    }
+
+    /// Gives at most `most` messages that were never sent to a function, with their places in the order. It begins at a
+    /// position that the last call has returned, or with the first of them. Returns where to go on, `None` at the end.
+    ///
+    /// # Errors
+    /// [`StoreError::Disk`] or [`StoreError::Damaged`].
+    pub fn list(
+        &self,
+        from: Option<Position>,
+        most: usize,
+        mut take: impl FnMut(u64, Message<'_>),
+    ) -> Result<Option<Position>, StoreError> {
+        let mut at = from.unwrap_or_default().max(self.state.cursor_at);
+        let (mut count, mut bytes) = (0, 0);
+        while count < most && bytes < LISTED {
+            let mut scan = self.scan_from(at)?;
+            while count < most && bytes < LISTED {
+                match scan.next()? {
+                    Next::Record(
+                        _,
+                        size,
+                        Record::Message(sequence, message) | Record::Again(_, sequence, message),
+                    ) => {
+                        bytes += size as u64;
+                        if (self.state.cursor..self.state.next).contains(&sequence) {
+                            take(sequence, message);
+                            count += 1;
+                        }
+                    }
+                    Next::Record(..) => {}
+                    Next::End => break,
+                    Next::Bad(_) if self.options.skip_damage => scan.skip_damage()?,
+                    Next::Bad(bad) => {
+                        let name = self.disk.name(bad.segment);
+                        return Err(StoreError::Damaged(name, bad.offset));
+                    }
+                }
+            }
+            at = scan.at();
+            if count < most && bytes < LISTED {
+                if at.segment == self.number() {
+                    return Ok(None);
+                }
+                at = Position {
+                    segment: at.segment + 1,
+                    offset: 0,
+                };
+            }
+        }
+        Ok(Some(at))
     }
 
     /// The PUBREC of a message has come.
@@ -586,19 +789,10 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// [`StoreError::Disk`]. Nothing is lost: what waits goes on waiting.
     pub fn flush(&mut self) -> Result<(), StoreError> {
-        if self.has_failed {
-            return Err(failed());
-        }
-        if !self.pending.is_empty() {
-            if let Err(error) = self.head.write_at(self.written, &self.pending) {
-                // Whole records may have been written: after a crash they would count.
-                self.has_failed |= self.head.truncate(self.written).is_err();
-                return Err(error.into());
-            }
-            self.written += self.pending.len() as u64;
-            self.pending.clear();
-            self.pending.shrink_to(PORTION as usize);
-            self.is_head_unsynced = true;
+        self.write()?;
+        if self.written > self.limit {
+            self.begin_next();
+            self.write()?;
         }
         if self.options.sync == Sync::Process {
             self.remove_condemned(self.end());
@@ -606,48 +800,102 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Makes room for `size` more bytes: in this segment or in a new one.
-    fn make_room(&mut self, size: u64) -> Result<(), StoreError> {
-        if self.end().offset + size > self.options.segment_size && self.has_messages() {
-            self.begin_segment()?;
+    fn write(&mut self) -> Result<(), StoreError> {
+        if self.has_failed {
+            return Err(failed());
         }
-        let wanted = self.end().offset + size + SPARE;
-        if wanted > self.reserved {
-            let wanted = wanted.next_multiple_of(PORTION);
-            self.reserved = match self.head.reserve(wanted)? {
-                true => wanted,
-                false => u64::MAX,
-            };
+        if !self.pending.is_empty() {
+            if let Err(error) = self.head.write_at(self.written, &self.pending) {
+                // Whole records may have been written: after a crash they would count.
+                self.has_failed |= self.head.truncate(self.written).is_err();
+                self.reserved = 0;
+                return Err(error.into());
+            }
+            self.written += self.pending.len() as u64;
+            self.pending.clear();
+            self.pending.shrink_to(PORTION as usize);
+            self.passed = None;
+            self.is_head_unsynced = true;
         }
         Ok(())
     }
 
-    /// Whether the last segment has a message. A segment with a large state and without messages is not given up.
+    /// Makes room for a message of `size` bytes: in this segment or in a new one.
+    fn make_room(&mut self, size: u64) -> Result<(), StoreError> {
+        if self.end().offset + size > self.limit && self.has_messages() {
+            self.begin_segment(size)?;
+        }
+        let spare = self.spare();
+        let wanted = self.end().offset + size + spare;
+        if wanted > self.reserved {
+            self.reserved = reserve(&self.head, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// How much room has to be left for small records.
+    fn spare(&self) -> u64 {
+        let head = self.segments.back().expect("the head");
+        let of_head = head.end.saturating_sub(head.begin.max(self.state.cursor));
+        let messages = self.fullest.max(of_head + 1) + self.state.exchanges.len() as u64;
+        // Small messages give back less than it takes to end them.
+        let lacking = (SPARE_OF_MESSAGE * self.count()).saturating_sub(self.bytes());
+        SPARE + SPARE_OF_MESSAGE * messages + lacking
+    }
+
+    /// Whether the last segment has a message. Another one is not begun for a message that is larger than a segment.
     fn has_messages(&self) -> bool {
         self.segments
             .back()
             .is_some_and(|head| head.end > head.begin)
     }
 
-    /// Begins a new segment.
-    fn begin_segment(&mut self) -> Result<(), StoreError> {
-        self.flush()?;
+    /// Begins a new segment, with room for `size` bytes. On an error nothing has changed.
+    fn begin_segment(&mut self, size: u64) -> Result<(), StoreError> {
+        self.write()?;
         let previous = self.end();
         let number = previous.segment + 1;
         let is_synced = self.options.sync == Sync::Power;
         let bytes = self.state.write(number, previous, is_synced);
+        let directory = match is_synced {
+            true => Some(self.disk.directory()?),
+            false => None,
+        };
         let head = create(&self.disk, number, &bytes)?;
+        let written = bytes.len() as u64;
+        let reserved = match reserve(&head, written + size + self.spare()) {
+            Ok(reserved) => reserved,
+            Err(error) => {
+                let _ = self.disk.remove(number);
+                return Err(error.into());
+            }
+        };
         self.segments.back_mut().expect("the head").size = previous.offset;
         self.segments
             .push_back(Segment::new(number, self.state.next));
         let old = mem::replace(&mut self.head, head);
+        if !matches!(self.reserved, 0 | u64::MAX) {
+            // Gives back the rest of what was reserved. It does not matter if that fails.
+            let _ = old.truncate(previous.offset);
+        }
         if is_synced {
             self.unsynced.push(old);
+            self.unsynced.extend(directory);
         }
-        self.written = bytes.len() as u64;
-        self.reserved = 0;
+        (self.written, self.reserved) = (written, reserved);
+        self.limit = limit(&self.options, written);
         self.is_head_unsynced = true;
+        self.tally();
         Ok(())
+    }
+
+    /// Begins a new segment because the last one is large, or not needed, though no message has to go there. Where that
+    /// is not possible now, the last one goes on.
+    fn begin_next(&mut self) {
+        match self.begin_segment(0) {
+            Ok(()) => self.make_way(),
+            Err(_) => self.limit = self.limit.max(self.written + SPARE),
+        }
     }
 
     /// Lets go of segments from which no message is needed any more. Where little is left of the oldest, that is moved
@@ -670,6 +918,7 @@ impl<D: Disk> Store<D> {
             self.note_down(&Record::First(first));
             let end = self.end();
             self.condemned.extend(gone.map(|number| (end, number)));
+            self.tally();
         }
     }
 
@@ -726,7 +975,7 @@ impl<D: Disk> Store<D> {
     /// What has to be done for everything written so far to outlive the machine. It takes long, so it can be done
     /// elsewhere; its result goes to [`synced`](Self::synced). `None`: nothing, not asked for, or under way.
     pub fn sync(&mut self) -> Option<SyncJob<D::File>> {
-        if self.options.sync == Sync::Process || self.has_failed || self.is_syncing {
+        if self.options.sync == Sync::Process || self.has_failed || self.syncing.is_some() {
             return None;
         }
         let mut files = mem::take(&mut self.unsynced);
@@ -736,13 +985,22 @@ impl<D: Disk> Store<D> {
         if files.is_empty() {
             return None;
         }
-        self.is_syncing = true;
+        self.syncing = Some(files.clone());
         let upto = self.written();
-        Some(SyncJob {
-            files,
-            directory: self.disk.directory(),
-            upto,
-        })
+        Some(SyncJob { files, upto })
+    }
+
+    /// What has to be done now for everything written so far to outlive the machine, also if a sync is under way. Its
+    /// result goes nowhere. `None`: nothing, or not asked for.
+    pub fn last_sync(&self) -> Option<SyncJob<D::File>> {
+        if self.options.sync == Sync::Process || self.has_failed || self.synced == self.written() {
+            return None;
+        }
+        let mut files = self.syncing.clone().unwrap_or_default();
+        files.extend(self.unsynced.iter().cloned());
+        files.push(self.head.clone());
+        let upto = self.written();
+        Some(SyncJob { files, upto })
     }
 
     /// A sync has ended. Returns the position before which everything outlives the machine.
@@ -750,7 +1008,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// The sync has failed. Nobody knows what is on the disk then: the store takes nothing any more.
     pub fn synced(&mut self, result: io::Result<Position>) -> Result<Position, StoreError> {
-        self.is_syncing = false;
+        self.syncing = None;
         match result {
             Ok(upto) => {
                 self.synced = self.synced.max(upto);
@@ -770,6 +1028,11 @@ impl<D: Disk> Store<D> {
             Sync::Process => self.written(),
             Sync::Power => self.synced,
         }
+    }
+
+    /// Whether things have to be [synced](Self::sync).
+    pub fn needs_sync(&self) -> bool {
+        self.options.sync == Sync::Power
     }
 
     /// Whether a message is under way with this packet identifier.
@@ -794,7 +1057,6 @@ impl<D: Disk> Store<D> {
 /// Files to be synced.
 pub struct SyncJob<F> {
     files: Vec<F>,
-    directory: io::Result<F>,
     upto: Position,
 }
 
@@ -807,9 +1069,23 @@ impl<F: DiskFile> SyncJob<F> {
         for file in &self.files {
             file.sync()?;
         }
-        self.directory?.sync()?;
         Ok(self.upto)
     }
+}
+
+/// How large a segment may become that begins with so many bytes of state. A large state is not written often.
+fn limit(options: &Options, begun: u64) -> u64 {
+    let part = (options.max_bytes / PARTS).max(SMALLEST);
+    options.segment_size.min(part).max(4 * begun)
+}
+
+/// Reserves at least so many bytes. Returns how many can be written.
+fn reserve<F: DiskFile>(file: &F, wanted: u64) -> io::Result<u64> {
+    let wanted = wanted.next_multiple_of(PORTION);
+    Ok(match file.reserve(wanted)? {
+        true => wanted,
+        false => u64::MAX,
+    })
 }
 
 fn failed() -> StoreError {

@@ -9,9 +9,12 @@ use std::collections::VecDeque;
 use std::{error, fmt, io, mem};
 
 use super::disk::{Disk, DiskFile};
-use super::record::{Header, Position, Record};
+use super::record::{Header, MOST, Position, Record};
 use super::scan::{Next, Scan};
-use super::{Exchange, Segment, State, Store, create};
+use super::{Exchange, Segment, State, Store, StoreError, create, limit};
+
+/// At most so many segments in a row may be missing.
+const MOST_MISSING: u64 = 1 << 12;
 
 /// What accepted messages outlive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +112,14 @@ impl<F: DiskFile> Candidate<F> {
         Scan::new(self.file.clone(), start, self.size)
     }
 
+    /// Reads the records at a position and behind it.
+    fn scan_behind(&self, at: Position) -> Scan<F> {
+        match at.segment == self.number && at.offset < self.size {
+            true => Scan::new(self.file.clone(), at, self.size),
+            false => self.scan(),
+        }
+    }
+
     /// The state at the beginning, if it is whole.
     fn header(&self) -> io::Result<Option<Header>> {
         let mut scan = self.scan();
@@ -181,11 +192,19 @@ impl<D: Disk> Store<D> {
             synced,
             head,
         } = journal;
+        if head.is_none()
+            && let (Some(last), Some(segment)) = (candidates.last(), segments.back())
+            && last.number == segment.number
+        {
+            // What was reserved behind it makes room for the next one. It does not matter if that fails.
+            let _ = last.file.truncate(segment.size);
+        }
         let mut unsynced = Vec::new();
         if is_synced {
             let files = candidates.into_iter();
             let open = files.filter(|candidate| candidate.number >= synced.segment);
             unsynced.extend(open.map(|candidate| candidate.file));
+            unsynced.push(disk.directory()?);
         }
         let written;
         let head = match head {
@@ -213,6 +232,7 @@ impl<D: Disk> Store<D> {
             segment: last.number,
             offset: written,
         };
+        let limit = limit(&options, 0);
         let unneeded = all.into_iter().filter(|number| *number < first);
         let condemned = unneeded.map(|number| (after, number)).collect();
         let mut store = Self {
@@ -223,17 +243,26 @@ impl<D: Disk> Store<D> {
             head,
             written,
             reserved: 0,
+            limit,
+            closed: 0,
+            fullest: 0,
             pending: Vec::new(),
+            passed: None,
             scan: None,
             front: None,
             condemned,
             unsynced,
             is_head_unsynced: true,
-            is_syncing: false,
+            syncing: None,
+            discount: 0,
             synced,
             told: synced,
             has_failed: false,
         };
+        store.tally();
+        if store.options.skip_damage {
+            store.end_unreadable()?;
+        }
         if !is_synced {
             store.remove_condemned(after);
         }
@@ -241,10 +270,28 @@ impl<D: Disk> Store<D> {
     }
 }
 
+impl<D: Disk> Store<D> {
+    /// Ends the exchanges whose message is damaged: it cannot be repeated.
+    fn end_unreadable(&mut self) -> io::Result<()> {
+        for (id, exchange) in self.exchanges() {
+            if exchange.is_released {
+                continue;
+            }
+            match self.read(&exchange, |_| ()) {
+                Ok(()) => {}
+                Err(StoreError::Disk(error)) => return Err(error),
+                Err(_) => self.done(id),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// All segments that there are, in their order.
 fn find<D: Disk>(disk: &D) -> io::Result<Vec<Candidate<D::File>>> {
     let mut candidates = Vec::new();
     let mut numbers = disk.list()?;
+    numbers.retain(|number| *number < MOST);
     numbers.sort_unstable();
     for number in numbers {
         let file = disk.open(number)?;
@@ -284,6 +331,7 @@ fn read<D: Disk>(
         synced: Position::default(),
         head: None,
     };
+    let mut said = None;
     for index in 0..candidates.len() {
         let candidate = &candidates[index];
         let Journal { state, synced, .. } = &mut journal;
@@ -315,7 +363,13 @@ fn read<D: Disk>(
                 Next::Bad(at) => at,
             };
             is_whole = false;
-            if !evidence(&candidates[index..], bad, is_synced)? {
+            // What is said once holds for all that is damaged before.
+            let is_said = match (is_synced, said) {
+                (true, Some(said)) => said > bad,
+                (true, None) => *said.insert(last_synced(&candidates[index..], bad)?) > bad,
+                (false, _) => evidence(&candidates[index..], bad, false)?,
+            };
+            if !is_said {
                 return Ok(Err(bad));
             }
             let name = disk.name(bad.segment);
@@ -363,8 +417,12 @@ fn find_first<D: Disk>(
         if first == 0 {
             first = least.number;
         }
-        let is_there = |number: &u64| candidates.iter().any(|other| other.number == *number);
-        let Some(missing) = (first..last.number).find(|number| !is_there(number)) else {
+        let numbers = candidates.iter().map(|candidate| candidate.number);
+        let needed = numbers.skip_while(|number| *number < first);
+        let Some((missing, _)) = (first..last.number)
+            .zip(needed)
+            .find(|(number, there)| number != there)
+        else {
             return Ok(first);
         };
         let behind = candidates.partition_point(|candidate| candidate.number < missing);
@@ -392,6 +450,11 @@ fn complete<D: Disk>(
         state, segments, ..
     } = journal;
     state.first = first;
+    state.next = state.next.max(state.cursor);
+    if state.next >= MOST {
+        // Nobody has published so many messages, and further ones could not be read.
+        return Err(OpenError::Damaged(disk.name(first), 0));
+    }
     let mut found = mem::take(segments).into_iter().peekable();
     let mut number = first;
     while let Some(next) = found.peek() {
@@ -400,6 +463,10 @@ fn complete<D: Disk>(
         } else {
             let name = disk.name(number);
             if !options.skip_damage {
+                return Err(OpenError::Missing(name));
+            }
+            // So many are no loss, but a file that is none of ours.
+            if next.number - number > MOST_MISSING {
                 return Err(OpenError::Missing(name));
             }
             report.damaged.push((name, 0));
@@ -411,6 +478,10 @@ fn complete<D: Disk>(
     // Messages that are gone with a segment need no exchange.
     let here = |exchange: &Exchange| (first..number).contains(&exchange.at.segment);
     state.exchanges.retain(|_, e| e.is_released || here(e));
+    // Positions are no more than hints.
+    if state.cursor_at.segment >= number {
+        state.cursor_at = Position::default();
+    }
     for exchange in state.exchanges.values().filter(|e| !e.is_released) {
         segments[(exchange.at.segment - first) as usize].live += exchange.size;
     }
@@ -423,24 +494,36 @@ fn evidence<F: DiskFile>(
     at: Position,
     is_synced: bool,
 ) -> io::Result<bool> {
+    if is_synced {
+        return Ok(last_synced(candidates, at)? > at);
+    }
     for candidate in candidates {
-        let mut scan = candidate.scan();
+        let mut scan = candidate.scan_behind(at);
         loop {
-            let found = match scan.next()? {
-                Next::Record(place, _, Record::Synced(position)) => {
-                    position > at || !is_synced && place > at
-                }
-                Next::Record(place, ..) => !is_synced && place > at,
-                Next::Bad(_) => {
-                    scan.skip_damage()?;
-                    false
-                }
+            match scan.next()? {
+                Next::Record(place, ..) if place > at => return Ok(true),
+                Next::Record(..) => {}
+                Next::Bad(_) => scan.skip_damage()?,
                 Next::End => break,
-            };
-            if found {
-                return Ok(true);
             }
         }
     }
     Ok(false)
+}
+
+/// How far the records at `at` and behind it say that everything is synced.
+fn last_synced<F: DiskFile>(candidates: &[Candidate<F>], at: Position) -> io::Result<Position> {
+    let mut last = Position::default();
+    for candidate in candidates {
+        let mut scan = candidate.scan_behind(at);
+        loop {
+            match scan.next()? {
+                Next::Record(_, _, Record::Synced(position)) => last = last.max(position),
+                Next::Record(..) => {}
+                Next::Bad(_) => scan.skip_damage()?,
+                Next::End => break,
+            }
+        }
+    }
+    Ok(last)
 }

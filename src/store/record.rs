@@ -1,11 +1,13 @@
 //! How the journal's records look on disk, and how a whole record is told from a damaged one.
 //!
 //! ```text
-//!  length: u32 │ checksum: u32 │ kind: u8 │ fields          integers are little-endian; length counts kind and fields
+//!  length: u32 │ its checksum: u16 │ checksum: u32 │ kind: u8 │ fields
 //! ```
 //!
-//! The checksum covers kind and fields, and depends on the record's position. So a record is valid in its own place
-//! only, and what an earlier file has left on the disk is not taken for one.
+//! Integers are little-endian; length counts kind and fields. The checksums cover the length, and kind and fields, and
+//! depend on the record's position. So a record is valid in its own place only, and what an earlier file has left on the
+//! disk is not taken for one. By its own checksum a length is known to be none before all its bytes are looked at: damage
+//! is passed quickly.
 
 /// Where a record begins: in which segment, and at which byte of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +56,8 @@ pub(super) enum Record<'a> {
     Begun,
     /// A message has been accepted.
     Message(u64, Message<'a>),
+    /// The first message that was never sent, of this number, is now the last one, with another number.
+    Again(u64, u64, Message<'a>),
     /// A message under way is now kept here, because its first segment is to go.
     Moved(u16, u64, Message<'a>),
     /// A message, kept at this position in a record of this size, is sent with this packet identifier. All before it are
@@ -80,17 +84,27 @@ pub(super) enum Record<'a> {
 }
 
 /// Bytes of a record before its kind.
-pub(super) const HEAD: usize = 8;
+pub(super) const HEAD: usize = 10;
 /// The largest record: a PUBLISH of MQTT's maximum size, its tag and the rest.
 const LARGEST: usize = 268_435_460 + 65_535 + 64;
 const MAGIC: &[u8] = b"MQTT store";
 /// The version of the format.
 const FORMAT: u8 = 1;
 
+/// Numbers and positions stay below, so that sums of them do not overflow.
+pub(super) const MOST: u64 = 1 << 60;
+/// The kinds of records are from 1 to this.
+const KINDS: u8 = 15;
+
 fn checksum(at: Position, bytes: &[u8]) -> u32 {
     let place = at.segment.wrapping_mul(0x9E37_79B9_7F4A_7C15)
         ^ at.offset.wrapping_mul(0xD6E8_FEB8_6659_FD93);
     crc32fast::hash(bytes) ^ (place >> 32) as u32
+}
+
+fn short_checksum(at: Position, bytes: &[u8]) -> u16 {
+    let sum = checksum(at, bytes);
+    (sum ^ sum >> 16) as u16
 }
 
 impl Record<'_> {
@@ -147,11 +161,16 @@ impl Record<'_> {
             Self::Synced(position) => {
                 put.byte(14).position(position);
             }
+            Self::Again(from, sequence, ref message) => {
+                put.byte(15).long(from).long(sequence).message(message);
+            }
         }
         let length = (out.len() - start - HEAD) as u32;
         let sum = checksum(at, &out[start + HEAD..]);
-        out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-        out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
+        let length = length.to_le_bytes();
+        out[start..start + 4].copy_from_slice(&length);
+        out[start + 4..start + 6].copy_from_slice(&short_checksum(at, &length).to_le_bytes());
+        out[start + 6..start + HEAD].copy_from_slice(&sum.to_le_bytes());
     }
 
     /// The record at `at`, from the kind on, or `None` if the bytes are none.
@@ -173,7 +192,12 @@ impl Record<'_> {
             2 => Record::Begun,
             3 => Record::Message(get.long()?, get.message()?),
             4 => Record::Moved(get.short()?, get.long()?, get.message()?),
-            5 => Record::Sent(get.short()?, get.long()?, get.position()?, get.long()?),
+            5 => {
+                let (id, sequence, at) = (get.short()?, get.long()?, get.position()?);
+                let size = get.long()?;
+                let is_size = (HEAD as u64 + 1..=(HEAD + LARGEST) as u64).contains(&size);
+                is_size.then_some(Record::Sent(id, sequence, at, size))?
+            }
             6 => Record::Released(get.short()?),
             7 => Record::Done(get.short()?),
             8 => Record::Passed(get.long()?, get.position()?),
@@ -186,6 +210,7 @@ impl Record<'_> {
             }
             13 => Record::First(get.long()?),
             14 => Record::Synced(get.position()?),
+            15 => Record::Again(get.long()?, get.long()?, get.message()?),
             _ => return None,
         };
         get.0.is_empty().then_some(record)
@@ -209,8 +234,14 @@ pub(super) fn find(at: Position, bytes: &[u8]) -> Found {
         return Found::Short(HEAD);
     }
     let word = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().expect("four"));
-    let (length, sum) = (word(0) as usize, word(4));
-    if length == 0 || length > LARGEST {
+    let (length, sum) = (word(0) as usize, word(6));
+    if length == 0
+        || length > LARGEST
+        || bytes
+            .get(HEAD)
+            .is_some_and(|kind| !(1..=KINDS).contains(kind))
+        || short_checksum(at, &bytes[..4]).to_le_bytes() != bytes[4..6]
+    {
         return Found::Nothing;
     }
     let Some(body) = bytes.get(HEAD..HEAD + length) else {
@@ -282,6 +313,12 @@ impl<'a> Get<'a> {
     }
 
     fn long(&mut self) -> Option<u64> {
+        let value = u64::from_le_bytes(self.bytes(8)?.try_into().ok()?);
+        (value < 2 * MOST).then_some(value)
+    }
+
+    /// A time, which nobody adds anything to.
+    fn time(&mut self) -> Option<u64> {
         Some(u64::from_le_bytes(self.bytes(8)?.try_into().ok()?))
     }
 
@@ -293,7 +330,7 @@ impl<'a> Get<'a> {
     }
 
     fn message(&mut self) -> Option<Message<'a>> {
-        let (since, expires) = (self.long()?, self.long()?);
+        let (since, expires) = (self.time()?, self.time()?);
         let length = self.short()?;
         Some(Message {
             since,

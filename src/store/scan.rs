@@ -55,7 +55,7 @@ impl<F: DiskFile> Scan<F> {
     pub(super) fn next(&mut self) -> io::Result<Next<'_>> {
         let size = match self.find()? {
             Found::Record(size) => size,
-            Found::Short(_) if self.at.offset == self.end => return Ok(Next::End),
+            Found::Short(_) | Found::Nothing if self.at.offset >= self.end => return Ok(Next::End),
             Found::Short(_) | Found::Nothing => return Ok(Next::Bad(self.at)),
         };
         let (at, start) = (self.at, self.start);

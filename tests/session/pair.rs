@@ -221,6 +221,7 @@ impl Pair {
             .map(|event| match event {
                 Event::Packet(packet) => packet,
                 Event::Dropped { packet_id, reason } => panic!("dropped {packet_id}: {reason}"),
+                Event::Discarded(message) => panic!("discarded {message:?}"),
                 Event::Withdrawn { packet_id, .. } => panic!("withdrawn {packet_id}"),
                 Event::Identified { packet_id, .. } => panic!("identified {packet_id}"),
                 Event::Unrenewed(unrenewed) => panic!("{unrenewed}"),

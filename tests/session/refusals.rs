@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use mqtt_core::codec::*;
-use mqtt_core::session::{Event, QueueLimits, RequestError, Settings, State, Stats};
+use mqtt_core::session::{Discarded, Event, QueueLimits, RequestError, Settings, State, Stats};
 use proptest::prelude::*;
 
 use crate::pair::*;
@@ -193,7 +193,7 @@ fn apply(pair: &mut Pair, step: &Step) -> Result<(), RequestError> {
 struct Seen {
     received: Vec<Packet>,
     events: Vec<Event>,
-    dropped: Vec<u16>,
+    dropped: Vec<Discarded>,
     stats: Stats,
     state: State,
     stored_bytes: usize,
@@ -205,7 +205,7 @@ fn look(pair: &mut Pair, start: std::time::Instant) -> Seen {
     Seen {
         received: pair.server.received(),
         events: std::iter::from_fn(|| pair.client.poll_event()).collect(),
-        dropped: pair.client.take_dropped(),
+        dropped: pair.client.take_discarded(),
         stats: pair.client.stats(),
         state: pair.client.state(),
         stored_bytes: pair.client.stored_bytes(),
@@ -225,7 +225,7 @@ proptest! {
     fn nobody_can_tell_that_a_request_was_refused(
         version in prop::sample::select(&BOTH[..]),
         steps in prop::collection::vec(step(), 1..60),
-        (max_messages, max_bytes) in (0..4usize, 0..120usize),
+        (max_messages, max_bytes) in (0..4u32, 0..120u32),
         (queue, drop_oldest, topic_aliases) in any::<(bool, bool, bool)>(),
     ) {
         let settings = Settings {
@@ -282,7 +282,7 @@ fn a_message_that_the_queue_refuses_drops_no_other() {
         ..message(QoS::AtLeastOnce)
     });
     assert!(matches!(refused, Err(RequestError::QueueFull(_))));
-    assert!(pair.client.take_dropped().is_empty());
+    assert!(pair.client.take_discarded().is_empty());
     assert_eq!(pair.client.stats(), before);
     assert_eq!(pair.publish(QoS::AtLeastOnce), kept + 1);
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use mqtt_core::codec::*;
-use mqtt_core::session::{Event, QueueLimits, RequestError, Settings, State};
+use mqtt_core::session::{Event, QueueLimits, RequestError, Settings, State, Why};
 
 use crate::pair::*;
 
@@ -14,7 +14,7 @@ fn keeping() -> Settings {
     }
 }
 
-fn queueing(max_messages: usize, max_bytes: usize, drop_oldest: bool) -> Settings {
+fn queueing(max_messages: u32, max_bytes: u32, drop_oldest: bool) -> Settings {
     Settings {
         queue: Some(QueueLimits {
             max_messages,
@@ -629,8 +629,10 @@ fn a_full_queue_refuses_or_drops_the_oldest() {
         assert_eq!(pair.publish(QOS_2), 2);
         assert_eq!(pair.publish(QOS_2), 3);
         assert_eq!(pair.publish(QOS_2), 4);
-        assert_eq!(pair.client.take_dropped(), [2]);
-        assert!(pair.client.take_dropped().is_empty());
+        let dropped = pair.client.take_discarded();
+        let dropped: Vec<_> = dropped.iter().map(|it| (it.packet_id, it.why)).collect();
+        assert_eq!(dropped, [(0, Why::Full), (0, Why::Full), (2, Why::Full)]);
+        assert!(pair.client.take_discarded().is_empty());
         assert!(!pair.client.has_events());
         assert_eq!(pair.client.stats().dropped, 3);
         pair.connect(Connect {

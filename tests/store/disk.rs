@@ -39,6 +39,8 @@ struct Content {
     seen: Vec<u8>,
     /// What was written since, and where.
     writes: Vec<(usize, Vec<u8>)>,
+    /// How many bytes it may have without more room.
+    reserved: usize,
 }
 
 impl Content {
@@ -65,6 +67,8 @@ struct World {
     left: Option<u64>,
     /// How many bytes all files may have together.
     room: Option<usize>,
+    /// Whether room can be reserved.
+    reserves: bool,
     fails_to_sync: bool,
     random: Option<Random>,
 }
@@ -78,6 +82,12 @@ enum Fate {
 }
 
 impl World {
+    /// The bytes that all files take.
+    fn used(&self) -> usize {
+        let files = self.seen.values().map(|&index| &self.files[index]);
+        files.map(|file| file.seen.len().max(file.reserved)).sum()
+    }
+
     fn fate(&mut self) -> Fate {
         match &mut self.left {
             None => Fate::Whole,
@@ -149,6 +159,11 @@ impl Simulated {
         self.world().room = room;
     }
 
+    /// Room can be reserved.
+    pub fn reserves(&self) {
+        self.world().reserves = true;
+    }
+
     pub fn fails_to_sync(&self) {
         self.world().fails_to_sync = true;
     }
@@ -182,6 +197,7 @@ impl Simulated {
             files.push(Content {
                 durable: content.clone(),
                 seen: content,
+                reserved: file.reserved,
                 writes: Vec::new(),
             });
         }
@@ -311,14 +327,10 @@ impl DiskFile for File {
         let mut world = self.world();
         let fate = world.fate();
         let (index, offset) = (self.index.expect("a file"), offset as usize);
-        let used: usize = world
-            .seen
-            .values()
-            .map(|&index| world.files[index].seen.len())
-            .sum();
-        let size = world.files[index].seen.len();
-        let grows = (offset + bytes.len()).saturating_sub(size);
-        let fits = world.room.is_none_or(|room| used + grows <= room);
+        let Content { seen, reserved, .. } = &world.files[index];
+        let grows = (offset + bytes.len()).saturating_sub(seen.len().max(*reserved));
+        let used = world.used();
+        let fits = grows == 0 || world.room.is_none_or(|room| used + grows <= room);
         let count = match fate {
             Fate::Whole if fits => bytes.len(),
             Fate::Never => 0,
@@ -335,16 +347,34 @@ impl DiskFile for File {
         }
     }
 
+    fn is_removed(&self) -> bool {
+        let world = self.world();
+        !world.seen.values().any(|&index| Some(index) == self.index)
+    }
+
     fn truncate(&self, size: u64) -> io::Result<()> {
         let mut world = self.world();
         world.act()?;
         let content = &mut world.files[self.index.expect("a file")];
         content.seen.truncate(size as usize);
+        content.reserved = 0;
         Ok(())
     }
 
-    fn reserve(&self, _: u64) -> io::Result<bool> {
-        Ok(false)
+    fn reserve(&self, size: u64) -> io::Result<bool> {
+        let mut world = self.world();
+        if !world.reserves {
+            return Ok(false);
+        }
+        let (index, used) = (self.index.expect("a file"), world.used());
+        let Content { seen, reserved, .. } = &world.files[index];
+        let grows = (size as usize).saturating_sub(seen.len().max(*reserved));
+        if grows > 0 && world.room.is_some_and(|room| used + grows > room) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let reserved = (*reserved).max(size as usize);
+        world.files[index].reserved = reserved;
+        Ok(true)
     }
 
     fn sync(&self) -> io::Result<()> {

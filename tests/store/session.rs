@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use mqtt_core::codec::*;
 use mqtt_core::driver::store::Journal;
-use mqtt_core::session::{Event, Label, Mark, Session, Settings, State};
+use mqtt_core::session::{Event, Keeping, Label, Mark, Session, Settings, State};
 use mqtt_core::store::{Options, Store, Sync};
 
 use crate::disk::{Death, Random, Simulated};
@@ -367,8 +367,13 @@ fn open(disk: &Simulated, version: Version, sync: Sync) -> Session {
     };
     let (store, _) = Store::open(disk.clone(), options).unwrap();
     let mut session = Session::new(version, Settings::default());
+    let keeping = Keeping {
+        version,
+        drops_oldest: false,
+        latest: false,
+    };
     session
-        .keep_in(Box::new(Journal::new(store, || 0)))
+        .keep_in(Box::new(Journal::new(store, || 0, version)), keeping)
         .unwrap();
     session
 }

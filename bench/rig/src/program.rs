@@ -1,9 +1,10 @@
 //! The common part of the measured programs: their arguments and their reports.
 //!
 //! A program is called as `PROGRAM receive QOS SIZE`, `PROGRAM publish QOS SIZE`, `PROGRAM roundtrip QOS`,
-//! `PROGRAM clients COUNT` or, if it is in Lua, `PROGRAM step PAUSE [idle]`. Its environment has `RIG_HOST` and
-//! `RIG_PORT`, `RIG_URI` for WebSocket and Unix sockets, `RIG_CA` if it is to use TLS, and `RIG_MS`, the time to measure
-//! in milliseconds. It prints a line of `name=number` pairs:
+//! `PROGRAM clients COUNT` or, if it is in Lua, `PROGRAM step PAUSE [idle]` or `PROGRAM waiting`. Its environment has
+//! `RIG_HOST` and `RIG_PORT`, `RIG_URI` for WebSocket and Unix sockets, `RIG_CA` if it is to use TLS, and `RIG_MS`, the
+//! time to measure in milliseconds; `RIG_STORE`, an empty directory, `RIG_SYNC`, `process` or `power`, if it is to keep
+//! its messages there, and `RIG_WAITING`, how many messages are to wait in a store. It prints a line of `name=number` pairs:
 //!
 //! - `rate` messages a second, `cpu` microseconds of CPU time a message, of all its threads;
 //! - `p50`, `p99` of round trips in microseconds, from a publish until the message and its acknowledgement are there;

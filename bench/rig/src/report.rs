@@ -85,6 +85,8 @@ fn judge(target: &'static Target, results: &[Results]) -> Vec<Verdict> {
         "nginx" => program.is_in_nginx(),
         "luasocket" => program.is_by_connector(false),
         "copas connector" => program.is_by_connector(true),
+        "store" => program.is_stored("process"),
+        "synced store" => program.is_stored("power"),
         "" | "copas" => program.is_ours(target.who == "copas"),
         lua => program.is_ours(false) && program.lua.as_deref() == Some(lua),
     });

@@ -61,6 +61,16 @@ enum Kind {
     Mosquitto {
         path: PathBuf,
     },
+    /// The library with a store, which is synced with `sync = "power"`.
+    Stored {
+        is_synced: bool,
+    },
+    Journal,
+    /// Paho C, with its files or without.
+    Paho {
+        path: PathBuf,
+        is_stored: bool,
+    },
 }
 
 impl Program {
@@ -103,6 +113,11 @@ impl Program {
     /// Whether the program is our library with its connector for Copas, or for LuaSocket.
     pub fn is_by_connector(&self, in_copas: bool) -> bool {
         matches!(&self.kind, Kind::Connector { folder: None, copas, .. } if *copas == in_copas)
+    }
+
+    /// Whether the program is our library with a store, with this value of `sync`.
+    pub fn is_stored(&self, sync: &str) -> bool {
+        matches!(self.kind, Kind::Stored { is_synced } if is_synced == (sync == "power"))
     }
 
     /// Whether the program is the first of the originals, under Copas.
@@ -154,6 +169,7 @@ impl Program {
             Kind::Relayed => Rival::Relayed,
             Kind::Rumqttc => Rival::Rumqttc,
             Kind::Mosquitto { .. } => Rival::Mosquitto,
+            Kind::Stored { .. } | Kind::Journal | Kind::Paho { .. } => Rival::Stores,
         };
         scenario.rivals.contains(&rival)
     }
@@ -164,7 +180,10 @@ impl Program {
         };
         let root = &options.root;
         let mut command = match &self.kind {
-            Kind::Ours { .. } | Kind::Peer { .. } | Kind::Connector { .. } => {
+            Kind::Ours { .. }
+            | Kind::Stored { .. }
+            | Kind::Peer { .. }
+            | Kind::Connector { .. } => {
                 let version = self.lua.as_deref().unwrap_or_default();
                 let mut command = Command::new(format!("lua{version}"));
                 command.arg(root.join(format!("bench/{script}.lua")));
@@ -181,11 +200,14 @@ impl Program {
                     "LUA_PATH",
                     format!("{root}/bench/?.lua;{tree}/?.lua;{tree}/?/init.lua;{root}/build/copas/?.lua;;"),
                 );
-                if let Kind::Ours { copas } = self.kind {
+                if let Kind::Ours { .. } | Kind::Stored { .. } = self.kind {
                     command.env("LUA_CPATH", format!("{tree}/?.so;;"));
-                    if copas {
-                        command.env("RIG_LOOP", "copas");
-                    }
+                }
+                if let Kind::Ours { copas: true } = self.kind {
+                    command.env("RIG_LOOP", "copas");
+                }
+                if let Kind::Stored { is_synced } = self.kind {
+                    command.env("RIG_SYNC", if is_synced { "power" } else { "process" });
                 }
                 if let Kind::Connector { folder, copas, .. } = &self.kind {
                     if *copas {
@@ -215,11 +237,12 @@ impl Program {
                 }
                 command
             }
-            Kind::Raw | Kind::Relayed | Kind::Rumqttc => {
+            Kind::Raw | Kind::Relayed | Kind::Rumqttc | Kind::Journal => {
                 let mut command = Command::new(std::env::current_exe()?);
                 let name = match self.kind {
                     Kind::Raw => "raw",
                     Kind::Relayed => "relayed",
+                    Kind::Journal => "journal",
                     _ => "rumqttc",
                 };
                 command.args([name, script]);
@@ -230,9 +253,19 @@ impl Program {
                 command.arg(script);
                 command
             }
+            Kind::Paho { path, is_stored } => {
+                let mut command = Command::new(path);
+                command.arg(script);
+                if *is_stored {
+                    command.env("RIG_SYNC", "process");
+                }
+                command
+            }
         };
         command
             .args(arguments)
+            .env("RIG_STORE", options.store())
+            .env("RIG_WAITING", options.waiting.to_string())
             .env("RIG_MS", options.duration.as_millis().to_string());
         Ok(command)
     }
@@ -246,7 +279,9 @@ pub struct Options {
     only: Vec<String>,
     rounds: usize,
     duration: Duration,
+    waiting: usize,
     mosquitto: Option<PathBuf>,
+    paho: Option<PathBuf>,
     certificates: PathBuf,
     out: PathBuf,
 }
@@ -260,7 +295,9 @@ impl Options {
             only: Vec::new(),
             rounds: 5,
             duration: Duration::from_secs(1),
+            waiting: 1_000_000,
             mosquitto: None,
+            paho: None,
             certificates: PathBuf::from("build/bench/certs"),
             out: PathBuf::from("build"),
         };
@@ -275,7 +312,9 @@ impl Options {
                 "--only" => options.only.push(value.clone()),
                 "--rounds" => options.rounds = value.parse()?,
                 "--ms" => options.duration = Duration::from_millis(value.parse()?),
+                "--waiting" => options.waiting = value.parse()?,
                 "--mosquitto" => options.mosquitto = Some(fs::canonicalize(value)?),
+                "--paho" => options.paho = Some(fs::canonicalize(value)?),
                 "--certificates" => options.certificates = value.into(),
                 "--out" => options.out = value.into(),
                 _ => return Err(format!("unknown option {word}").into()),
@@ -291,6 +330,11 @@ impl Options {
             scenario.name == word || scenario.name.split('-').any(|part| part == word)
         };
         self.only.is_empty() || self.only.iter().any(is_named)
+    }
+
+    /// The directory for stores, which is on the same disk as everything else that is measured.
+    fn store(&self) -> PathBuf {
+        self.out.join("bench/store")
     }
 
     fn programs(&self) -> Vec<Program> {
@@ -309,6 +353,9 @@ impl Options {
         for lua in &self.luas {
             add(OURS, Some(lua), Kind::Ours { copas: false });
             add("ours under Copas", Some(lua), Kind::Ours { copas: true });
+            for (name, is_synced) in [("ours with a store", false), ("ours, synced", true)] {
+                add(name, Some(lua), Kind::Stored { is_synced });
+            }
             for (i, folder) in self.peers.iter().enumerate() {
                 let name = folder.file_name().unwrap_or_default().to_string_lossy();
                 let kind = Kind::Peer {
@@ -354,6 +401,13 @@ impl Options {
         add("rumqttc", None, Kind::Rumqttc);
         if let Some(path) = &self.mosquitto {
             add("libmosquitto", None, Kind::Mosquitto { path: path.clone() });
+        }
+        // Before Paho C, whose many files keep the file system busy for a while.
+        add("fdatasync", None, Kind::Journal);
+        for (name, is_stored) in [("Paho C", false), ("Paho C with files", true)] {
+            if let Some(path) = self.paho.clone() {
+                add(name, None, Kind::Paho { path, is_stored });
+            }
         }
         add("raw socket", None, Kind::Raw);
         add("raw socket of a thread", None, Kind::Relayed);
@@ -427,7 +481,12 @@ pub fn run(arguments: &[String]) -> Outcome {
                 } else {
                     command.env("RIG_HOST", "127.0.0.1");
                 }
-                match measure(&mut command, scenario, &broker, options.duration) {
+                // What a run that has failed has left there.
+                let _ = fs::remove_dir_all(options.store());
+                fs::create_dir_all(options.store())?;
+                let measured = measure(&mut command, scenario, &broker, options.duration);
+                fs::remove_dir_all(options.store())?;
+                match measured {
                     Ok(line) => line.into_iter().for_each(|(name, number)| {
                         figures.entry(name).or_default().push(number);
                     }),

@@ -32,6 +32,8 @@ pub enum Rival {
     Rumqttc,
     /// libmosquitto from C.
     Mosquitto,
+    /// The library with a store, synced or not; Paho C, with its files or without; `rig journal`.
+    Stores,
     /// The library and the originals, inside nginx.
     Nginx,
     /// The library with its connectors in Lua, and the originals under Copas.
@@ -76,7 +78,7 @@ pub struct Target {
     /// The name of the figure.
     pub figure: &'static str,
     /// The Lua version, or "copas" or "nginx" for the library there, or "luasocket" or "copas connector" for the library
-    /// with this connector. Empty for all Luas.
+    /// with this connector, or "store" or "synced store" for the library with one. Empty for all Luas.
     pub who: &'static str,
     /// The figure to compare with.
     pub against: Against,
@@ -86,7 +88,7 @@ pub struct Target {
     pub at_least: bool,
 }
 
-use Rival::{Connectors, Copas, Mosquitto, Nginx, Peers, Raw, Relayed, Rumqttc};
+use Rival::{Connectors, Copas, Mosquitto, Nginx, Peers, Raw, Relayed, Rumqttc, Stores};
 
 const ALL: &[Rival] = &[Copas, Peers, Raw, Rumqttc, Mosquitto];
 const NO_COPAS: &[Rival] = &[Peers, Raw, Rumqttc, Mosquitto];
@@ -108,6 +110,13 @@ const CLIENTS: &[(&str, &str)] = &[
 const PENDING: &[(&str, &str)] = &[
     ("publish", "us CPU a publish"),
     ("subscribe", "us CPU a subscribe"),
+];
+const WAITING: &[(&str, &str)] = &[
+    ("offline", "offline messages/s"),
+    ("filling", "KiB at the peak"),
+    ("open", "s to the first one sent"),
+    ("rate", "messages/s sent"),
+    ("peak", "KiB at the peak of that"),
 ];
 const CODEC: &[(&str, &str)] = &[
     ("parse4", "ns parse, 3.1.1"),
@@ -173,6 +182,8 @@ scenarios! {
     "tls-clients-10000" "10,000 clients over TLS" ["clients", "10000"] Tls &[Rumqttc], CLIENTS;
     "pending-1000" "1000 requests unanswered" ["pending", "1000"] Plain &[Peers], PENDING;
     "pending-60000" "60,000 requests unanswered" ["pending", "60000"] Plain &[], PENDING;
+    "store-publish-1" "publish QoS 1, 100 outstanding, into a store" ["publish", "1", "64"] Plain &[Stores], RATE;
+    "store-waiting" "messages of 100 bytes that wait in a store" ["waiting"] Plain &[], WAITING;
     "codec" "parse_packet and make_packet" ["codec"] Plain &[Peers], CODEC;
 }
 
@@ -273,6 +284,13 @@ targets! {
     "tls-clients-10000" idle "" < 2.0 Value;
     "pending-60000" publish "" < 1.5 FEW_PENDING;
     "pending-60000" subscribe "" < 1.5 FEW_PENDING;
+    "store-publish-1" rate "store" > 0.6 Stock;
+    "store-publish-1" rate "store" > 20.0 Program("Paho C with files");
+    "store-publish-1" rate "synced store" > 0.8 Program("fdatasync");
+    "store-waiting" offline "5.4" > 300_000.0 Value;
+    "store-waiting" filling "" < 16384.0 Value;
+    "store-waiting" open "" < 1.0 Value;
+    "store-waiting" peak "" < 16384.0 Value;
     "codec" parse4 "" < 1.0 Fork;
     "codec" make4 "" < 1.0 Fork;
     "codec" parse5 "" < 1.0 Fork;

@@ -59,6 +59,12 @@ function arguments.publish(opts)
 	if qos ~= nil and not (qos == 0 or qos == 1 or qos == 2) then
 		return "expecting qos to be a valid QoS value"
 	end
+	local tag, expire = opts.tag, opts.expire
+	if tag ~= nil and (type(tag) ~= "string" or #tag > 0xFFFF) then
+		return "expecting opts.tag to be a string of at most 65535 bytes"
+	elseif expire ~= nil and not (type(expire) == "number" and expire > 0 and expire < math_huge) then
+		return "expecting opts.expire to be a number of seconds above 0"
+	end
 	return field(opts, "retain", "boolean") or field(opts, "dup", "boolean") or common(opts)
 end
 

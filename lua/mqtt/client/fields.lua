@@ -17,6 +17,8 @@ local PUBLISH = {
 	topic = true, payload = true, qos = true, retain = true, properties = true, user_properties = true, callback = true,
 	-- Of a received message that a program passes on.
 	type = false, dup = false, packet_id = false,
+	-- Of clients with a store.
+	tag = false, expire = false,
 }
 local SUBSCRIBE = {
 	topic = true, qos = true, no_local = true, retain_as_published = true, retain_handling = true, properties = true,

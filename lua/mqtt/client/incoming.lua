@@ -98,6 +98,15 @@ function incoming.deliver(client, message)
 	end
 end
 
+-- The tag of a kept message that is acknowledged, or nil.
+local function take_tag(client, packet_id)
+	local tag = client._tags[packet_id]
+	if tag then
+		client._tags[packet_id] = nil
+	end
+	return tag
+end
+
 --- The broker has answered a request: calls its callback, after the handlers of the event.
 -- @tparam Client client the client
 -- @tparam table answer a SUBACK, UNSUBACK, PUBACK or PUBREC
@@ -105,6 +114,9 @@ function incoming.answered(client, answer)
 	local callbacks, packet_id, event = client._callbacks, answer.packet_id, ANSWER_EVENTS[answer.type]
 	local callback = callbacks[packet_id]
 	callbacks[packet_id] = nil
+	if client._tags and event == "acknowledge" then
+		answer.tag = take_tag(client, packet_id)
+	end
 	-- The library's part comes before anything of the program, which may wait, end its thread, or lose the session.
 	local asked = client._asked and client._asked[packet_id]
 	if asked then
@@ -127,11 +139,15 @@ end
 local function acknowledged(client, kind, packet_id, rc, properties, user_properties)
 	local callbacks, handlers = client._callbacks, client.handlers.acknowledge
 	local callback = callbacks[packet_id]
+	local tag = client._tags and take_tag(client, packet_id)
 	if not (callback or handlers[1]) then
 		return
 	end
 	callbacks[packet_id] = nil
 	local ack = shape_ack[client._version](kind, packet_id, rc, properties, user_properties)
+	if tag then
+		ack.tag = tag
+	end
 	if not handlers[1] then
 		callback(ack, client)
 	elseif callback or handlers[2] then

@@ -149,8 +149,13 @@ local function open(client)
 	local conn = transport.adopt(client, new_connection(client, brokers:next(client.opts.uri)))
 	log:info("[LuaMQTT] client '%s' connecting to %s%s%s", client.opts.id, target.place(conn))
 	brokers.last_attempt = core.now()
-	local is_open
-	is_open, err = transport.open(client, conn)
+	local keeping, is_open = client._keeping, true
+	if keeping then
+		is_open, err = keeping.ready(client)
+	end
+	if is_open then
+		is_open, err = transport.open(client, conn)
+	end
 	if is_open == nil then
 		return nil
 	elseif client._opening ~= conn then
@@ -337,6 +342,9 @@ local function follow_reference(client, pck)
 	if not (reference and client.opts.follow_server_reference)
 		or pck.rc ~= USE_ANOTHER_SERVER and pck.rc ~= SERVER_MOVED then
 		return
+	end
+	if pck.rc == SERVER_MOVED and client._keeping then
+		client._keeping.moved(client, reference)
 	end
 	for _, ignored in ipairs(client._brokers:refer(reference, pck.rc == SERVER_MOVED)) do
 		log:warn("[LuaMQTT] client '%s' ignores server reference %q: expecting host[:port]", client.opts.id, ignored)

@@ -11,7 +11,7 @@ local packet_type = require("mqtt.packet").types
 
 local ipairs, pairs, tostring, type = ipairs, pairs, tostring, type
 local math_huge = math.huge
-local str_format = string.format
+local str_format, table_concat = string.format, table.concat
 
 local codec = core.codec
 
@@ -64,26 +64,70 @@ local function check_reconnect(value)
 	end
 end
 
--- The fields of the option queue: the default of each number, and the allowed strings.
+-- The fields of the options queue and store: the largest whole number, the allowed strings, or what it is in words.
+local WHEN_FULL = { "reject", "drop_oldest" }
 local QUEUE = {
-	max_messages = 1000,
-	max_bytes = 2 ^ 20,
-	when_full = { reject = true, drop_oldest = true },
+	max_messages = 0xFFFFFFFF, max_bytes = 0xFFFFFFFF, when_full = WHEN_FULL,
+	expire = "a number of seconds above 0", keep = { "latest" }, rate = 0xFFFFFFFF,
+}
+local STORE = {
+	path = "the path of a directory", sync = { "process", "power" }, qos0 = "a boolean", recover = { "skip" },
+	max_messages = 2 ^ 53, max_bytes = 2 ^ 53, when_full = WHEN_FULL,
+	expire = QUEUE.expire, keep = QUEUE.keep, rate = QUEUE.rate,
+}
+-- The checks for the words.
+local CHECKS = {
+	[QUEUE.expire] = function(value)
+		return type(value) == "number" and value > 0 and value < math_huge
+	end,
+	[STORE.path] = function(value)
+		return type(value) == "string" and value ~= ""
+	end,
+	[STORE.qos0] = function(value)
+		return type(value) == "boolean"
+	end,
 }
 
-local function check_queue(queue)
-	for key, value in pairs(queue) do
-		local expected = QUEUE[key]
-		if not expected then
-			return "unexpected key in queue: " .. tostring(key) .. fields.hint(key, QUEUE)
-		elseif type(expected) == "number" then
-			if not is_whole(value, 1, 0xFFFFFFFF) then
-				return str_format("expecting queue.%s to be a whole number from 1 to 4294967295", key)
-			end
-		elseif not expected[value] then
-			return "expecting queue.when_full to be 'reject' or 'drop_oldest'"
+local DEFAULT_QUEUE = { max_messages = 1000, max_bytes = 2 ^ 20 }
+
+-- Checks a field of an option. Returns nil, or what was expected in words.
+local function unlike(value, expected)
+	if type(expected) == "number" then
+		return not is_whole(value, 1, expected) and str_format("a whole number from 1 to %.0f", expected) or nil
+	elseif type(expected) == "string" then
+		return not CHECKS[expected](value) and expected or nil
+	end
+	for _, name in ipairs(expected) do
+		if value == name then
+			return nil
 		end
 	end
+	return "'" .. table_concat(expected, "' or '") .. "'"
+end
+
+-- Returns a check of an option that is a table with these fields.
+local function check_fields(option, known)
+	return function(value)
+		for key, field in pairs(value) do
+			local expected = known[key]
+			if not expected then
+				return "unexpected key in " .. option .. ": " .. tostring(key) .. fields.hint(key, known)
+			end
+			local words = unlike(field, expected)
+			if words then
+				return str_format("expecting %s.%s to be %s", option, key, words)
+			end
+		end
+	end
+end
+
+local check_queue, check_store_table = check_fields("queue", QUEUE), check_fields("store", STORE)
+
+local function check_store(store)
+	if type(store) == "string" then
+		store = { path = store }
+	end
+	return check_store_table(store) or store.path == nil and "expecting store.path to be " .. STORE.path or nil
 end
 
 -- By name: for each Lua type of the option, true or a check. The check returns an error message or nil. `words` names
@@ -118,10 +162,13 @@ local SCHEMA = {
 	topic_aliases = { boolean = true },
 	resubscribe = { boolean = true },
 	queue = { table = check_queue },
+	store = { string = check_store, table = check_store, words = "a string or table" },
 	auto_ack = { boolean = true },
 	on = { table = true, words = "a table with events and callbacks" },
 }
 
+--- The fields of options that are tables, for the spec that compares them with the documentation.
+options.tables = { queue = QUEUE, store = STORE }
 --- The allowed types of each option, for the spec that compares them with the documentation.
 options.schema = SCHEMA
 
@@ -254,14 +301,14 @@ end
 -- @tparam table opts the client's options
 -- @treturn boolean whether so
 function options.keeps_exchanges(opts)
-	return not not (opts.reconnect or opts.queue or opts.resubscribe or not opts.clean)
+	return not not (opts.reconnect or opts.queue or opts.store or opts.resubscribe or not opts.clean)
 end
 
 --- Whether a SUBSCRIBE made without a connection waits for the next connection.
 -- @tparam table opts the client's options
 -- @treturn boolean whether so
 function options.keeps_subscriptions(opts)
-	return not not (opts.queue or opts.resubscribe)
+	return not not (opts.queue or opts.store or opts.resubscribe)
 end
 
 -- The table that `options.session` returns each time: a new table for each client would be garbage.
@@ -275,13 +322,16 @@ local settings = {}
 -- @treturn table the settings, until the next call
 function options.session(opts, connack_timeout, requests)
 	local queue = opts.queue
+	-- The store takes the place of the queue.
+	local waiting = type(opts.store) == "table" and opts.store or not opts.store and queue or NOTHING
 	settings.max_packet_size = opts.max_packet_size
 	settings.connack_timeout = connack_timeout or options.connect_timeout(opts)
 	settings.pingresp_timeout = opts.ping_timeout
 	settings.keep_exchanges = options.keeps_exchanges(opts)
-	settings.max_messages = queue and (queue.max_messages or QUEUE.max_messages)
-	settings.max_bytes = queue and (queue.max_bytes or QUEUE.max_bytes)
+	settings.max_messages = queue and (queue.max_messages or DEFAULT_QUEUE.max_messages)
+	settings.max_bytes = queue and (queue.max_bytes or DEFAULT_QUEUE.max_bytes)
 	settings.drop_oldest = queue and queue.when_full == "drop_oldest"
+	settings.expire, settings.latest, settings.rate = waiting.expire, waiting.keep == "latest", waiting.rate
 	settings.resubscribe = opts.resubscribe
 	settings.server_receive_maximum = opts.server_receive_maximum
 	settings.topic_aliases = opts.topic_aliases

@@ -60,8 +60,11 @@ local sent = requests.sent
 -- What the library wants to know of the requests that are being made by `ask`, by their callbacks.
 local asking = setmetatable({}, { __mode = "k" })
 
--- Keeps the callback of a request, or removes an old one.
-local function set_callback(client, packet_id, callback)
+--- Keeps the callback of a request, or removes an old one.
+-- @tparam Client client the client
+-- @tparam number packet_id the packet identifier
+-- @tparam ?function callback the callback
+function requests.set_callback(client, packet_id, callback)
 	if callback then
 		if client._callbacks == requests.NO_CALLBACKS then
 			client._callbacks = {}
@@ -73,6 +76,8 @@ local function set_callback(client, packet_id, callback)
 	end
 	client._callbacks[packet_id] = callback
 end
+
+local set_callback = requests.set_callback
 
 --- Forgets all callbacks: packet identifiers start anew with a new session.
 -- @tparam Client client the client
@@ -176,6 +181,9 @@ end
 -- @tparam ?string reason the error message for the function `done` of `ask`
 function requests.forget(client, packet_id, reason)
 	client._callbacks[packet_id] = nil
+	if client._tags then
+		client._tags[packet_id] = nil
+	end
 	local asked = client._asked and client._asked[packet_id]
 	if asked then
 		client._asked[packet_id] = nil
@@ -210,7 +218,7 @@ function requests.subscribe(client, opts, second)
 	end
 	if not client.connection and not options.keeps_subscriptions(client.opts) then
 		log:warn("[LuaMQTT] client '%s' does not subscribe to %s, since it is not connected: subscribe in a handler of "
-			.. "connect, or set the option resubscribe or queue", client.opts.id, opts.topic)
+			.. "connect, or set the option resubscribe, queue or store", client.opts.id, opts.topic)
 	end
 	local packet_id, err = request(client, opts.callback, "SUBSCRIBE", "subscribe", opts.topic, opts.qos or 0,
 		no_local or false, retain_as_published or false, retain_handling or 0, opts.properties, opts.user_properties)
@@ -238,10 +246,11 @@ end
 
 -- PUBLISH ------------------------------------------------------------------------------------------------------------
 
--- Waits until the connection has taken most of the bytes to be sent. Does not wait where waiting holds up somebody
--- else, or where the connection itself waits until the program has taken received messages. Returns whether there is
--- room.
-local function wait_for_room(client)
+--- Waits until the connection has taken most of the bytes to be sent. Does not wait where waiting holds up somebody
+-- else, or where the connection itself waits until the program has taken received messages.
+-- @tparam Client client the client
+-- @treturn boolean whether there is room
+function requests.wait_for_room(client)
 	local link = client._link
 	local least, deadline = link:outgoing_bytes(), core.now() + SEND_TIMEOUT
 	while link:is_full() do
@@ -259,6 +268,8 @@ local function wait_for_room(client)
 	return true
 end
 
+local wait_for_room = requests.wait_for_room
+
 -- Whether the connection has still taken nothing since a publish gave up waiting.
 local function is_stuck(client)
 	if client._link:outgoing_bytes() < client._stuck or not client._link:is_full() then
@@ -272,24 +283,48 @@ end
 local function send_publish(client, opts)
 	local topic, payload, qos, retain, dup = opts.topic, opts.payload, opts.qos, opts.retain, opts.dup
 	local properties, user_properties = opts.properties, opts.user_properties
-	if properties or user_properties then
+	if properties or user_properties or opts.expire then
 		if client._version ~= const.v50 then
 			note_ignored(client, "PUBLISH", opts)
 		end
 		return client._link:publish(topic, payload, qos or 0, retain or false, dup or false, opts.packet_id, properties,
-			user_properties)
+			user_properties, opts.expire)
 	end
 	local may_wait = type(payload) == "string" and #payload >= LARGE_PAYLOAD and client._transport.may_block(client)
 	return core_publish(client._handle, topic, payload, qos, retain, dup, opts.packet_id, may_wait)
 end
 
--- Keeps the callback of an accepted message, and forgets the callbacks of messages dropped to make room.
-local function await_answer(client, packet_id, callback, dropped)
-	for _, other in ipairs(dropped or {}) do
-		requests.forget(client, other, "it had to make room in the queue")
+-- Why a message is dropped, in words.
+local REASONS = {
+	full = "it had to make room in the queue",
+	expired = "it has waited for longer than it may",
+	replaced = "a newer message of its topic has taken its place",
+}
+
+--- Messages that were never sent are given up, as the options say: their callbacks are not called, the program is told.
+-- @tparam Client client the client
+-- @tparam ?table dropped a list of tables with `packet_id` or `sequence`, `topic`, `qos`, `tag` and `reason`
+function requests.drop(client, dropped)
+	local failure
+	for _, message in ipairs(dropped or {}) do
+		if message.packet_id then
+			failure = try(failure, requests.forget, client, message.packet_id, REASONS[message.reason])
+		elseif message.sequence then
+			client._kept[message.sequence], message.sequence = nil, nil
+		end
+		log:debug("[LuaMQTT] client '%s' drops a message for %s: %s", client.opts.id, message.topic, REASONS[message.reason])
+		failure = try(failure, client.handle, client, "dropped", message, client)
 	end
+	raise(failure)
+end
+
+-- Keeps the callback of an accepted message, and gives up messages that were dropped for it.
+local function await_answer(client, packet_id, callback, dropped)
 	if packet_id ~= 0 then
 		set_callback(client, packet_id, callback)
+	end
+	if dropped then
+		requests.drop(client, dropped)
 	end
 end
 
@@ -312,11 +347,17 @@ local function published(client, packet_id, callback, full)
 end
 
 function requests.publish(client, opts, second)
-	local direct = client._direct
-	if direct and publish_plain and second == nil then
-		local packet_id, time, full, dropped, callback = publish_plain(direct, opts, IGNORED)
+	local direct, keeping = client._direct, client._keeping
+	local handle = direct
+	if keeping then
+		handle = keeping.is_plain(client, opts) and client._handle
+	end
+	if handle and publish_plain and second == nil then
+		local packet_id, time, full, dropped, callback = publish_plain(handle, opts, IGNORED)
 		if packet_id then
-			client.send_time = time
+			if direct then
+				client.send_time = time
+			end
 			if full or dropped or callback then
 				await_answer(client, packet_id, callback, dropped)
 				return published(client, packet_id, callback, full)
@@ -325,6 +366,13 @@ function requests.publish(client, opts, second)
 		end
 	end
 
+	if keeping and keeping.takes(client, opts) then
+		local problem = check("publish", opts, second)
+		if problem then
+			error(problem, 2)
+		end
+		return keeping.publish(client, opts)
+	end
 	local packet_id, time, full, dropped, callback
 	if not direct and publish_plain and second == nil and client.connection and not client._stuck then
 		-- A client with a connector.

@@ -21,6 +21,8 @@ local raise, try, with = protect.raise, protect.try, fields.with
 
 -- The options of `Client:request`.
 local REQUEST = with(fields.publish, { timeout = true })
+-- Requests end with their process.
+REQUEST.tag, REQUEST.expire = nil, nil
 
 -- How long a response may take unless the request says otherwise, in seconds.
 local TIMEOUT = 10

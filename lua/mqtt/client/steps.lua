@@ -89,6 +89,14 @@ local reactions = {
 		dropped(self, packet_id, message)
 		return 0
 	end,
+	identified = function(self, packet_id, kept)
+		self._keeping.identified(self, packet_id, kept.sequence, kept.tag)
+		return 0
+	end,
+	discarded = function(self, message)
+		requests.drop(self, { message })
+		return 0
+	end,
 	withdrawn = function(self, packet_id, correlation_data)
 		requests.forget(self, packet_id)
 		self._rpc:withdrawn(correlation_data)

@@ -19,6 +19,8 @@ local math_min = math.min
 
 -- How long to wait between looks at whether another thread has sent everything, in seconds.
 local DRAIN_PAUSE = 0.005
+-- How long a program without threads waits at most until its store has been synced, in seconds.
+local SYNC_TIME = 1
 -- How long the next connection waits until the broker has ended the last one, in seconds.
 local PARTING_TIME = 0.5
 -- If an expected answer may have arrived unread, keep alive looks again after this time, in seconds.
@@ -228,9 +230,17 @@ local function give_up(client, conn, err)
 	return false, broken[conn]
 end
 
+-- Whether bytes wait until the store has been synced that nobody but the connector's `send` will write.
+local function waits_for_store(client)
+	return client._keeping and not plain[client.connection] and client._link:waits_for_store()
+end
+
 -- Writes the bytes that the session has to send. Returns true, or false and an error message. A sending thread also
 -- writes the bytes that other threads add. It is no error if the connection is closed meanwhile.
 local function flush(client)
+	-- Without threads, the next step looks again.
+	while client.connection and waits_for_store(client) and host.pause(DRAIN_PAUSE) do -- luacheck: ignore 542
+	end
 	local conn, link = client.connection, client._link
 	if client._sending ~= conn then -- luacheck: ignore 542
 		-- no thread is sending
@@ -275,6 +285,9 @@ function bridge.send(client, again, what)
 	local conn = client.connection
 	if conn and conn.hand_over and not is_sending(client) and conn:hand_over(again, client, what) then
 		return true
+	elseif what == "DISCONNECT" and conn and waits_for_store(client) then
+		-- No step comes after it.
+		client._link:wait_for_store(SYNC_TIME)
 	end
 	return flush(client)
 end
@@ -361,7 +374,7 @@ function bridge.next(client)
 	elseif not kind then
 		-- What the handlers have sent goes out before this waits.
 		local received, err
-		if plain[conn] and not link:write() then
+		if plain[conn] and not link:write() or client._keeping and not plain[conn] then
 			received, err = flush_outside(client)
 			if client.connection ~= conn then
 				return nil, 0
@@ -439,6 +452,9 @@ end
 function bridge.iterate(client, longest, own)
 	bridge.wait(client, longest)
 	local conn = client.connection
+	if conn and waits_for_store(client) then
+		client._link:wait_for_store(SYNC_TIME)
+	end
 	if conn then
 		-- For connectors that can wait: until keep alive is due, or the program's limit is reached.
 		local deadline = client._link:deadline()

@@ -17,6 +17,8 @@ local events = {}
 -- - "opened", "closed" or "woken";
 -- - "open_failed", "failed", "broken" or "unrenewed", and a message that says why;
 -- - "dropped", the packet identifier, and a message;
+-- - "discarded", and the message, see `requests.drop`;
+-- - "identified", the packet identifier, and a table with `sequence` and `tag`: a kept message is being sent;
 -- - "unacknowledged", and how many messages are;
 -- - "withdrawn", the packet identifier, and the correlation data.
 local function name(client, kind, first, second, third, fourth, fifth, sixth, seventh, eighth, ninth)

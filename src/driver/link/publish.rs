@@ -1,5 +1,7 @@
 //! Takes a link's messages: small ones as a copy, large ones on loan.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -11,7 +13,16 @@ use crate::session::{RequestError, State};
 impl Link {
     /// Takes [`Request::Publish`](crate::driver::Request::Publish).
     pub(in crate::driver) fn publish(&self, message: &PublishRef<'_>) -> Result<Accepted, Refused> {
-        self.publish_in(&mut self.lock(), message)
+        self.publish_in(&mut self.lock(), message, None)
+    }
+
+    /// Takes [`Request::PublishWithin`](crate::driver::Request::PublishWithin).
+    pub(in crate::driver) fn publish_within(
+        &self,
+        message: &PublishRef<'_>,
+        time: Duration,
+    ) -> Result<Accepted, Refused> {
+        self.publish_in(&mut self.lock(), message, Some(time))
     }
 
     /// Takes [`Request::PublishConnected`](crate::driver::Request::PublishConnected).
@@ -20,9 +31,10 @@ impl Link {
         message: &PublishRef<'_>,
     ) -> Result<Accepted, Refused> {
         let mut state = self.lock();
-        match state.session.state() {
-            State::Connected => self.publish_in(&mut state, message),
-            _ => Err(RequestError::NotConnected.into()),
+        let may = state.session.state() == State::Connected || state.session.store().is_some();
+        match may && !state.session.gives_up() {
+            true => self.publish_in(&mut state, message, None),
+            false => Err(RequestError::NotConnected.into()),
         }
     }
 
@@ -30,6 +42,7 @@ impl Link {
         &self,
         state: &mut LinkState,
         message: &PublishRef<'_>,
+        expires_in: Option<Duration>,
     ) -> Result<Accepted, Refused> {
         // Without a connection, the session limits its queue itself.
         if state.session.state() != State::Disconnected {
@@ -38,12 +51,12 @@ impl Link {
                 return Err(Refused::TooMuch { waiting });
             }
         }
-        let packet_id = state.session.publish(message)?;
+        let packet_id = state.session.publish_within(message, expires_in)?;
         self.see_to_transmit(state);
         Ok(Accepted {
             packet_id,
             full: state.is_full() || state.needs_connector(),
-            dropped: state.session.take_dropped(),
+            dropped: state.session.take_discarded(),
         })
     }
 

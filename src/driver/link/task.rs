@@ -106,6 +106,7 @@ impl Link {
             } else if !state.session.fill().is_empty() {
                 io.output = state.session.take();
             }
+            state.begin_sync();
         }
         if let Some(attached) = &mut state.attached
             && io.ended.is_some()
@@ -123,7 +124,8 @@ impl Link {
             deadline: state.session.poll_timeout(),
             read: state.flow.read(wants),
             missing: state.session.missing(&io.input),
-            finish: state.session.state() == State::Disconnected,
+            finish: state.session.state() == State::Disconnected
+                && !state.session.waits_for_store(),
             #[cfg(unix)]
             watch: state.descriptor.is_to_watch(),
         })

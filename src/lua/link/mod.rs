@@ -59,6 +59,7 @@ impl Drop for LuaLink {
         ffi::forget(self.number.get());
         if let Ok(Live { link, .. }) = self.live() {
             link.leave();
+            link.let_go_of_store();
         }
     }
 }
@@ -127,7 +128,19 @@ fn add_methods(table: &Stack) {
     #[cfg(feature = "store")]
     table.set_function("keep_in", store::keep_in);
     #[cfg(feature = "store")]
+    table.set_function("let_store_go", store::let_store_go);
+    #[cfg(feature = "store")]
+    table.set_function("note", store::note);
+    #[cfg(feature = "store")]
+    table.set_function("noted", store::noted);
+    #[cfg(feature = "store")]
     table.set_function("publish_kept", store::publish_kept);
+    #[cfg(feature = "store")]
+    table.set_function("stored", store::stored);
+    #[cfg(feature = "store")]
+    table.set_function("waits_for_store", store::waits_for_store);
+    #[cfg(feature = "store")]
+    table.set_function("wait_for_store", store::wait_for_store);
 
     table.set_function("connect", requests::connect);
     table.set_function("publish", publish_with_properties);

@@ -5,6 +5,7 @@ mod packets;
 use bytes::BytesMut;
 
 use super::stack::Stack;
+use crate::session::Discarded;
 pub(super) use packets::{BUILDS_MESSAGES, MESSAGE_FIELDS, push_message, push_packet};
 
 /// The results of a function. `push` must hold nothing with a destructor: see [`RawFunction`](super::stack::RawFunction).
@@ -77,6 +78,36 @@ impl Results for Vec<u16> {
 }
 
 /// A value or nil.
+/// A list.
+impl Results for Vec<Discarded> {
+    fn push(&self, to: &Stack) {
+        to.push_table();
+        for message in self {
+            message.push(to);
+            to.append();
+        }
+    }
+}
+
+/// A table with `packet_id`, `sequence`, `tag`, `topic`, `qos` and `reason`; without what the message has not.
+impl Results for Discarded {
+    fn push(&self, to: &Stack) {
+        to.push_table();
+        if self.packet_id != 0 {
+            set(to, "packet_id", |to| to.push_integer(self.packet_id));
+        }
+        if let Some(sequence) = self.sequence {
+            set(to, "sequence", |to| to.push_count(sequence));
+        }
+        if !self.tag.is_empty() {
+            set(to, "tag", |to| to.push_bytes(&self.tag));
+        }
+        set(to, "topic", |to| to.push_bytes(&self.topic));
+        set(to, "qos", |to| to.push_integer(self.qos as u8));
+        set(to, "reason", |to| to.push_bytes(self.why.word().as_bytes()));
+    }
+}
+
 impl<T: Results> Results for Option<T> {
     fn push(&self, to: &Stack) {
         match self {
