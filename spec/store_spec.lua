@@ -351,6 +351,16 @@ describe("a client with a store", function()
 		servers.stop_all()
 	end)
 
+	it("blames the caller for what is wrong with a message", function()
+		local client = keeper(new_path(), { version = mqtt.v50 })
+		local opts = { topic = "t", qos = 1 }
+		assert.equal(true, client:publish(opts))
+		opts.properties = { message_expiry_interval = "soon" }
+		harness.blames_caller("expecting .properties.message_expiry_interval to be an integer from 0 to 4294967295, "
+			.. "got: string", client.publish, client, opts)
+		harness.blames_caller("expecting qos to be a valid QoS value", client.publish, client, { topic = "t", qos = 3 })
+	end)
+
 	it("takes a SUBSCRIBE without a connection", function()
 		local client, granted = keeper(new_path()), nil
 		assert(client:subscribe({ topic = harness.topic(), qos = 1, callback = function(suback)

@@ -69,7 +69,7 @@ local Client = {
 	-- The transport, which carries the bytes: see `mqtt.transport`.
 	_transport = native,
 	-- The handle for the short way of `publish` and `acknowledge`: `_handle` while nothing else is to be done, else
-	-- nil.
+	-- nil. A client with a store has none.
 	_direct = nil,
 	-- The metatable of received messages. It tells the session of the broker that a message belongs to.
 	_session_mt = nil,

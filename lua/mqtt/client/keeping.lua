@@ -142,13 +142,13 @@ end
 -- @treturn boolean whether so
 function keeping.is_plain(client, opts)
 	return type(opts) == "table" and (opts.qos == 1 or opts.qos == 2) and opts.callback == nil and opts.tag == nil
-		and opts.expire == nil and (client._direct ~= nil or client.connection == nil)
+		and opts.expire == nil and (client._transport.in_background or client.connection == nil)
 end
 
 --- Publishes a message for the store.
 -- @tparam Client client the client
 -- @tparam table opts the message, checked
--- @return what `Client:publish` returns
+-- @return what `Client:publish` returns; and true if that is an error message that blames the program
 function keeping.publish(client, opts)
 	local ready, problem = keeping.ready(client)
 	if not ready then
@@ -158,7 +158,7 @@ function keeping.publish(client, opts)
 		opts.retain or false, opts.dup or false, opts.properties, opts.user_properties, opts.tag, opts.expire)
 	if not packet_id then
 		if time then
-			error(sequence, 3)
+			return false, sequence, true
 		end
 		return false, "failed to send PUBLISH: " .. sequence
 	end
@@ -169,13 +169,13 @@ function keeping.publish(client, opts)
 	elseif opts.callback then
 		client._kept[sequence] = opts.callback
 	end
-	requests.drop(client, dropped)
 	if client.connection then
 		local ok = requests.sent(client, "PUBLISH")
 		if ok and full then
 			requests.wait_for_room(client)
 		end
 	end
+	requests.drop(client, dropped)
 	return packet_id ~= 0 and packet_id or true
 end
 

@@ -346,18 +346,34 @@ local function published(client, packet_id, callback, full)
 	return packet_id
 end
 
-function requests.publish(client, opts, second)
-	local direct, keeping = client._direct, client._keeping
-	local handle = direct
-	if keeping then
-		handle = keeping.is_plain(client, opts) and client._handle
-	end
-	if handle and publish_plain and second == nil then
-		local packet_id, time, full, dropped, callback = publish_plain(handle, opts, IGNORED)
+-- Publishes a message for the store. Raises in the name of the caller's caller.
+local function publish_kept(client, opts, second)
+	local keeping = client._keeping
+	if publish_plain and second == nil and keeping.is_plain(client, opts) then
+		local packet_id, time, full, dropped = publish_plain(client._handle, opts, IGNORED)
 		if packet_id then
-			if direct then
-				client.send_time = time
-			end
+			client.send_time = client.connection and time or client.send_time
+			await_answer(client, packet_id, nil, dropped)
+			return published(client, packet_id, nil, full)
+		end
+	end
+	local problem = check("publish", opts, second)
+	if problem then
+		error(problem, 3)
+	end
+	local packet_id, err, misuse = keeping.publish(client, opts)
+	if misuse then
+		error(err, 3)
+	end
+	return packet_id, err
+end
+
+function requests.publish(client, opts, second)
+	local direct = client._direct
+	if direct and publish_plain and second == nil then
+		local packet_id, time, full, dropped, callback = publish_plain(direct, opts, IGNORED)
+		if packet_id then
+			client.send_time = time
 			if full or dropped or callback then
 				await_answer(client, packet_id, callback, dropped)
 				return published(client, packet_id, callback, full)
@@ -366,12 +382,13 @@ function requests.publish(client, opts, second)
 		end
 	end
 
+	local keeping = client._keeping
 	if keeping and keeping.takes(client, opts) then
-		local problem = check("publish", opts, second)
-		if problem then
-			error(problem, 2)
+		local packet_id, err = publish_kept(client, opts, second)
+		if packet_id then
+			return packet_id
 		end
-		return keeping.publish(client, opts)
+		return false, err
 	end
 	local packet_id, time, full, dropped, callback
 	if not direct and publish_plain and second == nil and client.connection and not client._stuck then

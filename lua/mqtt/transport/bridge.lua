@@ -171,7 +171,7 @@ end
 
 function bridge.direct(client)
 	local conn = client.connection
-	return conn and plain[conn] and not broken[conn] and client._handle or nil
+	return conn and plain[conn] and not broken[conn] and not client._keeping and client._handle or nil
 end
 
 bridge.hand_over = native.hand_over

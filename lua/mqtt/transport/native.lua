@@ -75,7 +75,7 @@ end
 function native.opened() end
 
 function native.direct(client)
-	return client.connection and client._handle
+	return client.connection and not client._keeping and client._handle or nil
 end
 
 -- The connection knows whether the caller runs in another context: see `mqtt.connector.nginx`.
