@@ -6,6 +6,7 @@
 --   store  its directory
 --   said   the file for its output
 --   sync   process or power
+--   qos    the highest QoS: 1, or 2 by default
 -- With client=NUMBER this is the client under test; client=last: the one that is not killed.
 
 local mqtt = require("mqtt")
@@ -28,6 +29,8 @@ end
 local version = assert(({ ["3.1.1"] = mqtt.v311, [5] = mqtt.v50 })[settings.version], "expecting version 3.1.1 or 5.0")
 local properties = version == mqtt.v50 and { session_expiry_interval = 3600 } or nil
 
+local HIGHEST = settings.qos or 2
+
 io.stdout:setvbuf("no")
 
 -- The client under test ----------------------------------------------------------------------------------------------
@@ -42,8 +45,7 @@ if settings.client then
 		connect = function(connack)
 			-- Each time: a process may be killed before the SUBACK.
 			if connack.rc == 0 then
-				client:subscribe { topic = "back/1", qos = 1 }
-				client:subscribe { topic = "back/2", qos = 2, callback = function()
+				client:subscribe { topic = "back/+", qos = HIGHEST, callback = function()
 					io.write("subscribed\n")
 				end }
 			end
@@ -63,7 +65,7 @@ if settings.client then
 		if settings.client ~= "last" then
 			for _ = 1, PORTION do
 				published = published + 1
-				local qos, payload = 1 + published % 2, settings.client .. ":" .. published
+				local qos, payload = 1 + published % HIGHEST, settings.client .. ":" .. published
 				if client:publish { topic = "soak/" .. qos, payload = payload, qos = qos } then
 					io.write("kept " .. qos .. " " .. payload .. "\n")
 				end
@@ -176,7 +178,7 @@ local function count(set)
 end
 
 local function finish()
-	for qos = 1, 2 do
+	for qos = 1, HIGHEST do
 		local lost = 0
 		for _, payload in ipairs(kept[qos]) do
 			lost = lost + (arrived[qos][payload] and 0 or 1)
@@ -225,11 +227,12 @@ local function watch()
 		problem("nothing has moved for %d seconds", PATIENCE)
 		return finish()
 	end
-	if subscribed < 2 then
+	if subscribed < HIGHEST then
 		return 0.01
 	end
-	pump(1)
-	pump(2)
+	for qos = 1, HIGHEST do
+		pump(qos)
+	end
 	if not pid then
 		pid, ends = start(kills + 1), now + LIFE * (0.2 + 0.8 * math.random())
 	elseif not is_last and now >= ends then
@@ -244,7 +247,7 @@ local function watch()
 		end
 	elseif is_last then
 		local missing = 0
-		for qos = 1, 2 do
+		for qos = 1, HIGHEST do
 			for i = 1, sent[qos] do
 				missing = missing + (got[qos][tostring(i)] and 0 or 1)
 			end
@@ -265,7 +268,7 @@ end
 
 witness:on("connect", function(connack)
 	if connack.rc == 0 and not connack.sp then
-		for qos = 1, 2 do
+		for qos = 1, HIGHEST do
 			witness:subscribe { topic = "soak/" .. qos, qos = qos, callback = function()
 				subscribed = subscribed + 1
 			end }

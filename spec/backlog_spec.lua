@@ -130,6 +130,32 @@ for way in pairs(ways) do
 				assert.equal("1998 1999 2000", table.concat(list, " "))
 			end)
 
+			it("are the newest ones in the next process, too", function()
+				if way ~= "store" then
+					return
+				end
+				local client = new({ keep = "latest" })
+				for i = 1, 10 do
+					publish(client, "t/" .. i % 2, tostring(i))
+				end
+				client = nil -- luacheck: ignore 311
+				harness.cleanup()
+				collectgarbage()
+				collectgarbage()
+				client = new({ keep = "latest" })
+				local tags = {}
+				for message in client:stored() do
+					tags[#tags + 1] = message.tag
+				end
+				assert.same({ "9", "10" }, tags)
+				assert.equal(2, client:stats().queued)
+				publish(client, "t/1", "11")
+				harness.serve({ client, server.serve }, function()
+					return #published == 2
+				end)
+				assert.equal("10 11", payloads())
+			end)
+
 			it("do not give way as requests", function()
 				if version ~= mqtt.v50 then
 					return
@@ -137,12 +163,16 @@ for way in pairs(ways) do
 				local client, dropped = new({ keep = "latest" })
 				for i = 1, 3 do
 					publish(client, "service", tostring(i), { properties = { response_topic = "answer" } })
+					-- Others make the store tidy up.
+					for _ = 1, 20 do
+						publish(client, "state", "s")
+					end
 				end
 				harness.serve({ client, server.serve }, function()
-					return #published == 3
+					return #published == 4
 				end)
-				assert.equal("1 2 3", payloads())
-				assert.same({}, dropped)
+				assert.equal("1 2 3", (payloads():gsub(" ?s ?", " "):gsub("^ +", ""):gsub(" +$", ""):gsub(" +", " ")))
+				assert.equal(59, #dropped)
 			end)
 
 			it("are given up when they have waited for too long", function()

@@ -7,7 +7,9 @@ pub mod codec;
 #[path = "../../src/session/mod.rs"]
 pub mod session;
 
+#[allow(dead_code)]
 mod driver;
+#[allow(dead_code)]
 #[path = "../../src/forks.rs"]
 mod forks;
 #[path = "../../src/store/mod.rs"]

@@ -295,7 +295,7 @@ impl Kept {
 
     /// How many messages wait that will be sent.
     pub(super) fn waiting(&self) -> u64 {
-        self.store.waiting() - self.replaced
+        self.store.waiting().saturating_sub(self.replaced)
     }
 
     /// Keeps a message, see [`Keep::keep`], and makes room for it if it may. Messages that it replaces, or that make room,
@@ -354,7 +354,8 @@ impl Kept {
     }
 
     /// Replaced messages take up the store. So the first messages go, or move to the end, until fewer than half of them
-    /// are replaced: two for each new one are enough, and hold up nobody. One that cannot be moved stays.
+    /// are replaced: two for each new one are enough, and hold up nobody. One that cannot be moved stays, as does one with
+    /// a response topic: others of its topic may wait, and their order counts.
     fn tidy(&mut self) {
         for _ in 0..2 {
             if self.replaced <= self.waiting() {
@@ -371,6 +372,9 @@ impl Kept {
             let Ok(Some(front)) = self.store.front() else {
                 return;
             };
+            if has_response_topic(self.keeping.version, front.packet) {
+                return;
+            }
             let (sequence, topic) = (front.sequence, Box::<[u8]>::from(topic_of(front.packet)));
             let Ok(moved) = self.store.move_front() else {
                 return;
@@ -390,11 +394,13 @@ impl Kept {
         if self.replaced == 0 {
             return Ok(false);
         }
-        let front = self.store.front()?;
-        Ok(front.is_some_and(|front| {
-            is_replaced(&self.newest, front.sequence, front.packet)
-                && !has_response_topic(self.keeping.version, front.packet)
-        }))
+        let Some(front) = self.store.front()? else {
+            // What is damaged is gone, replaced or not.
+            self.replaced = 0;
+            return Ok(false);
+        };
+        Ok(is_replaced(&self.newest, front.sequence, front.packet)
+            && !has_response_topic(self.keeping.version, front.packet))
     }
 
     fn pass_replaced(&mut self) {
