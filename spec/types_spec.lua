@@ -191,8 +191,8 @@ describe("types/mqtt.lua", function()
 	end)
 
 	it("has the fields of the tables in the options", function()
-		assert.same(sorted(options.tables.queue), sorted(class("mqtt.Queue")))
-		assert.same(sorted(options.tables.store), sorted(class("mqtt.Store")))
+		assert.same(sorted(require("mqtt.client.backlog").tables.queue), sorted(class("mqtt.Queue")))
+		assert.same(sorted(require("mqtt.client.backlog").tables.store), sorted(class("mqtt.Store")))
 		for field in pairs(class("mqtt.Reconnect")) do
 			assert.has_no_error(function()
 				mqtt.client { uri = "mqtt://localhost", clean = true, reconnect = { [field] = 1 } }

@@ -67,7 +67,7 @@ if core.builds_messages then
 	-- @treturn[1] number the packet identifier, 0 for QoS 0
 	-- @treturn[1] number the time as of `os.time`
 	-- @treturn[1] boolean whether the program should wait before it sends more
-	-- @return[1] a list of the messages that were dropped for it, see `requests.drop`, or nil
+	-- @return[1] a list of the messages that were dropped for it, see `mqtt.client.dropped`, or nil
 	-- @return[1] `opts.callback`
 	-- @return[2] nil: nothing has been done. The message needs the general way, which does more and returns errors; so
 	-- does a table with a field that is not known

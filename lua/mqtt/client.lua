@@ -19,7 +19,7 @@ local target = require("mqtt.client.target")
 local Topics = require("mqtt.client.topics")
 local v3 = require("mqtt.client.v3")
 
-require("mqtt.later") { "mqtt.client.keeping", "mqtt.client.rpc" }
+require("mqtt.later") { "mqtt.client.backlog", "mqtt.client.dropped", "mqtt.client.keeping", "mqtt.client.rpc" }
 
 local error, ipairs, pairs, pcall, rawset = error, ipairs, pairs, pcall, rawset
 local require, select, setmetatable, tostring, type = require, select, setmetatable, tostring, type

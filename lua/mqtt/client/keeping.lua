@@ -2,12 +2,15 @@
 -- `Client:stored` do with it.
 -- Internal to `mqtt.client`. Loaded when a client has a store.
 
+local calls = require("mqtt.calls")
 local const = require("mqtt.const")
+local fields = require("mqtt.client.fields")
 local host = require("mqtt.host")
 local log = require("mqtt.log")
 local requests = require("mqtt.client.requests")
 
-local error, pairs, tostring, type = error, pairs, tostring, type
+local error, pairs, require, tostring, type = error, pairs, require, tostring, type
+local publish_plain, IGNORED = calls.publish, fields.ignored
 
 local keeping = {}
 
@@ -135,21 +138,26 @@ function keeping.takes(client, opts)
 	return type(opts) ~= "table" or (opts.qos or 0) ~= 0 or client._keeps_qos0 and not client.connection
 end
 
---- Whether a message for the store needs none of what `keeping.publish` does besides handing it to the link: it has no
--- callback, tag and time, and no connector is to be called.
--- @tparam Client client a client with a store
--- @tparam table opts the message, not checked
--- @treturn boolean whether so
-function keeping.is_plain(client, opts)
+-- Whether a message for the store needs none of what `publish` does besides handing it to the link: it has no callback,
+-- tag and time, and no connector is to be called.
+local function is_plain(client, opts)
 	return type(opts) == "table" and (opts.qos == 1 or opts.qos == 2) and opts.callback == nil and opts.tag == nil
 		and opts.expire == nil and (client._transport.in_background or client.connection == nil)
 end
 
---- Publishes a message for the store.
--- @tparam Client client the client
--- @tparam table opts the message, checked
--- @return what `Client:publish` returns; and true if that is an error message that blames the program
-function keeping.publish(client, opts)
+-- Ends the publish of a kept message. Returns the result of `Client:publish`.
+local function accepted(client, packet_id, full, dropped)
+	if full then
+		requests.wait_for_room(client)
+	end
+	if dropped then
+		require("mqtt.client.dropped")(client, dropped)
+	end
+	return packet_id ~= 0 and packet_id or true
+end
+
+-- Publishes a message, checked. Returns what `keeping.accept` does.
+local function publish(client, opts)
 	local ready, problem = keeping.ready(client)
 	if not ready then
 		return false, "failed to send PUBLISH: " .. problem
@@ -157,10 +165,8 @@ function keeping.publish(client, opts)
 	local packet_id, sequence, time, full, dropped = client._link:publish_kept(opts.topic, opts.payload, opts.qos or 0,
 		opts.retain or false, opts.dup or false, opts.properties, opts.user_properties, opts.tag, opts.expire)
 	if not packet_id then
-		if time then
-			return false, sequence, true
-		end
-		return false, "failed to send PUBLISH: " .. sequence
+		local err, is_misuse = sequence, time
+		return false, is_misuse and err or "failed to send PUBLISH: " .. err, is_misuse
 	end
 	-- Before anything that yields: the answer may come meanwhile.
 	if packet_id ~= 0 then
@@ -169,14 +175,28 @@ function keeping.publish(client, opts)
 	elseif opts.callback then
 		client._kept[sequence] = opts.callback
 	end
-	if client.connection then
-		local ok = requests.sent(client, "PUBLISH")
-		if ok and full then
-			requests.wait_for_room(client)
+	local ok = client.connection and requests.sent(client, "PUBLISH")
+	return accepted(client, packet_id, ok and full, dropped)
+end
+
+--- Publishes a message for the store.
+-- @tparam Client client the client
+-- @param opts the first argument of `Client:publish`
+-- @param second its second argument
+-- @return what `Client:publish` returns; and true if that is an error message that blames the program
+function keeping.accept(client, opts, second)
+	if publish_plain and second == nil and is_plain(client, opts) then
+		local packet_id, time, full, dropped = publish_plain(client._handle, opts, IGNORED)
+		if packet_id then
+			client.send_time = client.connection and time or client.send_time
+			return accepted(client, packet_id, full and client.connection, dropped)
 		end
 	end
-	requests.drop(client, dropped)
-	return packet_id ~= 0 and packet_id or true
+	local problem = requests.check("publish", opts, second)
+	if problem then
+		return false, problem, true
+	end
+	return publish(client, opts)
 end
 
 --- A message that has waited is being sent, or is given up if its packet identifier is 0.

@@ -9,9 +9,9 @@ local core = require("mqtt.core")
 local fields = require("mqtt.client.fields")
 local packet_type = require("mqtt.packet").types
 
-local ipairs, pairs, tostring, type = ipairs, pairs, tostring, type
+local ipairs, pairs, require, tostring, type = ipairs, pairs, require, tostring, type
 local math_huge = math.huge
-local str_format, table_concat = string.format, table.concat
+local str_format = string.format
 
 local codec = core.codec
 
@@ -64,71 +64,16 @@ local function check_reconnect(value)
 	end
 end
 
--- The fields of the options queue and store: the largest whole number, the allowed strings, or what it is in words.
-local WHEN_FULL = { "reject", "drop_oldest" }
-local QUEUE = {
-	max_messages = 0xFFFFFFFF, max_bytes = 0xFFFFFFFF, when_full = WHEN_FULL,
-	expire = "a number of seconds above 0", keep = { "latest" }, rate = 0xFFFFFFFF,
-}
-local STORE = {
-	path = "the path of a directory", sync = { "process", "power" }, qos0 = "a boolean", recover = { "skip" },
-	max_messages = 2 ^ 53, max_bytes = 2 ^ 53, when_full = WHEN_FULL,
-	expire = QUEUE.expire, keep = QUEUE.keep, rate = QUEUE.rate,
-}
--- The checks for the words.
-local CHECKS = {
-	[QUEUE.expire] = function(value)
-		return type(value) == "number" and value > 0 and value < math_huge
-	end,
-	[STORE.path] = function(value)
-		return type(value) == "string" and value ~= ""
-	end,
-	[STORE.qos0] = function(value)
-		return type(value) == "boolean"
-	end,
-}
-
-local DEFAULT_QUEUE = { max_messages = 1000, max_bytes = 2 ^ 20 }
-
--- Checks a field of an option. Returns nil, or what was expected in words.
-local function unlike(value, expected)
-	if type(expected) == "number" then
-		return not is_whole(value, 1, expected) and str_format("a whole number from 1 to %.0f", expected) or nil
-	elseif type(expected) == "string" then
-		return not CHECKS[expected](value) and expected or nil
-	end
-	for _, name in ipairs(expected) do
-		if value == name then
-			return nil
-		end
-	end
-	return "'" .. table_concat(expected, "' or '") .. "'"
+-- Checks the options queue and store, which few programs have.
+local function check_queue(queue)
+	return require("mqtt.client.backlog").check_queue(queue)
 end
-
--- Returns a check of an option that is a table with these fields.
-local function check_fields(option, known)
-	return function(value)
-		for key, field in pairs(value) do
-			local expected = known[key]
-			if not expected then
-				return "unexpected key in " .. option .. ": " .. tostring(key) .. fields.hint(key, known)
-			end
-			local words = unlike(field, expected)
-			if words then
-				return str_format("expecting %s.%s to be %s", option, key, words)
-			end
-		end
-	end
-end
-
-local check_queue, check_store_table = check_fields("queue", QUEUE), check_fields("store", STORE)
 
 local function check_store(store)
-	if type(store) == "string" then
-		store = { path = store }
-	end
-	return check_store_table(store) or store.path == nil and "expecting store.path to be " .. STORE.path or nil
+	return require("mqtt.client.backlog").check_store(store)
 end
+
+local DEFAULT_QUEUE = { max_messages = 1000, max_bytes = 2 ^ 20 }
 
 -- By name: for each Lua type of the option, true or a check. The check returns an error message or nil. `words` names
 -- the types in the error message, where there is more than one.
@@ -167,8 +112,6 @@ local SCHEMA = {
 	on = { table = true, words = "a table with events and callbacks" },
 }
 
---- The fields of options that are tables, for the spec that compares them with the documentation.
-options.tables = { queue = QUEUE, store = STORE }
 --- The allowed types of each option, for the spec that compares them with the documentation.
 options.schema = SCHEMA
 

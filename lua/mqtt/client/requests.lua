@@ -13,7 +13,7 @@ local options = require("mqtt.client.options")
 local packet = require("mqtt.packet")
 local protect = require("mqtt.protect")
 
-local error, getmetatable, ipairs, pairs, type = error, getmetatable, ipairs, pairs, type
+local error, getmetatable, ipairs, pairs, require, type = error, getmetatable, ipairs, pairs, require, type
 local os_time = os.time
 local tostring = tostring
 local core_acknowledge, acknowledge_plain = core.acknowledge, calls.acknowledge
@@ -193,11 +193,17 @@ function requests.forget(client, packet_id, reason)
 	end
 end
 
--- Checks what a program gives to `publish`, `subscribe` or `unsubscribe`. Returns an error message, or nil.
-local function check(method, opts, second)
+--- Checks what a program gives to `publish`, `subscribe` or `unsubscribe`.
+-- @tparam string method the name of the method
+-- @param opts its first argument
+-- @param second its second argument
+-- @treturn ?string an error message
+function requests.check(method, opts, second)
 	return arguments.no_callback(second) or type(opts) == "table" and fields.lenient(method, opts)
 		or arguments[method](opts)
 end
+
+local check = requests.check
 
 -- SUBSCRIBE and UNSUBSCRIBE ------------------------------------------------------------------------------------------
 
@@ -294,37 +300,13 @@ local function send_publish(client, opts)
 	return core_publish(client._handle, topic, payload, qos, retain, dup, opts.packet_id, may_wait)
 end
 
--- Why a message is dropped, in words.
-local REASONS = {
-	full = "it had to make room in the queue",
-	expired = "it has waited for longer than it may",
-	replaced = "a newer message of its topic has taken its place",
-}
-
---- Messages that were never sent are given up, as the options say: their callbacks are not called, the program is told.
--- @tparam Client client the client
--- @tparam ?table dropped a list of tables with `packet_id` or `sequence`, `topic`, `qos`, `tag` and `reason`
-function requests.drop(client, dropped)
-	local failure
-	for _, message in ipairs(dropped or {}) do
-		if message.packet_id then
-			failure = try(failure, requests.forget, client, message.packet_id, REASONS[message.reason])
-		elseif message.sequence then
-			client._kept[message.sequence], message.sequence = nil, nil
-		end
-		log:debug("[LuaMQTT] client '%s' drops a message for %s: %s", client.opts.id, message.topic, REASONS[message.reason])
-		failure = try(failure, client.handle, client, "dropped", message, client)
-	end
-	raise(failure)
-end
-
 -- Keeps the callback of an accepted message, and gives up messages that were dropped for it.
 local function await_answer(client, packet_id, callback, dropped)
 	if packet_id ~= 0 then
 		set_callback(client, packet_id, callback)
 	end
 	if dropped then
-		requests.drop(client, dropped)
+		require("mqtt.client.dropped")(client, dropped)
 	end
 end
 
@@ -346,28 +328,6 @@ local function published(client, packet_id, callback, full)
 	return packet_id
 end
 
--- Publishes a message for the store. Raises in the name of the caller's caller.
-local function publish_kept(client, opts, second)
-	local keeping = client._keeping
-	if publish_plain and second == nil and keeping.is_plain(client, opts) then
-		local packet_id, time, full, dropped = publish_plain(client._handle, opts, IGNORED)
-		if packet_id then
-			client.send_time = client.connection and time or client.send_time
-			await_answer(client, packet_id, nil, dropped)
-			return published(client, packet_id, nil, full)
-		end
-	end
-	local problem = check("publish", opts, second)
-	if problem then
-		error(problem, 3)
-	end
-	local packet_id, err, misuse = keeping.publish(client, opts)
-	if misuse then
-		error(err, 3)
-	end
-	return packet_id, err
-end
-
 function requests.publish(client, opts, second)
 	local direct = client._direct
 	if direct and publish_plain and second == nil then
@@ -384,9 +344,11 @@ function requests.publish(client, opts, second)
 
 	local keeping = client._keeping
 	if keeping and keeping.takes(client, opts) then
-		local packet_id, err = publish_kept(client, opts, second)
+		local packet_id, err, is_misuse = keeping.accept(client, opts, second)
 		if packet_id then
 			return packet_id
+		elseif is_misuse then
+			error(err, 2)
 		end
 		return false, err
 	end

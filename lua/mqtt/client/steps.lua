@@ -18,7 +18,7 @@ local requests = require("mqtt.client.requests")
 
 local math_huge, math_min = math.huge, math.min
 local str_format = string.format
-local tostring, type = tostring, type
+local require, tostring, type = require, tostring, type
 local fail, gone = ending.fail, ending.gone
 local raise, try = protect.raise, protect.try
 local AUTH, CONNACK, DISCONNECT, PUBLISH = packet.types.AUTH, packet.types.CONNACK, packet.types.DISCONNECT,
@@ -94,7 +94,7 @@ local reactions = {
 		return 0
 	end,
 	discarded = function(self, message)
-		requests.drop(self, { message })
+		require("mqtt.client.dropped")(self, { message })
 		return 0
 	end,
 	withdrawn = function(self, packet_id, correlation_data)

@@ -17,7 +17,7 @@ local events = {}
 -- - "opened", "closed" or "woken";
 -- - "open_failed", "failed", "broken" or "unrenewed", and a message that says why;
 -- - "dropped", the packet identifier, and a message;
--- - "discarded", and the message, see `requests.drop`;
+-- - "discarded", and the message, see `mqtt.client.dropped`;
 -- - "identified", the packet identifier, and a table with `sequence` and `tag`: a kept message is being sent;
 -- - "unacknowledged", and how many messages are;
 -- - "withdrawn", the packet identifier, and the correlation data.
