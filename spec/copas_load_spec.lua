@@ -6,7 +6,7 @@ local harness = require("spec.support.harness")
 local now, own_time = harness.now, harness.own_time
 
 local CLIENTS = 20
-local MESSAGES = 1000
+local MESSAGES = 500
 -- How long the handlers of few messages take for one, in seconds, and how many that are for each client: much longer
 -- than `LIMIT`, if they were all handled in a row.
 local SLOWNESS = 0.004
