@@ -435,7 +435,7 @@ end
 -- Publishes after the worker's clients have been shut down: by a client of its own.
 function actions.outlast()
 	note("main", "outlasts")
-	while clients.main.opts.reconnect do
+	while clients.main.opts.reconnect or clients.main.connection do
 		ngx.sleep(0.01)
 	end
 	local message = { topic = ngx.var.arg_topic, payload = "by a client of its own", qos = 1 }
