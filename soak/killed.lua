@@ -7,6 +7,7 @@
 --   said   the file for its output
 --   sync   process or power
 --   qos    the highest QoS: 1, or 2 by default
+--   signal how the broker is ended in between: TERM; not at all by default
 -- With client=NUMBER this is the client under test; client=last: the one that is not killed.
 
 local mqtt = require("mqtt")
@@ -218,6 +219,17 @@ local subscribed = 0
 local pid, ends, is_last = nil, 0, false
 local last, since = -1, socket.gettime()
 
+-- Whether a kept message has not arrived.
+local function is_missing()
+	for qos = 1, HIGHEST do
+		for _, payload in ipairs(kept[qos]) do
+			if not arrived[qos][payload] then
+				return true
+			end
+		end
+	end
+end
+
 local function watch()
 	listen()
 	local now, progress = socket.gettime(), #kept[1] + #order[1] + #order[2] + count(got[1]) + count(got[2])
@@ -239,8 +251,8 @@ local function watch()
 		os.execute("kill -KILL " .. pid)
 		kills = kills + 1
 		pid = nil
-		if kills % KILLS_PER_RESTART == 0 then
-			print("restart TERM")
+		if settings.signal and kills % KILLS_PER_RESTART == 0 then
+			print("restart " .. settings.signal)
 		end
 		if kills == settings.kills then
 			is_last, pid = true, start("last")
@@ -259,7 +271,7 @@ local function watch()
 		local pipe = io.popen("kill -0 " .. pid .. " 2>&1")
 		local gone = pipe:read("*a") ~= ""
 		pipe:close()
-		if gone and now > since + 0.5 then
+		if gone and now > since + (is_missing() and PATIENCE / 2 or 0.5) then
 			return finish()
 		end
 	end
