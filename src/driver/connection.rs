@@ -229,11 +229,7 @@ impl Connection<'_> {
             let wrote = self.write(cx);
             if instruction.finish && !self.has_output() {
                 let parting = self.link.hub().count_parting();
-                let rest = Rest {
-                    bytes: BytesMut::new(),
-                    gated: None,
-                };
-                return Poll::Ready(Ending::Flush(rest, parting));
+                return Poll::Ready(Ending::Flush(Rest::default(), parting));
             }
             let read =
                 instruction.read && !instruction.finish && self.read(instruction.missing, cx);

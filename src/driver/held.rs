@@ -75,10 +75,7 @@ impl Held {
         Self {
             transport: Arc::default(),
             outlet,
-            rest: Rest {
-                bytes: BytesMut::new(),
-                gated: None,
-            },
+            rest: Rest::default(),
             in_turn: false,
         }
     }
@@ -209,8 +206,8 @@ pub(super) async fn run(
     .await;
     drop(room);
     let (rest, _parting) = match ending {
-        Ending::Flush(rest, parting) => (Some(rest), Some(parting)),
-        Ending::Drop | Ending::Leave(..) => (None, None),
+        Ending::Flush(rest, parting) => (rest, Some(parting)),
+        Ending::Drop | Ending::Leave(..) => (Rest::default(), None),
     };
     // An error means that the connection is over too.
     let _ = end(&hub, &socket, rest).await;
@@ -227,15 +224,12 @@ fn watched(socket: &OwnedFd) -> io::Result<TcpStream> {
 
 /// Writes the last bytes, and ends our half of the connection. Then reads until the peer ends its half. Gives up a peer
 /// that lets it make no progress.
-async fn end(hub: &Hub, socket: &OwnedFd, rest: Option<Rest>) -> io::Result<()> {
+async fn end(hub: &Hub, socket: &OwnedFd, rest: Rest) -> io::Result<()> {
     let mut stream = watched(socket)?;
-    let mut bytes = BytesMut::new();
-    if let Some(rest) = rest {
-        bytes = rest.bytes;
-        if let Some(gated) = rest.gated {
-            let synced = Box::pin(synced(gated)).await;
-            bytes.unsplit(synced.unwrap_or_default());
-        }
+    let mut bytes = rest.bytes;
+    if let Some(gated) = rest.gated {
+        let synced = Box::pin(synced(gated)).await;
+        bytes.unsplit(synced.unwrap_or_default());
     }
     while !bytes.is_empty() {
         let written = timeout(CLOSING_TIME, stream.write(&bytes)).await??;

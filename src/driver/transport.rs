@@ -12,6 +12,7 @@ use super::lock;
 use crate::session::{Gated, Session};
 
 /// The last bytes of a connection.
+#[derive(Default)]
 pub(super) struct Rest {
     pub(super) bytes: BytesMut,
     /// More bytes, which have to wait for the store.
