@@ -11,7 +11,7 @@ use std::{error, fmt, io, mem};
 use super::disk::{Disk, DiskFile};
 use super::record::{Header, MOST, Position, Record};
 use super::scan::{Next, Scan};
-use super::{Exchange, Segment, State, Store, StoreError, create, limit};
+use super::{Exchange, Reader, Segment, State, Store, StoreError, create, limit};
 
 /// At most so many segments in a row may be missing.
 const MOST_MISSING: u64 = 1 << 12;
@@ -273,11 +273,12 @@ impl<D: Disk> Store<D> {
 impl<D: Disk> Store<D> {
     /// Ends the exchanges whose message is damaged: it cannot be repeated.
     fn end_unreadable(&mut self) -> io::Result<()> {
+        let mut reader = Reader::default();
         for (id, exchange) in self.exchanges() {
             if exchange.is_released {
                 continue;
             }
-            match self.read(&exchange, |_| ()) {
+            match self.read(&mut reader, &exchange, |_| ()) {
                 Ok(()) => {}
                 Err(StoreError::Disk(error)) => return Err(error),
                 Err(_) => self.done(id),

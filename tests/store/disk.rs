@@ -70,6 +70,8 @@ struct World {
     /// Whether room can be reserved.
     reserves: bool,
     fails_to_sync: bool,
+    /// How often files have been read.
+    reads: usize,
     random: Option<Random>,
 }
 
@@ -222,6 +224,11 @@ impl Simulated {
         })))
     }
 
+    /// How often files have been read.
+    pub fn reads(&self) -> usize {
+        self.world().reads
+    }
+
     /// The size of each file.
     pub fn sizes(&self) -> Vec<(u64, usize)> {
         let world = self.world();
@@ -315,7 +322,8 @@ impl DiskFile for File {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let world = self.world();
+        let mut world = self.world();
+        world.reads += 1;
         let content = &world.files[self.index.expect("a file")].seen;
         let bytes = content.get(offset as usize..).unwrap_or_default();
         let count = bytes.len().min(into.len());
