@@ -170,8 +170,8 @@ local function start(name)
 	for _, argument in ipairs(arg) do
 		line[#line + 1] = "'" .. argument .. "'"
 	end
-	local pipe = io.popen(("scripts/lua %s soak/killed.lua %s client=%s >>%s 2>&1 & echo $!"):format(settings.lua,
-		table.concat(line, " "), name, settings.said))
+	local pipe = io.popen(("%s soak/killed.lua %s client=%s >>%s 2>&1 & echo $!"):format(arg[-1], table.concat(line, " "),
+		name, settings.said))
 	local pid = pipe:read("*l")
 	pipe:close()
 	return pid
