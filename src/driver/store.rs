@@ -141,6 +141,10 @@ where
         Ok(self.store.keep(&message, sent_as)?)
     }
 
+    fn is_crowded(&self) -> bool {
+        self.store.is_crowded()
+    }
+
     fn discount(&mut self, messages: u64) {
         self.store.discount(messages);
     }

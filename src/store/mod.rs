@@ -393,6 +393,24 @@ impl<D: Disk> Store<D> {
         Ok(last)
     }
 
+    /// Whether the room that is left is less than what has to go before the oldest segment can: if the first messages that
+    /// were never sent go while this is so, the store is not full before the segment has gone.
+    pub fn is_crowded(&self) -> bool {
+        let oldest = &self.segments[0];
+        if self.segments.len() == 1 || oldest.end <= self.state.cursor {
+            return false;
+        }
+        let at = self.state.cursor_at;
+        let passed = match at.segment == oldest.number {
+            true => at.offset,
+            false => 0,
+        };
+        // A large message does not go for a small one.
+        let max = self.options.max_bytes;
+        let left = oldest.size.saturating_sub(passed).min(max / PARTS);
+        self.bytes() + left > max
+    }
+
     /// Checks whether so many bytes more may be kept.
     fn admit(&mut self, size: u64) -> Result<(), StoreError> {
         let max = self.options.max_bytes;
