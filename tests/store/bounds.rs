@@ -227,3 +227,30 @@ fn messages_under_way_are_read_in_large_pieces() {
         assert_eq!(read.unwrap(), [7; 100]);
     }
 }
+
+/// A process may not open many files.
+#[test]
+fn a_large_store_is_opened_with_few_files() {
+    for sync in [Sync::Process, Sync::Power] {
+        let disk = Simulated::new(1);
+        let options = Options {
+            sync,
+            segment_size: 10_000,
+            ..Options::default()
+        };
+        let (mut store, _) = Store::open(disk.clone(), options.clone()).unwrap();
+        for _ in 0..10_000 {
+            store.keep(&message(&[7; 100]), None).unwrap();
+            store.flush().unwrap();
+            if let Some(job) = store.sync() {
+                let result = job.run();
+                store.synced(result).unwrap();
+            }
+        }
+        drop(store);
+        assert!(disk.sizes().len() > 100);
+        let (store, _) = Store::open(disk.clone(), options).unwrap();
+        assert_eq!(store.waiting(), 10_000);
+        assert!(disk.most_open() < 20, "{} files", disk.most_open());
+    }
+}

@@ -70,8 +70,9 @@ struct World {
     /// Whether room can be reserved.
     reserves: bool,
     fails_to_sync: bool,
-    /// How often files have been read.
+    /// How often files have been read, and the most that were open at a time.
     reads: usize,
+    most_open: usize,
     random: Option<Random>,
 }
 
@@ -229,6 +230,11 @@ impl Simulated {
         self.world().reads
     }
 
+    /// The most files that were open at a time, or a few more.
+    pub fn most_open(&self) -> usize {
+        self.world().most_open
+    }
+
     /// The size of each file.
     pub fn sizes(&self) -> Vec<(u64, usize)> {
         let world = self.world();
@@ -282,7 +288,8 @@ impl Disk for Simulated {
     }
 
     fn open(&self, number: u64) -> io::Result<File> {
-        let world = self.world();
+        let mut world = self.world();
+        world.most_open = world.most_open.max(Arc::strong_count(&self.0));
         let index = world.seen.get(&number).copied();
         let index = index.ok_or(io::ErrorKind::NotFound)?;
         Ok(File {
