@@ -114,9 +114,10 @@ fuzz: ## each fuzz target for SECONDS=20
 # How much of it: these and those that scripts/soak names, from the environment or as `make soak CUTS=10`.
 .PHONY: soak
 soak: ## MESSAGES=50000 of QoS 1 and 2 each way, while there are CUTS=100 and RESTARTS=20; nothing may be lost
-	@$(SETUP) build broker soak lua-$(VERSION)
+	@$(SETUP) build broker cluster soak lua-$(VERSION)
 	@$(MAKE) --no-print-directory build LUA=$(VERSION)
 	@scripts/soak $(VERSION)
+	@BROKER=rabbitmq scripts/soak $(VERSION)
 
 .PHONY: torture
 torture: ## random programs against a broker that misbehaves, for SECONDS=20; SEED=1 for the same ones again

@@ -7,7 +7,8 @@
 --   said   the file for its output
 --   sync   process or power
 --   qos    the highest QoS: 1, or 2 by default
---   signal how the broker is ended in between: TERM; not at all by default
+--   signal how the broker is ended in between: TERM or KILL; not at all by default
+--   window how many messages the client has under way at most; no limit by default
 -- With client=NUMBER this is the client under test; client=last: the one that is not killed.
 
 local mqtt = require("mqtt")
@@ -19,8 +20,9 @@ local WINDOW, PORTION = 50, 10
 local LIFE = 0.5
 -- After how many kills the broker is stopped and started again.
 local KILLS_PER_RESTART = 10
--- After how many seconds without any progress the run is given up.
-local PATIENCE = 30
+-- After how many seconds without any progress the run is given up: a start of the broker may take some; and after how
+-- many the client has nothing more to send, and what is missing is lost.
+local PATIENCE, QUIET = 60, 15
 
 local settings = {}
 for _, argument in ipairs(arg) do
@@ -31,6 +33,7 @@ local version = assert(({ ["3.1.1"] = mqtt.v311, [5] = mqtt.v50 })[settings.vers
 local properties = version == mqtt.v50 and { session_expiry_interval = 3600 } or nil
 
 local HIGHEST = settings.qos or 2
+local MOST = settings.window or math.huge
 
 io.stdout:setvbuf("no")
 
@@ -64,7 +67,7 @@ if settings.client then
 	loop:add(function()
 		local stats = client:stats()
 		if settings.client ~= "last" then
-			for _ = 1, PORTION do
+			for _ = 1, math.min(PORTION, MOST - stats.queued - stats.in_flight) do
 				published = published + 1
 				local qos, payload = 1 + published % HIGHEST, settings.client .. ":" .. published
 				if client:publish { topic = "soak/" .. qos, payload = payload, qos = qos } then
@@ -94,14 +97,14 @@ end
 -- By QoS: what the client has kept, in order; what has arrived; what was sent to the client, and what it said of that.
 local kept, arrived, again = { {}, {} }, { {}, {} }, 0
 local order, sent, acknowledged = { {}, {} }, { 0, 0 }, { 0, 0 }
-local got, done = { {}, {} }, { {}, {} }
+local got, done, different = { {}, {} }, { {}, {} }, { 0, 0 }
 
 local witness = mqtt.client {
 	uri = settings.direct, id = "witness", clean = false, version = version, properties = properties, reconnect = 0.05,
 	auto_ack = true,
 }
 
-local is_subscribed = false
+local is_subscribed, is_connected = false, false
 
 local function pump(qos)
 	while is_subscribed and kills < settings.kills and sent[qos] - acknowledged[qos] < WINDOW
@@ -120,6 +123,9 @@ end
 witness:on {
 	-- The broker is stopped now and then.
 	error = function() end,
+	close = function()
+		is_connected = false
+	end,
 	message = function(msg)
 		local qos = tonumber(msg.topic:sub(-1))
 		if not arrived[qos][msg.payload] then
@@ -146,6 +152,7 @@ local function listen()
 			if qos == 2 and done[qos][payload] then
 				problem("%s of QoS 2 comes again after its acknowledgement", payload)
 			end
+			different[qos] = different[qos] + (got[qos][payload] and 0 or 1)
 			got[qos][payload] = true
 		elseif what == "done" then
 			done[qos][payload] = true
@@ -163,19 +170,11 @@ local function start(name)
 	for _, argument in ipairs(arg) do
 		line[#line + 1] = "'" .. argument .. "'"
 	end
-	local pipe = io.popen(("scripts/lua %s soak/killed.lua %s client=%s >>%s 2>&1 & echo $!"):format(settings.lua,
-		table.concat(line, " "), name, settings.said))
+	local pipe = io.popen(("%s soak/killed.lua %s client=%s >>%s 2>&1 & echo $!"):format(arg[-1], table.concat(line, " "),
+		name, settings.said))
 	local pid = pipe:read("*l")
 	pipe:close()
 	return pid
-end
-
-local function count(set)
-	local number = 0
-	for _ in pairs(set) do
-		number = number + 1
-	end
-	return number
 end
 
 local function finish()
@@ -202,7 +201,7 @@ local function finish()
 			end
 		end
 		print(("QoS %d: %d messages kept, %d arrived; %d sent to the client"):format(qos, #kept[qos],
-			count(arrived[qos]), sent[qos]))
+			#order[qos], sent[qos]))
 	end
 	print(("killed %d times; %d of QoS 1 arrived again"):format(kills, again))
 	for i, text in ipairs(problems) do
@@ -219,6 +218,15 @@ local subscribed = 0
 local pid, ends, is_last = nil, 0, false
 local last, since = -1, socket.gettime()
 
+-- What has happened so far: a number that grows. Repeats count: behind them stands what has not arrived yet.
+local function progress()
+	local sum = again
+	for qos = 1, HIGHEST do
+		sum = sum + #kept[qos] + #order[qos] + different[qos] + acknowledged[qos]
+	end
+	return sum
+end
+
 -- Whether a kept message has not arrived.
 local function is_missing()
 	for qos = 1, HIGHEST do
@@ -232,9 +240,9 @@ end
 
 local function watch()
 	listen()
-	local now, progress = socket.gettime(), #kept[1] + #order[1] + #order[2] + count(got[1]) + count(got[2])
-	if progress ~= last then
-		last, since = progress, now
+	local now, moved = socket.gettime(), progress()
+	if moved ~= last then
+		last, since = moved, now
 	elseif now > since + PATIENCE then
 		problem("nothing has moved for %d seconds", PATIENCE)
 		return finish()
@@ -247,7 +255,7 @@ local function watch()
 	end
 	if not pid then
 		pid, ends = start(kills + 1), now + LIFE * (0.2 + 0.8 * math.random())
-	elseif not is_last and now >= ends then
+	elseif not is_last and now >= ends and is_connected then
 		os.execute("kill -KILL " .. pid)
 		kills = kills + 1
 		pid = nil
@@ -258,20 +266,18 @@ local function watch()
 			is_last, pid = true, start("last")
 		end
 	elseif is_last then
-		local missing = 0
+		local is_done = true
 		for qos = 1, HIGHEST do
-			for i = 1, sent[qos] do
-				missing = missing + (got[qos][tostring(i)] and 0 or 1)
-			end
+			is_done = is_done and different[qos] == sent[qos] and acknowledged[qos] == sent[qos]
 		end
-		if missing == 0 and acknowledged[1] == sent[1] and acknowledged[2] == sent[2] then
+		if is_done then
 			io.open(settings.said .. ".end", "w"):close()
 		end
 		-- The client ends when everything has gone out.
 		local pipe = io.popen("kill -0 " .. pid .. " 2>&1")
 		local gone = pipe:read("*a") ~= ""
 		pipe:close()
-		if gone and now > since + (is_missing() and PATIENCE / 2 or 0.5) then
+		if gone and now > since + (is_missing() and QUIET or 0.5) then
 			return finish()
 		end
 	end
@@ -279,6 +285,7 @@ local function watch()
 end
 
 witness:on("connect", function(connack)
+	is_connected = connack.rc == 0
 	if connack.rc == 0 and not connack.sp then
 		for qos = 1, HIGHEST do
 			witness:subscribe { topic = "soak/" .. qos, qos = qos, callback = function()

@@ -685,6 +685,20 @@ describe("a store without room", function()
 		assert.equal(520, client:stats().queued + client:stats().dropped)
 	end)
 
+	it("gives up the oldest a few at a time", function()
+		local client = keeper({ path = new_path(), max_bytes = 2000000, when_full = "drop_oldest" })
+		local before, most, payload = 0, 0, ("x"):rep(20)
+		for _ = 1, 60000 do
+			assert(client:publish({ topic = "t", payload = payload, qos = 1 }))
+			local dropped = client:stats().dropped
+			before, most = dropped, math.max(most, dropped - before)
+		end
+		assert.is_true(before > 20000)
+		assert.is_true(most <= 10, ("%d at once"):format(most))
+		-- Seven eighths of the room are used.
+		assert.is_true(client:stats().queued > 15000, client:stats().queued)
+	end)
+
 	it("gives room back while messages come and go", function()
 		local path, topic = new_path(), harness.topic()
 		local client = keeper({ path = path, max_bytes = 400000 })

@@ -9,8 +9,8 @@ use crate::session::{
     Keep, KeepError, Label, Listed, Mark, Note, Resumed, Syncing, Waiting, has_response_topic,
 };
 use crate::store::{
-    Directory, Disk, DiskFile, Exchange, Message, OpenError, Options, Position, Report, Store,
-    StoreError, SyncJob,
+    Directory, Disk, DiskFile, Exchange, Message, OpenError, Options, Position, Reader, Report,
+    Store, StoreError, SyncJob,
 };
 
 /// A [`Store`], with the time of day.
@@ -141,6 +141,10 @@ where
         Ok(self.store.keep(&message, sent_as)?)
     }
 
+    fn is_crowded(&self) -> bool {
+        self.store.is_crowded()
+    }
+
     fn discount(&mut self, messages: u64) {
         self.store.discount(messages);
     }
@@ -211,8 +215,9 @@ where
 
     fn resume(&mut self) -> Result<Vec<Resumed>, KeepError> {
         let mut resumed = Vec::new();
+        let mut reader = Reader::default();
         for (packet_id, exchange) in self.store.exchanges() {
-            let packet = self.packet_of(&exchange)?;
+            let packet = self.packet_of(&mut reader, &exchange)?;
             resumed.push(Resumed { packet_id, packet });
         }
         Ok(resumed)
@@ -235,9 +240,10 @@ where
             }));
         };
         if from.is_none() {
+            let mut reader = Reader::default();
             for (packet_id, exchange) in self.store.exchanges() {
                 // The message of a PUBREL may be gone: only its identifier counts.
-                let read = self.store.read(&exchange, |message| {
+                let read = self.store.read(&mut reader, &exchange, |message| {
                     put(Some(packet_id), exchange.sequence, message)
                 });
                 if !exchange.is_released {
@@ -296,11 +302,17 @@ fn syncing<F: DiskFile + Send + 'static>(job: SyncJob<F>) -> Syncing {
 
 impl<D: Disk> Journal<D> {
     /// The PUBLISH of a message under way, as long as that may be repeated.
-    fn packet_of(&self, exchange: &Exchange) -> Result<Option<Box<[u8]>>, KeepError> {
+    fn packet_of(
+        &self,
+        reader: &mut Reader<D::File>,
+        exchange: &Exchange,
+    ) -> Result<Option<Box<[u8]>>, KeepError> {
         if exchange.is_released {
             return Ok(None);
         }
-        let packet: Box<[u8]> = self.store.read(exchange, |message| message.packet.into())?;
+        let packet: Box<[u8]> = self
+            .store
+            .read(reader, exchange, |message| message.packet.into())?;
         head_of(&packet).ok_or_else(no_message)?;
         Ok(Some(packet))
     }

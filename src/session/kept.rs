@@ -128,6 +128,9 @@ pub trait Keep: Send {
         sent_as: Option<u16>,
     ) -> Result<u64, KeepError>;
 
+    /// Whether the front message should make room ahead of time.
+    fn is_crowded(&self) -> bool;
+
     /// So many messages do not count against the store's limit.
     fn discount(&mut self, messages: u64);
 
@@ -328,6 +331,13 @@ impl Kept {
                 None => return Err(KeepError::Full),
             }
         };
+        // Room comes by segments. Their messages go one by one before, so that no call gives up thousands.
+        while self.keeping.drops_oldest
+            && self.store.is_crowded()
+            && let Ok(Some(message)) = self.discard_front(Why::Full)
+        {
+            discarded.push(message);
+        }
         if gives_way {
             let old = self.note_newest(sequence, label.tag, packet);
             if let Some(Newest { sequence, tag, qos }) = old {

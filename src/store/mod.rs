@@ -266,6 +266,15 @@ impl State {
     }
 }
 
+/// Reads messages under way, see [`Store::read`].
+pub struct Reader<F>(Option<Scan<F>>);
+
+impl<F> Default for Reader<F> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
 /// See the [module](self).
 pub struct Store<D: Disk> {
     disk: D,
@@ -382,6 +391,24 @@ impl<D: Disk> Store<D> {
         self.segments.back_mut().expect("the head").end = self.state.next;
         self.make_way();
         Ok(last)
+    }
+
+    /// Whether the room that is left is less than what has to go before the oldest segment can: if the first messages that
+    /// were never sent go while this is so, the store is not full before the segment has gone.
+    pub fn is_crowded(&self) -> bool {
+        let oldest = &self.segments[0];
+        if self.segments.len() == 1 || oldest.end <= self.state.cursor {
+            return false;
+        }
+        let at = self.state.cursor_at;
+        let passed = match at.segment == oldest.number {
+            true => at.offset,
+            false => 0,
+        };
+        // A large message does not go for a small one.
+        let max = self.options.max_bytes;
+        let left = oldest.size.saturating_sub(passed).min(max / PARTS);
+        self.bytes() + left > max
     }
 
     /// Checks whether so many bytes more may be kept.
@@ -548,11 +575,22 @@ impl<D: Disk> Store<D> {
             },
             false => at,
         };
-        if at.segment == self.number() {
-            return Ok(Scan::new(self.head.clone(), at, self.written));
+        let end = self.end_of(at.segment);
+        Ok(match at.segment == self.number() {
+            true => Scan::new(self.head.clone(), at, end),
+            false => Scan::new(self.disk.open(at.segment)?, at, end),
+        })
+    }
+
+    /// Where a segment ends; a segment that is not there is empty.
+    fn end_of(&self, segment: u64) -> u64 {
+        if segment == self.number() {
+            return self.written;
         }
-        let size = self.segments[(at.segment - first) as usize].size;
-        Ok(Scan::new(self.disk.open(at.segment)?, at, size))
+        let first = self.segments.front().map_or(0, |segment| segment.number);
+        let index = segment.checked_sub(first);
+        let segment = index.and_then(|index| self.segments.get(index as usize));
+        segment.map_or(0, |segment| segment.size)
     }
 
     /// The [front](Self::front) message is about to be sent: it is under way with this packet identifier. 0 stands for
@@ -600,16 +638,18 @@ impl<D: Disk> Store<D> {
         exchanges
     }
 
-    /// Gives a message under way to a function, to be repeated.
+    /// Gives a message under way to a function, to be repeated. One reader for many messages reads the disk in large
+    /// pieces.
     ///
     /// # Errors
     /// [`StoreError::Disk`] or [`StoreError::Damaged`].
     pub fn read<T>(
         &self,
+        reader: &mut Reader<D::File>,
         exchange: &Exchange,
         take: impl FnOnce(Message<'_>) -> T,
     ) -> Result<T, StoreError> {
-        let end = exchange.at.offset + exchange.size;
+        let Exchange { at, .. } = *exchange;
         if exchange.at.segment == self.number() && exchange.at.offset >= self.written {
             let start = (exchange.at.offset - self.written) as usize;
             if let Record::Moved(_, _, message) =
@@ -618,9 +658,12 @@ impl<D: Disk> Store<D> {
                 return Ok(take(message));
             }
         }
-        let mut scan = match exchange.at.segment == self.number() {
-            true => Scan::new(self.head.clone(), exchange.at, end),
-            false => Scan::new(self.disk.open(exchange.at.segment)?, exchange.at, end),
+        let scan = match &mut reader.0 {
+            Some(scan) if scan.at().segment == at.segment => {
+                scan.seek(at.offset, self.end_of(at.segment));
+                scan
+            }
+            other => other.insert(self.scan_from(at)?),
         };
         match scan.next()? {
             Next::Record(
@@ -630,10 +673,7 @@ impl<D: Disk> Store<D> {
                 | Record::Again(_, _, message)
                 | Record::Moved(_, _, message),
             ) => Ok(take(message)),
-            _ => {
-                let name = self.disk.name(exchange.at.segment);
-                Err(StoreError::Damaged(name, exchange.at.offset))
-            }
+            _ => Err(StoreError::Damaged(self.disk.name(at.segment), at.offset)),
         }
     }
 
@@ -937,10 +977,11 @@ impl<D: Disk> Store<D> {
         }
         let here = |exchange: &Exchange| exchange.at.segment == number && !exchange.is_released;
         let stay: Vec<(u16, Exchange)> = self.exchanges();
+        let mut reader = Reader::default();
         for (id, exchange) in stay.into_iter().filter(|(_, exchange)| here(exchange)) {
             let at = self.end();
             let mut record = Vec::new();
-            let read = self.read(&exchange, |message| {
+            let read = self.read(&mut reader, &exchange, |message| {
                 Record::Moved(id, exchange.sequence, message).write(at, &mut record);
             });
             if read.is_err() {

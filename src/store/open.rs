@@ -11,7 +11,7 @@ use std::{error, fmt, io, mem};
 use super::disk::{Disk, DiskFile};
 use super::record::{Header, MOST, Position, Record};
 use super::scan::{Next, Scan};
-use super::{Exchange, Segment, State, Store, StoreError, create, limit};
+use super::{Exchange, Reader, Segment, State, Store, StoreError, create, limit};
 
 /// At most so many segments in a row may be missing.
 const MOST_MISSING: u64 = 1 << 12;
@@ -92,10 +92,9 @@ impl From<io::Error> for OpenError {
     }
 }
 
-/// A segment that was found.
-struct Candidate<F> {
+/// A segment that was found. Its file is open only while it is read: there may be more segments than descriptors.
+struct Candidate {
     number: u64,
-    file: F,
     size: u64,
     /// What it begins with, if that is whole.
     header: Option<Header>,
@@ -103,26 +102,26 @@ struct Candidate<F> {
     is_cut: bool,
 }
 
-impl<F: DiskFile> Candidate<F> {
-    fn scan(&self) -> Scan<F> {
+impl Candidate {
+    fn scan<D: Disk>(&self, disk: &D) -> io::Result<Scan<D::File>> {
         let start = Position {
             segment: self.number,
             offset: 0,
         };
-        Scan::new(self.file.clone(), start, self.size)
+        Ok(Scan::new(disk.open(self.number)?, start, self.size))
     }
 
     /// Reads the records at a position and behind it.
-    fn scan_behind(&self, at: Position) -> Scan<F> {
+    fn scan_behind<D: Disk>(&self, disk: &D, at: Position) -> io::Result<Scan<D::File>> {
         match at.segment == self.number && at.offset < self.size {
-            true => Scan::new(self.file.clone(), at, self.size),
-            false => self.scan(),
+            true => Ok(Scan::new(disk.open(self.number)?, at, self.size)),
+            false => self.scan(disk),
         }
     }
 
     /// The state at the beginning, if it is whole.
-    fn header(&self) -> io::Result<Option<Header>> {
-        let mut scan = self.scan();
+    fn header<D: Disk>(&self, disk: &D) -> io::Result<Option<Header>> {
+        let mut scan = self.scan(disk)?;
         let Next::Record(_, _, Record::Header(header)) = scan.next()? else {
             return Ok(None);
         };
@@ -174,7 +173,7 @@ impl<D: Disk> Store<D> {
                     candidates.truncate(behind);
                     if let Some(last) = candidates.last_mut() {
                         (last.size, last.is_cut) = (torn.offset, true);
-                        last.header = last.header()?;
+                        last.header = last.header(&disk)?;
                     }
                 }
             }
@@ -197,13 +196,15 @@ impl<D: Disk> Store<D> {
             && last.number == segment.number
         {
             // What was reserved behind it makes room for the next one. It does not matter if that fails.
-            let _ = last.file.truncate(segment.size);
+            let _ = disk
+                .open(last.number)
+                .and_then(|file| file.truncate(segment.size));
         }
         let mut unsynced = Vec::new();
         if is_synced {
-            let files = candidates.into_iter();
-            let open = files.filter(|candidate| candidate.number >= synced.segment);
-            unsynced.extend(open.map(|candidate| candidate.file));
+            for candidate in candidates.iter().filter(|c| c.number >= synced.segment) {
+                unsynced.push(disk.open(candidate.number)?);
+            }
             unsynced.push(disk.directory()?);
         }
         let written;
@@ -273,11 +274,12 @@ impl<D: Disk> Store<D> {
 impl<D: Disk> Store<D> {
     /// Ends the exchanges whose message is damaged: it cannot be repeated.
     fn end_unreadable(&mut self) -> io::Result<()> {
+        let mut reader = Reader::default();
         for (id, exchange) in self.exchanges() {
             if exchange.is_released {
                 continue;
             }
-            match self.read(&exchange, |_| ()) {
+            match self.read(&mut reader, &exchange, |_| ()) {
                 Ok(()) => {}
                 Err(StoreError::Disk(error)) => return Err(error),
                 Err(_) => self.done(id),
@@ -288,21 +290,19 @@ impl<D: Disk> Store<D> {
 }
 
 /// All segments that there are, in their order.
-fn find<D: Disk>(disk: &D) -> io::Result<Vec<Candidate<D::File>>> {
+fn find<D: Disk>(disk: &D) -> io::Result<Vec<Candidate>> {
     let mut candidates = Vec::new();
     let mut numbers = disk.list()?;
     numbers.retain(|number| *number < MOST);
     numbers.sort_unstable();
     for number in numbers {
-        let file = disk.open(number)?;
         let mut candidate = Candidate {
             number,
-            size: file.size()?,
-            file,
+            size: disk.open(number)?.size()?,
             header: None,
             is_cut: false,
         };
-        candidate.header = candidate.header()?;
+        candidate.header = candidate.header(disk)?;
         candidates.push(candidate);
     }
     // A segment says where the one before it ends. What lies behind was never promised.
@@ -322,7 +322,7 @@ fn find<D: Disk>(disk: &D) -> io::Result<Vec<Candidate<D::File>>> {
 fn read<D: Disk>(
     disk: &D,
     options: &Options,
-    candidates: &[Candidate<D::File>],
+    candidates: &[Candidate],
     report: &mut Report,
 ) -> Result<Result<Journal<D::File>, Position>, OpenError> {
     let mut journal = Journal {
@@ -345,7 +345,7 @@ fn read<D: Disk>(
         let mut is_whole = candidate.header.is_some() && !candidate.is_cut;
         // A state that is not whole counts for nothing.
         let mut before = candidate.header.is_none().then(|| state.clone());
-        let mut scan = candidate.scan();
+        let mut scan = candidate.scan(disk)?;
         loop {
             let bad = match scan.next()? {
                 Next::Record(at, size, record) => {
@@ -366,8 +366,8 @@ fn read<D: Disk>(
             // What is said once holds for all that is damaged before.
             let is_said = match (is_synced, said) {
                 (true, Some(said)) => said > bad,
-                (true, None) => *said.insert(last_synced(&candidates[index..], bad)?) > bad,
-                (false, _) => evidence(&candidates[index..], bad, false)?,
+                (true, None) => *said.insert(last_synced(disk, &candidates[index..], bad)?) > bad,
+                (false, _) => evidence(disk, &candidates[index..], bad, false)?,
             };
             if !is_said {
                 return Ok(Err(bad));
@@ -384,7 +384,10 @@ fn read<D: Disk>(
         }
         segment.end = state.next.max(begin);
         let is_mine = is_synced == (options.sync == Sync::Power);
-        journal.head = (is_whole && is_mine).then(|| candidate.file.clone());
+        journal.head = match is_whole && is_mine && index + 1 == candidates.len() {
+            true => Some(disk.open(candidate.number)?),
+            false => None,
+        };
         journal.segments.push_back(segment);
     }
     Ok(Ok(journal))
@@ -394,7 +397,7 @@ fn read<D: Disk>(
 fn find_first<D: Disk>(
     disk: &D,
     options: &Options,
-    candidates: &mut Vec<Candidate<D::File>>,
+    candidates: &mut Vec<Candidate>,
     report: &mut Report,
 ) -> io::Result<u64> {
     loop {
@@ -404,7 +407,7 @@ fn find_first<D: Disk>(
                 continue;
             };
             first = first.max(header.first);
-            let mut scan = candidate.scan();
+            let mut scan = candidate.scan(disk)?;
             while let Next::Record(_, _, record) = scan.next()? {
                 if let Record::First(segment) = record {
                     first = first.max(segment);
@@ -430,7 +433,12 @@ fn find_first<D: Disk>(
             segment: missing,
             offset: 0,
         };
-        if evidence(&candidates[behind..], place, options.sync == Sync::Power)? {
+        if evidence(
+            disk,
+            &candidates[behind..],
+            place,
+            options.sync == Sync::Power,
+        )? {
             return Ok(first);
         }
         report.torn = Some((disk.name(missing), 0));
@@ -489,16 +497,17 @@ fn complete<D: Disk>(
 }
 
 /// Whether the journal says, at `at` or behind it, that everything before was kept.
-fn evidence<F: DiskFile>(
-    candidates: &[Candidate<F>],
+fn evidence<D: Disk>(
+    disk: &D,
+    candidates: &[Candidate],
     at: Position,
     is_synced: bool,
 ) -> io::Result<bool> {
     if is_synced {
-        return Ok(last_synced(candidates, at)? > at);
+        return Ok(last_synced(disk, candidates, at)? > at);
     }
     for candidate in candidates {
-        let mut scan = candidate.scan_behind(at);
+        let mut scan = candidate.scan_behind(disk, at)?;
         loop {
             match scan.next()? {
                 Next::Record(place, ..) if place > at => return Ok(true),
@@ -512,10 +521,10 @@ fn evidence<F: DiskFile>(
 }
 
 /// How far the records at `at` and behind it say that everything is synced.
-fn last_synced<F: DiskFile>(candidates: &[Candidate<F>], at: Position) -> io::Result<Position> {
+fn last_synced<D: Disk>(disk: &D, candidates: &[Candidate], at: Position) -> io::Result<Position> {
     let mut last = Position::default();
     for candidate in candidates {
-        let mut scan = candidate.scan_behind(at);
+        let mut scan = candidate.scan_behind(disk, at)?;
         loop {
             match scan.next()? {
                 Next::Record(_, _, Record::Synced(position)) => last = last.max(position),

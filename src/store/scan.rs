@@ -46,6 +46,19 @@ impl<F: DiskFile> Scan<F> {
         self.at
     }
 
+    /// Goes on at another position of the segment, which ends there. What has been read already is not read again.
+    pub(super) fn seek(&mut self, offset: u64, end: u64) {
+        let begin = self.at.offset - self.start as u64;
+        match offset.checked_sub(begin) {
+            Some(start) if start <= self.buffer.len() as u64 => self.start = start as usize,
+            _ => {
+                self.buffer.clear();
+                self.start = 0;
+            }
+        }
+        (self.at.offset, self.end) = (offset, end);
+    }
+
     /// The segment has grown.
     pub(super) fn extend(&mut self, end: u64) {
         self.end = end;

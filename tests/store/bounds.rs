@@ -1,6 +1,6 @@
 //! A store stays within its bounds: of the disk, of memory, and of the time that one call takes.
 
-use mqtt_core::store::{Message, Options, Store, StoreError, Sync};
+use mqtt_core::store::{Message, Options, Reader, Store, StoreError, Sync};
 
 use crate::disk::Simulated;
 
@@ -103,7 +103,9 @@ fn a_message_that_is_stuck_leaves_room_for_others() {
     }
     let exchanges = store.exchanges();
     assert_eq!(exchanges.len(), 1);
-    let packet = store.read(&exchanges[0].1, |message| message.packet.to_vec());
+    let packet = store.read(&mut Reader::default(), &exchanges[0].1, |message| {
+        message.packet.to_vec()
+    });
     assert_eq!(packet.unwrap(), [1; 100]);
 }
 
@@ -190,4 +192,65 @@ fn the_pages_of_a_list_are_bounded() {
     }
     assert_eq!(all, 40);
     assert!(pages > 9);
+}
+
+/// Messages under way are many when a client comes back after a long time, and all are in memory then.
+#[test]
+fn messages_under_way_are_read_in_large_pieces() {
+    let disk = Simulated::new(1);
+    let (mut store, _) = Store::open(disk.clone(), Options::default()).unwrap();
+    for id in 1..=u16::MAX {
+        store.keep(&message(&[7; 100]), Some(id)).unwrap();
+    }
+    let pieces = total(&disk) / (256 << 10) + 10;
+    let before = disk.reads();
+    let mut reader = Reader::default();
+    for (_, exchange) in store.exchanges() {
+        let read = store.read(&mut reader, &exchange, |message| message.packet.to_vec());
+        assert_eq!(read.unwrap(), [7; 100]);
+    }
+    let reads = disk.reads() - before;
+    assert!(reads < pieces, "{reads} reads for {pieces} pieces");
+
+    // The first segment goes when most of it is done with: the others move, in one call.
+    let before = disk.reads();
+    for id in (1..=u16::MAX).filter(|id| id % 8 > 0) {
+        store.done(id);
+        store.flush().unwrap();
+    }
+    store.keep(&message(&[8; 4 << 20]), None).unwrap();
+    let reads = disk.reads() - before;
+    assert!(reads < pieces, "{reads} reads for {pieces} pieces");
+    assert!(disk.sizes()[0].0 > 1, "{:?}", disk.sizes());
+    for (_, exchange) in store.exchanges() {
+        let read = store.read(&mut reader, &exchange, |message| message.packet.to_vec());
+        assert_eq!(read.unwrap(), [7; 100]);
+    }
+}
+
+/// A process may not open many files.
+#[test]
+fn a_large_store_is_opened_with_few_files() {
+    for sync in [Sync::Process, Sync::Power] {
+        let disk = Simulated::new(1);
+        let options = Options {
+            sync,
+            segment_size: 10_000,
+            ..Options::default()
+        };
+        let (mut store, _) = Store::open(disk.clone(), options.clone()).unwrap();
+        for _ in 0..10_000 {
+            store.keep(&message(&[7; 100]), None).unwrap();
+            store.flush().unwrap();
+            if let Some(job) = store.sync() {
+                let result = job.run();
+                store.synced(result).unwrap();
+            }
+        }
+        drop(store);
+        assert!(disk.sizes().len() > 100);
+        let (store, _) = Store::open(disk.clone(), options).unwrap();
+        assert_eq!(store.waiting(), 10_000);
+        assert!(disk.most_open() < 20, "{} files", disk.most_open());
+    }
 }

@@ -70,6 +70,9 @@ struct World {
     /// Whether room can be reserved.
     reserves: bool,
     fails_to_sync: bool,
+    /// How often files have been read, and the most that were open at a time.
+    reads: usize,
+    most_open: usize,
     random: Option<Random>,
 }
 
@@ -222,6 +225,16 @@ impl Simulated {
         })))
     }
 
+    /// How often files have been read.
+    pub fn reads(&self) -> usize {
+        self.world().reads
+    }
+
+    /// The most files that were open at a time, or a few more.
+    pub fn most_open(&self) -> usize {
+        self.world().most_open
+    }
+
     /// The size of each file.
     pub fn sizes(&self) -> Vec<(u64, usize)> {
         let world = self.world();
@@ -275,7 +288,8 @@ impl Disk for Simulated {
     }
 
     fn open(&self, number: u64) -> io::Result<File> {
-        let world = self.world();
+        let mut world = self.world();
+        world.most_open = world.most_open.max(Arc::strong_count(&self.0));
         let index = world.seen.get(&number).copied();
         let index = index.ok_or(io::ErrorKind::NotFound)?;
         Ok(File {
@@ -315,7 +329,8 @@ impl DiskFile for File {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let world = self.world();
+        let mut world = self.world();
+        world.reads += 1;
         let content = &world.files[self.index.expect("a file")].seen;
         let bytes = content.get(offset as usize..).unwrap_or_default();
         let count = bytes.len().min(into.len());

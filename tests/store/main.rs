@@ -7,7 +7,7 @@ mod session;
 use std::collections::{BTreeMap, BTreeSet};
 
 use disk::{Death, Random, Simulated};
-use mqtt_core::store::{Directory, Message, OpenError, Options, Report, Store, Sync};
+use mqtt_core::store::{Directory, Message, OpenError, Options, Reader, Report, Store, Sync};
 
 /// What the store should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,9 @@ fn held(store: &mut Store<Simulated>) -> Model {
         let packet = match exchange.is_released {
             true => String::new(),
             false => store
-                .read(&exchange, |message| brief(message.packet))
+                .read(&mut Reader::default(), &exchange, |message| {
+                    brief(message.packet)
+                })
                 .unwrap(),
         };
         model
@@ -406,7 +408,9 @@ fn each_flipped_bit_is_found_and_the_rest_survives() {
                 // An exchange whose message is damaged is over.
                 for (_, exchange) in store.exchanges() {
                     if !exchange.is_released {
-                        store.read(&exchange, |_| ()).unwrap();
+                        store
+                            .read(&mut Reader::default(), &exchange, |_| ())
+                            .unwrap();
                     }
                 }
                 assert!(store.next() <= history.model.next);
@@ -514,7 +518,9 @@ fn a_message_that_is_stuck_is_moved_on() {
     let (store, _) = Store::open(disk, options(Sync::Process)).unwrap();
     let exchanges = store.exchanges();
     assert_eq!(exchanges.len(), 1);
-    let found = store.read(&exchanges[0].1, |message| message.packet.to_vec());
+    let found = store.read(&mut Reader::default(), &exchanges[0].1, |message| {
+        message.packet.to_vec()
+    });
     assert_eq!(found.unwrap(), packet(0).into_bytes());
 }
 
