@@ -68,9 +68,9 @@ local HEAD = [[
 
 `make interop` writes this file. It starts each broker on the loopback, and lets
 [the same program](../interop/scenario.lua) try each feature with each broker. It leaves out a broker that it cannot
-install on the machine. mosquitto 2.1 and RabbitMQ 4 run in the chroot of `scripts/sid`, with Lua 5.5. It fails if a feature
-fails, unless [interop/faults.lua](../interop/faults.lua) says why the fault is not this library's. CI does the same with
-mosquitto, RabbitMQ and ejabberd of Debian 12, and mosquitto 2.1.
+install on the machine. mosquitto 2.1 and RabbitMQ 4 run in the chroot of `scripts/sid`, with Lua 5.5. It fails if a
+feature fails, unless [interop/faults.lua](../interop/faults.lua) says why the fault is not this library's. CI does the
+same with mosquitto, RabbitMQ and ejabberd of Debian 12, and with mosquitto 2.1.
 
 "Not supported" means that the broker itself says so, by a reason code, in its CONNACK or by the QoS that it grants.
 "Not ok" means that the broker does it wrong.
