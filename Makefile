@@ -127,16 +127,24 @@ torture: ## random programs against a broker that misbehaves, for SECONDS=20; SE
 	@scripts/torture $(VERSION) $(SECONDS) $(SEED)
 
 .PHONY: cluster
-cluster: ## three RabbitMQ nodes, killed in turn while MESSAGES=5000 and more go through them; nothing may be lost
+cluster: ## three RabbitMQ nodes, killed in turn while MESSAGES=5000 go through them; LUA=5.5: RabbitMQ 4 and MQTT 5.0
+ifeq ($(VERSION),5.5)
+	@$(SETUP) build
+	@scripts/sid --install lua5.5 lua-socket make rabbitmq-server
+	@$(MAKE) --no-print-directory build LUA=5.5
+	@scripts/sid env MQTT=5.0 $(if $(MESSAGES),MESSAGES=$(MESSAGES)) scripts/cluster 5.5
+else
 	@$(SETUP) build cluster soak lua-$(VERSION)
 	@$(MAKE) --no-print-directory build LUA=$(VERSION)
 	@scripts/cluster $(VERSION)
+endif
 
 .PHONY: interop
 interop: ## the table in docs/interop.md: what each of six brokers and this library do together
 	@$(SETUP) build broker interop interop-more lua-$(VERSION)
 	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@REPORT=docs/interop.md scripts/interop $(VERSION) mosquitto rabbitmq ejabberd aedes amqtt rumqttd
+	@$(MAKE) --no-print-directory build LUA=5.5
+	@REPORT=docs/interop.md scripts/interop $(VERSION) mosquitto sid/mosquitto rabbitmq sid/rabbitmq ejabberd aedes amqtt rumqttd
 
 BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(VERSION))
 .PHONY: bench

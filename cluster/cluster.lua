@@ -5,6 +5,7 @@
 -- settings, as NAME=VALUE:
 --   uris      the nodes, with commas between them
 --   messages  how many are acknowledged, of all publishers together, before a node is killed, and at the end
+--   mqtt      the version, 3.1.1 or 5.0
 --   back      the file that gets a line for each node that is back
 
 local mqtt = require("mqtt")
@@ -22,6 +23,7 @@ for _, argument in ipairs(arg) do
 	local name, value = argument:match("^(%w+)=(.*)$")
 	settings[name] = tonumber(value) or value
 end
+local IS_V5 = settings.mqtt == 5
 local uris = {}
 for uri in settings.uris:gmatch("[^,]+") do
 	uris[#uris + 1] = uri
@@ -102,6 +104,8 @@ local function new_peer(kind, number)
 		uri = nodes_from(number),
 		id = ("%s-%d"):format(kind, number),
 		clean = false,
+		version = IS_V5 and mqtt.v50 or mqtt.v311,
+		properties = IS_V5 and { session_expiry_interval = 3600 } or nil,
 		reconnect = RECONNECT,
 		auto_ack = true,
 	}

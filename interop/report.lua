@@ -18,11 +18,13 @@ local failed = false
 for line in io.lines(arg[1]) do
 	local broker, release, version, feature, result, why = line:match("^(.-)|(.-)|(.-)|(.-)|(.-)|(.*)$")
 	local this = tables[version]
-	local results = this.results[broker]
+	-- There may be two releases of a broker.
+	local title = (NAMES[broker] or broker) .. " " .. release
+	local results = this.results[title]
 	if not results then
-		results = { release = release, unexplained = {} }
-		this.results[broker] = results
-		this.brokers[#this.brokers + 1] = broker
+		results = { name = broker, unexplained = {} }
+		this.results[title] = results
+		table.insert(this.brokers, title)
 	end
 	if not this.features[feature] then
 		this.features[feature] = true
@@ -48,7 +50,7 @@ for _, version in ipairs(VERSIONS) do
 	local this = tables[version]
 	for _, broker in ipairs(this.brokers) do
 		local results = this.results[broker]
-		local name = ("%s %s, MQTT %s"):format(broker, results.release, version)
+		local name = ("%s, MQTT %s"):format(broker, version)
 		if #results.unexplained > 0 then
 			failed = true
 			print("not ok - interop: " .. name)
@@ -66,8 +68,9 @@ local HEAD = [[
 
 `make interop` writes this file. It starts each broker on the loopback, and lets
 [the same program](../interop/scenario.lua) try each feature with each broker. It leaves out a broker that it cannot
-install on the machine. It fails if a feature fails, unless [interop/faults.lua](../interop/faults.lua) says why the
-fault is not this library's. CI does the same with mosquitto, RabbitMQ and ejabberd.
+install on the machine. mosquitto 2.1 and RabbitMQ 4 run in the chroot of `scripts/sid`, with Lua 5.5. It fails if a
+feature fails, unless [interop/faults.lua](../interop/faults.lua) says why the fault is not this library's. CI does the
+same with mosquitto, RabbitMQ and ejabberd of Debian 12, and with mosquitto 2.1.
 
 "Not supported" means that the broker itself says so, by a reason code, in its CONNACK or by the QoS that it grants.
 "Not ok" means that the broker does it wrong.
@@ -78,10 +81,6 @@ local out
 local function write(...)
 	out:write(...)
 	out:write("\n")
-end
-
-local function title(broker, results)
-	return (NAMES[broker] or broker) .. " " .. results.release
 end
 
 local function write_table(version)
@@ -96,7 +95,7 @@ local function write_table(version)
 	end
 	local head, rule = "| |", "| --- |"
 	for _, broker in ipairs(columns) do
-		head = head .. " " .. title(broker, this.results[broker]) .. " |"
+		head = head .. " " .. broker .. " |"
 		rule = rule .. " --- |"
 	end
 	write("\n## MQTT ", version, "\n\n", head, "\n", rule)
@@ -106,19 +105,19 @@ local function write_table(version)
 			local found = this.results[broker][feature] or { result = "not tried" }
 			row = row .. " " .. found.result .. " |"
 			if found.why then
-				notes[#notes + 1] = ("- **%s, %s**: %s"):format(title(broker, this.results[broker]), feature, found.why)
+				notes[#notes + 1] = ("- **%s, %s**: %s"):format(broker, feature, found.why)
 			end
 		end
 		write(row)
 	end
 	for _, broker in ipairs(columns) do
-		local fault = ((faults[broker] or {})[version] or {})["*"]
+		local fault = ((faults[this.results[broker].name] or {})[version] or {})["*"]
 		if fault then
-			notes[#notes + 1] = ("- **%s**: %s"):format(title(broker, this.results[broker]), fault)
+			notes[#notes + 1] = ("- **%s**: %s"):format(broker, fault)
 		end
 	end
 	for _, broker in ipairs(others) do
-		notes[#notes + 1] = ("- **%s**: %s"):format(title(broker, this.results[broker]),
+		notes[#notes + 1] = ("- **%s**: %s"):format(broker,
 			this.results[broker][this.features[1]].why)
 	end
 	if #notes > 0 then
