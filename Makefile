@@ -10,13 +10,13 @@ LUA ?= $(shell scripts/find-lua)
 ifeq ($(strip $(LUA)),)
 $(error LUA is empty: give one of $(LUAS) 5.5, or an interpreter, or leave LUA out)
 endif
-VERSION := $(or $(filter $(LUAS) 5.5,$(LUA)),$(shell $(LUA) -e 'print(jit and "jit" or (_VERSION:match("%d%.%d")))'))
-ifeq ($(filter $(LUAS) 5.5,$(VERSION)),)
+LUA_VERSION := $(or $(filter $(LUAS) 5.5,$(LUA)),$(shell $(LUA) -e 'print(jit and "jit" or (_VERSION:match("%d%.%d")))'))
+ifeq ($(filter $(LUAS) 5.5,$(LUA_VERSION)),)
 $(error LUA=$(LUA): expected one of $(LUAS) 5.5, or an interpreter of that version)
 endif
 INTERPRETER := $(if $(filter $(LUAS) 5.5,$(LUA)),lua$(LUA),$(LUA))
-FEATURE := $(if $(filter jit,$(VERSION)),luajit,lua$(subst .,,$(VERSION)))
-ABI := $(VERSION:jit=5.1)
+FEATURE := $(if $(filter jit,$(LUA_VERSION)),luajit,lua$(subst .,,$(LUA_VERSION)))
+ABI := $(LUA_VERSION:jit=5.1)
 
 # What is built in besides plain MQTT: what a small machine may do without.
 WITH ?= tls websocket store
@@ -50,7 +50,7 @@ HINT ?= yes
 # How long each fuzz target runs, and the torture.
 SECONDS ?= 20
 
-TREE := build/$(if $(TARGET),$(TARGET)/)$(VERSION)
+TREE := build/$(if $(TARGET),$(TARGET)/)$(LUA_VERSION)
 LUA_FILES = $(patsubst lua/%,%,$(shell find lua -name '*.lua'))
 DOC_FILES = LICENSE README.md CHANGELOG.md $(shell find docs examples types -type f)
 RUST_FILES := $(shell find src -name '*.rs') $(wildcard build.rs) Cargo.toml Cargo.lock
@@ -59,7 +59,7 @@ RUST_FILES := $(shell find src -name '*.rs') $(wildcard build.rs) Cargo.toml Car
 build: $(TREE)/$(MODULE) ## the module for one Lua, as the tree build/LUA
 	@find $(TREE) -name '*.lua' -delete
 	@cp -R lua/. $(TREE)/
-	@echo 'luamqtt-native for $(if $(filter jit,$(VERSION)),LuaJIT,Lua $(VERSION)), as LUA=$(LUA) says, is in $(TREE)'
+	@echo 'luamqtt-native for $(if $(filter jit,$(LUA_VERSION)),LuaJIT,Lua $(LUA_VERSION)), as LUA=$(LUA) says, is in $(TREE)'
 
 # Every Lua version's module has the same file name in cargo's directory: it is copied out before the next one is built.
 # A cdylib alone gets link-time optimisation, an rlib beside it would switch that off.
@@ -85,9 +85,9 @@ env: ## the two lines that let LUA find build/LUA: eval "$(make -s env LUA=5.4)"
 
 .PHONY: demo
 demo: ## installs what is missing, builds, and runs examples/simple.lua against a broker of its own
-	@$(SETUP) build broker lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@scripts/with-broker scripts/lua $(VERSION) examples/simple.lua
+	@$(SETUP) build broker lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
+	@scripts/with-broker scripts/lua $(LUA_VERSION) examples/simple.lua
 
 .PHONY: test
 test: ## installs what is missing, builds for all Lua versions, runs every test
@@ -112,30 +112,30 @@ fuzz: ## each fuzz target for SECONDS=20
 # How much of it: these and those that scripts/soak names, from the environment or as `make soak CUTS=10`.
 .PHONY: soak
 soak: ## MESSAGES=50000 of QoS 1 and 2 each way, while there are CUTS=100 and RESTARTS=20; nothing may be lost
-	@$(SETUP) build broker soak lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@scripts/soak $(VERSION)
+	@$(SETUP) build broker soak lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
+	@scripts/soak $(LUA_VERSION)
 
 .PHONY: torture
 torture: ## random programs against a broker that misbehaves, for SECONDS=20; SEED=1 for the same ones again
-	@$(SETUP) build torture lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@$(SETUP) build torture lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
 	@scripts/copas build/copas || echo 'torture: going on without Copas 4'
-	@scripts/torture $(VERSION) $(SECONDS) $(SEED)
+	@scripts/torture $(LUA_VERSION) $(SECONDS) $(SEED)
 
 .PHONY: cluster
 cluster: ## three RabbitMQ nodes, killed in turn while MESSAGES=5000 and more go through them; nothing may be lost
-	@$(SETUP) build cluster soak lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@scripts/cluster $(VERSION)
+	@$(SETUP) build cluster soak lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
+	@scripts/cluster $(LUA_VERSION)
 
 .PHONY: interop
 interop: ## the table in docs/interop.md: what each of six brokers and this library do together
-	@$(SETUP) build broker interop interop-more lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@REPORT=docs/interop.md scripts/interop $(VERSION) mosquitto rabbitmq ejabberd aedes amqtt rumqttd
+	@$(SETUP) build broker interop interop-more lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
+	@REPORT=docs/interop.md scripts/interop $(LUA_VERSION) mosquitto rabbitmq ejabberd aedes amqtt rumqttd
 
-BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(VERSION))
+BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(LUA_VERSION))
 .PHONY: bench
 bench: ## the benchmarks, on some Luas unless LUA is given; PEER=DIR measures the luamqtt in DIR beside, ONLY=publish a part
 	@$(SETUP) build broker $(BENCH_LUAS:%=lua-%) $(if $(PEER),peer)
@@ -157,6 +157,10 @@ install: build ## to DESTDIR and PREFIX, or INST_LUADIR, INST_LIBDIR and INST_DO
 	@for file in $(DOC_FILES); do $(INSTALL) 644 $$file '$(DESTDIR)$(INST_DOCDIR)'/$$file || exit; done
 	$(INSTALL) 755 $(TREE)/$(MODULE) '$(DESTDIR)$(INST_LIBDIR)/$(MODULE)'
 	@[ '$(DESTDIR)' ] || [ -z '$(HINT)' ] || scripts/paths '$(INTERPRETER)' '$(INST_LUADIR)' '$(INST_LIBDIR)'
+
+.PHONY: release
+release: ## makes VERSION=1.2.3 of the library: writes the number where it stands, commits, tags; pushes nothing
+	@scripts/release '$(VERSION)'
 
 .PHONY: clean
 clean: ## removes what was built
