@@ -72,7 +72,7 @@ $(TREE)/$(MODULE): $(RUST_FILES) $(TREE)/.profile
 
 $(TREE)/.profile: FORCE
 	@mkdir -p $(@D)
-	@echo $(PROFILE) $(WITH) | cmp -s - $@ || echo $(PROFILE) $(WITH) > $@
+	@echo '$(PROFILE) $(WITH) $(RUSTFLAGS)' | cmp -s - $@ || echo '$(PROFILE) $(WITH) $(RUSTFLAGS)' > $@
 
 .PHONY: build-all
 build-all: ## the module for all tested Lua versions
@@ -162,9 +162,30 @@ install: build ## to DESTDIR and PREFIX, or INST_LUADIR, INST_LIBDIR and INST_DO
 release: ## makes VERSION=1.2.3 of the library: writes the number where it stands, commits, tags; pushes nothing
 	@scripts/release '$(VERSION)'
 
+# The systems that packages are made for, each for all Lua versions.
+DIST ?= x86_64-unknown-linux-gnu.2.17 aarch64-unknown-linux-gnu.2.17 \
+	x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
+	mipsel-unknown-linux-musl mips-unknown-linux-musl \
+	x86_64-pc-windows-gnu aarch64-apple-darwin x86_64-apple-darwin
+.PHONY: dist
+# The module tells nobody where it was built, so that it has the same bytes wherever that is.
+dist: export RUSTFLAGS += --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+dist: build ## what is published, for one TARGET and LUA: a binary rock, a tarball, a bill of materials, in dist/TARGET/LUA
+	@scripts/dist $(TREE) $(LUA_VERSION) '$(or $(TARGET),$(shell rustc -vV | sed -n 's/^host: //p'))' '$(FEATURE) $(WITH)'
+
+.PHONY: dist-all
+dist-all: ## the same for all Lua versions and each system in DIST="TARGET..."
+	@for target in $(DIST); do for lua in $(LUAS); do \
+		$(MAKE) --no-print-directory dist TARGET=$$target LUA=$$lua || exit; \
+	done; done
+
+.PHONY: reproduce
+reproduce: ## compiles for TARGET and LUA in two directories: make dist has to give the same bytes
+	@TARGET='$(TARGET)' scripts/test-dist --compile $(LUA_VERSION)
+
 .PHONY: clean
 clean: ## removes what was built
-	rm -rf build
+	rm -rf build dist
 	cargo clean
 
 .PHONY: help
