@@ -31,7 +31,7 @@ describe("the version", function()
 
 	it("stands nowhere else", function()
 		local pattern = "[\"'-]" .. version:gsub("%.", "%%.") .. "[\"'-]"
-		for _, path in ipairs({ "README.md", "config.ld", "Makefile", "lua/mqtt/init.lua" }) do
+		for _, path in ipairs({ "README.md", "config.ld", "Makefile", "lua/mqtt/init.lua", "docs/install.md" }) do
 			assert.is_nil(read(path):match(pattern), path)
 		end
 	end)
