@@ -99,6 +99,11 @@ lint: ## formatting, clippy for every feature, luacheck, the rockspecs
 	@$(SETUP) build lint rock
 	@scripts/lint
 
+.PHONY: actionlint
+actionlint: ## the workflow of the forges' machines
+	@$(SETUP) actionlint
+	@scripts/actionlint
+
 .PHONY: audit
 audit: ## sources, licences and, where that can be known, vulnerabilities of the crates
 	@$(SETUP) build
@@ -174,9 +179,9 @@ dist: build ## what is published, for one TARGET and LUA: a binary rock, a tarba
 	@scripts/dist $(TREE) $(LUA_VERSION) '$(or $(TARGET),$(shell rustc -vV | sed -n 's/^host: //p'))' '$(FEATURE) $(WITH)'
 
 .PHONY: dist-all
-dist-all: ## the same for all Lua versions and each system in DIST="TARGET..."
+dist-all: ## the same for all Lua versions and each system in DIST="TARGET..."; host is this one
 	@for target in $(DIST); do for lua in $(LUAS); do \
-		$(MAKE) --no-print-directory dist TARGET=$$target LUA=$$lua || exit; \
+		$(MAKE) --no-print-directory dist TARGET=$${target#host} LUA=$$lua || exit; \
 	done; done
 
 .PHONY: reproduce
