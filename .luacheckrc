@@ -1,5 +1,5 @@
 std = "max"
-exclude_files = { "build", "target", "fuzz" }
+exclude_files = { "build", "dist", "target", "fuzz" }
 
 files["spec"].globals = { "_TEST" }
 files["examples/openresty"].std = "max+ngx_lua"

@@ -12,13 +12,13 @@ LUA ?= $(shell scripts/find-lua)
 ifeq ($(strip $(LUA)),)
 $(error LUA is empty: give one of $(VERSIONS), or an interpreter, or leave LUA out)
 endif
-VERSION := $(or $(filter $(VERSIONS),$(LUA)),$(shell $(LUA) -e 'print(jit and "jit" or (_VERSION:match("%d%.%d")))'))
-ifeq ($(filter $(VERSIONS),$(VERSION)),)
+LUA_VERSION := $(or $(filter $(VERSIONS),$(LUA)),$(shell $(LUA) -e 'print(jit and "jit" or (_VERSION:match("%d%.%d")))'))
+ifeq ($(filter $(VERSIONS),$(LUA_VERSION)),)
 $(error LUA=$(LUA): expected one of $(VERSIONS), or an interpreter of that version)
 endif
 INTERPRETER := $(if $(filter $(VERSIONS),$(LUA)),lua$(LUA),$(LUA))
-FEATURE := $(if $(filter jit,$(VERSION)),luajit,lua$(subst .,,$(VERSION)))
-ABI := $(VERSION:jit=5.1)
+FEATURE := $(if $(filter jit,$(LUA_VERSION)),luajit,lua$(subst .,,$(LUA_VERSION)))
+ABI := $(LUA_VERSION:jit=5.1)
 
 # What is built in besides plain MQTT: what a small machine may do without.
 WITH ?= tls websocket store
@@ -52,7 +52,7 @@ HINT ?= yes
 # How long each fuzz target runs, and the torture.
 SECONDS ?= 20
 
-TREE := build/$(if $(TARGET),$(TARGET)/)$(VERSION)
+TREE := build/$(if $(TARGET),$(TARGET)/)$(LUA_VERSION)
 LUA_FILES = $(patsubst lua/%,%,$(shell find lua -name '*.lua'))
 DOC_FILES = LICENSE README.md CHANGELOG.md $(shell find docs examples types -type f)
 RUST_FILES := $(shell find src -name '*.rs') $(wildcard build.rs) Cargo.toml Cargo.lock
@@ -61,7 +61,7 @@ RUST_FILES := $(shell find src -name '*.rs') $(wildcard build.rs) Cargo.toml Car
 build: $(TREE)/$(MODULE) ## the module for one Lua, as the tree build/LUA
 	@find $(TREE) -name '*.lua' -delete
 	@cp -R lua/. $(TREE)/
-	@echo 'luamqtt-native for $(if $(filter jit,$(VERSION)),LuaJIT,Lua $(VERSION)), as LUA=$(LUA) says, is in $(TREE)'
+	@echo 'luamqtt-native for $(if $(filter jit,$(LUA_VERSION)),LuaJIT,Lua $(LUA_VERSION)), as LUA=$(LUA) says, is in $(TREE)'
 
 # Every Lua version's module has the same file name in cargo's directory: it is copied out before the next one is built.
 # A cdylib alone gets link-time optimisation, an rlib beside it would switch that off.
@@ -74,7 +74,7 @@ $(TREE)/$(MODULE): $(RUST_FILES) $(TREE)/.profile
 
 $(TREE)/.profile: FORCE
 	@mkdir -p $(@D)
-	@echo $(PROFILE) $(WITH) | cmp -s - $@ || echo $(PROFILE) $(WITH) > $@
+	@echo '$(PROFILE) $(WITH) $(RUSTFLAGS)' | cmp -s - $@ || echo '$(PROFILE) $(WITH) $(RUSTFLAGS)' > $@
 
 .PHONY: build-all
 build-all: ## the module for all tested Lua versions
@@ -87,9 +87,9 @@ env: ## the two lines that let LUA find build/LUA: eval "$(make -s env LUA=5.4)"
 
 .PHONY: demo
 demo: ## installs what is missing, builds, and runs examples/simple.lua against a broker of its own
-	@$(SETUP) build broker lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@scripts/with-broker scripts/lua $(VERSION) examples/simple.lua
+	@$(SETUP) build broker lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
+	@scripts/with-broker scripts/lua $(LUA_VERSION) examples/simple.lua
 
 .PHONY: test
 test: ## installs what is missing, builds for all Lua versions, runs every test
@@ -100,6 +100,11 @@ test: ## installs what is missing, builds for all Lua versions, runs every test
 lint: ## formatting, clippy for every feature, luacheck, the rockspecs
 	@$(SETUP) build lint rock
 	@scripts/lint
+
+.PHONY: actionlint
+actionlint: ## the workflow of the forges' machines
+	@$(SETUP) actionlint
+	@scripts/actionlint
 
 .PHONY: audit
 audit: ## sources, licences and, where that can be known, vulnerabilities of the crates
@@ -114,39 +119,39 @@ fuzz: ## each fuzz target for SECONDS=20
 # How much of it: these and those that scripts/soak names, from the environment or as `make soak CUTS=10`.
 .PHONY: soak
 soak: ## MESSAGES=50000 of QoS 1 and 2 each way, while there are CUTS=100 and RESTARTS=20; nothing may be lost
-	@$(SETUP) build broker cluster soak lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@scripts/soak $(VERSION)
-	@BROKER=rabbitmq scripts/soak $(VERSION)
+	@$(SETUP) build broker cluster soak lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
+	@scripts/soak $(LUA_VERSION)
+	@BROKER=rabbitmq scripts/soak $(LUA_VERSION)
 
 .PHONY: torture
 torture: ## random programs against a broker that misbehaves, for SECONDS=20; SEED=1 for the same ones again
-	@$(SETUP) build torture lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@$(SETUP) build torture lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
 	@scripts/copas build/copas || echo 'torture: going on without Copas 4'
-	@scripts/torture $(VERSION) $(SECONDS) $(SEED)
+	@scripts/torture $(LUA_VERSION) $(SECONDS) $(SEED)
 
 .PHONY: cluster
 cluster: ## three RabbitMQ nodes, killed in turn while MESSAGES=5000 go through them; LUA=5.5: RabbitMQ 4 and MQTT 5.0
-ifeq ($(VERSION),5.5)
+ifeq ($(LUA_VERSION),5.5)
 	@$(SETUP) build
 	@scripts/sid --install lua5.5 lua-socket make rabbitmq-server
 	@$(MAKE) --no-print-directory build LUA=5.5
 	@scripts/sid env MQTT=5.0 $(if $(MESSAGES),MESSAGES=$(MESSAGES)) scripts/cluster 5.5
 else
-	@$(SETUP) build cluster soak lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
-	@scripts/cluster $(VERSION)
+	@$(SETUP) build cluster soak lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
+	@scripts/cluster $(LUA_VERSION)
 endif
 
 .PHONY: interop
 interop: ## the table in docs/interop.md: what each of six brokers and this library do together
-	@$(SETUP) build broker interop interop-more lua-$(VERSION)
-	@$(MAKE) --no-print-directory build LUA=$(VERSION)
+	@$(SETUP) build broker interop interop-more lua-$(LUA_VERSION)
+	@$(MAKE) --no-print-directory build LUA=$(LUA_VERSION)
 	@$(MAKE) --no-print-directory build LUA=5.5
-	@REPORT=docs/interop.md scripts/interop $(VERSION) mosquitto sid/mosquitto rabbitmq sid/rabbitmq ejabberd aedes amqtt rumqttd
+	@REPORT=docs/interop.md scripts/interop $(LUA_VERSION) mosquitto sid/mosquitto rabbitmq sid/rabbitmq ejabberd aedes amqtt rumqttd
 
-BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(VERSION))
+BENCH_LUAS = $(if $(filter file,$(origin LUA)),5.1 5.4 jit,$(LUA_VERSION))
 .PHONY: bench
 bench: ## the benchmarks, on some Luas unless LUA is given; PEER=DIR measures the luamqtt in DIR beside, ONLY=publish a part
 	@$(SETUP) build broker $(BENCH_LUAS:%=lua-%) $(if $(PEER),peer)
@@ -169,9 +174,34 @@ install: build ## to DESTDIR and PREFIX, or INST_LUADIR, INST_LIBDIR and INST_DO
 	$(INSTALL) 755 $(TREE)/$(MODULE) '$(DESTDIR)$(INST_LIBDIR)/$(MODULE)'
 	@[ '$(DESTDIR)' ] || [ -z '$(HINT)' ] || scripts/paths '$(INTERPRETER)' '$(INST_LUADIR)' '$(INST_LIBDIR)'
 
+.PHONY: release
+release: ## makes VERSION=1.2.3 of the library: writes the number where it stands, commits, tags; pushes nothing
+	@scripts/release '$(VERSION)'
+
+# The systems that packages are made for, each for all Lua versions.
+DIST ?= x86_64-unknown-linux-gnu.2.17 aarch64-unknown-linux-gnu.2.17 \
+	x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
+	mipsel-unknown-linux-musl mips-unknown-linux-musl \
+	x86_64-pc-windows-gnu aarch64-apple-darwin x86_64-apple-darwin
+.PHONY: dist
+# The module tells nobody where it was built, so that it has the same bytes wherever that is.
+dist: export RUSTFLAGS += --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+dist: build ## what is published, for one TARGET and LUA: a binary rock, a tarball, a bill of materials, in dist/TARGET/LUA
+	@scripts/dist $(TREE) $(LUA_VERSION) '$(or $(TARGET),$(shell rustc -vV | sed -n 's/^host: //p'))' '$(FEATURE) $(WITH)'
+
+.PHONY: dist-all
+dist-all: ## the same for all Lua versions and each system in DIST="TARGET..."; host is this one
+	@for target in $(DIST); do for lua in $(LUAS); do \
+		$(MAKE) --no-print-directory dist TARGET=$${target#host} LUA=$$lua || exit; \
+	done; done
+
+.PHONY: reproduce
+reproduce: ## compiles for TARGET and LUA in two directories: make dist has to give the same bytes
+	@TARGET='$(TARGET)' scripts/test-dist --compile $(LUA_VERSION)
+
 .PHONY: clean
 clean: ## removes what was built
-	rm -rf build
+	rm -rf build dist
 	cargo clean
 
 .PHONY: help

@@ -13,7 +13,7 @@ description = {
 	license = "MIT",
 	labels = { "mqtt", "network", "iot" },
 }
-supported_platforms = { "linux" }
+supported_platforms = { "linux", "macosx", "windows" }
 dependencies = {
 	"lua >= 5.1",
 }

@@ -12,6 +12,15 @@
 ---@field log mqtt.Log the library's log
 local mqtt = {}
 
+--- The table `require("mqtt.core").build`, for reports of bugs.
+---@class mqtt.Build
+---@field version string version of the module, the same as `mqtt.VERSION`
+---@field target string the system it was built for, as Rust calls it
+---@field features string what is built in besides plain MQTT: "tls websocket store"
+---@field rustc string version of the Rust compiler
+---@field profile "release"|"debug"
+---@field lua "5.1"|"5.2"|"5.3"|"5.4"|"5.5"|"jit"
+
 --- The options of a client.
 ---@class mqtt.ClientOptions
 ---@field uri string|string[] `[mqtt[s]://][username[:password]@]host[:port]`, `ws[s]://host[:port][/path]`, `unix:///path`; or several

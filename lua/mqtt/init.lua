@@ -15,6 +15,7 @@
 
 local client = require("mqtt.client")
 local const = require("mqtt.const")
+local core = require("mqtt.core")
 local expect = require("mqtt.loop.expect")
 local log = require("mqtt.log")
 local topics = require("mqtt.topics")
@@ -28,8 +29,8 @@ local mqtt = {
 	v311 = const.v311,
 	--- MQTT 5.0, for `version` of `Client:__init`.
 	v50 = const.v50,
-	--- Version of this library.
-	VERSION = "0.1.0",
+	--- Version of this library, as in `"1.2.3"`. For bug reports `require("mqtt.core").build` has more.
+	VERSION = core.build.version,
 	--- Version of luamqttt whose API this library reproduces, for programs that look at it.
 	_VERSION = const._VERSION,
 

@@ -12,6 +12,7 @@ mod results;
 mod acknowledge;
 #[cfg(unix)]
 mod bell;
+mod build;
 #[allow(unsafe_code)]
 mod environment;
 mod events;
@@ -51,6 +52,7 @@ fn add_functions(core: &Stack) {
     acknowledge::register(core);
     #[cfg(unix)]
     bell::register(core, &shared);
+    build::register(core);
     environment::register(core);
     events::register(core);
     #[cfg(feature = "luajit")]
