@@ -10,7 +10,6 @@ mod results;
 
 // The functions of `mqtt.core`.
 mod acknowledge;
-#[cfg(unix)]
 mod bell;
 #[allow(unsafe_code)]
 mod environment;
@@ -49,7 +48,6 @@ fn add_functions(core: &Stack) {
     let shared = SharedDriver::default();
     core.push_table();
     acknowledge::register(core);
-    #[cfg(unix)]
     bell::register(core, &shared);
     environment::register(core);
     events::register(core);
