@@ -2,8 +2,12 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    // PUC Lua unloads modules when a state closes, while our threads may still run: stay loaded.
-    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
+        // PUC Lua unloads modules when a state closes, while our threads may still run: stay loaded. Elsewhere
+        // src/lua/process sees to this.
+        Ok("linux") => println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete"),
+        // The functions of Lua's C API are the interpreter's own.
+        Ok("macos") => println!("cargo:rustc-cdylib-link-arg=-Wl,-undefined,dynamic_lookup"),
+        _ => {}
     }
 }

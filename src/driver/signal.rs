@@ -30,8 +30,9 @@ type End = TcpStream;
 /// socket and the connection's socket. The set is readable as long as one of them is. Elsewhere the descriptor is the other
 /// socket, and the caretaker sees bytes that arrive on the connection.
 ///
-/// A kqueue of macOS and the BSDs would not do as the set: once a socket has become readable, the kqueue stays readable
-/// until it is asked for its events, though the bytes have been read. Windows has no set that `select` takes.
+/// A kqueue of macOS and the BSDs, which can be waited on as well, would not do as the set. kqueue(2): "A filter is also
+/// run when the user attempts to retrieve the kevent from the kqueue." So once bytes have arrived, the kqueue stays readable
+/// until it is asked for its events, whoever has read the bytes meanwhile. Windows has no set that `select` takes.
 pub(super) struct Signal {
     raiser: End,
     waiter: End,

@@ -15,13 +15,29 @@ pub(crate) fn watch() {
     }
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the handlers live as long as the process, since the module is never unloaded (build.rs). `in_child`
+        #[cfg(not(target_os = "linux"))]
+        pin();
+        // SAFETY: the handlers live as long as the process, since the module is never unloaded. `in_child`
         // only stores to atomics, which is allowed between fork and exec. `at_exit` neither panics nor exits.
         unsafe {
             libc::pthread_atfork(None, None, Some(in_child));
             libc::atexit(at_exit);
         }
     });
+}
+
+/// Keeps the module loaded: Lua unloads modules when a state closes, while our threads may still run. On Linux build.rs does
+/// so. RTLD_NODELETE, in dlopen(3) of macOS and the BSDs, is for this; RTLD_NOLOAD finds a library that is loaded already.
+#[cfg(not(target_os = "linux"))]
+fn pin() {
+    // SAFETY: `dladdr` fills the structure, or returns 0. The name of the file lives as long as the module.
+    unsafe {
+        let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
+        if libc::dladdr((pin as fn()) as *const _, info.as_mut_ptr()) != 0 {
+            let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+            libc::dlopen(info.assume_init().dli_fname, flags);
+        }
+    }
 }
 
 /// Blocks all signals in the calling thread: they are for the program's threads, which a signal may have to interrupt.
