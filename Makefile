@@ -3,18 +3,20 @@
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
-# The Lua versions that are tested.
-LUAS := 5.1 5.2 5.3 5.4 jit
-# The Lua to build for: one of these, 5.5, or an interpreter, which is asked.
+# The six Lua versions.
+VERSIONS := 5.1 5.2 5.3 5.4 jit 5.5
+# The versions that are tested, LUAS="5.4 jit" for some only. Debian 12 has no Lua 5.5, so scripts/sid runs it.
+LUAS := $(VERSIONS)
+# The Lua to build for: one of the six, or an interpreter, which is asked.
 LUA ?= $(shell scripts/find-lua)
 ifeq ($(strip $(LUA)),)
-$(error LUA is empty: give one of $(LUAS) 5.5, or an interpreter, or leave LUA out)
+$(error LUA is empty: give one of $(VERSIONS), or an interpreter, or leave LUA out)
 endif
-VERSION := $(or $(filter $(LUAS) 5.5,$(LUA)),$(shell $(LUA) -e 'print(jit and "jit" or (_VERSION:match("%d%.%d")))'))
-ifeq ($(filter $(LUAS) 5.5,$(VERSION)),)
-$(error LUA=$(LUA): expected one of $(LUAS) 5.5, or an interpreter of that version)
+VERSION := $(or $(filter $(VERSIONS),$(LUA)),$(shell $(LUA) -e 'print(jit and "jit" or (_VERSION:match("%d%.%d")))'))
+ifeq ($(filter $(VERSIONS),$(VERSION)),)
+$(error LUA=$(LUA): expected one of $(VERSIONS), or an interpreter of that version)
 endif
-INTERPRETER := $(if $(filter $(LUAS) 5.5,$(LUA)),lua$(LUA),$(LUA))
+INTERPRETER := $(if $(filter $(VERSIONS),$(LUA)),lua$(LUA),$(LUA))
 FEATURE := $(if $(filter jit,$(VERSION)),luajit,lua$(subst .,,$(VERSION)))
 ABI := $(VERSION:jit=5.1)
 
@@ -22,7 +24,16 @@ ABI := $(VERSION:jit=5.1)
 WITH ?= tls websocket store
 # The cargo profile of the module.
 PROFILE ?= release
-TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE:dev=debug)
+# The system to build for, as Rust calls it, if it is another one than this: x86_64-unknown-linux-musl. See scripts/cross.
+TARGET ?=
+CARGO := $(if $(TARGET),scripts/cross $(TARGET),cargo)
+TARGET_DIR := $(if $(TARGET),target/cross/$(firstword $(subst ., ,$(TARGET))),$(or $(CARGO_TARGET_DIR),target))/$(PROFILE:dev=debug)
+# The module's file name in cargo's directory, and here.
+SYSTEM := $(or $(TARGET),$(shell uname -s))
+IS_WINDOWS := $(or $(findstring -windows-,$(SYSTEM)),$(findstring MINGW,$(SYSTEM)),$(findstring MSYS,$(SYSTEM)))
+IS_MACOS := $(or $(findstring -darwin,$(SYSTEM)),$(findstring Darwin,$(SYSTEM)))
+BUILT := $(if $(IS_WINDOWS),mqtt_core.dll,libmqtt_core.$(if $(IS_MACOS),dylib,so))
+MODULE := mqtt/core.$(if $(IS_WINDOWS),dll,so)
 # Installs what a target needs; `SETUP=:` trusts that it is there.
 SETUP ?= scripts/setup
 # Rust of rustup before the machine's, which may be too old.
@@ -32,30 +43,34 @@ PREFIX ?= /usr/local
 INST_LUADIR ?= $(PREFIX)/share/lua/$(ABI)
 INST_LIBDIR ?= $(PREFIX)/lib/lua/$(ABI)
 INST_DOCDIR ?= $(PREFIX)/share/doc/luamqtt-native
+# Installs a file, and makes its directory first, as GNU's install -D does: $(INSTALL) MODE FILE PLACE
+INSTALL := install_to() { mkdir -p "$${3%/*}" && install -m "$$1" "$$2" "$$3"; }; install_to
+# Two builds use the same file of cargo's directory, so one waits for the other; where there is no flock, only one is made at a time.
+LOCKED := $(if $(shell command -v flock),flock Cargo.toml)
 # Whether `make install` says how an interpreter finds the library that does not by itself.
 HINT ?= yes
 # How long each fuzz target runs, and the torture.
 SECONDS ?= 20
 
-TREE := build/$(VERSION)
-LUA_FILES = $(shell find lua -name '*.lua' -printf '%P\n')
+TREE := build/$(if $(TARGET),$(TARGET)/)$(VERSION)
+LUA_FILES = $(patsubst lua/%,%,$(shell find lua -name '*.lua'))
 DOC_FILES = LICENSE README.md CHANGELOG.md $(shell find docs examples types -type f)
 RUST_FILES := $(shell find src -name '*.rs') $(wildcard build.rs) Cargo.toml Cargo.lock
 
 .PHONY: build
-build: $(TREE)/mqtt/core.so ## the module for one Lua, as the tree build/LUA
+build: $(TREE)/$(MODULE) ## the module for one Lua, as the tree build/LUA
 	@find $(TREE) -name '*.lua' -delete
 	@cp -R lua/. $(TREE)/
 	@echo 'luamqtt-native for $(if $(filter jit,$(VERSION)),LuaJIT,Lua $(VERSION)), as LUA=$(LUA) says, is in $(TREE)'
 
 # Every Lua version's module has the same file name in cargo's directory: it is copied out before the next one is built.
 # A cdylib alone gets link-time optimisation, an rlib beside it would switch that off.
-$(TREE)/mqtt/core.so: $(RUST_FILES) $(TREE)/.profile
+$(TREE)/$(MODULE): $(RUST_FILES) $(TREE)/.profile
 	@[ '$(SETUP)' = : ] || scripts/setup --check compile
 	@mkdir -p $(@D)
-	flock Cargo.toml sh -c 'cargo rustc --locked --lib --crate-type cdylib --profile $(PROFILE) \
+	$(LOCKED) sh -c '$(CARGO) rustc --locked --lib --crate-type cdylib --profile $(PROFILE) \
 		--no-default-features --features "$(FEATURE) $(WITH)" \
-		&& install -m 644 $(TARGET_DIR)/libmqtt_core.so $@'
+		&& install -m 644 $(TARGET_DIR)/$(BUILT) $@'
 
 $(TREE)/.profile: FORCE
 	@mkdir -p $(@D)
@@ -78,7 +93,7 @@ demo: ## installs what is missing, builds, and runs examples/simple.lua against 
 
 .PHONY: test
 test: ## installs what is missing, builds for all Lua versions, runs every test
-	@$(SETUP) build broker test openresty browser cluster rock $(LUAS:%=lua-%)
+	@$(SETUP) build broker test openresty browser cluster rock $(patsubst %,lua-%,$(filter-out 5.5,$(LUAS)))
 	@scripts/test $(LUAS)
 
 .PHONY: lint
@@ -140,9 +155,9 @@ docs: ## the HTML of the Lua modules and the guides, in build/docs
 
 .PHONY: install
 install: build ## to DESTDIR and PREFIX, or INST_LUADIR, INST_LIBDIR and INST_DOCDIR
-	@for file in $(LUA_FILES); do install -D -m 644 $(TREE)/$$file '$(DESTDIR)$(INST_LUADIR)'/$$file || exit; done
-	@for file in $(DOC_FILES); do install -D -m 644 $$file '$(DESTDIR)$(INST_DOCDIR)'/$$file || exit; done
-	install -D -m 755 $(TREE)/mqtt/core.so '$(DESTDIR)$(INST_LIBDIR)/mqtt/core.so'
+	@for file in $(LUA_FILES); do $(INSTALL) 644 $(TREE)/$$file '$(DESTDIR)$(INST_LUADIR)'/$$file || exit; done
+	@for file in $(DOC_FILES); do $(INSTALL) 644 $$file '$(DESTDIR)$(INST_DOCDIR)'/$$file || exit; done
+	$(INSTALL) 755 $(TREE)/$(MODULE) '$(DESTDIR)$(INST_LIBDIR)/$(MODULE)'
 	@[ '$(DESTDIR)' ] || [ -z '$(HINT)' ] || scripts/paths '$(INTERPRETER)' '$(INST_LUADIR)' '$(INST_LIBDIR)'
 
 .PHONY: clean

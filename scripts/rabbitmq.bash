@@ -35,8 +35,10 @@ configure_rabbitmq() {
 			'listeners.tcp = none' "mqtt.listeners.tcp.1 = 127.0.0.1:${rabbitmq_mqtt_port[number]}" \
 			'cluster_formation.peer_discovery_backend = classic_config' \
 			'cluster_formation.classic_config.nodes.1 = rabbit1@localhost' \
-			"cluster_formation.classic_config.nodes.2 = rabbit$number@localhost" \
 			'cluster_formation.discovery_retry_limit = 1' "$@"
+		# RabbitMQ 4 does not start if a node stands there twice.
+		((number == 1)) || echo "cluster_formation.classic_config.nodes.2 = rabbit$number@localhost" \
+			>>"$dir/rabbit$number/rabbitmq.conf"
 	done
 	setpriv --pdeathsig KILL epmd &
 	epmd=$!

@@ -279,7 +279,8 @@ for way, connector in pairs({ native = "mqtt.connector.native", LuaSocket = "mqt
 							return false
 						end)
 					end)
-					assert.equal(thrown, err)
+					-- Lua 5.5 makes a string of nil.
+					assert.equal(harness.failure(error, thrown, 0), err)
 					assert.equal(1, calls)
 					-- The handlers behind are called nevertheless.
 					assert.equal(moment.registers and 0 or 1, second_calls)

@@ -29,8 +29,8 @@ describe("a loop", function()
 
 	it("does not take nil or a table that is no client, and can end after that", function()
 		local empty = {}
-		for text, wrong in pairs({ [tostring(empty)] = { empty }, ["nil"] = {} }) do
-			text = "expecting a client or a function, got: " .. text
+		for name, wrong in pairs({ [tostring(empty)] = { empty }, ["nil"] = {} }) do
+			local text = "expecting a client or a function, got: " .. name
 			blames_caller(text, loop.add, loop, wrong[1])
 			blames_caller(text, loop.remove, loop, wrong[1])
 			blames_caller(text, mqtt.run_ioloop, wrong[1])

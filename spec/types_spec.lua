@@ -94,8 +94,8 @@ describe("types/mqtt.lua", function()
 		local names = { integer = "number", int = "number" }
 		local function types_of(text)
 			local found = {}
-			for name in text:gmatch("[^|]+") do
-				name = name:gsub("^mqtt%..*", "table"):gsub("^.*%[%]$", "table"):gsub("^table<.*", "table")
+			for alternative in text:gmatch("[^|]+") do
+				local name = alternative:gsub("^mqtt%..*", "table"):gsub("^.*%[%]$", "table"):gsub("^table<.*", "table")
 				name = name:gsub('^".*"$', "string"):gsub("^%d+$", "number")
 				found[names[name] or name] = true
 			end

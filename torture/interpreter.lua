@@ -416,6 +416,17 @@ end
 
 local MAIN = { where = "main", leave = nothing }
 
+-- Sets how eagerly garbage is collected: the pause and the speed, in percent.
+local function tune_garbage(pause, speed)
+	if _VERSION < "Lua 5.5" then
+		collectgarbage("setpause", pause)
+		collectgarbage("setstepmul", speed)
+	else
+		collectgarbage("param", "pause", pause)
+		collectgarbage("param", "stepmul", speed)
+	end
+end
+
 --- Runs a program.
 -- @tparam table program the program, see `torture.generate`
 -- @param control the connection to the broker
@@ -483,8 +494,7 @@ function M.run(program, control, limit, patience)
 	if program.gc == "stop" then
 		collectgarbage("stop")
 	elseif program.gc == "stress" then
-		collectgarbage("setpause", 10)
-		collectgarbage("setstepmul", 400)
+		tune_garbage(10, 400)
 	end
 	local function main()
 		run:exec(program.main, MAIN)
@@ -496,8 +506,7 @@ function M.run(program, control, limit, patience)
 	local ok, err = pcall(hosts.start, run, main)
 	run.is_over = true
 	collectgarbage("restart")
-	collectgarbage("setpause", 200)
-	collectgarbage("setstepmul", 200)
+	tune_garbage(200, 200)
 	if not ok then
 		run:caught(err)
 	else

@@ -242,15 +242,23 @@ function M.own_time()
 	return core.now() - sum * 1e-9
 end
 
+-- Sets the pause of the garbage collector, and returns the former one.
+local function set_pause(pause)
+	if _VERSION < "Lua 5.5" then
+		return collectgarbage("setpause", pause)
+	end
+	return collectgarbage("param", "pause", pause)
+end
+
 --- Calls a function while hardly any garbage is collected: how long that holds up a program depends on what all the
 -- other specs have left.
 -- @tparam function func the function
 -- @return what it returns first
 function M.without_collecting(func)
 	collectgarbage()
-	local pause = collectgarbage("setpause", 1000)
+	local pause = set_pause(1000)
 	local ok, result = pcall(func)
-	collectgarbage("setpause", pause)
+	set_pause(pause)
 	if not ok then
 		error(result, 0)
 	end
