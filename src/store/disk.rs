@@ -86,7 +86,7 @@ impl Owner {
             return Err(in_use("another client of this process"));
         }
         let file = lock_file(&path.join("lock"))?;
-        owned.push(identity.clone());
+        owned.push(Identity::clone(&identity));
         Ok(Self {
             identity,
             forks: forks(),
