@@ -67,6 +67,7 @@ fn watch_exit() {
         driver::exiting();
         0
     }
+    type Found = unsafe extern "system" fn() -> isize;
     type AtExit = unsafe extern "C" fn(extern "C" fn()) -> c_int;
     type OnExit = unsafe extern "C" fn(extern "C" fn() -> c_int) -> *mut c_void;
     for (library, name) in RUNTIMES {
@@ -81,10 +82,10 @@ fn watch_exit() {
             match register {
                 None => {}
                 Some(register) if name == c"_onexit" => {
-                    transmute::<_, OnExit>(register)(on_exit);
+                    transmute::<Found, OnExit>(register)(on_exit);
                 }
                 Some(register) => {
-                    transmute::<_, AtExit>(register)(at_exit);
+                    transmute::<Found, AtExit>(register)(at_exit);
                 }
             }
         }
