@@ -696,10 +696,10 @@ Client.check_keep_alive = steps.check_keep_alive
 -- @function Client:step
 Client.step = steps.step
 
---- Returns a file descriptor for an external event loop: it is readable when `Client:step` has something to do. It
--- stays the same as long as the client lives. Do not read from it, write to it or close it.
+--- Returns a file descriptor for an external event loop, on Windows a SOCKET: it is readable when `Client:step` has
+-- something to do. It stays the same as long as the client lives. Do not read from it, write to it or close it.
 -- @treturn[1] number file descriptor
--- @return[2] nil and an error message: with a connector, or where there are no such descriptors
+-- @return[2] nil and an error message: with a connector, or if the process has no more descriptors
 function Client:getfd()
 	local fd, err = self._transport.getfd(self)
 	if err then

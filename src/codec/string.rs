@@ -11,8 +11,9 @@ use bytes::{Buf, Bytes};
 /// Most bytes in a string or in binary data: the length is sent as a Two Byte Integer.
 pub(super) const MAX_LEN: usize = u16::MAX as usize;
 
-/// Most bytes of a string without memory of its own: the space beside the tag in the size of [`Bytes`].
-pub(super) const SHORT: usize = 23;
+/// Most bytes of a string without memory of its own: the space in the size of [`Bytes`] beside the length and the tag, which
+/// takes the place of a pointer. 23 bytes where a pointer has 64 bits, and 11 where it has 32.
+pub(super) const SHORT: usize = size_of::<Bytes>() - size_of::<usize>() - size_of::<u8>();
 
 /// An MQTT string: well-formed UTF-8 without U+0000, at most 65,535 bytes. Cloning copies the text only if it is short.
 #[derive(Clone)]

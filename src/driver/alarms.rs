@@ -12,8 +12,8 @@ use super::transport::Transport;
 use super::{lock, now};
 
 /// The longest sleep of the thread that drives the runtime. A signal wakes it at once, except a signal that comes just
-/// before the thread falls asleep, or to another thread. On systems without signals all come to another thread.
-const LONGEST_SLEEP: Duration = Duration::from_secs(if cfg!(unix) { 10 } else { 1 });
+/// before the thread falls asleep, or to another thread.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Alarms {

@@ -2,13 +2,16 @@
 //! does. The loop connects to an address that exists for this moment alone, and proves by a secret that it is this
 //! process. From then on, whenever the loop waits and a link becomes ready, one byte comes.
 
-use std::fs::{DirBuilder, remove_dir, remove_file};
 use std::io::{self, ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(unix)]
+use std::{
+    fs::{DirBuilder, remove_dir, remove_file},
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -47,8 +50,12 @@ enum Rope {
 }
 
 /// A socket's file, in a directory that only this user can enter. Both go with this value.
+#[cfg(unix)]
 struct Place(PathBuf);
+#[cfg(windows)]
+enum Place {}
 
+#[cfg(unix)]
 impl Place {
     fn new(name: &str) -> io::Result<Place> {
         let directory = std::env::temp_dir().join(format!("mqtt-{name}"));
@@ -61,6 +68,7 @@ impl Place {
     }
 }
 
+#[cfg(unix)]
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = remove_file(self.socket());
@@ -80,6 +88,9 @@ impl Bell {
         let (host, port) = match address.as_socket() {
             Some(at) => (at.ip().to_string(), Some(at.port())),
             None => {
+                #[cfg(windows)]
+                let path: Option<&str> = None;
+                #[cfg(unix)]
                 let path = address.as_pathname().and_then(|path| path.to_str());
                 (path.ok_or(ErrorKind::InvalidInput)?.to_owned(), None)
             }
@@ -138,6 +149,12 @@ impl Bell {
     }
 }
 
+#[cfg(windows)]
+fn on_path() -> io::Result<(Socket, SockAddr, Option<Place>)> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+#[cfg(unix)]
 fn on_path() -> io::Result<(Socket, SockAddr, Option<Place>)> {
     let place = Place::new(&hex()?)?;
     let address = SockAddr::unix(place.socket())?;

@@ -89,7 +89,7 @@ fn run(
             return;
         };
         let ending = poll_fn(|cx| connection.poll_attached(cx)).await;
-        #[cfg(unix)]
+        #[cfg(target_os = "linux")]
         link.unwatch(&connection.stream);
         if !matches!(ending, Ending::Drop) {
             Box::pin(connection.close(ending)).await;
@@ -222,7 +222,7 @@ impl Connection<'_> {
             if self.over {
                 return Poll::Ready(Ending::Drop);
             }
-            #[cfg(unix)]
+            #[cfg(target_os = "linux")]
             if instruction.watch {
                 self.link.watch(self.transport, &self.stream);
             }

@@ -1,15 +1,12 @@
 //! A link without a task. A connector in Lua moves the bytes, and reports them to the session here.
 
-#[cfg(unix)]
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 
-#[cfg(unix)]
 use super::held::Held;
 use super::link::LinkState;
-#[cfg(unix)]
 use super::transport::{Rest, Transport};
 use super::{Link, now};
 use crate::session::{Parted, Session, State};
@@ -60,7 +57,6 @@ impl Link {
 
     /// Has the bytes written to the connector's socket that the session's transmit buffer has got: at the end of Lua's turn,
     /// or at once, or in a burst together with later bytes. In any case whoever drives the runtime next writes them.
-    #[cfg(unix)]
     pub(super) fn see_to_held(&self, state: &mut LinkState) {
         let time = now();
         let bytes = state.session.transmit().len();
@@ -80,7 +76,6 @@ impl Link {
     }
 
     /// Writes for the task that holds the connector's socket. Returns whether bytes are left that wait for the socket.
-    #[cfg(unix)]
     pub(super) fn write_for_task(&self, transport: &Arc<Transport>) -> bool {
         let mut state = self.lock();
         let is_own = |held: &Held| Arc::ptr_eq(&held.transport, transport);
@@ -118,21 +113,17 @@ impl Link {
 impl LinkState {
     /// Writes what the session's transmit buffer holds to the connector's socket, as far as the socket takes it.
     fn write_held(&mut self, now: Instant) {
-        #[cfg(unix)]
         if let Some(held) = &mut self.held {
             let written = held.write(self.session.fill());
             if written > 0 {
                 self.session.transmitted(written, now);
             }
         }
-        #[cfg(not(unix))]
-        let _ = now;
     }
 
     /// Writes the last bytes of a connector's connection, which `part` gives. Where the link must not write, the connector
     /// has taken all bytes.
     pub(super) fn finish_held(&mut self, part: impl FnOnce(&mut Session) -> Parted) {
-        #[cfg(unix)]
         if let Some(held) = self.held.as_mut().filter(|held| held.is_for_task()) {
             let rest = match part(&mut self.session) {
                 Parted::Nothing => BytesMut::new(),
@@ -146,41 +137,27 @@ impl LinkState {
             let gated = self.session.take_gated();
             held.finish(Rest { bytes: rest, gated });
         }
-        #[cfg(not(unix))]
-        let _ = part;
     }
 
     /// Lua has taken an event, or is about to, or has seen that there is none.
     pub(super) fn set_in_turn(&mut self, in_turn: bool) {
-        #[cfg(unix)]
         if let Some(held) = &mut self.held {
             held.in_turn = in_turn;
         }
-        #[cfg(not(unix))]
-        let _ = in_turn;
     }
 
     /// Whether the connector has to send before the program sends more.
     pub(super) fn needs_connector(&self) -> bool {
-        #[cfg(unix)]
-        return self.held.as_deref().is_some_and(Held::needs_connector);
-        #[cfg(not(unix))]
-        false
+        self.held.as_deref().is_some_and(Held::needs_connector)
     }
 
     fn is_connector_sending(&self) -> bool {
-        #[cfg(unix)]
-        return self.held.as_deref().is_some_and(Held::is_connector_sending);
-        #[cfg(not(unix))]
-        false
+        self.held.as_deref().is_some_and(Held::is_connector_sending)
     }
 
     fn set_connector_sending(&mut self, sends: bool) {
-        #[cfg(unix)]
         if let Some(held) = &mut self.held {
             held.set_connector_sending(sends);
         }
-        #[cfg(not(unix))]
-        let _ = sends;
     }
 }

@@ -1,58 +1,46 @@
-//! The descriptor of a link, for event loops that wait on descriptors. It is made on first request, and only on Unix.
-//! `readiness.rs` decides when it is readable.
+//! The descriptor of a link, for event loops that wait on descriptors. It is made on first request. `readiness.rs` decides
+//! when it is readable.
 
-#[cfg(unix)]
-use std::{io, os::fd::RawFd};
+use std::io;
 
-#[cfg(unix)]
-use super::signal::Signal;
-#[cfg(unix)]
+use super::signal::{self, Signal};
+#[cfg(target_os = "linux")]
 use crate::net::Stream;
 
 #[derive(Default)]
 pub(super) struct Descriptor {
-    #[cfg(unix)]
     signal: Option<Signal>,
     /// Whether the descriptor is readable when the connection is.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     watches: bool,
 }
 
 impl Descriptor {
+    pub(super) fn get(&self) -> Option<signal::Descriptor> {
+        self.signal.as_ref().map(Signal::descriptor)
+    }
+
+    pub(super) fn make(&mut self) -> io::Result<signal::Descriptor> {
+        Ok(self.signal.insert(Signal::new()?).descriptor())
+    }
+
     /// Makes the descriptor readable. `clear` must come before the next call.
     pub(super) fn raise(&self) {
-        #[cfg(unix)]
         if let Some(signal) = &self.signal {
             signal.raise();
         }
     }
 
     pub(super) fn clear(&self) {
-        #[cfg(unix)]
         if let Some(signal) = &self.signal {
             signal.clear();
         }
     }
-
-    /// The link has let go of its connection.
-    pub(super) fn detach(&mut self) {
-        #[cfg(unix)]
-        {
-            self.watches = false;
-        }
-    }
 }
 
-#[cfg(unix)]
+/// Where the descriptor is a set, the connection is a member.
+#[cfg(target_os = "linux")]
 impl Descriptor {
-    pub(super) fn fd(&self) -> Option<RawFd> {
-        self.signal.as_ref().map(Signal::fd)
-    }
-
-    pub(super) fn make(&mut self) -> io::Result<RawFd> {
-        Ok(self.signal.insert(Signal::new()?).fd())
-    }
-
     /// Whether an event loop waits on the descriptor, and the descriptor does not watch the connection yet.
     pub(super) fn is_to_watch(&self) -> bool {
         self.signal.is_some() && !self.watches
@@ -72,5 +60,10 @@ impl Descriptor {
         if let Some(signal) = &self.signal {
             signal.unwatch(stream);
         }
+    }
+
+    /// The link has let go of its connection.
+    pub(super) fn detach(&mut self) {
+        self.watches = false;
     }
 }

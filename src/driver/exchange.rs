@@ -62,6 +62,6 @@ pub(super) struct Instruction {
     /// Whether to write the rest and end.
     pub(super) finish: bool,
     /// Whether to have the descriptor watch the connection.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     pub(super) watch: bool,
 }

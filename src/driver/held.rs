@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -23,7 +22,13 @@ use super::connection::synced;
 use super::hub::{Hub, TaskCount};
 use super::link::Link;
 use super::transport::{Ending, Rest, Transport};
-use crate::net::SIGNAL_FREE;
+use crate::net::{OwnedSocket, SIGNAL_FREE};
+
+/// Has one write not wait, whether the socket of the program waits or not. Windows knows no such writes.
+#[cfg(unix)]
+const DONT_WAIT: Option<i32> = Some(libc::MSG_DONTWAIT);
+#[cfg(windows)]
+const DONT_WAIT: Option<i32> = None;
 
 /// The most bytes that one read throws away.
 const READ: usize = 16 << 10;
@@ -47,7 +52,8 @@ pub(super) struct Held {
 
 /// A socket that the link may write to.
 struct Outlet {
-    socket: Arc<OwnedFd>,
+    socket: Arc<OwnedSocket>,
+    flags: i32,
     state: OutletState,
     /// The time of the last write.
     written: Option<Instant>,
@@ -66,9 +72,10 @@ enum OutletState {
 }
 
 impl Held {
-    pub(super) fn new(socket: &Arc<OwnedFd>, is_plain: bool) -> Self {
-        let outlet = is_plain.then(|| Outlet {
+    pub(super) fn new(socket: &Arc<OwnedSocket>, is_plain: bool) -> Self {
+        let outlet = DONT_WAIT.filter(|_| is_plain).map(|dont_wait| Outlet {
             socket: Arc::clone(socket),
+            flags: dont_wait | SIGNAL_FREE,
             state: OutletState::Free,
             written: None,
         });
@@ -131,8 +138,7 @@ impl Held {
         outlet.state = OutletState::Free;
         let mut written = 0;
         while !bytes.is_empty() && outlet.state == OutletState::Free {
-            let flags = libc::MSG_DONTWAIT | SIGNAL_FREE;
-            match SockRef::from(&outlet.socket).send_with_flags(bytes, flags) {
+            match SockRef::from(&outlet.socket).send_with_flags(bytes, outlet.flags) {
                 Ok(sent) => {
                     bytes.advance(sent);
                     written += sent;
@@ -170,7 +176,7 @@ pub(super) async fn run(
     hub: Arc<Hub>,
     link: Weak<Link>,
     transport: Arc<Transport>,
-    socket: Arc<OwnedFd>,
+    socket: Arc<OwnedSocket>,
     alive: TaskCount,
 ) {
     let _alive = alive;
@@ -216,7 +222,7 @@ pub(super) async fn run(
 }
 
 /// A second descriptor of a socket, which the runtime watches.
-fn watched(socket: &OwnedFd) -> io::Result<TcpStream> {
+fn watched(socket: &OwnedSocket) -> io::Result<TcpStream> {
     let socket = std::net::TcpStream::from(socket.try_clone()?);
     socket.set_nonblocking(true)?;
     TcpStream::from_std(socket)
@@ -224,7 +230,7 @@ fn watched(socket: &OwnedFd) -> io::Result<TcpStream> {
 
 /// Writes the last bytes, and ends our half of the connection. Then reads until the peer ends its half. Gives up a peer
 /// that lets it make no progress.
-async fn end(hub: &Hub, socket: &OwnedFd, rest: Rest) -> io::Result<()> {
+async fn end(hub: &Hub, socket: &OwnedSocket, rest: Rest) -> io::Result<()> {
     let mut stream = watched(socket)?;
     let mut bytes = rest.bytes;
     if let Some(gated) = rest.gated {

@@ -9,7 +9,6 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use super::alarms::Alarms;
-#[cfg(unix)]
 use super::bell::Bell;
 use super::helm::Helm;
 use super::transport::Transport;
@@ -31,7 +30,6 @@ pub(super) struct Hub {
     pub(super) alarms: Alarms,
     pub(super) turns: Turns,
     /// Wakes an event loop that waits only for connections of its own.
-    #[cfg(unix)]
     pub(super) bell: Bell,
     /// Wakes the Lua thread: a link became ready, a closing connection has written all bytes, or the thread has slept.
     pub(super) news: Notify,
@@ -61,7 +59,6 @@ impl Hub {
             helm: Helm::default(),
             alarms: Alarms::default(),
             turns: Turns::default(),
-            #[cfg(unix)]
             bell: Bell::default(),
             news: Notify::new(),
             ready: Mutex::default(),
@@ -120,7 +117,6 @@ impl Hub {
         }
         drop(ready);
         self.news.notify_one();
-        #[cfg(unix)]
         self.bell.ring();
     }
 

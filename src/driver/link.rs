@@ -15,7 +15,6 @@ use tokio::task::spawn_blocking;
 use super::descriptor::Descriptor;
 use super::exchange::Ended;
 use super::flow::{Flow, Load};
-#[cfg(unix)]
 use super::held::{self, Held};
 use super::hub::{Hub, Member, Parting, TaskCount};
 use super::large::Large;
@@ -23,7 +22,7 @@ use super::readiness::{News, Readiness};
 use super::transport::{Ending, Rest, Transport};
 use super::{Driver, lock, lock_until, now};
 use crate::codec::{Packet, PublishRef};
-use crate::net::OpenError;
+use crate::net::{OpenError, OwnedSocket};
 use crate::session::{
     Discarded, Event, Failure, Keep, KeepError, Keeping, Label, Listed, Mark, Parted, RequestError,
     Session, Settings, State, Stats, Syncing, Unrenewed,
@@ -121,7 +120,6 @@ pub(super) struct LinkState {
     /// cluster.
     previous: Option<Arc<Transport>>,
     /// A connector's socket, from `hold` to `let_go`. Boxed, because few links have one.
-    #[cfg(unix)]
     pub(super) held: Option<Box<Held>>,
     /// The bytes that a connector has received of a packet that is not whole. Boxed, because few links have them.
     pub(super) input: Option<Box<BytesMut>>,
@@ -166,7 +164,6 @@ impl Link {
                 session,
                 attached: None,
                 previous: None,
-                #[cfg(unix)]
                 held: None,
                 input: None,
                 alarm: None,
@@ -291,8 +288,7 @@ impl Link {
 
     /// Holds a socket that a connector in Lua has connected, until `let_go`. If the connector's `send` is `plain`, which
     /// means that it does nothing but write to the socket, the link writes as well.
-    #[cfg(unix)]
-    pub fn hold(self: &Arc<Self>, driver: &Driver, socket: std::os::fd::OwnedFd, plain: bool) {
+    pub fn hold(self: &Arc<Self>, driver: &Driver, socket: OwnedSocket, plain: bool) {
         self.let_go();
         let socket = Arc::new(socket);
         let held = Held::new(&socket, plain);
@@ -480,10 +476,9 @@ impl Link {
     ///
     /// # Errors
     /// The operating system's error when it has no more descriptors.
-    #[cfg(unix)]
-    pub fn fd(&self) -> std::io::Result<std::os::fd::RawFd> {
+    pub fn fd(&self) -> std::io::Result<super::WaitedOn> {
         let mut state = self.lock_with_messages();
-        if let Some(fd) = state.descriptor.fd() {
+        if let Some(fd) = state.descriptor.get() {
             return Ok(fd);
         }
         let fd = state.descriptor.make()?;
@@ -521,7 +516,6 @@ impl Link {
         let nothing = state.session.fill().is_empty();
         state.begin_sync();
         if state.attached.is_none() {
-            #[cfg(unix)]
             if !nothing {
                 self.see_to_held(state);
             }
@@ -801,26 +795,21 @@ impl LinkState {
         self.session.close();
         self.session.discard_events();
         self.flow = Flow::default();
+        #[cfg(target_os = "linux")]
         self.descriptor.detach();
         transport
     }
 
     /// The mailbox of the task that holds a connector's socket.
     fn held_transport(&self) -> Option<Arc<Transport>> {
-        #[cfg(unix)]
-        return self.held.as_ref().map(|held| Arc::clone(&held.transport));
-        #[cfg(not(unix))]
-        None
+        self.held.as_ref().map(|held| Arc::clone(&held.transport))
     }
 
     fn let_go(&mut self, hub: &Hub) {
-        #[cfg(unix)]
         if let Some(held) = self.held.take() {
             let (transport, rest) = held.into_rest();
             transport.end(Ending::Flush(rest, hub.count_parting()));
             hub.mark_dirty(&transport);
         }
-        #[cfg(not(unix))]
-        let _ = hub;
     }
 }

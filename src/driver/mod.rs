@@ -6,7 +6,6 @@
 //! millisecond. So keep alive, acknowledgements and buffered output never depend on the script coming back.
 
 mod alarms;
-#[cfg(unix)]
 mod bell;
 mod caretaker;
 mod connection;
@@ -15,7 +14,6 @@ mod descriptor;
 mod dirty;
 mod exchange;
 mod flow;
-#[cfg(unix)]
 mod held;
 mod helm;
 mod hub;
@@ -23,7 +21,6 @@ mod large;
 mod link;
 mod readiness;
 mod request;
-#[cfg(unix)]
 mod signal;
 #[cfg(feature = "store")]
 pub mod store;
@@ -42,12 +39,12 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use crate::forks::forked;
 use crate::forks::{GENERATIONS, PerProcess};
-#[cfg(unix)]
 pub use bell::Address as BellAddress;
 pub use exchange::Ended;
 use hub::{Hub, TaskCount};
 pub use link::{Link, LinkEvent};
 pub use request::{Accepted, Lent, Refused, Request};
+pub use signal::Descriptor as WaitedOn;
 
 /// The longest time that one call of [`Driver::wait_until`] takes.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -93,6 +90,24 @@ pub fn exiting() {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Call this when an event of the console is to interrupt the program, before the program's handler sees the event. Has the
+/// waiting threads look soon whether the handler has interrupted them, several times within a second. Other systems have
+/// signals, which end a wait themselves.
+#[cfg(windows)]
+pub fn interrupted() {
+    let tell = || {
+        for pause in (0..10).map(|exponent| Duration::from_millis(1 << exponent)) {
+            std::thread::sleep(pause);
+            let hubs: Vec<_> = HUBS.lock().iter().filter_map(Weak::upgrade).collect();
+            hubs.iter().for_each(|hub| hub.news.notify_one());
+        }
+    };
+    // Without a thread, the wait ends when there is something to do.
+    let _ = std::thread::Builder::new()
+        .name("mqtt-console".into())
+        .spawn(tell);
 }
 
 /// The time by the clock of the runtime's timers. Tests stop it.
@@ -184,27 +199,23 @@ impl Driver {
     ///
     /// # Errors
     /// The operating system's error when it has no socket.
-    #[cfg(unix)]
     pub fn hang_bell(&self) -> std::io::Result<BellAddress> {
         self.hub.bell.hang()
     }
 
     /// Takes the loop's connection, on which the loop has sent the secret. Returns whether there is one.
-    #[cfg(unix)]
     pub fn take_bell(&self) -> bool {
         self.hub.bell.take()
     }
 
     /// The loop has seen that no link is ready. Returns true if the loop may wait for a byte, which comes when a link
     /// becomes ready. Returns false if a link is ready now.
-    #[cfg(unix)]
     pub fn arm_bell(&self) -> bool {
         self.hub.bell.arm();
         !(self.hub.has_ready() && self.hub.bell.disarm())
     }
 
     /// Has waiting bytes written now, rather than together with later ones.
-    #[cfg(unix)]
     pub fn hurry(&self) {
         if self.hub.has_dirty() {
             self.hub.helm.call_if_driving();

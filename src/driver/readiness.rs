@@ -35,7 +35,6 @@ impl Readiness {
     }
 
     /// An event loop asks for the descriptor. Before that, the descriptor is never made readable.
-    #[cfg(unix)]
     pub(super) fn wait_on(&mut self) {
         self.is_waited_on = true;
     }

@@ -10,7 +10,6 @@ mod results;
 
 // The functions of `mqtt.core`.
 mod acknowledge;
-#[cfg(unix)]
 mod bell;
 mod build;
 #[allow(unsafe_code)]
@@ -50,7 +49,6 @@ fn add_functions(core: &Stack) {
     let shared = SharedDriver::default();
     core.push_table();
     acknowledge::register(core);
-    #[cfg(unix)]
     bell::register(core, &shared);
     build::register(core);
     environment::register(core);

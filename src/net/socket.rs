@@ -22,8 +22,14 @@ const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 const NO_SIGNAL: i32 = 0;
 
 /// The same flag, for writes to sockets outside this room.
-#[cfg(unix)]
 pub(crate) const SIGNAL_FREE: i32 = NO_SIGNAL;
+
+/// A socket of the program's own.
+#[cfg(unix)]
+pub type OwnedSocket = std::os::fd::OwnedFd;
+/// A socket of the program's own.
+#[cfg(windows)]
+pub type OwnedSocket = std::os::windows::io::OwnedSocket;
 
 /// A connected socket whose writes never raise SIGPIPE. The streams inside may raise it: TCP by vectored writes, Unix
 /// sockets by all writes.

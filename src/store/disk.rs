@@ -48,54 +48,96 @@ pub trait DiskFile: Clone {
 }
 
 /// A directory in a real file system, which belongs to this value alone: another one of this process or of others cannot
-/// be made until this one is dropped or its process has ended. Other users can neither read nor write its files.
+/// be made until this one is dropped or its process has ended. On Unix other users can neither read nor write its files; on
+/// Windows they can do what the directory above lets them do.
 pub struct Directory {
     path: PathBuf,
-    _owner: Owner,
+    #[cfg_attr(unix, expect(dead_code))]
+    owner: Owner,
 }
 
-/// The directories that this process owns: their devices and inodes. The system's lock does not tell the threads of a
-/// process from each other.
-static OWNED: PerProcess<Vec<(u64, u64)>> =
+/// What tells a directory from others: its device and inode.
+#[cfg(unix)]
+type Identity = (u64, u64);
+/// What tells a directory from others: its path, which is canonical.
+#[cfg(windows)]
+type Identity = PathBuf;
+
+/// The directories that this process owns. The system's lock does not tell the threads of a process from each other.
+static OWNED: PerProcess<Vec<Identity>> =
     PerProcess([const { Mutex::new(Vec::new()) }; GENERATIONS]);
 
 /// The sole use of a directory.
 struct Owner {
-    identity: (u64, u64),
+    identity: Identity,
     /// Which process, see [`forks`].
     forks: usize,
     /// The locked file. The lock ends with the process, and a forked child does not inherit it.
-    _file: File,
+    #[cfg_attr(unix, expect(dead_code))]
+    file: File,
 }
 
 impl Owner {
-    #[cfg(unix)]
     fn new(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-        let metadata = fs::metadata(path)?;
-        let identity = (metadata.dev(), metadata.ino());
+        let identity = identity(path)?;
         let mut owned = OWNED.lock();
         // Before the file is opened: closing it would release the lock that this process has.
         if owned.contains(&identity) {
             return Err(in_use("another client of this process"));
         }
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(path.join("lock"))?;
-        match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::AGAIN) => {
-                return Err(in_use("another process"));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        owned.push(identity);
+        let file = lock_file(&path.join("lock"))?;
+        owned.push(Identity::clone(&identity));
         Ok(Self {
             identity,
             forks: forks(),
-            _file: file,
+            file,
         })
     }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> io::Result<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(windows)]
+fn identity(path: &Path) -> io::Result<Identity> {
+    Ok(path.to_owned())
+}
+
+/// Opens a file that no other process can lock until this one has closed it.
+#[cfg(unix)]
+fn lock_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path)?;
+    match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::AGAIN) => Err(in_use("another process")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens a file that no other process can open until this one has closed it.
+#[cfg(windows)]
+fn lock_file(path: &Path) -> io::Result<File> {
+    use std::os::windows::fs::OpenOptionsExt;
+    const ERROR_SHARING_VIOLATION: i32 = 32;
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .share_mode(0);
+    options
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(ERROR_SHARING_VIOLATION) => in_use("another process"),
+            _ => error,
+        })
 }
 
 impl Drop for Owner {
@@ -125,7 +167,7 @@ impl Directory {
         // It stays the same directory if the program changes its own, or a symbolic link leads elsewhere.
         let path = path.canonicalize()?;
         Ok(Self {
-            _owner: Owner::new(&path)?,
+            owner: Owner::new(&path)?,
             path,
         })
     }
@@ -140,7 +182,7 @@ fn file_name(number: u64) -> String {
 }
 
 impl Disk for Directory {
-    type File = Arc<File>;
+    type File = Arc<OpenFile>;
 
     fn list(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
@@ -161,21 +203,29 @@ impl Disk for Directory {
         options.read(true).write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(self.path(number)).map(Arc::new)
+        open(&options, self.path(number))
     }
 
     fn open(&self, number: u64) -> io::Result<Self::File> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).open(self.path(number));
-        file.map(Arc::new)
+        options.read(true).write(true);
+        open(&options, self.path(number))
     }
 
     fn remove(&self, number: u64) -> io::Result<()> {
         fs::remove_file(self.path(number))
     }
 
+    #[cfg(unix)]
     fn directory(&self) -> io::Result<Self::File> {
         File::open(&self.path).map(Arc::new)
+    }
+
+    /// The file of the lock: Windows flushes files only. NTFS writes what it does to names and sizes to one log, in order.
+    #[cfg(windows)]
+    fn directory(&self) -> io::Result<Self::File> {
+        let (file, path) = (self.owner.file.try_clone()?, self.path.join("lock"));
+        Ok(Arc::new(OpenFile { file, path }))
     }
 
     fn name(&self, number: u64) -> String {
@@ -184,7 +234,15 @@ impl Disk for Directory {
 }
 
 #[cfg(unix)]
-impl DiskFile for Arc<File> {
+type OpenFile = File;
+
+#[cfg(unix)]
+fn open(options: &OpenOptions, path: PathBuf) -> io::Result<Arc<OpenFile>> {
+    options.open(path).map(Arc::new)
+}
+
+#[cfg(unix)]
+impl DiskFile for Arc<OpenFile> {
     fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
@@ -248,5 +306,71 @@ impl DiskFile for Arc<File> {
     }
 
     #[cfg(not(target_os = "linux"))]
+    fn will_read(&self, _: u64, _: u64) {}
+}
+
+/// An open file. Windows does not tell of a file whether it has been removed.
+#[cfg(windows)]
+pub struct OpenFile {
+    file: File,
+    path: PathBuf,
+}
+
+#[cfg(windows)]
+fn open(options: &OpenOptions, path: PathBuf) -> io::Result<Arc<OpenFile>> {
+    let file = options.open(&path)?;
+    Ok(Arc::new(OpenFile { file, path }))
+}
+
+#[cfg(windows)]
+impl DiskFile for Arc<OpenFile> {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, mut offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < into.len() {
+            match std::os::windows::fs::FileExt::seek_read(&self.file, &mut into[filled..], offset)?
+            {
+                0 => break,
+                count => {
+                    filled += count;
+                    offset += count as u64;
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match std::os::windows::fs::FileExt::seek_write(&self.file, bytes, offset)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => {
+                    bytes = &bytes[count..];
+                    offset += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_removed(&self) -> bool {
+        matches!(self.path.try_exists(), Ok(false))
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)
+    }
+
+    fn reserve(&self, _: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     fn will_read(&self, _: u64, _: u64) {}
 }

@@ -16,7 +16,7 @@ use crate::session::State;
 
 impl Link {
     /// Makes the descriptor of [`Link::fd`] readable whenever the connection is.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     pub(in crate::driver) fn watch(&self, transport: &Arc<Transport>, stream: &Stream) {
         let mut state = self.lock();
         if state.is_attached(transport) {
@@ -25,7 +25,7 @@ impl Link {
     }
 
     /// Undoes [`Link::watch`] for a connection that has been let go of.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     pub(in crate::driver) fn unwatch(&self, stream: &Stream) {
         self.lock().descriptor.unwatch(stream);
     }
@@ -126,7 +126,7 @@ impl Link {
             missing: state.session.missing(&io.input),
             finish: state.session.state() == State::Disconnected
                 && !state.session.waits_for_store(),
-            #[cfg(unix)]
+            #[cfg(target_os = "linux")]
             watch: state.descriptor.is_to_watch(),
         })
     }

@@ -127,20 +127,14 @@ pub(super) fn outgoing_bytes(arguments: &Stack) -> Returned<f64> {
     Ok(live.map_or(0, |live| live.link.outgoing_bytes()) as f64)
 }
 
-/// `getfd()`: a descriptor that is readable while the link has events; or nil and an error.
-#[cfg(unix)]
+/// `getfd()`: a descriptor, on Windows a SOCKET, that is readable while the link has events; or nil and an error.
 pub(super) fn getfd(arguments: &Stack) -> Returned<Checked<u32>> {
     Ok(match LuaLink::of(arguments)?.live() {
         Ok(Live { link, .. }) => match link.fd() {
+            // The numbers of Windows' handles have 32 bits too.
             Ok(fd) => Ok(fd as u32),
             Err(error) => Err(error.to_string()),
         },
         Err(Stale(message)) => Err(message.into()),
     })
-}
-
-/// `getfd()`: nil and an error.
-#[cfg(not(unix))]
-pub(super) fn getfd(_: &Stack) -> Returned<Checked<u32>> {
-    Ok(Err("not available on this system".into()))
 }

@@ -6,7 +6,6 @@ use bytes::BytesMut;
 
 use super::{Live, LuaLink, Returned};
 use crate::lua::args::Scalar;
-#[cfg(unix)]
 use crate::lua::process;
 use crate::lua::stack::Stack;
 
@@ -20,14 +19,10 @@ pub(super) fn attach(arguments: &Stack) -> Returned<()> {
     };
     if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
         link.attach();
-        #[cfg(unix)]
         if let Some(socket) = fd.and_then(process::own_socket) {
             let plain = matches!(arguments.argument(3), Scalar::Boolean(true));
             link.hold(driver, socket, plain);
         }
-        // On other systems the connection ends as the connector closes it.
-        #[cfg(not(unix))]
-        let _ = (fd, driver);
     }
     Ok(())
 }
