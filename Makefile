@@ -83,7 +83,7 @@ build-all: ## the module for all tested Lua versions
 .PHONY: env
 env: ## the two lines that let LUA find build/LUA: eval "$(make -s env LUA=5.4)"
 	@echo 'export LUA_PATH="$(CURDIR)/$(TREE)/?.lua;$(CURDIR)/$(TREE)/?/init.lua;$${LUA_PATH:-;}"'
-	@echo 'export LUA_CPATH="$(CURDIR)/$(TREE)/?.so;$${LUA_CPATH:-;}"'
+	@echo 'export LUA_CPATH="$(CURDIR)/$(TREE)/?$(suffix $(MODULE));$${LUA_CPATH:-;}"'
 
 .PHONY: demo
 demo: ## installs what is missing, builds, and runs examples/simple.lua against a broker of its own
