@@ -144,6 +144,14 @@ else
 	@scripts/cluster $(LUA_VERSION)
 endif
 
+# TARGET/LUA: the systems with a C library or a processor of their own, on Luas of each kind.
+CROSS ?= x86_64-unknown-linux-musl/5.4 x86_64-unknown-linux-musl/jit x86_64-pc-windows-gnu/5.4 \
+	x86_64-unknown-linux-gnu.2.17/5.4 aarch64-unknown-linux-gnu.2.17/5.4 aarch64-unknown-linux-musl/5.4 \
+	armv7-unknown-linux-musleabihf/5.1 mipsel-unknown-linux-musl/5.1 aarch64-apple-darwin/5.4
+.PHONY: cross
+cross: ## builds for other systems, CROSS="TARGET/LUA...", and runs what can be run here
+	@for each in $(CROSS); do scripts/test-cross $${each%/*} $${each#*/} || failed=yes; done; [ ! "$$failed" ]
+
 .PHONY: interop
 interop: ## the table in docs/interop.md: what each of six brokers and this library do together
 	@$(SETUP) build broker interop interop-more lua-$(LUA_VERSION)
