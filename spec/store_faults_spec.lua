@@ -377,14 +377,14 @@ describe("a store", function()
 		for bad, words in pairs({
 			[path .. "/file"] = "File exists",
 			[path .. "/file/below"] = "Not a directory",
-			[path .. "/" .. ("x"):rep(300)] = "File name too long",
+			[path .. "/" .. ("x"):rep(300)] = "File ?name too long", -- glibc's and musl's text
 			[path .. "/n\0l"] = "unexpected NUL byte",
 			["/proc/self/nothing"] = "No such file or directory",
 		}) do
 			local ok, err = pcall(keeper, bad)
 			assert.is_false(ok)
 			assert.matches("cannot be opened: store: ", err, 1, true)
-			assert.matches(words, err, 1, true)
+			assert.matches(words, err)
 		end
 		-- A symbolic link is the directory that it leads to.
 		assert(lfs.link(path .. "/deep/down", path .. "/link", true))
@@ -576,8 +576,11 @@ describe("a store", function()
 		for line in output:gmatch("[^\n]+") do
 			lines[#lines + 1] = line
 		end
-		assert.matches("cannot be opened: store: Too many open files", lines[1], 1, true)
-		assert.matches("^false%s+failed to send PUBLISH: store: Too many open files", lines[2])
+		-- The second text is musl's.
+		local reason = (lines[1] or ""):match("cannot be opened: store: (Too many open files)")
+			or (lines[1] or ""):match("cannot be opened: store: (No file descriptors available)")
+		assert.is_string(reason, lines[1])
+		assert.matches("^false%s+failed to send PUBLISH: store: " .. reason, lines[2])
 		assert.equal("true", lines[3])
 	end)
 end)

@@ -364,6 +364,16 @@ describe("handlers of topics", function()
 				got[#got + 1] = tail .. " " .. message.payload .. " " .. table.concat(captures, ",")
 			end, { subscribe = true, qos = 1 })
 		end
+		local expected, calls = {}, {
+			["1"] = { "/# 1 a/b", "/+/b 1 a", "/a/b 1 " },
+			["2"] = { "/+ 2 a", "/# 2 a" },
+			["3"] = { "/# 3 " },
+		}
+		subject:on("message", function(message)
+			for _, call in ipairs(calls[message.payload]) do
+				expected[#expected + 1] = call
+			end
+		end)
 		harness.connect(subject)
 		harness.flush(subject)
 		assert(subject:publish({ topic = topic .. "/a/b", payload = "1" }))
@@ -372,7 +382,7 @@ describe("handlers of topics", function()
 		harness.serve({ subject }, function()
 			return got[#got] == "/# 3 "
 		end)
-		-- mosquitto sends a message that several subscriptions match once.
-		assert.same({ "/# 1 a/b", "/+/b 1 a", "/a/b 1 ", "/+ 2 a", "/# 2 a", "/# 3 " }, got)
+		-- mosquitto 2.0 sends a message that several subscriptions match once, mosquitto 2.1 for each of them.
+		assert.same(expected, got)
 	end)
 end)
