@@ -34,6 +34,8 @@ use super::{Stream, random_bytes, words};
 
 /// The largest frame that is sent, in bytes. A longer write takes several.
 const LARGEST_FRAME: usize = 64 << 10;
+/// So many bytes of a frame are copied and then masked, a multiple of the mask's length: they are in the nearest cache.
+const PIECE: usize = 8 << 10;
 /// The most bytes that are read where a frame begins. Later bytes of its data are not held here.
 const LARGEST_READ: usize = 64 << 10;
 /// The largest payload of a control frame, in bytes (RFC 6455, section 5.5).
@@ -414,9 +416,11 @@ fn put_frame(output: &mut BytesMut, opcode: OpCode, payload: &[u8]) -> io::Resul
         .expect("a Vec takes everything");
     output.reserve(head.len() + payload.len());
     output.extend_from_slice(&head);
-    let start = output.len();
-    output.extend_from_slice(payload);
-    apply_mask(&mut output[start..], mask);
+    for piece in payload.chunks(PIECE) {
+        let start = output.len();
+        output.extend_from_slice(piece);
+        apply_mask(&mut output[start..], mask);
+    }
     Ok(())
 }
 
@@ -473,14 +477,20 @@ impl WebSocket {
         &self.carrier
     }
 
+    /// Writes all waiting frames. Their memory stays for further ones.
+    fn poll_write_frames(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            self.unflushed = true;
+            let written = ready!(Pin::new(&mut self.carrier).poll_write(cx, &self.output))?;
+            self.output.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Writes all waiting frames, and flushes.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            while !self.output.is_empty() {
-                self.unflushed = true;
-                let written = ready!(Pin::new(&mut self.carrier).poll_write(cx, &self.output))?;
-                self.output.advance(written);
-            }
+            ready!(self.poll_write_frames(cx))?;
             let Some(payload) = self.pong.take() else {
                 break;
             };
@@ -604,12 +614,17 @@ impl AsyncWrite for WebSocket {
         }
         // One frame at a time bounds the bytes that wait.
         ready!(this.poll_drain(cx))?;
-        let size = buf.len().min(LARGEST_FRAME);
-        put_frame(&mut this.output, OpCode::Data(Data::Binary), &buf[..size])?;
-        match this.poll_drain(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(size)),
+        let mut taken = 0;
+        for payload in buf.chunks(LARGEST_FRAME) {
+            put_frame(&mut this.output, OpCode::Data(Data::Binary), payload)?;
+            taken += payload.len();
+            if this.poll_write_frames(cx)?.is_pending() {
+                return Poll::Ready(Ok(taken));
+            }
         }
+        // What cannot be flushed yet is tried again with the next call.
+        let _ = this.poll_drain(cx)?;
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

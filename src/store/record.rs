@@ -91,8 +91,8 @@ const MAGIC: &[u8] = b"MQTT store";
 /// The version of the format.
 const FORMAT: u8 = 1;
 
-/// Numbers and positions stay below, so that sums of them do not overflow.
-pub(super) const MOST: u64 = 1 << 60;
+/// Numbers and positions stay below, so that sums of them, and the bytes that so many messages take, do not overflow.
+pub(super) const MOST: u64 = 1 << 50;
 /// The kinds of records are from 1 to this.
 const KINDS: u8 = 15;
 
