@@ -1,6 +1,6 @@
--- Publishes messages, those of QoS 1 and 2 with 100 unacknowledged: lua bench/publish.lua QOS SIZE [outside]
--- With `outside`, the messages of QoS 0 are published outside of the loop and its handlers.
-
+-- Publishes messages, of QoS 1 and 2 with 100 unacknowledged: lua bench/publish.lua QOS SIZE [outside|acknowledged]
+-- With `outside`, the messages of QoS 0 are published outside of the loop and its handlers. With `acknowledged`, the
+-- last acknowledgement is the end; else the broker of the rig says how many messages it has received.
 local bench = require("bench")
 
 local qos, size = tonumber((...)), tonumber((select(2, ...)))
@@ -9,6 +9,7 @@ local payload = ("x"):rep(size)
 local batch = math.max(1, math.floor(64 * 1024 / size / 16))
 local sent = 0
 local is_outside = select(3, ...) == "outside"
+local is_counted_here = select(3, ...) == "acknowledged"
 local watch
 
 local function publish(client)
@@ -44,6 +45,8 @@ local publisher = bench.client("publish", function(client)
 			is_over = is_over or (acknowledged % batch == 0 and bench.is_over(watch))
 			if not is_over then
 				publish(client)
+			elseif acknowledged == sent and is_counted_here then
+				bench.report(watch, sent)
 			elseif acknowledged == sent then
 				assert(client:publish { topic = "rig/end" })
 			end

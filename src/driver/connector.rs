@@ -29,6 +29,9 @@ impl Link {
         state.input = (!input.is_empty()).then_some(input);
         // Lua takes the events next.
         state.set_in_turn(true);
+        if let Some(held) = &mut state.held {
+            held.note_received();
+        }
         self.see_to_transmit(&mut state);
         match &state.input {
             None => 0,
@@ -143,6 +146,15 @@ impl LinkState {
     pub(super) fn set_in_turn(&mut self, in_turn: bool) {
         if let Some(held) = &mut self.held {
             held.in_turn = in_turn;
+        }
+    }
+
+    /// Lua has handled everything that the connector has received. Has TCP acknowledge it if there is nothing to send.
+    pub(super) fn acknowledge_held(&mut self) {
+        if let Some(held) = &mut self.held
+            && self.session.transmit().is_empty()
+        {
+            held.acknowledge();
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
@@ -22,7 +23,7 @@ use super::connection::synced;
 use super::hub::{Hub, TaskCount};
 use super::link::Link;
 use super::transport::{Ending, Rest, Transport};
-use crate::net::{OwnedSocket, SIGNAL_FREE};
+use crate::net::{OwnedSocket, SIGNAL_FREE, acknowledge};
 
 /// Has one write not wait, whether the socket of the program waits or not. Windows knows no such writes.
 #[cfg(unix)]
@@ -42,17 +43,19 @@ const MUCH: usize = 64 << 10;
 pub(super) struct Held {
     /// The mailbox of the task that holds the socket.
     pub(super) transport: Arc<Transport>,
-    /// The socket, if the link may write to it.
+    socket: Arc<OwnedSocket>,
+    /// Of the socket, if the link may write to it.
     outlet: Option<Outlet>,
+    /// The connector has received bytes since the link last wrote: TCP may owe an acknowledgement.
+    unanswered: bool,
     /// The last bytes of the connection, which the task is to write.
     rest: Rest,
     /// Lua has taken an event. It will take another, or see that there is none, and then have everything written.
     pub(super) in_turn: bool,
 }
 
-/// A socket that the link may write to.
+/// What the link knows of a socket that it may write to.
 struct Outlet {
-    socket: Arc<OwnedSocket>,
     flags: i32,
     state: OutletState,
     /// The time of the last write.
@@ -74,16 +77,29 @@ enum OutletState {
 impl Held {
     pub(super) fn new(socket: &Arc<OwnedSocket>, is_plain: bool) -> Self {
         let outlet = DONT_WAIT.filter(|_| is_plain).map(|dont_wait| Outlet {
-            socket: Arc::clone(socket),
             flags: dont_wait | SIGNAL_FREE,
             state: OutletState::Free,
             written: None,
         });
         Self {
             transport: Arc::default(),
+            socket: Arc::clone(socket),
             outlet,
+            unanswered: false,
             rest: Rest::default(),
             in_turn: false,
+        }
+    }
+
+    /// The connector has received bytes.
+    pub(super) fn note_received(&mut self) {
+        self.unanswered = true;
+    }
+
+    /// Lua has handled what was received. If nothing was written in answer, TCP acknowledges by itself.
+    pub(super) fn acknowledge(&mut self) {
+        if mem::take(&mut self.unanswered) {
+            acknowledge(SockRef::from(&self.socket));
         }
     }
 
@@ -138,7 +154,7 @@ impl Held {
         outlet.state = OutletState::Free;
         let mut written = 0;
         while !bytes.is_empty() && outlet.state == OutletState::Free {
-            match SockRef::from(&outlet.socket).send_with_flags(bytes, outlet.flags) {
+            match SockRef::from(&self.socket).send_with_flags(bytes, outlet.flags) {
                 Ok(sent) => {
                     bytes.advance(sent);
                     written += sent;
@@ -153,6 +169,7 @@ impl Held {
         if written > 0 {
             // A write takes long enough to count.
             outlet.written = Some(super::now());
+            self.unanswered = false;
         }
         written
     }

@@ -424,6 +424,7 @@ impl Link {
                 // Answers that the user has taken now may have given packet identifiers back.
                 self.see_to_transmit(&mut state);
             }
+            state.acknowledge_held();
         } else if !taken.is_empty() || state.has_events() {
             state.raise();
         }

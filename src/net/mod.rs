@@ -18,8 +18,8 @@ pub use open::{OpenError, Phase, Server, Target, open};
 pub use proxy::{Protocol as ProxyProtocol, Proxy, ProxyError, ProxyFailure};
 pub use random::random_bytes;
 pub use secret::Secret;
-pub(crate) use socket::SIGNAL_FREE;
 pub use socket::{OwnedSocket, Socket};
+pub(crate) use socket::{SIGNAL_FREE, acknowledge};
 pub use stream::Stream;
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsError, TlsFailure, TlsOptions, TlsVersion, protocol_range};

@@ -149,6 +149,8 @@ scenarios! {
     "unix-publish-0" "publish QoS 0 over a Unix socket" ["publish", "0", "64"] Unix &[Raw], RATE;
     "publish-1" "publish QoS 1, 100 outstanding" ["publish", "1", "64"] Plain NO_COPAS, RATE;
     "publish-2" "publish QoS 2, 100 outstanding" ["publish", "2", "64"] Plain NO_COPAS, RATE;
+    "mosquitto-publish-1" "publish QoS 1 to mosquitto, 100 outstanding" ["publish", "1", "64", "acknowledged"] Mosquitto &[Peers], RATE;
+    "mosquitto-publish-2" "publish QoS 2 to mosquitto, 100 outstanding" ["publish", "2", "64", "acknowledged"] Mosquitto &[Peers], RATE;
     "receive-1M" "receive 1 MiB messages" ["receive", "0", "1048576"] Plain NO_COPAS, LARGE;
     "ws-receive-1M" "receive 1 MiB messages over WebSocket" ["receive", "0", "1048576"] Ws &[], LARGE;
     "publish-1M" "publish 1 MiB messages" ["publish", "0", "1048576"] Plain NO_COPAS, LARGE;
@@ -231,6 +233,8 @@ targets! {
     "publish-1" rate "" > 8.0 Fork;
     "publish-2" rate "" > 2.0 RUMQTTC;
     "publish-2" rate "" > 8.0 Fork;
+    "mosquitto-publish-1" rate "" > 1.0 Fork;
+    "mosquitto-publish-2" rate "" > 1.0 Fork;
     "receive-1M" rate "" > 0.9 SOCKET;
     "receive-1M" peak "" < 4096.0 Value;
     "publish-1M" rate "" > 0.9 SOCKET;

@@ -66,7 +66,8 @@ impl<S: Read + Write> WebSocket<S> {
     /// The next byte of a frame's header.
     fn byte(&mut self) -> io::Result<u8> {
         if self.taken == self.ahead.len() {
-            self.ahead.resize(1 << 16, 0);
+            // Few bytes: what is read here is copied, and the rest of the frame is not.
+            self.ahead.resize(1 << 10, 0);
             self.taken = 0;
             let read = self.stream.read(&mut self.ahead)?;
             self.ahead.truncate(read);
