@@ -730,7 +730,7 @@ for version_name, version in pairs(VERSIONS) do
 					["topic must be well%-formed UTF%-8"] = { topic = "\255" },
 				}) do
 					local err = harness.failure(subject.publish, subject, opts)
-					assert.matches("spec/.*: .*" .. text, err)
+					assert.matches("spec.*: .*" .. text, err)
 				end
 				harness.flush(subject)
 			end)
@@ -1234,7 +1234,7 @@ describe("in MQTT 5.0", function()
 	it("a bad property is refused in the name of the caller", function()
 		local subject = connect(new())
 		local err = harness.failure(subject.publish, subject, { topic = "t", properties = { no_such = 1 } })
-		assert.matches("spec/.*: .*no_such", err)
+		assert.matches("spec.*: .*no_such", err)
 		harness.flush(subject)
 	end)
 

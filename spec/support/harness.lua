@@ -206,7 +206,7 @@ function M.blames_caller(text, func, ...)
 		error("expected a string, got a " .. type(err), 2)
 	end
 	local position, message = err:match("^(.-:%d+): (.*)$")
-	if message ~= text or not position:find("spec/", 1, true) then
+	if message ~= text or not position:find("spec[/\\]") then
 		error(("expected '%s' with a position in a spec, got '%s'"):format(text, err), 2)
 	end
 end
