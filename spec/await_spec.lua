@@ -303,7 +303,7 @@ for way, class in pairs({ natively = "native", ["on LuaSocket"] = "luasocket" })
 				unsubscribe = { topic = "a", properties = { colour = 1 } },
 			}) do
 				local err = harness.failure(subject.await, subject, method, opts)
-				assert.matches("^[^:]*spec/support/harness.lua:%d+: ", err)
+				assert.matches("^[^:]*spec[/\\]support[/\\]harness.lua:%d+: ", err)
 			end
 		end)
 	end)

@@ -188,7 +188,7 @@ for way in pairs(ways) do
 				end)
 				publish(client, "late", "3", { qos = 2, expire = 600 })
 				harness.serve({ client, server.serve }, function()
-					return #published >= 2
+					return #published >= 2 and #dropped == 1
 				end)
 				assert.equal("2 3", payloads())
 				assert.same({ "expired " .. of("short", "1") }, dropped)
@@ -249,7 +249,7 @@ for way in pairs(ways) do
 					return core.now() > over
 				end)
 				harness.serve({ client, server.serve }, function()
-					return #published == 1
+					return #published == 1 and #dropped == 1
 				end)
 				assert.equal("2", payloads())
 				assert.is_true(published[1].properties.message_expiry_interval < 100)
