@@ -455,6 +455,9 @@ impl<D: Disk> Store<D> {
             && 2 * (self.state.size() + live) < written
         {
             self.begin_next();
+            if self.number() == number && self.count() == 0 {
+                self.begin_without_room();
+            }
         }
         self.number() != number
     }
@@ -863,7 +866,7 @@ impl<D: Disk> Store<D> {
     /// Makes room for a message of `size` bytes: in this segment or in a new one.
     fn make_room(&mut self, size: u64) -> Result<(), StoreError> {
         if self.end().offset + size > self.limit && self.has_messages() {
-            self.begin_segment(size)?;
+            self.begin_segment(size + self.spare())?;
         }
         let spare = self.spare();
         let wanted = self.end().offset + size + spare;
@@ -890,8 +893,8 @@ impl<D: Disk> Store<D> {
             .is_some_and(|head| head.end > head.begin)
     }
 
-    /// Begins a new segment, with room for `size` bytes. On an error nothing has changed.
-    fn begin_segment(&mut self, size: u64) -> Result<(), StoreError> {
+    /// Begins a new segment, and puts so many bytes aside there. On an error nothing has changed.
+    fn begin_segment(&mut self, room: u64) -> Result<(), StoreError> {
         self.write()?;
         let previous = self.end();
         let number = previous.segment + 1;
@@ -903,7 +906,11 @@ impl<D: Disk> Store<D> {
         };
         let head = create(&self.disk, number, &bytes)?;
         let written = bytes.len() as u64;
-        let reserved = match reserve(&head, written + size + self.spare()) {
+        let reserved = match room {
+            0 => Ok(0),
+            _ => reserve(&head, written + room),
+        };
+        let reserved = match reserved {
             Ok(reserved) => reserved,
             Err(error) => {
                 let _ = self.disk.remove(number);
@@ -932,9 +939,21 @@ impl<D: Disk> Store<D> {
     /// Begins a new segment because the last one is large, or not needed, though no message has to go there. Where that
     /// is not possible now, the last one goes on.
     fn begin_next(&mut self) {
-        match self.begin_segment(0) {
+        match self.begin_segment(self.spare()) {
             Ok(()) => self.make_way(),
             Err(_) => self.limit = self.limit.max(self.written + SPARE),
+        }
+    }
+
+    /// Begins a new segment on a disk that has no room for the records that end messages: there are no messages. What was put
+    /// aside for those records makes room for the segment.
+    fn begin_without_room(&mut self) {
+        // Also where this process has put nothing aside: the one before may have.
+        if self.write().is_ok() && self.head.truncate(self.written).is_ok() {
+            self.reserved = 0;
+        }
+        if self.begin_segment(0).is_ok() {
+            self.make_way();
         }
     }
 
@@ -954,6 +973,14 @@ impl<D: Disk> Store<D> {
         }
         if self.segments.len() < kept {
             let first = self.segments[0].number;
+            // While a removed file is open, its room is not free.
+            if self
+                .scan
+                .as_ref()
+                .is_some_and(|scan| scan.at().segment < first)
+            {
+                (self.scan, self.front) = (None, None);
+            }
             let gone = self.state.first..first;
             self.note_down(&Record::First(first));
             let end = self.end();

@@ -133,11 +133,17 @@ fn a_message_that_never_fits_is_told_from_one_that_does_not_fit_now() {
 #[test]
 fn a_full_disk_can_be_drained() {
     for size in [10, 100, 3000] {
-        for segment_size in [20_000, 200_000] {
+        for (segment_size, sync) in [
+            (20_000, Sync::Process),
+            (200_000, Sync::Process),
+            (4 << 20, Sync::Process),
+            (4 << 20, Sync::Power),
+        ] {
             let disk = Simulated::new(1);
             disk.reserves();
             let options = Options {
                 segment_size,
+                sync,
                 ..Options::default()
             };
             let (mut store, _) = Store::open(disk.clone(), options.clone()).unwrap();
@@ -151,6 +157,8 @@ fn a_full_disk_can_be_drained() {
             // Another process does the rest.
             drop(store);
             let (mut store, _) = Store::open(disk.clone(), options.clone()).unwrap();
+            // Others take the room that is left.
+            disk.has_room(Some(disk.taken()));
             for sequence in 0..kept {
                 assert_eq!(store.front().unwrap().unwrap().sequence, sequence);
                 store.send_front(1);
@@ -161,6 +169,10 @@ fn a_full_disk_can_be_drained() {
                 store.flush().unwrap();
             }
             assert_eq!(store.count(), 0);
+            if sync == Sync::Power && store.keep(&message(&packet), None).is_err() {
+                let result = store.sync().expect("something to sync").run();
+                store.synced(result).unwrap();
+            }
             store.keep(&message(&packet), None).unwrap();
         }
     }

@@ -162,6 +162,11 @@ impl Simulated {
         self.world().room = room;
     }
 
+    /// How many bytes all files have together, with what is reserved.
+    pub fn taken(&self) -> usize {
+        self.world().used()
+    }
+
     /// Room can be reserved.
     pub fn reserves(&self) {
         self.world().reserves = true;
