@@ -159,6 +159,11 @@ CROSS ?= x86_64-unknown-linux-musl/5.4 x86_64-unknown-linux-musl/jit x86_64-pc-w
 cross: ## builds for other systems, CROSS="TARGET/LUA...", and runs what can be run here
 	@for each in $(CROSS); do scripts/test-cross $${each%/*} $${each#*/} || failed=yes; done; [ ! "$$failed" ]
 
+.PHONY: dist-elsewhere
+dist-elsewhere: ## makes rocks, and installs them on Debian 11, and where there is musl alone
+	@scripts/test-dist --elsewhere x86_64-unknown-linux-gnu.2.17 5.1
+	@scripts/test-dist --elsewhere x86_64-unknown-linux-musl 5.4
+
 .PHONY: interop
 interop: ## the table in docs/interop.md: what each of six brokers and this library do together
 	@$(SETUP) build broker interop interop-more lua-$(LUA_VERSION)
