@@ -57,17 +57,13 @@ LUA_FILES = $(patsubst lua/%,%,$(shell find lua -name '*.lua'))
 DOC_FILES = LICENSE README.md CHANGELOG.md $(shell find docs examples types -type f)
 RUST_FILES := $(shell find src -name '*.rs') $(wildcard build.rs) Cargo.toml Cargo.lock
 
-# Brings the Lua files into the tree. What has not changed is left alone: programs may be running from it.
-define COPY_LUA
-find lua -name '*.lua' | while read -r file; do \
-	copy="$(TREE)/$${file#lua/}"; \
-	cmp -s "$$file" "$$copy" || { mkdir -p "$${copy%/*}" && cp "$$file" "$$copy"; } || exit; \
-done && find $(TREE) -name '*.lua' | while read -r copy; do [ -e "lua/$${copy#$(TREE)/}" ] || rm "$$copy"; done
-endef
-
 .PHONY: build
 build: $(TREE)/$(MODULE) ## the module for one Lua, as the tree build/LUA
-	@$(COPY_LUA)
+	@# What has not changed is left alone: programs may be running from the tree.
+	@for file in $(LUA_FILES); do \
+		if ! cmp -s lua/$$file $(TREE)/$$file; then $(INSTALL) 644 lua/$$file $(TREE)/$$file || exit; fi; \
+	done
+	@find $(TREE) -name '*.lua' | while read -r file; do [ -e "lua/$${file#$(TREE)/}" ] || rm "$$file"; done
 	@echo 'luamqtt-native for $(if $(filter jit,$(LUA_VERSION)),LuaJIT,Lua $(LUA_VERSION)), as LUA=$(LUA) says, is in $(TREE)'
 
 # Every Lua version's module has the same file name in cargo's directory: it is copied out before the next one is built.

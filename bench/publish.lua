@@ -1,6 +1,7 @@
 -- Publishes messages, of QoS 1 and 2 with 100 unacknowledged: lua bench/publish.lua QOS SIZE [outside|acknowledged]
 -- With `outside`, the messages of QoS 0 are published outside of the loop and its handlers. With `acknowledged`, the
 -- last acknowledgement is the end; else the broker of the rig says how many messages it has received.
+
 local bench = require("bench")
 
 local qos, size = tonumber((...)), tonumber((select(2, ...)))
