@@ -178,6 +178,46 @@ fn a_full_disk_can_be_drained() {
     }
 }
 
+/// A disk that is filled to the last byte, again and again, by a store with a single segment.
+#[test]
+fn an_empty_store_has_room_on_a_full_disk() {
+    for (sync, size) in [
+        (Sync::Process, 100),
+        (Sync::Process, 3000),
+        (Sync::Power, 100),
+        (Sync::Power, 3000),
+    ] {
+        let disk = Simulated::new(1);
+        disk.reserves();
+        let options = Options {
+            sync,
+            ..Options::default()
+        };
+        let (mut store, _) = Store::open(disk.clone(), options).unwrap();
+        disk.has_room(Some(400_000));
+        let packet = vec![7; size];
+        for _ in 0..20 {
+            if let Err(error) = store.keep(&message(&packet), None) {
+                let Some(job) = store.sync() else {
+                    panic!("{sync:?}, {size} bytes: {error}, and no sync gives room back");
+                };
+                store.synced(job.run()).unwrap();
+                store.keep(&message(&packet), None).unwrap();
+            }
+            while store.keep(&message(&packet), None).is_ok() {}
+            while store.front().unwrap().is_some() {
+                store.send_front(1);
+                store.flush().unwrap();
+                store.released(1);
+                store.flush().unwrap();
+                store.done(1);
+                store.flush().unwrap();
+            }
+            assert_eq!(store.count(), 0);
+        }
+    }
+}
+
 /// A message that was dropped by each record would make a full disk fuller.
 #[test]
 fn the_pages_of_a_list_are_bounded() {

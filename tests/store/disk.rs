@@ -41,6 +41,8 @@ struct Content {
     writes: Vec<(usize, Vec<u8>)>,
     /// How many bytes it may have without more room.
     reserved: usize,
+    /// Shared with those who have it open.
+    open: Arc<()>,
 }
 
 impl Content {
@@ -85,10 +87,14 @@ enum Fate {
 }
 
 impl World {
-    /// The bytes that all files take.
+    /// The bytes that all files take: a removed one until nobody has it open.
     fn used(&self) -> usize {
-        let files = self.seen.values().map(|&index| &self.files[index]);
-        files.map(|file| file.seen.len().max(file.reserved)).sum()
+        let files = self.files.iter().enumerate().filter(|(index, file)| {
+            Arc::strong_count(&file.open) > 1 || self.seen.values().any(|seen| seen == index)
+        });
+        files
+            .map(|(_, file)| file.seen.len().max(file.reserved))
+            .sum()
     }
 
     fn fate(&mut self) -> Fate {
@@ -132,6 +138,7 @@ pub struct File {
     world: Arc<Mutex<World>>,
     /// `None`: the directory.
     index: Option<usize>,
+    _open: Arc<()>,
 }
 
 impl File {
@@ -207,6 +214,7 @@ impl Simulated {
                 seen: content,
                 reserved: file.reserved,
                 writes: Vec::new(),
+                open: Arc::default(),
             });
         }
         let mut directory = world.seen.clone();
@@ -286,9 +294,11 @@ impl Disk for Simulated {
         let Fate::Whole = fate else {
             return Err(dead());
         };
+        let index = world.seen[&number];
         Ok(File {
-            index: Some(world.seen[&number]),
+            index: Some(index),
             world: Arc::clone(&self.0),
+            _open: Arc::clone(&world.files[index].open),
         })
     }
 
@@ -300,6 +310,7 @@ impl Disk for Simulated {
         Ok(File {
             index: Some(index),
             world: Arc::clone(&self.0),
+            _open: Arc::clone(&world.files[index].open),
         })
     }
 
@@ -319,6 +330,7 @@ impl Disk for Simulated {
         Ok(File {
             index: None,
             world: Arc::clone(&self.0),
+            _open: Arc::default(),
         })
     }
 
@@ -349,8 +361,7 @@ impl DiskFile for File {
         let (index, offset) = (self.index.expect("a file"), offset as usize);
         let Content { seen, reserved, .. } = &world.files[index];
         let grows = (offset + bytes.len()).saturating_sub(seen.len().max(*reserved));
-        let used = world.used();
-        let fits = grows == 0 || world.room.is_none_or(|room| used + grows <= room);
+        let fits = grows == 0 || world.room.is_none_or(|room| world.used() + grows <= room);
         let count = match fate {
             Fate::Whole if fits => bytes.len(),
             Fate::Never => 0,
@@ -386,10 +397,10 @@ impl DiskFile for File {
         if !world.reserves {
             return Ok(false);
         }
-        let (index, used) = (self.index.expect("a file"), world.used());
+        let index = self.index.expect("a file");
         let Content { seen, reserved, .. } = &world.files[index];
         let grows = (size as usize).saturating_sub(seen.len().max(*reserved));
-        if grows > 0 && world.room.is_some_and(|room| used + grows > room) {
+        if grows > 0 && world.room.is_some_and(|room| world.used() + grows > room) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let reserved = (*reserved).max(size as usize);
