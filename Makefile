@@ -155,6 +155,10 @@ CROSS ?= x86_64-unknown-linux-musl/5.4 x86_64-unknown-linux-musl/jit x86_64-pc-w
 cross: ## builds for other systems, CROSS="TARGET/LUA...", and runs what can be run here
 	@for each in $(CROSS); do scripts/test-cross $${each%/*} $${each#*/} || failed=yes; done; [ ! "$$failed" ]
 
+.PHONY: cross-check
+cross-check: ## whether the sources compile for ARM and MIPS with 32 bits, and for macOS
+	@scripts/test-cross --check armv7-unknown-linux-musleabihf mipsel-unknown-linux-musl aarch64-apple-darwin
+
 .PHONY: dist-elsewhere
 dist-elsewhere: ## makes rocks, and installs them on Debian 11, and where there is musl alone
 	@scripts/test-dist --elsewhere x86_64-unknown-linux-gnu.2.17 5.1
