@@ -94,6 +94,18 @@ describe("docs/architecture.md", function()
 		assert.is_true(seen > 50)
 	end)
 
+	it("has loops that end in a finalizer of an old LuaJIT too", function()
+		local seen = 0
+		for _, file in ipairs(files_below("lua/mqtt", "lua")) do
+			local code = read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", "")
+			for iterator in code:gmatch("%sfor%s[%w_, ]-%sin%s+([%w_.]+)") do
+				seen = seen + 1
+				assert.is_true(iterator ~= "pairs" and iterator ~= "next", file .. " has a loop with " .. iterator .. ": take `each`")
+			end
+		end
+		assert.is_true(seen > 50)
+	end)
+
 	it("has all fields of a client in one list", function()
 		local source = read("lua/mqtt/client.lua")
 		local listed, used = {}, 0

@@ -360,6 +360,33 @@ describe("a client that is collected", function()
 		assert.equal("garbage", reason)
 	end)
 
+	-- The loop over the waits has run with waits of other kinds: see docs/architecture.md on `each`.
+	it("tells its callers, though a loop has been compiled for others", function()
+		local output, status = child.run([[
+			local mqtt = require("mqtt")
+						mqtt.log.set(false)
+			local function request(client, callback)
+				assert(client:request({ topic = "t", callback = callback }))
+				return client
+			end
+			local function new()
+				return mqtt.client({ uri = "127.0.0.1:1", version = mqtt.v50, clean = true, queue = {}, reconnect = false })
+			end
+			local kept = new()
+			for _ = 1, 300 do
+				request(kept, function() end)
+			end
+			assert(not kept:start_connecting())
+			request(new(), function(_, reason)
+				print(reason)
+			end)
+			collectgarbage()
+			collectgarbage()
+		]])
+		assert.equal("nobody holds this client any more: it has been collected\n", output)
+		assert.equal(0, status)
+	end)
+
 	it("stops to connect", function()
 		local server = servers.start(mqtt.v311, function() end)
 		do

@@ -8,7 +8,7 @@
 local core = require("mqtt.core")
 local host = require("mqtt.host")
 
-local next, require = next, require
+local each, next, require = pairs, next, require
 local next_ready = core.next_ready
 local ngx = host.openresty()
 
@@ -131,7 +131,7 @@ local function run(_, own_watch)
 				sock = nil
 				local late = users
 				users = {}
-				for _, stop in next, late do
+				for _, stop in each(late) do
 					stop()
 				end
 			end

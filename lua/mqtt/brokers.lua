@@ -7,7 +7,7 @@ local core = require("mqtt.core")
 local fields = require("mqtt.client.fields")
 
 local math_huge, math_max, math_min = math.huge, math.max, math.min
-local ipairs, pairs, setmetatable, tonumber, tostring, type = ipairs, pairs, setmetatable, tonumber, tostring, type
+local each, ipairs, setmetatable, tonumber, tostring, type = pairs, ipairs, setmetatable, tonumber, tostring, type
 local table_insert, table_remove = table.insert, table.remove
 
 -- The defaults of the table `reconnect`, in seconds and as a part of them.
@@ -83,7 +83,7 @@ end
 -- @tparam table reconnect the value
 -- @treturn string the fault, or nil
 function brokers.check_reconnect(reconnect)
-	for key, value in pairs(reconnect) do
+	for key, value in each(reconnect) do
 		if key == "min" or key == "max" then
 			if not is_seconds(value) then
 				return ("expecting reconnect.%s to be a number of seconds above 0, got: %s"):format(key, tostring(value))
@@ -106,7 +106,7 @@ end
 -- @treturn string the fault, or nil
 function brokers.check_uris(uris)
 	local count = 0
-	for key in pairs(uris) do
+	for key in each(uris) do
 		if type(key) ~= "number" then
 			return "expecting uri to be a string or a list of strings, got a table with the key " .. tostring(key)
 		end

@@ -4,7 +4,7 @@
 local core = require("mqtt.core")
 
 local math_floor = math.floor
-local getmetatable, ipairs, pairs, type = getmetatable, ipairs, pairs, type
+local each, getmetatable, ipairs, type = pairs, getmetatable, ipairs, type
 
 local calls = {}
 
@@ -113,7 +113,7 @@ local FAST_FIELDS = { topic = true, payload = true, qos = true, retain = true, d
 local unsure = 1000
 
 local function is_plain(opts, ignored)
-	for name in pairs(opts) do
+	for name in each(opts) do
 		if not (FAST_FIELDS[name] or ignored[name]) then
 			return false
 		end

@@ -21,7 +21,7 @@ local v3 = require("mqtt.client.v3")
 
 require("mqtt.later") { "mqtt.client.backlog", "mqtt.client.dropped", "mqtt.client.keeping", "mqtt.client.rpc" }
 
-local error, ipairs, pairs, pcall, rawset = error, ipairs, pairs, pcall, rawset
+local each, error, ipairs, pcall, rawset = pairs, error, ipairs, pcall, rawset
 local require, select, setmetatable, tostring, type = require, select, setmetatable, tostring, type
 local str_format = string.format
 
@@ -51,7 +51,7 @@ end
 -- An empty list of handlers for each event.
 local function new_handlers()
 	local handlers = setmetatable({}, handlers_mt)
-	for event, is_listed in pairs(EVENTS) do
+	for event, is_listed in each(EVENTS) do
 		handlers[event] = is_listed and {} or nil
 	end
 	return handlers
@@ -343,7 +343,7 @@ function Client:on(events, ...)
 	elseif count > 1 or type(events) ~= "table" then
 		error("invalid arguments: expected a table of handlers, or an event name and a handler", 2)
 	end
-	for event, handler in pairs(events) do
+	for event, handler in each(events) do
 		if type(event) ~= "string" then
 			error("expecting event to be a string", 2)
 		elseif type(handler) ~= "function" then
@@ -352,7 +352,7 @@ function Client:on(events, ...)
 			error("invalid event '" .. event .. "' to handle", 2)
 		end
 	end
-	for event, handler in pairs(events) do
+	for event, handler in each(events) do
 		local handlers = self.handlers[event]
 		handlers[#handlers + 1] = handler
 	end
@@ -758,7 +758,7 @@ end
 Client.handle = incoming.handle
 Client._is_first_pass = ending.is_first_pass
 for _, room in ipairs({ steps, v3 }) do
-	for name, method in pairs(room) do
+	for name, method in each(room) do
 		Client[name] = method
 	end
 end

@@ -5,7 +5,7 @@ local core = require("mqtt.core")
 local protected = require("mqtt.protect").call
 
 local globals, loaded = _G, package.loaded
-local assert, error, ipairs, next, pairs, pcall, rawget = assert, error, ipairs, next, pairs, pcall, rawget
+local assert, each, error, ipairs, next, pcall, rawget = assert, pairs, error, ipairs, next, pcall, rawget
 local require, select, setmetatable, type, xpcall = require, select, setmetatable, type, xpcall
 local math_huge = math.huge
 local coroutine_resume, coroutine_running = coroutine.resume, coroutine.running
@@ -146,7 +146,7 @@ local function source_of(copas)
 	local source = sources[copas]
 	if not source then
 		local counts = {}
-		for _, value in pairs(copas) do
+		for _, value in each(copas) do
 			if type(value) == "function" then
 				local from = getinfo(value, "S").source
 				counts[from] = (counts[from] or 0) + 1
@@ -604,7 +604,7 @@ local is_watching = false
 local calls_at_exit = {}
 
 local function is_waited_for()
-	for client in pairs(clients_at_exit) do
+	for client in each(clients_at_exit) do
 		if client._waits and next(client._waits.pending) then
 			return true
 		end
@@ -620,7 +620,7 @@ local function shut_all_down()
 		ngx.sleep(LINGER_PAUSE)
 	end
 	local clients = {}
-	for client in pairs(clients_at_exit) do
+	for client in each(clients_at_exit) do
 		clients[#clients + 1] = client
 	end
 	for _, client in ipairs(clients) do

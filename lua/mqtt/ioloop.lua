@@ -11,7 +11,7 @@ local host = require("mqtt.host")
 local log = require("mqtt.log")
 local timers = require("mqtt.loop.timer")
 
-local error, ipairs, next, pairs = error, ipairs, next, pairs
+local each, error, ipairs, next = pairs, error, ipairs, next
 local setmetatable, tostring, type = setmetatable, tostring, type
 local assert = assert
 local math_huge, math_max, math_min = math.huge, math.max, math.min
@@ -146,7 +146,7 @@ end
 local function for_owners(token, func)
 	local owner = owners[token]
 	if owner == true then
-		for loop in pairs(loops) do
+		for loop in each(loops) do
 			if loop._native[token] then
 				func(loop, loop._native[token])
 			end
@@ -159,7 +159,7 @@ end
 -- Returns a loop that has the client with this token, and again the loop, or true if there are several.
 local function find_owner(token)
 	local found
-	for loop in pairs(loops) do
+	for loop in each(loops) do
 		if loop._native[token] then
 			if found then
 				return loop, true
@@ -304,7 +304,7 @@ local function serve_ready(self, most)
 	for token in next_ready do
 		for_owners(token, enqueue)
 	end
-	for client in pairs(self._again) do
+	for client in each(self._again) do
 		self._again[client], self._wishes[client] = nil, nil
 		enqueue(self, client)
 	end
@@ -399,10 +399,10 @@ local function iterate(self, longest, most)
 		local time = now()
 		-- A round within this round may have waited since the items were asked.
 		local passed = waits ~= waits_before and started and time - started or 0
-		for _, wish in pairs(wishes) do
+		for _, wish in each(wishes) do
 			longest = math_min(longest, wish - passed)
 		end
-		for _, due in pairs(self._sleeping) do
+		for _, due in each(self._sleeping) do
 			longest = math_min(longest, due - time)
 		end
 		longest = math_max(longest, 0)
@@ -499,7 +499,7 @@ local run_until_clients = Ioloop.run_until_clients
 
 -- Whether the loop runs. After an error only the stack tells.
 local function is_running(self)
-	for thread in pairs(self._runs) do
+	for thread in each(self._runs) do
 		if is_at_work(thread, run_until_clients, self) then
 			return true
 		end
@@ -536,7 +536,7 @@ local function explain(opts)
 	elseif type(opts) ~= "table" then
 		return "expecting opts to be a table, got: " .. type(opts)
 	end
-	for name, expected in pairs(OPTIONS) do
+	for name, expected in each(OPTIONS) do
 		local value = opts[name]
 		if value ~= nil and type(value) ~= expected then
 			return "expecting " .. name .. " to be a " .. expected .. ", got: " .. type(value)

@@ -2,12 +2,12 @@
 -- Their text is read now, and they get Lua's functions of now: by then the program may have changed its directory, its
 -- search path or its globals.
 
-local assert, ipairs, load, loadstring, pairs, setfenv = assert, ipairs, load, loadstring, pairs, setfenv
+local assert, each, ipairs, load, loadstring, setfenv = assert, pairs, ipairs, load, loadstring, setfenv
 local io, package = io, package
 
 local function copy(library)
 	local own = {}
-	for name, value in pairs(library) do
+	for name, value in each(library) do
 		own[name] = value
 	end
 	return own

@@ -4,7 +4,7 @@
 -- @module mqtt.packet
 local packet = {}
 
-local ipairs, pairs, setmetatable, tostring, type = ipairs, pairs, setmetatable, tostring, type
+local each, ipairs, setmetatable, tostring, type = pairs, ipairs, setmetatable, tostring, type
 local format = string.format
 local concat = table.concat
 
@@ -92,7 +92,7 @@ end
 
 --- Names of CONNACK codes: the return codes of 3.1.1 (3.2.2.3) and the reason codes of 5.0 (3.2.2.2).
 packet.connack_rc = codec[v50].reason_names(types.CONNACK)
-for code, name in pairs(codec[v311].reason_names(types.CONNACK)) do
+for code, name in each(codec[v311].reason_names(types.CONNACK)) do
 	packet.connack_rc[code] = name
 end
 

@@ -4,7 +4,7 @@
 -- @module mqtt.tools
 local tools = {}
 
-local error, pairs, type = error, pairs, type
+local each, error, type = pairs, error, type
 local floor = math.floor
 local byte, format = string.byte, string.format
 local sort = table.sort
@@ -59,7 +59,7 @@ end
 -- @treturn function iterator of key and value
 function tools.sortedpairs(tbl)
 	local keys = {}
-	for key in pairs(tbl) do
+	for key in each(tbl) do
 		local key_type = type(key)
 		if key_type ~= "number" and key_type ~= "string" then
 			error("sortedpairs failed to make a stable iteration order for key of type " .. key_type, 2)

@@ -7,7 +7,7 @@ local const = require("mqtt.const")
 local types = require("mqtt.packet").types
 
 local math_huge = math.huge
-local pairs, tostring, type = pairs, tostring, type
+local each, tostring, type = pairs, tostring, type
 local str_format = string.format
 
 local arguments = {}
@@ -18,7 +18,7 @@ local function copy(value)
 		return value
 	end
 	local own = {}
-	for key, field in pairs(value) do
+	for key, field in each(value) do
 		own[key] = field
 	end
 	return own

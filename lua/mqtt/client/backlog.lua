@@ -3,7 +3,7 @@
 
 local fields = require("mqtt.client.fields")
 
-local ipairs, pairs, tostring, type = ipairs, pairs, tostring, type
+local each, ipairs, tostring, type = pairs, ipairs, tostring, type
 local math_floor, math_huge, str_format, table_concat = math.floor, math.huge, string.format, table.concat
 
 -- The fields of the options queue and store: the largest whole number, the allowed strings, or what it is in words.
@@ -49,7 +49,7 @@ end
 -- Returns a check of an option that is a table with these fields.
 local function check_fields(option, known)
 	return function(value)
-		for key, field in pairs(value) do
+		for key, field in each(value) do
 			local expected = known[key]
 			if not expected then
 				return "unexpected key in " .. option .. ": " .. tostring(key) .. fields.hint(key, known)

@@ -7,7 +7,7 @@ local log = require("mqtt.log")
 
 require("mqtt.later") { "mqtt.client.spelling" }
 
-local ipairs, next, pairs, require, tostring, type = ipairs, next, pairs, require, tostring, type
+local each, ipairs, raw_next, require, tostring, type = pairs, ipairs, next, require, tostring, type
 
 local fields = {}
 
@@ -26,7 +26,7 @@ local SUBSCRIBE = {
 }
 local UNSUBSCRIBE = { topic = true, properties = true, user_properties = true, callback = true }
 -- The table of the subscription may serve for both.
-for name in pairs(SUBSCRIBE) do
+for name in each(SUBSCRIBE) do
 	UNSUBSCRIBE[name] = UNSUBSCRIBE[name] or false
 end
 fields.publish, fields.subscribe, fields.unsubscribe = PUBLISH, SUBSCRIBE, UNSUBSCRIBE
@@ -40,10 +40,10 @@ fields.will = {
 -- @treturn table the copy
 function fields.with(table, more)
 	local copy = {}
-	for key, value in pairs(table or {}) do
+	for key, value in each(table or {}) do
 		copy[key] = value
 	end
-	for key, value in pairs(more) do
+	for key, value in each(more) do
 		copy[key] = value
 	end
 	return copy
@@ -63,7 +63,7 @@ end
 -- @tparam table known the known names
 -- @treturn string the error message
 function fields.strict(what, opts, known)
-	for name in next, opts do
+	for name in raw_next, opts do
 		if known[name] == nil then
 			return "unexpected key in " .. what .. ": " .. tostring(name) .. fields.hint(name, known)
 		end
@@ -99,7 +99,7 @@ end
 -- @treturn string the error message, or nil
 function fields.lenient(method, opts)
 	local known = fields[method]
-	for name in next, opts do
+	for name in raw_next, opts do
 		if known[name] ~= nil or harmless[known][name] then -- luacheck: ignore 542
 			-- Most fields end here.
 		elseif type(name) ~= "string" then

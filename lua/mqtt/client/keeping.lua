@@ -9,7 +9,7 @@ local host = require("mqtt.host")
 local log = require("mqtt.log")
 local requests = require("mqtt.client.requests")
 
-local error, pairs, require, tostring, type = error, pairs, require, tostring, type
+local each, error, require, tostring, type = pairs, error, require, tostring, type
 local publish_plain, IGNORED = calls.publish, fields.ignored
 
 local keeping = {}
@@ -74,7 +74,7 @@ end
 function keeping.open(client, given)
 	local opts, store = client.opts, { path = client.opts.store }
 	if type(opts.store) == "table" then
-		for name, value in pairs(opts.store) do
+		for name, value in each(opts.store) do
 			store[name] = value
 		end
 	end

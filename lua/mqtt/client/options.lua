@@ -9,7 +9,7 @@ local core = require("mqtt.core")
 local fields = require("mqtt.client.fields")
 local packet_type = require("mqtt.packet").types
 
-local ipairs, pairs, require, tostring, type = ipairs, pairs, require, tostring, type
+local each, ipairs, require, tostring, type = pairs, ipairs, require, tostring, type
 local math_huge = math.huge
 local str_format = string.format
 
@@ -117,7 +117,7 @@ options.schema = SCHEMA
 
 -- The type of an option without `words`: it has only one.
 local function type_of(option)
-	for name in pairs(option) do
+	for name in each(option) do
 		if name ~= "default" then
 			return name
 		end
@@ -179,7 +179,7 @@ function options.copy(given)
 		return nil, "expecting a table of options to create MQTT client, got: " .. type(given)
 	end
 	local own = {}
-	for key, value in pairs(given) do
+	for key, value in each(given) do
 		local err = check(key, value)
 		if err then
 			return nil, err
@@ -216,7 +216,7 @@ local REQUIRED = { "uri", "connector", "keep_alive", "id" }
 -- @tparam number version the protocol version that the client was created with
 -- @treturn string the error message
 function options.check_changed(opts, version)
-	for key, value in pairs(opts) do
+	for key, value in each(opts) do
 		local err = SCHEMA[key] and check(key, value)
 		if err then
 			return err
@@ -289,7 +289,7 @@ local function connect_properties(opts)
 		return properties
 	end
 	local all = { maximum_packet_size = size }
-	for name, value in pairs(properties or NOTHING) do
+	for name, value in each(properties or NOTHING) do
 		all[name] = value
 	end
 	return all

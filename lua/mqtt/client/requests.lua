@@ -13,7 +13,7 @@ local options = require("mqtt.client.options")
 local packet = require("mqtt.packet")
 local protect = require("mqtt.protect")
 
-local error, getmetatable, ipairs, pairs, require, type = error, getmetatable, ipairs, pairs, require, type
+local each, error, getmetatable, ipairs, require, type = pairs, error, getmetatable, ipairs, require, type
 local os_time = os.time
 local tostring = tostring
 local core_acknowledge, acknowledge_plain = core.acknowledge, calls.acknowledge
@@ -151,7 +151,7 @@ function requests.ask(client, method, opts, done, note)
 	local own, callback = {}, opts.callback
 	local asked = { done = done, note = note }
 	local known = fields[method]
-	for key, value in pairs(opts) do
+	for key, value in each(opts) do
 		-- The table may have options of the caller's.
 		if known[key] ~= nil then
 			own[key] = value

@@ -14,7 +14,7 @@ local protect = require("mqtt.protect")
 local requests = require("mqtt.client.requests")
 local Waits = require("mqtt.client.waits")
 
-local error, ipairs, next, pairs, setmetatable, type = error, ipairs, next, pairs, setmetatable, type
+local each, error, ipairs, next, setmetatable, type = pairs, error, ipairs, next, setmetatable, type
 local str_format = string.format
 local table_sort = table.sort
 local raise, try, with = protect.raise, protect.try, fields.with
@@ -130,7 +130,7 @@ end
 -- perhaps a packet, ends them instead. Raises the first error.
 local function release(self, listener, err, pck)
 	local held, order, failure = listener.requests, {}, nil
-	for wait in pairs(held) do
+	for wait in each(held) do
 		order[#order + 1] = wait
 	end
 	table_sort(order, function(a, b)
@@ -236,13 +236,13 @@ end
 -- The broker has lost the old session, with the subscriptions to topics for responses: requests wait until it has
 -- granted these again. Requests of QoS 1 that were sent wait too, and are sent once more: their responses may be lost.
 local function session_lost(self)
-	for topic, listener in pairs(with(self.listeners, {})) do
+	for topic, listener in each(with(self.listeners, {})) do
 		self.client._topics:lost(topic)
 		if listener.is_former then
 			drop_listener(self, topic)
 		end
 	end
-	for wait, request in pairs(self.sent) do
+	for wait, request in each(self.sent) do
 		local listener = self.listeners[request.topic or self.topic]
 		local held = listener and listener.requests or self.moved
 		held[wait] = request.send
@@ -281,14 +281,14 @@ function Rpc:renew()
 		local moved = self.moved
 		self.moved = {}
 		if listener then
-			for wait, send in pairs(moved) do
+			for wait, send in each(moved) do
 				listener.requests[wait] = send
 			end
 		else
 			failure = try(nil, release, self, { requests = moved }, err)
 		end
 	end
-	for _, listener in pairs(with(self.listeners, {})) do
+	for _, listener in each(with(self.listeners, {})) do
 		if is_granted(self, listener) then
 			failure = try(failure, release, self, listener)
 		end
@@ -381,7 +381,7 @@ function Rpc.request(client, opts)
 	function wait.forget()
 		-- The exchange may go on for ever, and it holds the wait.
 		self.sent[wait], self.moved[wait], wait.request = nil, nil, nil
-		for _, other in pairs(self.listeners) do
+		for _, other in each(self.listeners) do
 			other.requests[wait] = nil
 		end
 	end

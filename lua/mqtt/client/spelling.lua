@@ -1,7 +1,7 @@
 --- Which field a program means that has misspelt one. Internal to `mqtt.client.fields`, which loads this when needed.
 
 local math_floor, math_min = math.floor, math.min
-local pairs, type = pairs, type
+local each, type = pairs, type
 
 local spelling = {}
 
@@ -51,7 +51,7 @@ function spelling.closest(name, known)
 	if #folded > 30 then
 		return nil
 	end
-	for other, is_looked_for in pairs(known) do
+	for other, is_looked_for in each(known) do
 		local word = is_looked_for and fold(other)
 		if word and word:byte() == folded:byte() then
 			local count = distance(folded, word)

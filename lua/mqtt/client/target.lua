@@ -5,7 +5,7 @@
 local const = require("mqtt.const")
 local core = require("mqtt.core")
 
-local error, ipairs, pairs, pcall = error, ipairs, pairs, pcall
+local each, error, ipairs, pcall = pairs, error, ipairs, pcall
 local setmetatable, tostring, type = setmetatable, tostring, type
 local str_format = string.format
 
@@ -166,7 +166,7 @@ function target.tls(conn)
 		return nil
 	end
 	local settings = {}
-	for key, value in pairs(conn.secure_params or NOTHING) do
+	for key, value in each(conn.secure_params or NOTHING) do
 		settings[key] = value
 	end
 	if type(settings.password) == "function" then

@@ -12,7 +12,7 @@ local requests = require("mqtt.client.requests")
 local REFUSED = require("mqtt.client.await").REFUSED
 local validate_filter = require("mqtt.topics").validate_subscribe_topic
 
-local error, ipairs, pairs, setmetatable, type = error, ipairs, pairs, setmetatable, type
+local each, error, ipairs, setmetatable, type = pairs, error, ipairs, setmetatable, type
 local str_format = string.format
 local table_insert, table_remove, table_sort = table.insert, table.remove, table.sort
 local raise, try = protect.raise, protect.try
@@ -55,7 +55,7 @@ local function explain(client, opts)
 	if unknown then
 		return unknown
 	end
-	for key in pairs(opts) do
+	for key in each(opts) do
 		if not (OPTIONS[key] or opts.subscribe) then
 			return "expecting opts.subscribe to be true where there is opts." .. key
 		end
@@ -112,7 +112,7 @@ function Topics:renew(connack)
 	local client = self.client
 	local conn, opts, inboxes = client.connection, client.opts, client._rpc and client._rpc.listeners or {}
 	local filters = {}
-	for filter, subscription in pairs(self.subscriptions) do
+	for filter, subscription in each(self.subscriptions) do
 		local state = subscription and subscription.state
 		-- The subscriptions of `Client:request` are renewed here in any case: requests wait for the SUBACK.
 		local has = state == "granted" and (connack.sp or opts.resubscribe and not inboxes[filter])

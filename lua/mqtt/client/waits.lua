@@ -6,7 +6,7 @@ local packet_type = require("mqtt.packet").types
 local protect = require("mqtt.protect")
 
 local math_max, math_min = math.max, math.min
-local ipairs, next, pairs, select, setmetatable = ipairs, next, pairs, select, setmetatable
+local each, ipairs, next, select, setmetatable = pairs, ipairs, next, select, setmetatable
 local table_insert, table_remove, table_sort = table.insert, table.remove, table.sort
 local unpack = table.unpack or unpack -- luacheck: globals unpack
 local raise, try = protect.raise, protect.try
@@ -158,7 +158,7 @@ end
 -- @param ... results
 function Waits:finish_all(kind, ...)
 	local waits = {}
-	for wait in pairs(self.pending) do
+	for wait in each(self.pending) do
 		if not kind or wait.kind == kind then
 			waits[#waits + 1] = wait
 		end
@@ -178,7 +178,7 @@ function Waits:check()
 	local now = core.now()
 	if self.next_timeout and self.next_timeout <= now then
 		local earliest, late
-		for wait in pairs(self.pending) do
+		for wait in each(self.pending) do
 			if not wait.at then -- luacheck: ignore 542
 				-- no timeout
 			elseif wait.at <= now then

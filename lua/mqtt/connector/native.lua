@@ -9,7 +9,7 @@
 local host = require("mqtt.host")
 local super = require("mqtt.connector.base.non_buffered_base")
 
-local error, pairs = error, pairs
+local each, error = pairs, error
 
 local native = {
 	--- The kind of connector.
@@ -50,7 +50,7 @@ local INSTEAD = {
 	buffer_clear = "call client:step(), or add the client to a loop",
 }
 
-for method, instead in pairs(INSTEAD) do
+for method, instead in each(INSTEAD) do
 	native[method] = function()
 		error("the native connection has no '" .. method .. "': " .. instead .. "; or derive your connector from"
 			.. " mqtt.connector.luasocket or mqtt.connector.copas", 2)

@@ -13,7 +13,7 @@ local host = require("mqtt.host")
 local log = require("mqtt.log")
 local timers = require("mqtt.loop.timer")
 
-local next, rawget, select, setmetatable = next, rawget, select, setmetatable
+local each, rawget, select, setmetatable = pairs, rawget, select, setmetatable
 local unpack = table.unpack or unpack -- luacheck: globals unpack
 local now = core.now
 local ngx = host.openresty()
@@ -271,7 +271,7 @@ local function before_news()
 		local gone = server
 		server = nil
 		bell.release(gone)
-		for _, record in next, registry do
+		for _, record in each(registry) do
 			if record.token then
 				push(record)
 			end
@@ -517,7 +517,7 @@ end
 
 -- Starts a new timer for each client whose timer has been ended. The connection ended with the old timer.
 local function revive()
-	for client, record in next, registry do
+	for client, record in each(registry) do
 		local workers = record.workers
 		if workers and workers:is_gone() then
 			ngx.log(ngx.WARN, "MQTT client '", client.opts.id,
@@ -543,7 +543,7 @@ local function guard()
 		ngx.sleep(GUARD_PAUSE)
 		protected(revive)
 		goes_on = false
-		for _, record in next, registry do
+		for _, record in each(registry) do
 			goes_on = goes_on or record.token == nil
 		end
 	until not goes_on

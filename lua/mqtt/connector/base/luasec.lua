@@ -6,7 +6,7 @@
 
 local verifies = require("mqtt.connector.base.verifies")
 
-local error, ipairs, pairs, pcall, require = error, ipairs, pairs, pcall, require
+local each, error, ipairs, pcall, require = pairs, error, ipairs, pcall, require
 local setmetatable, tostring, type = setmetatable, tostring, type
 local getenv, open = os.getenv, io.open
 local concat = table.concat
@@ -61,7 +61,7 @@ function luasec.complete(given)
 		verify = "peer",
 		options = { "all", "no_sslv2", "no_sslv3", "no_tlsv1", "no_tlsv1_1" },
 	}
-	for key, value in pairs(given or {}) do
+	for key, value in each(given or {}) do
 		params[key] = value
 	end
 	if params.mode ~= "client" then
