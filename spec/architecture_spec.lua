@@ -100,7 +100,7 @@ describe("docs/architecture.md", function()
 			local code = read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", "")
 			for iterator in code:gmatch("%sfor%s[%w_, ]-%sin%s+([%w_.]+)") do
 				seen = seen + 1
-				assert.is_true(iterator ~= "pairs" and iterator ~= "next", file .. " has a loop with " .. iterator .. ": take `each`")
+				assert.is_true(iterator ~= "pairs" and iterator ~= "next", file .. ": a loop with " .. iterator)
 			end
 		end
 		assert.is_true(seen > 50)
