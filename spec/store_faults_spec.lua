@@ -341,7 +341,74 @@ describe("a store", function()
 				assert.equal("parent " .. i, payloads[i])
 			end
 		end)
+		it("is free when its process has ended, though a child lives on", function()
+			local path, id = new_path(), new_id()
+			local result = os.tmpname()
+			child.run(child.FORK .. PRELUDE .. [[
+				local client = new()
+				assert(client:publish({ topic = TOPIC, qos = 1 }))
+				if fork() == 0 then
+					local deadline, ok, err = os.time() + 15, nil, nil
+					repeat
+						ok, err = pcall(new)
+					until ok or os.time() > deadline
+					local handle = io.open(%q, "w")
+					handle:write(ok and err:stored()().topic or err)
+					handle:close()
+					os.exit(0)
+				end
+				os.execute("kill -9 $PPID")
+			]], broker.uri, path, id, "kept", "process", result)
+			local handle = io.open(result)
+			local text = handle:read("*a")
+			handle:close()
+			os.remove(result)
+			assert.equal("kept", text)
+		end)
 	end
+
+	it("stays locked though the program reads its files", function()
+		local path = new_path()
+		local client = keeper(path)
+		for name in lfs.dir(path) do
+			if lfs.attributes(path .. "/" .. name, "mode") == "file" then
+				assert(io.open(path .. "/" .. name)):close()
+			end
+		end
+		local output = child.run(PRELUDE .. "print(pcall(new))", broker.uri, path, "other", "t", "process")
+		assert.matches("another process uses it", output, 1, true)
+		assert.is_true(client:publish({ topic = "t", qos = 1 }))
+	end)
+
+	it("is not for two copies of the library in a process", function()
+		local path, copy = new_path(), new_path()
+		local client = keeper(path)
+		local output, status = child.run(PRELUDE .. [[
+			local first = new()
+			local copy = %q
+			assert(os.execute("mkdir -p " .. copy .. "/mqtt"))
+			for template in package.cpath:gmatch("[^;]+") do
+				local file = template:gsub("?", "mqtt/core")
+				if io.open(file) then
+					assert(os.execute(("cp '%%s' %%s/mqtt/"):format(file, copy)))
+					break
+				end
+			end
+			package.cpath = copy .. "/?.so"
+			for name in pairs(package.loaded) do
+				if name:find("^mqtt") then
+					package.loaded[name] = nil
+				end
+			end
+			mqtt = require("mqtt")
+			local ok, err = pcall(new)
+			print(ok, ok or err:match("store: (.*)"), first:publish({ topic = TOPIC, qos = 1 }))
+		]], broker.uri, path .. "-2", "other", "t", "process", copy)
+		paths[#paths + 1] = path .. "-2"
+		assert.equal("false\tanother process uses it\ttrue\n", output)
+		assert.equal(0, status)
+		assert.is_true(client:publish({ topic = "t", qos = 1 }))
+	end)
 
 	it("is of one directory, whatever the program does with its own", function()
 		local here, there = lfs.currentdir(), new_path()

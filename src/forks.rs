@@ -1,4 +1,8 @@
-//! How often this process has been forked, and values that each process of a fork has for itself. Below all rooms.
+//! How often this process has been forked, values that each process of a fork has for itself, and locks that stay the
+//! parent's. Below all rooms.
+
+#[cfg(all(unix, feature = "store"))]
+pub(crate) mod lock;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

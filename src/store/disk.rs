@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+#[cfg(unix)]
+use crate::forks::lock::Lock;
 use crate::forks::{GENERATIONS, PerProcess, forks};
 
 /// A directory of numbered files, which belongs to one store.
@@ -63,7 +65,7 @@ type Identity = (u64, u64);
 #[cfg(windows)]
 type Identity = PathBuf;
 
-/// The directories that this process owns. The system's lock does not tell the threads of a process from each other.
+/// The directories that this process owns, to tell who has one.
 static OWNED: PerProcess<Vec<Identity>> =
     PerProcess([const { Mutex::new(Vec::new()) }; GENERATIONS]);
 
@@ -72,8 +74,11 @@ struct Owner {
     identity: Identity,
     /// Which process, see [`forks`].
     forks: usize,
-    /// The locked file. The lock ends with the process, and a forked child does not inherit it.
-    #[cfg_attr(unix, expect(dead_code))]
+    /// The lock ends with the process, and the child of a fork does not have it.
+    #[cfg(unix)]
+    _lock: Lock,
+    /// The locked file. The lock ends with the process.
+    #[cfg(windows)]
     file: File,
 }
 
@@ -81,16 +86,18 @@ impl Owner {
     fn new(path: &Path) -> io::Result<Self> {
         let identity = identity(path)?;
         let mut owned = OWNED.lock();
-        // Before the file is opened: closing it would release the lock that this process has.
         if owned.contains(&identity) {
             return Err(in_use("another client of this process"));
         }
-        let file = lock_file(&path.join("lock"))?;
+        let lock = lock(&path.join("lock"))?;
         owned.push(Identity::clone(&identity));
         Ok(Self {
             identity,
             forks: forks(),
-            file,
+            #[cfg(unix)]
+            _lock: lock,
+            #[cfg(windows)]
+            file: lock,
         })
     }
 }
@@ -107,23 +114,18 @@ fn identity(path: &Path) -> io::Result<Identity> {
     Ok(path.to_owned())
 }
 
-/// Opens a file that no other process can lock until this one has closed it.
+/// Locks a file, for one holder in all processes.
 #[cfg(unix)]
-fn lock_file(path: &Path) -> io::Result<File> {
+fn lock(path: &Path) -> io::Result<Lock> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path)?;
-    match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::AGAIN) => Err(in_use("another process")),
-        Err(error) => Err(error.into()),
-    }
+    Lock::new(options.open(path)?)?.ok_or_else(|| in_use("another process"))
 }
 
 /// Opens a file that no other process can open until this one has closed it.
 #[cfg(windows)]
-fn lock_file(path: &Path) -> io::Result<File> {
+fn lock(path: &Path) -> io::Result<File> {
     use std::os::windows::fs::OpenOptionsExt;
     const ERROR_SHARING_VIOLATION: i32 = 32;
     let mut options = OpenOptions::new();

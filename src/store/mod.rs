@@ -311,8 +311,12 @@ pub struct Store<D: Disk> {
     synced: Position,
     /// How far the journal itself says that everything is synced.
     told: Position,
-    /// A sync has failed: nobody knows what is on the disk.
-    has_failed: bool,
+    /// The last sync has failed, with this error: nobody knows what is on the disk.
+    failure: Option<String>,
+    /// Somebody has asked for the store since.
+    is_asked: bool,
+    /// Behind `written` may stand records that were refused, or a segment that was not begun.
+    is_torn: bool,
 }
 
 impl<D: Disk> Store<D> {
@@ -844,13 +848,26 @@ impl<D: Disk> Store<D> {
     }
 
     fn write(&mut self) -> Result<(), StoreError> {
-        if self.has_failed {
-            return Err(failed());
+        if let Some(failure) = &self.failure {
+            self.is_asked = true;
+            let words = format!("the last sync has failed, and is tried again: {failure}");
+            return Err(StoreError::Disk(io::Error::other(words)));
+        }
+        self.write_pending()
+    }
+
+    fn write_pending(&mut self) -> Result<(), StoreError> {
+        if self.is_torn {
+            self.head.truncate(self.written)?;
+            match self.disk.remove(self.number() + 1) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => self.is_torn = false,
+            }
         }
         if !self.pending.is_empty() {
             if let Err(error) = self.head.write_at(self.written, &self.pending) {
                 // Whole records may have been written: after a crash they would count.
-                self.has_failed |= self.head.truncate(self.written).is_err();
+                self.is_torn = self.head.truncate(self.written).is_err();
                 self.reserved = 0;
                 return Err(error.into());
             }
@@ -904,16 +921,21 @@ impl<D: Disk> Store<D> {
             true => Some(self.disk.directory()?),
             false => None,
         };
-        let head = create(&self.disk, number, &bytes)?;
         let written = bytes.len() as u64;
-        let reserved = match room {
-            0 => Ok(0),
-            _ => reserve(&head, written + room),
-        };
-        let reserved = match reserved {
-            Ok(reserved) => reserved,
+        let begun = self.disk.create(number).and_then(|head| {
+            head.write_at(0, &bytes)?;
+            let reserved = match room {
+                0 => 0,
+                _ => reserve(&head, written + room)?,
+            };
+            Ok((head, reserved))
+        });
+        let (head, reserved) = match begun {
+            Ok(begun) => begun,
             Err(error) => {
-                let _ = self.disk.remove(number);
+                // It tells where this segment ends, and this segment goes on: it must not come back.
+                self.is_torn = self.disk.remove(number).is_err();
+                self.unsynced.extend(directory);
                 return Err(error.into());
             }
         };
@@ -1043,9 +1065,14 @@ impl<D: Disk> Store<D> {
     /// What has to be done for everything written so far to outlive the machine. It takes long, so it can be done
     /// elsewhere; its result goes to [`synced`](Self::synced). `None`: nothing, not asked for, or under way.
     pub fn sync(&mut self) -> Option<SyncJob<D::File>> {
-        if self.options.sync == Sync::Process || self.has_failed || self.syncing.is_some() {
+        if self.options.sync == Sync::Process || self.syncing.is_some() {
             return None;
         }
+        let again = match (self.failure.is_some(), mem::take(&mut self.is_asked)) {
+            (false, _) => Vec::new(),
+            (true, false) => return None,
+            (true, true) => self.scan_unsynced().ok()?,
+        };
         let mut files = mem::take(&mut self.unsynced);
         if mem::take(&mut self.is_head_unsynced) {
             files.push(self.head.clone());
@@ -1055,36 +1082,59 @@ impl<D: Disk> Store<D> {
         }
         self.syncing = Some(files.clone());
         let upto = self.written();
-        Some(SyncJob { files, upto })
+        Some(SyncJob { again, files, upto })
+    }
+
+    /// After a failed sync the system takes what it could not write for written: it has to be written once more. Its own
+    /// copy is still there to be read, or the records are damaged.
+    fn scan_unsynced(&mut self) -> Result<Vec<Scan<D::File>>, StoreError> {
+        // Perhaps it says that earlier segments are not needed.
+        self.write_pending()?;
+        let first = self.segments.front().map_or(0, |first| first.number);
+        (self.synced.segment.max(first)..=self.number())
+            .map(|segment| {
+                let offset = match segment == self.synced.segment {
+                    true => self.synced.offset,
+                    false => 0,
+                };
+                Ok(self.scan_from(Position { segment, offset })?)
+            })
+            .collect()
     }
 
     /// What has to be done now for everything written so far to outlive the machine, also if a sync is under way. Its
     /// result goes nowhere. `None`: nothing, or not asked for.
     pub fn last_sync(&self) -> Option<SyncJob<D::File>> {
-        if self.options.sync == Sync::Process || self.has_failed || self.synced == self.written() {
+        if !self.needs_sync() || self.failure.is_some() || self.synced == self.written() {
             return None;
         }
         let mut files = self.syncing.clone().unwrap_or_default();
         files.extend(self.unsynced.iter().cloned());
         files.push(self.head.clone());
-        let upto = self.written();
-        Some(SyncJob { files, upto })
+        Some(SyncJob {
+            again: Vec::new(),
+            files,
+            upto: self.written(),
+        })
     }
 
     /// A sync has ended. Returns the position before which everything outlives the machine.
     ///
     /// # Errors
-    /// The sync has failed. Nobody knows what is on the disk then: the store takes nothing any more.
+    /// The sync has failed. Nobody knows what is on the disk then: the store takes nothing until a sync succeeds that writes
+    /// everything once more. After each attempt to use the store, [`sync`](Self::sync) returns one.
     pub fn synced(&mut self, result: io::Result<Position>) -> Result<Position, StoreError> {
-        self.syncing = None;
+        let files = self.syncing.take().unwrap_or_default();
         match result {
             Ok(upto) => {
+                self.failure = None;
                 self.synced = self.synced.max(upto);
                 self.remove_condemned(self.synced);
                 Ok(self.synced)
             }
             Err(error) => {
-                self.has_failed = true;
+                self.failure = Some(error.to_string());
+                self.unsynced.extend(files);
                 Err(error.into())
             }
         }
@@ -1124,6 +1174,8 @@ impl<D: Disk> Store<D> {
 
 /// Files to be synced.
 pub struct SyncJob<F> {
+    /// What has to be written once more before.
+    again: Vec<Scan<F>>,
     files: Vec<F>,
     upto: Position,
 }
@@ -1134,6 +1186,9 @@ impl<F: DiskFile> SyncJob<F> {
     /// # Errors
     /// The disk's.
     pub fn run(self) -> io::Result<Position> {
+        for mut scan in self.again {
+            scan.write_again()?;
+        }
         for file in &self.files {
             file.sync()?;
         }
@@ -1154,20 +1209,4 @@ fn reserve<F: DiskFile>(file: &F, wanted: u64) -> io::Result<u64> {
         true => wanted,
         false => u64::MAX,
     })
-}
-
-fn failed() -> StoreError {
-    StoreError::Disk(io::Error::other("the disk has failed before"))
-}
-
-/// Makes a segment with this content, or none.
-fn create<D: Disk>(disk: &D, number: u64, bytes: &[u8]) -> io::Result<D::File> {
-    let file = disk.create(number)?;
-    match file.write_at(0, bytes) {
-        Ok(()) => Ok(file),
-        Err(error) => {
-            let _ = disk.remove(number);
-            Err(error)
-        }
-    }
 }

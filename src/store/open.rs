@@ -11,7 +11,7 @@ use std::{error, fmt, io, mem};
 use super::disk::{Disk, DiskFile};
 use super::record::{Header, MOST, Position, Record};
 use super::scan::{Next, Scan};
-use super::{Exchange, Reader, Segment, State, Store, StoreError, create, limit};
+use super::{Exchange, Reader, Segment, State, Store, StoreError, limit};
 
 /// At most so many segments in a row may be missing.
 const MOST_MISSING: u64 = 1 << 12;
@@ -223,7 +223,12 @@ impl<D: Disk> Store<D> {
                 let bytes = state.write(number, previous, is_synced);
                 segments.push_back(Segment::new(number, state.next));
                 written = bytes.len() as u64;
-                create(&disk, number, &bytes)?
+                let head = disk.create(number)?;
+                if let Err(error) = head.write_at(0, &bytes) {
+                    let _ = disk.remove(number);
+                    return Err(error.into());
+                }
+                head
             }
         };
         let last = segments.back_mut().expect("the head");
@@ -258,7 +263,9 @@ impl<D: Disk> Store<D> {
             discount: 0,
             synced,
             told: synced,
-            has_failed: false,
+            failure: None,
+            is_asked: false,
+            is_torn: false,
         };
         store.tally();
         if store.options.skip_damage {

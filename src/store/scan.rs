@@ -82,6 +82,22 @@ impl<F: DiskFile> Scan<F> {
         parse(&self.buffer[self.start - size..], size)
     }
 
+    /// Writes all records once more, from here to the end, as they are read.
+    pub(super) fn write_again(&mut self) -> io::Result<()> {
+        loop {
+            let (at, size) = match self.next()? {
+                Next::Record(at, size, _) => (at, size),
+                Next::Bad(at) => {
+                    let lost = format!("what stood at offset {} is gone", at.offset);
+                    return Err(io::Error::other(lost));
+                }
+                Next::End => return Ok(()),
+            };
+            self.file
+                .write_at(at.offset, &self.buffer[self.start - size..self.start])?;
+        }
+    }
+
     /// Goes on to the next place where a record stands, or to the end.
     pub(super) fn skip_damage(&mut self) -> io::Result<()> {
         while self.at.offset < self.end {
@@ -125,8 +141,11 @@ impl<F: DiskFile> Scan<F> {
         }
         self.buffer.resize(size.max(have), 0);
         let offset = self.at.offset + have as u64;
-        let count = self.file.read_at(offset, &mut self.buffer[have..])?;
-        self.buffer.truncate(have + count);
+        let read = self.file.read_at(offset, &mut self.buffer[have..]);
+        // After an error, what could not be read is not there: the next attempt reads it anew.
+        self.buffer
+            .truncate(have + read.as_ref().map_or(0, |count| *count));
+        let count = read?;
         self.file.will_read(offset + count as u64, CHUNK as u64);
         Ok(())
     }

@@ -72,6 +72,8 @@ struct World {
     /// Whether room can be reserved.
     reserves: bool,
     fails_to_sync: bool,
+    fails_to_read: bool,
+    fails_to_truncate: bool,
     /// How often files have been read, and the most that were open at a time.
     reads: usize,
     most_open: usize,
@@ -164,6 +166,10 @@ impl Simulated {
         self.world().left = Some(operations);
     }
 
+    pub fn is_dead(&self) -> bool {
+        self.world().left == Some(0)
+    }
+
     /// All files may have so many bytes together.
     pub fn has_room(&self, room: Option<usize>) {
         self.world().room = room;
@@ -179,8 +185,25 @@ impl Simulated {
         self.world().reserves = true;
     }
 
-    pub fn fails_to_sync(&self) {
-        self.world().fails_to_sync = true;
+    pub fn fails_to_sync(&self, fails: bool) {
+        self.world().fails_to_sync = fails;
+    }
+
+    pub fn fails_to_read(&self, fails: bool) {
+        self.world().fails_to_read = fails;
+    }
+
+    pub fn fails_to_truncate(&self, fails: bool) {
+        self.world().fails_to_truncate = fails;
+    }
+
+    /// The system forgets its copies of what is not safe.
+    pub fn forgets(&self) {
+        for content in &mut self.world().files {
+            let size = content.seen.len();
+            content.seen.clone_from(&content.durable);
+            content.seen.resize(size, 0);
+        }
     }
 
     /// What the next process finds.
@@ -233,6 +256,7 @@ impl Simulated {
             files,
             durable: directory.clone(),
             seen: directory,
+            reserves: world.reserves,
             random: Some(random),
             ..World::default()
         })))
@@ -348,6 +372,9 @@ impl DiskFile for File {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut world = self.world();
         world.reads += 1;
+        if world.fails_to_read {
+            return Err(io::Error::other("the disk cannot be read"));
+        }
         let content = &world.files[self.index.expect("a file")].seen;
         let bytes = content.get(offset as usize..).unwrap_or_default();
         let count = bytes.len().min(into.len());
@@ -386,8 +413,15 @@ impl DiskFile for File {
     fn truncate(&self, size: u64) -> io::Result<()> {
         let mut world = self.world();
         world.act()?;
+        if world.fails_to_truncate {
+            return Err(io::Error::other("the disk cannot be truncated"));
+        }
         let content = &mut world.files[self.index.expect("a file")];
         content.seen.truncate(size as usize);
+        // What is cut off does not come back: a machine that dies between the two is left out.
+        for (offset, bytes) in &mut content.writes {
+            bytes.truncate((size as usize).saturating_sub(*offset));
+        }
         content.reserved = 0;
         Ok(())
     }
@@ -412,13 +446,24 @@ impl DiskFile for File {
         let mut world = self.world();
         world.act()?;
         if world.fails_to_sync {
+            // As Linux does: what could not be written counts as written from now on.
+            if let Some(index) = self.index {
+                world.files[index].writes.clear();
+            }
             return Err(io::Error::other("the disk is broken"));
         }
         match self.index {
             Some(index) => {
-                let content = &mut world.files[index];
-                content.durable = content.seen.clone();
-                content.writes.clear();
+                let Content {
+                    durable,
+                    seen,
+                    writes,
+                    ..
+                } = &mut world.files[index];
+                for (offset, bytes) in writes.drain(..) {
+                    put(durable, offset, &bytes);
+                }
+                durable.resize(seen.len(), 0);
             }
             None => world.durable = world.seen.clone(),
         }

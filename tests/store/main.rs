@@ -67,6 +67,7 @@ fn options(sync: Sync) -> Options {
 
 /// A history, and what has been promised in it.
 struct History {
+    disk: Simulated,
     random: Random,
     sync: Sync,
     model: Model,
@@ -77,8 +78,9 @@ struct History {
 }
 
 impl History {
-    fn new(seed: u64, sync: Sync) -> Self {
+    fn new(seed: u64, sync: Sync, disk: &Simulated) -> Self {
         Self {
+            disk: disk.clone(),
             random: Random::new(seed),
             sync,
             model: Model::default(),
@@ -140,7 +142,16 @@ impl History {
                         tag: &tag,
                         packet: &packet,
                     };
+                    let is_tight = self.random.chance(20);
+                    if is_tight {
+                        let room = self.disk.taken() + self.random.below(600) as usize;
+                        self.disk.has_room(Some(room));
+                    }
                     let kept = store.keep(&message, sent_as);
+                    self.disk.has_room(None);
+                    if is_tight && kept.is_err() && !self.disk.is_dead() {
+                        continue;
+                    }
                     // While the process dies, a part of it may get there.
                     let sequence = self.model.next;
                     self.model.next += 1;
@@ -256,7 +267,19 @@ impl History {
                     if self.random.chance(50) && self.run(store, 3) {
                         return true;
                     }
-                    if let Some(job) = job {
+                    if let Some(mut job) = job {
+                        if self.random.chance(20) {
+                            self.disk.fails_to_sync(true);
+                            let result = job.run();
+                            self.disk.fails_to_sync(false);
+                            if store.synced(result).is_ok() || store.flush().is_ok() {
+                                panic!("a failed sync");
+                            }
+                            let Some(again) = store.sync() else {
+                                return true;
+                            };
+                            job = again;
+                        }
                         let result = job.run();
                         if store.synced(result).is_err() {
                             return true;
@@ -297,7 +320,10 @@ impl History {
 /// before the end.
 fn die(seed: u64, sync: Sync, death: Death, operation: u64) -> bool {
     let mut disk = Simulated::new(seed);
-    let mut history = History::new(seed, sync);
+    let mut history = History::new(seed, sync, &disk);
+    if seed % 2 == 1 {
+        disk.reserves();
+    }
     disk.dies_in(operation);
     let opened = Store::open(disk.clone(), options(sync));
     let died = match opened {
@@ -307,6 +333,7 @@ fn die(seed: u64, sync: Sync, death: Death, operation: u64) -> bool {
     };
     for round in 0..2 {
         disk = disk.after(death, seed + operation * 7 + round);
+        history.disk = disk.clone();
         let (mut store, report) = match Store::open(disk.clone(), options(sync)) {
             Ok(opened) => opened,
             Err(error) => panic!(
@@ -352,7 +379,7 @@ fn with_power_what_was_kept_outlives_the_process() {
 /// A store with some history, closed.
 fn some(sync: Sync, seed: u64) -> (Simulated, History) {
     let disk = Simulated::new(seed);
-    let mut history = History::new(seed, sync);
+    let mut history = History::new(seed, sync, &disk);
     let (mut store, _) = Store::open(disk.clone(), options(sync)).unwrap();
     assert!(!history.run(&mut store, 60));
     store.flush().unwrap();
@@ -384,6 +411,8 @@ fn each_flipped_bit_is_found_and_the_rest_survives() {
                         assert!(offset as usize <= bit / 8);
                         damaged += 1;
                     }
+                    // The last segment says which others there must be.
+                    Err(OpenError::Missing(_)) => damaged += 1,
                     Err(error) => panic!("{error}"),
                     // Only the end may look torn, and that is said.
                     Ok((_, report)) => {
@@ -422,7 +451,7 @@ fn each_flipped_bit_is_found_and_the_rest_survives() {
 
 #[test]
 fn a_lost_file_is_missed() {
-    let (disk, _) = some(Sync::Process, 5);
+    let (disk, _) = some(Sync::Process, 7);
     let sizes = disk.sizes();
     assert!(sizes.len() > 2);
     for (number, _) in &sizes[..sizes.len() - 1] {
@@ -475,7 +504,45 @@ fn a_full_disk_refuses_messages_and_takes_them_again() {
 }
 
 #[test]
-fn a_disk_that_fails_to_sync_is_not_trusted_any_more() {
+fn what_a_failed_sync_has_left_is_written_once_more() {
+    let disk = Simulated::new(1);
+    let (mut store, _) = Store::open(disk.clone(), options(Sync::Power)).unwrap();
+    let message = Message {
+        since: 1,
+        expires: 0,
+        tag: b"",
+        packet: &[7; 300],
+    };
+    // More than a segment.
+    for _ in 0..20 {
+        store.keep(&message, None).unwrap();
+    }
+    disk.fails_to_sync(true);
+    let result = store.sync().unwrap().run();
+    assert!(store.synced(result).is_err());
+    for _ in 0..3 {
+        // Once for each attempt to use the store.
+        assert!(store.sync().is_none());
+        assert!(store.keep(&message, None).is_err());
+        assert!(store.flush().is_err());
+        let result = store.sync().unwrap().run();
+        assert!(store.synced(result).is_err());
+    }
+    disk.fails_to_sync(false);
+    assert!(store.flush().is_err());
+    let result = store.sync().unwrap().run();
+    store.synced(result).unwrap();
+    store.flush().unwrap();
+    for seed in 0..10 {
+        let after = disk.after(Death::Machine, seed);
+        let (store, report) = Store::open(after, options(Sync::Power)).unwrap();
+        assert_eq!((store.waiting(), report), (20, Report::default()));
+    }
+    assert_eq!(store.keep(&message, None).unwrap(), 20);
+}
+
+#[test]
+fn what_the_system_has_forgotten_is_not_written_once_more() {
     let disk = Simulated::new(1);
     let (mut store, _) = Store::open(disk.clone(), options(Sync::Power)).unwrap();
     let message = Message {
@@ -485,12 +552,76 @@ fn a_disk_that_fails_to_sync_is_not_trusted_any_more() {
         packet: b"packet",
     };
     store.keep(&message, None).unwrap();
-    disk.fails_to_sync();
+    let result = store.sync().unwrap().run();
+    store.synced(result).unwrap();
+    store.keep(&message, None).unwrap();
+    disk.fails_to_sync(true);
     let result = store.sync().unwrap().run();
     assert!(store.synced(result).is_err());
-    assert!(store.keep(&message, None).is_err());
-    assert!(store.flush().is_err());
-    assert!(store.sync().is_none());
+    disk.fails_to_sync(false);
+    disk.forgets();
+    for _ in 0..2 {
+        assert!(store.flush().is_err());
+        let result = store.sync().unwrap().run();
+        let error = store.synced(result).unwrap_err().to_string();
+        assert!(error.contains("is gone"), "{error}");
+    }
+    let (store, _) = Store::open(disk.copy(), options(Sync::Power)).unwrap();
+    assert_eq!(store.waiting(), 1);
+}
+
+#[test]
+fn what_cannot_be_read_for_a_while_is_not_damaged() {
+    let disk = Simulated::new(1);
+    let skipping = Options {
+        skip_damage: true,
+        ..options(Sync::Process)
+    };
+    let (mut store, _) = Store::open(disk.clone(), skipping).unwrap();
+    let message = Message {
+        since: 1,
+        expires: 0,
+        tag: b"",
+        packet: b"packet",
+    };
+    for _ in 0..3 {
+        store.keep(&message, None).unwrap();
+    }
+    for id in 1..=3 {
+        disk.fails_to_read(true);
+        // What has been read is not read again.
+        for _ in 0..3 {
+            assert_eq!(store.front().is_err(), id == 1);
+        }
+        disk.fails_to_read(false);
+        assert!(store.front().unwrap().is_some());
+        store.send_front(id);
+    }
+    assert_eq!(store.count(), 3);
+}
+
+#[test]
+fn what_was_refused_is_cut_off_when_that_is_possible() {
+    for seed in 0..20 {
+        let disk = Simulated::new(seed);
+        let (mut store, _) = Store::open(disk.clone(), options(Sync::Process)).unwrap();
+        let message = Message {
+            since: 1,
+            expires: 0,
+            tag: b"",
+            packet: &[7; 100],
+        };
+        disk.has_room(Some(disk.taken() + 500 + seed as usize));
+        disk.fails_to_truncate(true);
+        while store.keep(&message, None).is_ok() {}
+        disk.has_room(None);
+        assert!(store.keep(&message, None).is_err());
+        disk.fails_to_truncate(false);
+        let kept = store.waiting();
+        store.keep(&message, None).unwrap();
+        let (store, report) = Store::open(disk, options(Sync::Process)).unwrap();
+        assert_eq!((store.waiting(), report), (kept + 1, Report::default()));
+    }
 }
 
 /// A message that nobody answers does not hold up everything behind it.

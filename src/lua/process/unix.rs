@@ -9,6 +9,13 @@ use crate::{driver, net::OwnedSocket};
 pub(crate) fn watch() {
     unsafe extern "C" fn in_child() {
         driver::forked();
+        #[cfg(feature = "store")]
+        for descriptor in crate::forks::lock::of_the_parent() {
+            // SAFETY: only a lock of the parent has had the descriptor, and it leaves it alone in this process.
+            unsafe {
+                libc::close(descriptor);
+            }
+        }
     }
     extern "C" fn at_exit() {
         driver::exiting();
@@ -18,7 +25,7 @@ pub(crate) fn watch() {
         #[cfg(not(target_os = "linux"))]
         pin();
         // SAFETY: the handlers live as long as the process, since the module is never unloaded. `in_child`
-        // only stores to atomics, which is allowed between fork and exec. `at_exit` neither panics nor exits.
+        // only stores to atomics and closes descriptors, which is allowed between fork and exec. `at_exit` neither panics nor exits.
         unsafe {
             libc::pthread_atfork(None, None, Some(in_child));
             libc::atexit(at_exit);
