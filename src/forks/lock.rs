@@ -49,6 +49,7 @@ impl Place {
 
 /// The descriptors of the parent's locks, for the child of a fork to close. Reads and stores atomics only, which is allowed
 /// between fork and exec.
+#[cfg_attr(not(feature = "lua"), expect(dead_code))]
 pub(crate) fn of_the_parent() -> impl Iterator<Item = RawFd> {
     std::iter::successors(Some(&PLACES), |place| place.next.get().map(Box::as_ref))
         .map(|place| place.descriptor.swap(FREE, Ordering::SeqCst))
