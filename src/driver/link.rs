@@ -591,6 +591,9 @@ impl Attached {
     }
 }
 
+/// How long after a failed sync the next one begins.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// A sync of a link's store.
 struct Job {
     sync: Syncing,
@@ -598,14 +601,19 @@ struct Job {
     last: Option<Parting>,
 }
 
-/// Does a link's syncs, as long as there is the link.
+/// Does a link's syncs, as long as there is the link. A sync that has failed is followed by another one after a while.
 async fn sync(link: Weak<Link>, mut jobs: UnboundedReceiver<Job>) {
+    let mut has_failed = false;
     while let Some(Job { sync, last }) = jobs.recv().await {
+        if has_failed && last.is_none() {
+            tokio::time::sleep(RETRY).await;
+        }
         let result = spawn_blocking(sync).await;
         let result = result.unwrap_or_else(|error| Err(KeepError::Failed(error.to_string())));
         if last.is_some() {
             continue;
         }
+        has_failed = result.is_err();
         let Some(link) = link.upgrade() else {
             continue;
         };

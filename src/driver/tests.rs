@@ -5,6 +5,8 @@
 mod alone;
 mod caretaker;
 mod sockets;
+#[cfg(all(unix, feature = "store"))]
+mod store;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -73,28 +73,43 @@ impl Lock {
     /// # Errors
     /// The file system's.
     pub(crate) fn new(file: File) -> io::Result<Option<Self>> {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self {
-                place: PLACES.keep(file.as_raw_fd()),
-                file: Some(file),
-                forks: forks(),
-            })),
+        let place = PLACES.keep(file.as_raw_fd());
+        let lock = Self {
+            place,
+            file: Some(file),
+            forks: forks(),
+        };
+        match lock.operate(FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(lock)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn operate(&self, operation: FlockOperation) -> rustix::io::Result<()> {
+        self.file
+            .as_ref()
+            .map_or(Ok(()), |file| flock(file, operation))
+    }
+
+    /// Another holder may lock the file from now on.
+    pub(crate) fn release(&mut self) {
+        if self.forks == forks() {
+            // A program that is about to be run by this one may have the descriptor for a moment longer.
+            let _ = self.operate(FlockOperation::Unlock);
         }
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
+        self.release();
         let file = self.file.take();
-        if self.forks != forks() {
+        if self.forks == forks() {
+            self.place.descriptor.store(FREE, Ordering::SeqCst);
+        } else {
             // The descriptor is closed, and may be that of another file.
             mem::forget(file);
-        } else if let Some(file) = file {
-            // A program that is about to be run by this one may have the descriptor for a moment longer.
-            let _ = flock(&file, FlockOperation::Unlock);
-            self.place.descriptor.store(FREE, Ordering::SeqCst);
         }
     }
 }

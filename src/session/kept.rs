@@ -215,7 +215,7 @@ pub trait Keep: Send {
     /// A sync has ended.
     ///
     /// # Errors
-    /// The sync's. The store takes nothing any more.
+    /// The sync's. The store takes nothing until a [`sync`](Self::sync) succeeds.
     fn synced(&mut self, result: Result<Mark, KeepError>) -> Result<(), KeepError>;
 }
 

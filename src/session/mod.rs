@@ -326,6 +326,7 @@ impl Session {
     pub fn synced(&mut self, result: Result<Mark, KeepError>) {
         if let Some(store) = self.store()
             && let Err(error) = store.synced(result)
+            && self.state() != State::Disconnected
             && self.waits_for_store()
         {
             self.fail(Failure::Store(error));

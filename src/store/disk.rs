@@ -76,7 +76,7 @@ struct Owner {
     forks: usize,
     /// The lock ends with the process, and the child of a fork does not have it.
     #[cfg(unix)]
-    _lock: Lock,
+    lock: Lock,
     /// The locked file. The lock ends with the process.
     #[cfg(windows)]
     file: File,
@@ -95,7 +95,7 @@ impl Owner {
             identity,
             forks: forks(),
             #[cfg(unix)]
-            _lock: lock,
+            lock,
             #[cfg(windows)]
             file: lock,
         })
@@ -146,7 +146,10 @@ impl Drop for Owner {
     fn drop(&mut self) {
         // A child of a fork never owned the parent's.
         if self.forks == forks() {
-            OWNED.lock().retain(|owned| *owned != self.identity);
+            let mut owned = OWNED.lock();
+            #[cfg(unix)]
+            self.lock.release();
+            owned.retain(|owned| *owned != self.identity);
         }
     }
 }

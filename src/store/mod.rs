@@ -24,6 +24,7 @@ mod disk;
 mod open;
 mod record;
 mod scan;
+mod sync;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::{error, fmt, io, mem};
@@ -33,6 +34,8 @@ pub use open::{OpenError, Options, Report, Sync};
 use record::{Header, Record};
 pub use record::{Message, Position};
 use scan::{Next, Scan};
+pub use sync::SyncJob;
+use sync::Unsynced;
 
 /// Room that a segment keeps for small records when messages find none, in bytes: some, and for each message of the
 /// fullest segment what it takes to send and end it. So a full disk can be drained, until a segment goes.
@@ -301,22 +304,23 @@ pub struct Store<D: Disk> {
     front: Option<usize>,
     /// Segments that may go once everything before a position is kept.
     condemned: Vec<(Position, u64)>,
-    /// Files that were written to and not synced, the directory too, and those that are being synced; and how far
-    /// everything is synced.
-    unsynced: Vec<D::File>,
+    /// What was written to and is not synced; whether the last segment is that, too; and what is being synced.
+    unsynced: Unsynced<D::File>,
     is_head_unsynced: bool,
-    syncing: Option<Vec<D::File>>,
+    syncing: Option<Unsynced<D::File>>,
     /// How many messages do not count against the limit.
     discount: u64,
     synced: Position,
     /// How far the journal itself says that everything is synced.
     told: Position,
-    /// The last sync has failed, with this error: nobody knows what is on the disk.
+    /// Why the last sync has failed: nobody knows what is on the disk.
     failure: Option<String>,
-    /// Somebody has asked for the store since.
-    is_asked: bool,
-    /// Behind `written` may stand records that were refused, or a segment that was not begun.
+    /// The system may take things for written that it could not write: a sync has failed, or perhaps one of the last process.
+    is_unsure: bool,
+    /// Behind `written` may stand records that were refused.
     is_torn: bool,
+    /// There may be a next segment that was not begun.
+    has_leftover: bool,
 }
 
 impl<D: Disk> Store<D> {
@@ -849,21 +853,10 @@ impl<D: Disk> Store<D> {
 
     fn write(&mut self) -> Result<(), StoreError> {
         if let Some(failure) = &self.failure {
-            self.is_asked = true;
             let words = format!("the last sync has failed, and is tried again: {failure}");
             return Err(StoreError::Disk(io::Error::other(words)));
         }
-        self.write_pending()
-    }
-
-    fn write_pending(&mut self) -> Result<(), StoreError> {
-        if self.is_torn {
-            self.head.truncate(self.written)?;
-            match self.disk.remove(self.number() + 1) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => self.is_torn = false,
-            }
-        }
+        self.mend()?;
         if !self.pending.is_empty() {
             if let Err(error) = self.head.write_at(self.written, &self.pending) {
                 // Whole records may have been written: after a crash they would count.
@@ -880,8 +873,33 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
+    /// Takes away what an error has left on the disk: after a crash it would count.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.head.truncate(self.written)?;
+            (self.is_torn, self.reserved) = (false, 0);
+        }
+        if self.has_leftover {
+            self.note_directory()?;
+            match self.disk.remove(self.number() + 1) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.has_leftover = false,
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory is about to be changed.
+    fn note_directory(&mut self) -> io::Result<()> {
+        if self.needs_sync() && self.unsynced.directory.is_none() {
+            self.unsynced.directory = Some(self.disk.directory()?);
+        }
+        Ok(())
+    }
+
     /// Makes room for a message of `size` bytes: in this segment or in a new one.
     fn make_room(&mut self, size: u64) -> Result<(), StoreError> {
+        self.mend()?;
         if self.end().offset + size > self.limit && self.has_messages() {
             self.begin_segment(size + self.spare())?;
         }
@@ -910,17 +928,13 @@ impl<D: Disk> Store<D> {
             .is_some_and(|head| head.end > head.begin)
     }
 
-    /// Begins a new segment, and puts so many bytes aside there. On an error nothing has changed.
+    /// Begins a new segment, and puts so many bytes aside there. On an error the last one goes on.
     fn begin_segment(&mut self, room: u64) -> Result<(), StoreError> {
         self.write()?;
         let previous = self.end();
         let number = previous.segment + 1;
-        let is_synced = self.options.sync == Sync::Power;
-        let bytes = self.state.write(number, previous, is_synced);
-        let directory = match is_synced {
-            true => Some(self.disk.directory()?),
-            false => None,
-        };
+        let bytes = self.state.write(number, previous, self.needs_sync());
+        self.note_directory()?;
         let written = bytes.len() as u64;
         let begun = self.disk.create(number).and_then(|head| {
             head.write_at(0, &bytes)?;
@@ -933,9 +947,9 @@ impl<D: Disk> Store<D> {
         let (head, reserved) = match begun {
             Ok(begun) => begun,
             Err(error) => {
-                // It tells where this segment ends, and this segment goes on: it must not come back.
-                self.is_torn = self.disk.remove(number).is_err();
-                self.unsynced.extend(directory);
+                // It tells where this segment ends, and this segment goes on.
+                let removed = self.disk.remove(number).map_err(|error| error.kind());
+                self.has_leftover = !matches!(removed, Ok(()) | Err(io::ErrorKind::NotFound));
                 return Err(error.into());
             }
         };
@@ -947,9 +961,8 @@ impl<D: Disk> Store<D> {
             // Gives back the rest of what was reserved. It does not matter if that fails.
             let _ = old.truncate(previous.offset);
         }
-        if is_synced {
-            self.unsynced.push(old);
-            self.unsynced.extend(directory);
+        if self.needs_sync() {
+            self.unsynced.add(old, previous.segment, previous.offset);
         }
         (self.written, self.reserved) = (written, reserved);
         self.limit = limit(&self.options, written);
@@ -1062,97 +1075,6 @@ impl<D: Disk> Store<D> {
         });
     }
 
-    /// What has to be done for everything written so far to outlive the machine. It takes long, so it can be done
-    /// elsewhere; its result goes to [`synced`](Self::synced). `None`: nothing, not asked for, or under way.
-    pub fn sync(&mut self) -> Option<SyncJob<D::File>> {
-        if self.options.sync == Sync::Process || self.syncing.is_some() {
-            return None;
-        }
-        let again = match (self.failure.is_some(), mem::take(&mut self.is_asked)) {
-            (false, _) => Vec::new(),
-            (true, false) => return None,
-            (true, true) => self.scan_unsynced().ok()?,
-        };
-        let mut files = mem::take(&mut self.unsynced);
-        if mem::take(&mut self.is_head_unsynced) {
-            files.push(self.head.clone());
-        }
-        if files.is_empty() {
-            return None;
-        }
-        self.syncing = Some(files.clone());
-        let upto = self.written();
-        Some(SyncJob { again, files, upto })
-    }
-
-    /// After a failed sync the system takes what it could not write for written: it has to be written once more. Its own
-    /// copy is still there to be read, or the records are damaged.
-    fn scan_unsynced(&mut self) -> Result<Vec<Scan<D::File>>, StoreError> {
-        // Perhaps it says that earlier segments are not needed.
-        self.write_pending()?;
-        let first = self.segments.front().map_or(0, |first| first.number);
-        (self.synced.segment.max(first)..=self.number())
-            .map(|segment| {
-                let offset = match segment == self.synced.segment {
-                    true => self.synced.offset,
-                    false => 0,
-                };
-                Ok(self.scan_from(Position { segment, offset })?)
-            })
-            .collect()
-    }
-
-    /// What has to be done now for everything written so far to outlive the machine, also if a sync is under way. Its
-    /// result goes nowhere. `None`: nothing, or not asked for.
-    pub fn last_sync(&self) -> Option<SyncJob<D::File>> {
-        if !self.needs_sync() || self.failure.is_some() || self.synced == self.written() {
-            return None;
-        }
-        let mut files = self.syncing.clone().unwrap_or_default();
-        files.extend(self.unsynced.iter().cloned());
-        files.push(self.head.clone());
-        Some(SyncJob {
-            again: Vec::new(),
-            files,
-            upto: self.written(),
-        })
-    }
-
-    /// A sync has ended. Returns the position before which everything outlives the machine.
-    ///
-    /// # Errors
-    /// The sync has failed. Nobody knows what is on the disk then: the store takes nothing until a sync succeeds that writes
-    /// everything once more. After each attempt to use the store, [`sync`](Self::sync) returns one.
-    pub fn synced(&mut self, result: io::Result<Position>) -> Result<Position, StoreError> {
-        let files = self.syncing.take().unwrap_or_default();
-        match result {
-            Ok(upto) => {
-                self.failure = None;
-                self.synced = self.synced.max(upto);
-                self.remove_condemned(self.synced);
-                Ok(self.synced)
-            }
-            Err(error) => {
-                self.failure = Some(error.to_string());
-                self.unsynced.extend(files);
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Before this position everything outlives what it has to.
-    pub fn safe(&self) -> Position {
-        match self.options.sync {
-            Sync::Process => self.written(),
-            Sync::Power => self.synced,
-        }
-    }
-
-    /// Whether things have to be [synced](Self::sync).
-    pub fn needs_sync(&self) -> bool {
-        self.options.sync == Sync::Power
-    }
-
     /// Whether a message is under way with this packet identifier.
     pub fn is_under_way(&self, id: u16) -> bool {
         self.state.exchanges.contains_key(&id)
@@ -1169,30 +1091,6 @@ impl<D: Disk> Store<D> {
             segment: self.number(),
             offset: self.written,
         }
-    }
-}
-
-/// Files to be synced.
-pub struct SyncJob<F> {
-    /// What has to be written once more before.
-    again: Vec<Scan<F>>,
-    files: Vec<F>,
-    upto: Position,
-}
-
-impl<F: DiskFile> SyncJob<F> {
-    /// Waits for the disk. Returns how far everything is synced.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn run(self) -> io::Result<Position> {
-        for mut scan in self.again {
-            scan.write_again()?;
-        }
-        for file in &self.files {
-            file.sync()?;
-        }
-        Ok(self.upto)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{error, fmt, io, mem};
 use super::disk::{Disk, DiskFile};
 use super::record::{Header, MOST, Position, Record};
 use super::scan::{Next, Scan};
+use super::sync::Unsynced;
 use super::{Exchange, Reader, Segment, State, Store, StoreError, limit};
 
 /// At most so many segments in a row may be missing.
@@ -200,12 +201,15 @@ impl<D: Disk> Store<D> {
                 .open(last.number)
                 .and_then(|file| file.truncate(segment.size));
         }
-        let mut unsynced = Vec::new();
+        let mut unsynced = Unsynced::default();
         if is_synced {
-            for candidate in candidates.iter().filter(|c| c.number >= synced.segment) {
-                unsynced.push(disk.open(candidate.number)?);
+            let of_head = head.is_some().then_some(last);
+            let unsure = |c: &&Candidate| c.number >= synced.segment && Some(c.number) != of_head;
+            for candidate in candidates.iter().filter(unsure) {
+                let file = disk.open(candidate.number)?;
+                unsynced.add(file, candidate.number, candidate.size);
             }
-            unsynced.push(disk.directory()?);
+            unsynced.directory = Some(disk.directory()?);
         }
         let written;
         let head = match head {
@@ -264,8 +268,9 @@ impl<D: Disk> Store<D> {
             synced,
             told: synced,
             failure: None,
-            is_asked: false,
+            is_unsure: is_synced,
             is_torn: false,
+            has_leftover: false,
         };
         store.tally();
         if store.options.skip_damage {

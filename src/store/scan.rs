@@ -82,19 +82,35 @@ impl<F: DiskFile> Scan<F> {
         parse(&self.buffer[self.start - size..], size)
     }
 
-    /// Writes all records once more, from here to the end, as they are read.
-    pub(super) fn write_again(&mut self) -> io::Result<()> {
+    /// Writes all records once more, from here to the end.
+    ///
+    /// # Errors
+    /// The disk's, or that a record is damaged, unless damage is to be skipped.
+    pub(super) fn write_again(&mut self, skips_damage: bool) -> io::Result<()> {
+        let mut run = Vec::new();
         loop {
-            let (at, size) = match self.next()? {
-                Next::Record(at, size, _) => (at, size),
-                Next::Bad(at) => {
-                    let lost = format!("what stood at offset {} is gone", at.offset);
-                    return Err(io::Error::other(lost));
+            let size = match self.next()? {
+                Next::Record(_, size, _) => Some(size),
+                Next::Bad(at) if !skips_damage => {
+                    let lost = format!("offset {} of segment {}", at.offset, at.segment);
+                    return Err(io::Error::other(format!("what stood at {lost} is gone")));
                 }
-                Next::End => return Ok(()),
+                Next::Bad(_) | Next::End => None,
             };
-            self.file
-                .write_at(at.offset, &self.buffer[self.start - size..self.start])?;
+            if let Some(size) = size {
+                run.extend_from_slice(&self.buffer[self.start - size..self.start]);
+            }
+            if size.is_none() || run.len() >= CHUNK {
+                self.file
+                    .write_at(self.at.offset - run.len() as u64, &run)?;
+                run.clear();
+            }
+            if size.is_none() {
+                if self.at.offset >= self.end {
+                    return Ok(());
+                }
+                self.skip_damage()?;
+            }
         }
     }
 
