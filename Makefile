@@ -160,9 +160,10 @@ cross-check: ## whether the sources compile for ARM and MIPS with 32 bits, and f
 	@scripts/test-cross --check armv7-unknown-linux-musleabihf mipsel-unknown-linux-musl aarch64-apple-darwin
 
 .PHONY: dist-elsewhere
-dist-elsewhere: ## makes rocks, and installs them on Debian 11, and where there is musl alone
+dist-elsewhere: ## makes rocks, and installs them on Debian 11, where there is musl alone, and under wine
 	@scripts/test-dist --elsewhere x86_64-unknown-linux-gnu.2.17 5.1
 	@scripts/test-dist --elsewhere x86_64-unknown-linux-musl 5.4
+	@scripts/test-dist --elsewhere x86_64-pc-windows-gnu 5.4
 
 .PHONY: interop
 interop: ## the table in docs/interop.md: what each of six brokers and this library do together
