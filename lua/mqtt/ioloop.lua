@@ -173,7 +173,7 @@ end
 -- Returns the link's number in `core.next_ready` for a client that has one, or nil. A look-alike made by a program has
 -- none.
 local function token_of(item)
-	return type(item) == "table" and item._token and item:_token() or nil
+	return type(item) == "table" and item._token and item:_token(core) or nil
 end
 
 --- Adds a client or a function.

@@ -6,6 +6,7 @@
 -- A loop uses these methods of a client: `_serve`, `_wait`, `_pause`, `_wake`, `_wants`, `_token`, `set_ioloop`, and
 -- the documented methods.
 
+local core = require("mqtt.core")
 local ending = require("mqtt.client.ending")
 local events = require("mqtt.transport.events")
 local host = require("mqtt.host")
@@ -314,9 +315,10 @@ function steps:_wants(wait, pause)
 	end
 end
 
--- Returns the link's number in `core.next_ready`, or nil if a loop has to ask the client.
-function steps:_token()
-	return self._transport.token(self)
+-- Returns the link's number in `core.next_ready`. Nil if a loop has to ask the client, also if the loop is of another
+-- copy of the library, which has another `core`.
+function steps:_token(of)
+	return of == core and self._transport.token(self) or nil
 end
 
 -- Waits until `step` has something to do, or for some seconds. Does not wait while a connector has a connection, since

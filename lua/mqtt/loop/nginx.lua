@@ -319,11 +319,11 @@ local function add_native(client)
 	if not ok then
 		return ok, err
 	end
-	local record = { client = client, token = client:_token(), queued = false, has_failed = false }
+	local record = { client = client, token = client:_token(core), queued = false, has_failed = false }
 	registry[client] = record
 	count = count + 1
 	host.set_hand_over(client, hand_over)
-	bell.watch(client:_token(), function()
+	bell.watch(client:_token(core), function()
 		push(record)
 	end)
 	-- The client connects when it is served.
@@ -584,7 +584,7 @@ function loop.add(client)
 		return false, "MQTT client was already added to nginx"
 	end
 	local ok, err
-	if client:_token() then
+	if client:_token(core) then
 		ok, err = add_native(client)
 	else
 		ok, err = add_connector(client)
