@@ -3,6 +3,9 @@
 local harness = require("spec.support.harness")
 local ioloop = require("mqtt.ioloop")
 local mqtt = require("mqtt")
+local servers = require("spec.support.server")
+
+local PUBLISH = require("mqtt.protocol").packet_type.PUBLISH
 
 local client, connect, record = harness.client, harness.connect, harness.record
 
@@ -290,10 +293,8 @@ describe("an ioloop", function()
 	end)
 
 	it("is fair: a flood for one client does not starve another", function()
-		local flooded, other, topic = client(), client(), harness.topic()
-		connect(flooded, other)
-		harness.subscribe(flooded, topic .. "/flood")
-		harness.subscribe(other, topic .. "/other")
+		local crowd, quiet = servers.start(mqtt.v311), servers.start(mqtt.v311)
+		local flooded, other = client({ uri = crowd.uri }), client({ uri = quiet.uri })
 		local flood, at = 0, nil
 		flooded:on("message", function()
 			flood = flood + 1
@@ -301,14 +302,19 @@ describe("an ioloop", function()
 		other:on("message", function()
 			at = flood
 		end)
+		harness.serve({ flooded, other, crowd.serve, quiet.serve }, function()
+			return flooded.connection and flooded.connection.connack and other.connection and other.connection.connack
+		end)
 		for _ = 1, 2000 do
-			assert(flooded:publish({ topic = topic .. "/flood" }))
+			crowd:send({ type = PUBLISH, topic = "t", payload = "" })
 		end
-		assert(other:publish({ topic = topic .. "/other" }))
+		quiet:send({ type = PUBLISH, topic = "t", payload = "" })
 		harness.serve({ flooded, other }, function()
 			return flood == 2000 and at
 		end)
 		assert.is_true(at < 2000)
+		crowd:stop()
+		quiet:stop()
 	end)
 
 	it("is fair to what is added while a client alone has much to do", function()
