@@ -10,7 +10,7 @@ pub mod session;
 #[allow(dead_code)]
 mod driver;
 #[allow(dead_code)]
-#[path = "../../src/forks.rs"]
+#[path = "../../src/forks/mod.rs"]
 mod forks;
 #[path = "../../src/store/mod.rs"]
 pub mod store;
