@@ -2,8 +2,6 @@
 -- handlers wait for acknowledgements; a bridge between two trees of topics. After homie.lua, homie5.lua and homie45,
 -- which run unedited with this library.
 
-local broker = require("spec.support.broker")
-local child = require("spec.support.child")
 local copas_support = require("spec.support.copas")
 local harness = require("spec.support.harness")
 local mqtt = require("mqtt")
@@ -274,39 +272,4 @@ describe("a program under Copas", function()
 		client:shutdown()
 		controller:shutdown()
 	end)
-end)
-
-describe("a program that loads the library once more", function()
-	for name, run in pairs({
-		["mqtt.run_ioloop"] = "mqtt.run_ioloop(client)",
-		["Copas"] = "require('mqtt.loop').add(client) require('copas').loop()",
-	}) do
-		it("goes on with its clients in the new library's loop, " .. name, function()
-			if name == "Copas" then
-				local copas, missing = copas_support.load(4)
-				if not copas then
-					return pending(missing)
-				end
-				copas_support.unload()
-			end
-			local output, status = child.run([[
-				package.path = "build/copas/?.lua;" .. package.path
-				local COPAS = %q == "Copas" and require("copas")
-				local mqtt = require("mqtt")
-				local client = mqtt.client({ uri = %q, clean = true })
-				client:on("connect", function()
-					print("connected")
-					client:disconnect()
-				end)
-				for module in pairs(package.loaded) do
-					if module:find("^mqtt") then
-						package.loaded[module] = nil
-					end
-				end
-				mqtt = require("mqtt")
-				%s
-			]], name, broker.uri, run)
-			assert.same({ "connected\n", 0 }, { output, status })
-		end)
-	end
 end)

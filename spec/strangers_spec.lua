@@ -1,6 +1,9 @@
 -- What programs do that nobody has foreseen: they close a connection before it is one, shut down while nothing goes on,
 -- change what they can reach, pass what is no argument. Nothing hangs, nothing is lost, each error names its cause.
 
+local broker = require("spec.support.broker")
+local child = require("spec.support.child")
+local copas_support = require("spec.support.copas")
 local core = require("mqtt.core")
 local harness = require("spec.support.harness")
 local ioloop = require("mqtt.ioloop")
@@ -665,4 +668,39 @@ describe("a function that is documented", function()
 		assert.equal(2, count(client:check_keep_alive()))
 		assert.equal(2, count(client:await("publish", { topic = "a" })))
 	end)
+end)
+
+describe("a program that loads the library once more", function()
+	for name, run in pairs({
+		["mqtt.run_ioloop"] = "mqtt.run_ioloop(client)",
+		["Copas"] = "require('mqtt.loop').add(client) require('copas').loop()",
+	}) do
+		it("goes on with its clients in the new library's loop, " .. name, function()
+			if name == "Copas" then
+				local copas, missing = copas_support.load(4)
+				if not copas then
+					return pending(missing)
+				end
+				copas_support.unload()
+			end
+			local output, status = child.run([[
+				package.path = "build/copas/?.lua;" .. package.path
+				local COPAS = %q == "Copas" and require("copas")
+				local mqtt = require("mqtt")
+				local client = mqtt.client({ uri = %q, clean = true })
+				client:on("connect", function()
+					print("connected")
+					client:disconnect()
+				end)
+				for module in pairs(package.loaded) do
+					if module:find("^mqtt") then
+						package.loaded[module] = nil
+					end
+				end
+				mqtt = require("mqtt")
+				%s
+			]], name, broker.uri, run)
+			assert.same({ "connected\n", 0 }, { output, status })
+		end)
+	end
 end)
