@@ -92,8 +92,10 @@ impl<F: DiskFile> Scan<F> {
             let size = match self.next()? {
                 Next::Record(_, size, _) => Some(size),
                 Next::Bad(at) if !skips_damage => {
-                    let lost = format!("offset {} of segment {}", at.offset, at.segment);
-                    return Err(io::Error::other(format!("what stood at {lost} is gone")));
+                    return Err(io::Error::other(format!(
+                        "what stood at offset {} of segment {} is gone",
+                        at.offset, at.segment
+                    )));
                 }
                 Next::Bad(_) | Next::End => None,
             };
