@@ -483,7 +483,11 @@ fn complete<D: Disk>(
         } else {
             let name = disk.name(number);
             if !options.skip_damage {
-                return Err(OpenError::Missing(name));
+                // A segment goes once the journal says so. Where that cannot be read any more, the end is not torn.
+                return Err(match report.torn.take() {
+                    Some((file, offset)) => OpenError::Damaged(file, offset),
+                    None => OpenError::Missing(name),
+                });
             }
             // So many are no loss, but a file that is none of ours.
             if next.number - number > MOST_MISSING {

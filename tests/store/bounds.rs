@@ -1,17 +1,9 @@
 //! A store stays within its bounds: of the disk, of memory, and of the time that one call takes.
 
-use mqtt_core::store::{Message, Options, Reader, Store, StoreError, Sync};
+use mqtt_core::store::{Options, Reader, Store, StoreError, Sync};
 
 use crate::disk::Simulated;
-
-fn message(packet: &[u8]) -> Message<'_> {
-    Message {
-        since: 1,
-        expires: 0,
-        tag: b"",
-        packet,
-    }
-}
+use crate::{end_front, message};
 
 fn total(disk: &Simulated) -> usize {
     disk.sizes().iter().map(|(_, size)| size).sum()
@@ -161,12 +153,7 @@ fn a_full_disk_can_be_drained() {
             disk.has_room(Some(disk.taken()));
             for sequence in 0..kept {
                 assert_eq!(store.front().unwrap().unwrap().sequence, sequence);
-                store.send_front(1);
-                store.flush().unwrap();
-                store.released(1);
-                store.flush().unwrap();
-                store.done(1);
-                store.flush().unwrap();
+                end_front(&mut store);
             }
             assert_eq!(store.count(), 0);
             if sync == Sync::Power && store.keep(&message(&packet), None).is_err() {
@@ -206,12 +193,7 @@ fn an_empty_store_has_room_on_a_full_disk() {
             }
             while store.keep(&message(&packet), None).is_ok() {}
             while store.front().unwrap().is_some() {
-                store.send_front(1);
-                store.flush().unwrap();
-                store.released(1);
-                store.flush().unwrap();
-                store.done(1);
-                store.flush().unwrap();
+                end_front(&mut store);
             }
             assert_eq!(store.count(), 0);
         }
