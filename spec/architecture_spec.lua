@@ -63,6 +63,11 @@ local function room_of(file)
 	return assert(found, file .. " is in no room")
 end
 
+-- A Lua file of the library, without its comments.
+local function code_of(file)
+	return (read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", ""))
+end
+
 describe("docs/architecture.md", function()
 	it("has arrows that point one way", function()
 		for from, to in pairs(reach) do
@@ -75,7 +80,7 @@ describe("docs/architecture.md", function()
 	it("draws what Lua files require", function()
 		local seen = 0
 		for _, file in ipairs(files_below("lua/mqtt", "lua")) do
-			local code = read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", "")
+			local code = code_of(file)
 			local room = room_of(file)
 			assert.is_nil(code:find('require%W+"mqtt"'), file)
 			for name in code:gmatch('"(mqtt%.[%w_.-]*)"') do
@@ -97,7 +102,7 @@ describe("docs/architecture.md", function()
 	it("has loops that end in a finalizer of an old LuaJIT too", function()
 		local seen = 0
 		for _, file in ipairs(files_below("lua/mqtt", "lua")) do
-			local code = read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", "")
+			local code = code_of(file)
 			for iterator in code:gmatch("%sfor%s[%w_, ]-%sin%s+([%w_.]+)") do
 				seen = seen + 1
 				assert.is_true(iterator ~= "pairs" and iterator ~= "next", file .. ": a loop with " .. iterator)
@@ -114,7 +119,7 @@ describe("docs/architecture.md", function()
 		end
 		for _, file in ipairs(files_below("lua/mqtt", "lua")) do
 			local room = room_of(file)
-			local code = read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", "")
+			local code = code_of(file)
 			for object, name in code:gmatch("%f[%w_](%l+)%.(_[%w_]+)") do
 				if object == "client" or object == "self" and room == "client" then
 					used = used + 1
@@ -130,7 +135,7 @@ describe("docs/architecture.md", function()
 		local called = 0
 		for _, file in ipairs(files_below("lua/mqtt", "lua")) do
 			if room_of(file) == "loops" then
-				local code = read("lua/mqtt/" .. file .. ".lua"):gsub("%-%-[^\n]*", "")
+				local code = code_of(file)
 				for name in code:gmatch("%f[%w_]client[.:](_[%w_]+)") do
 					called = called + 1
 					assert.is_function(require("mqtt.client.steps")[name], file .. ": " .. name)

@@ -364,7 +364,7 @@ describe("a client that is collected", function()
 	it("tells its callers, though a loop has been compiled for others", function()
 		local output, status = child.run([[
 			local mqtt = require("mqtt")
-						mqtt.log.set(false)
+			mqtt.log.set(false)
 			local function request(client, callback)
 				assert(client:request({ topic = "t", callback = callback }))
 				return client

@@ -323,7 +323,7 @@ local function add_native(client)
 	registry[client] = record
 	count = count + 1
 	host.set_hand_over(client, hand_over)
-	bell.watch(client:_token(core), function()
+	bell.watch(record.token, function()
 		push(record)
 	end)
 	-- The client connects when it is served.
