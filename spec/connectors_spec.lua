@@ -1,6 +1,7 @@
 -- The connectors that come with the library, against a broker, and what they promise to those who derive from them.
 
 local broker = require("spec.support.broker")
+local child = require("spec.support.child")
 local copas_loader = require("spec.support.copas")
 local listen = require("spec.support.listen")
 
@@ -507,6 +508,44 @@ describe("Copas threads with the connector", function()
 		assert.equal("connection attempt was given up", err)
 		assert.is_nil(client.connection)
 		assert.same({}, errors)
+	end)
+
+	it("send by the connector where the library can have no descriptor of its own", function()
+		local output = child.run_short_of_descriptors([[
+			local copas = require("spec.support.copas").load(4)
+			local core, mqtt = require("mqtt.core"), require("mqtt")
+			local super = require("mqtt.connector.copas")
+			local files, connector = {}, setmetatable({ super = super }, super)
+			connector.__index = connector
+			function connector:connect()
+				local ok, err = super.connect(self)
+				repeat
+					local file = io.open("/dev/null")
+					files[#files + 1] = file
+				until not file
+				return ok, err
+			end
+			local client = mqtt.client({ uri = %q, clean = true, connector = connector })
+			local acknowledged = false
+			client:on("connect", function()
+				for _, file in ipairs(files) do
+					file:close()
+				end
+				copas.addthread(function()
+					copas.sleep(0.05) -- the client waits for the network
+					assert(client:publish({ topic = "t", qos = 1, callback = function() acknowledged = true end }))
+				end)
+			end)
+			assert(require("mqtt.loop").add(client))
+			local deadline = core.now() + 10
+			repeat
+				copas.step(0.1)
+			until acknowledged or core.now() > deadline
+			print(acknowledged)
+			client:disconnect()
+			copas()
+		]], broker.uri)
+		assert.equal("true\n", output)
 	end)
 
 	it("may run a client synchronously", function()

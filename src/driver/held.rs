@@ -91,6 +91,11 @@ impl Held {
         }
     }
 
+    /// Whether the link writes to the socket, beside the connector.
+    pub(super) fn writes(&self) -> bool {
+        self.outlet.is_some()
+    }
+
     /// The connector has received bytes.
     pub(super) fn note_received(&mut self) {
         self.unanswered = true;

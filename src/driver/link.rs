@@ -287,15 +287,16 @@ impl Link {
     }
 
     /// Holds a socket that a connector in Lua has connected, until `let_go`. If the connector's `send` is `plain`, which
-    /// means that it does nothing but write to the socket, the link writes as well.
-    pub fn hold(self: &Arc<Self>, driver: &Driver, socket: OwnedSocket, plain: bool) {
+    /// means that it does nothing but write to the socket, the link writes as well where it can. Returns whether it does.
+    pub fn hold(self: &Arc<Self>, driver: &Driver, socket: OwnedSocket, plain: bool) -> bool {
         self.let_go();
         let socket = Arc::new(socket);
         let held = Held::new(&socket, plain);
-        let transport = Arc::clone(&held.transport);
+        let (transport, writes) = (Arc::clone(&held.transport), held.writes());
         self.lock().held = Some(Box::new(held));
         let (hub, link) = (Arc::clone(&self.hub), Arc::downgrade(self));
         driver.spawn(|alive| held::run(hub, link, transport, socket, alive));
+        writes
     }
 
     /// Ends a connector's connection in order, in the background. The connector has closed its own descriptor.

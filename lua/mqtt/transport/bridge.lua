@@ -150,8 +150,8 @@ function bridge.open(client, conn)
 		conn.receive_timeout = 0
 	end
 	local is_plain = descriptor ~= nil and conn.sends_plainly ~= nil and conn:sends_plainly()
-	plain[conn] = is_plain or nil
-	client._link:attach(descriptor, is_plain)
+	-- Without a descriptor of its own for instance, the link does not write.
+	plain[conn] = client._link:attach(descriptor, is_plain) or nil
 	return true
 end
 

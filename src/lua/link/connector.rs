@@ -11,20 +11,20 @@ use crate::lua::stack::Stack;
 
 /// `attach([fd[, plain]])`: the connector has opened its connection. With its descriptor the connection ends in order, even
 /// if the connector closes the descriptor, or the program ends without closing it. `plain` says that the connector's `send`
-/// does nothing but write to the descriptor: then the link writes too.
-pub(super) fn attach(arguments: &Stack) -> Returned<()> {
+/// does nothing but write to the descriptor. Returns whether the link writes too: if `send` is plain, the link has got a
+/// duplicate of the descriptor, and the system lets one write without waiting.
+pub(super) fn attach(arguments: &Stack) -> Returned<bool> {
     let fd = match arguments.argument(2) {
         Scalar::Nil => None,
         fd => Some(fd.integer(0, i32::MAX as u32, &"fd")?),
     };
-    if let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() {
-        link.attach();
-        if let Some(socket) = fd.and_then(process::own_socket) {
-            let plain = matches!(arguments.argument(3), Scalar::Boolean(true));
-            link.hold(driver, socket, plain);
-        }
-    }
-    Ok(())
+    let Ok(Live { link, driver }) = LuaLink::of(arguments)?.live() else {
+        return Ok(false);
+    };
+    link.attach();
+    let plain = matches!(arguments.argument(3), Scalar::Boolean(true));
+    let socket = fd.and_then(process::own_socket);
+    Ok(socket.is_some_and(|socket| link.hold(driver, socket, plain)))
 }
 
 /// `detach()`: the connector has closed its connection.
