@@ -53,18 +53,9 @@ local PROXY = [[
 
 -- Starts the proxy. Returns its port, and a function that waits for its end and returns what it printed then.
 local function start_proxy()
-	local file = os.tmpname()
-	local handle = assert(io.open(file, "w"))
-	handle:write(PROXY)
-	handle:close()
-	local pipe = assert(io.popen(("timeout -k 1 20 %s %s"):format(child.interpreter, file)))
+	local pipe, finish = child.open((PROXY:gsub("%%", "%%%%")))
 	local port = assert(tonumber(pipe:read("*l")))
-	return port, function()
-		local rest = pipe:read("*a")
-		pipe:close()
-		os.remove(file)
-		return rest
-	end
+	return port, finish
 end
 
 -- A class that connects through the proxy. `wrap` makes of a socket one to talk to the proxy by.

@@ -546,7 +546,7 @@ method("Client:__init", function()
 		assert.equal(require("mqtt.connector"), client().opts.connector)
 	end)
 
-	line("opts.ssl_module", "names the module that does TLS", function(version)
+	line("opts.ssl_module", "names the module that does TLS #luasec", function(version)
 		local ssl, wrapped = require("ssl"), 0
 		package.loaded.own_ssl = {
 			newcontext = ssl.newcontext,

@@ -140,7 +140,7 @@ describe("a client that a loop of the program steps", function()
 
 	local it_on_linux = lfs.attributes("/proc/self/task") and it or pending
 
-	it_on_linux("is served by its steps, without another thread for each message", function()
+	it_on_linux("is served by its steps, without another thread for each message #unix", function()
 		local MESSAGES = 1000
 		local server = servers.start(4)
 		local received, connected = 0, false

@@ -153,7 +153,7 @@ describe("the text of an error", function()
 		end)
 	end
 
-	it("says 'connection refused' and 'closed', by a Unix socket", function()
+	it("says 'connection refused' and 'closed', by a Unix socket #unix", function()
 		local path = dead_socket()
 		check_call({ uri = "unix://" .. path }, check("connection refused", { uri = "unix://" .. path }))
 		os.remove(path)

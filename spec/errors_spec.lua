@@ -149,7 +149,7 @@ local function matcher(row)
 	end
 end
 
-describe("docs/errors.md", function()
+describe("docs/errors.md #unix", function()
 	local texts, all = collect()
 	local known, matchers = rows(), {}
 	for i, row in ipairs(known) do

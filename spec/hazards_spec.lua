@@ -144,7 +144,7 @@ describe("a program with a connected client", function()
 		end
 	end
 
-	it("ends at once when it is interrupted while it waits", function()
+	it("ends at once when it is interrupted while it waits #unix", function()
 		local before = harness.now()
 		local output, status = run_child([[
 			-- The shell's parent is this process; by then it waits.
@@ -554,7 +554,7 @@ describe("a received length", function()
 	end)
 end)
 
-describe("a slow uplink", function()
+describe("a slow uplink #unix", function()
 	after_each(harness.cleanup)
 	after_each(servers.stop_all)
 

@@ -13,9 +13,9 @@ local TRANSPORTS = {
 	tcp = { broker.uri },
 	tls = { broker.tls_uri, broker.cafile },
 	ws = { "ws://127.0.0.1:" .. broker.ws_port },
-	unix = { "unix://" .. broker.socket },
+	["#unix"] = { "unix://" .. broker.socket },
 	luasocket = { broker.uri, connector = "mqtt.connector.luasocket" },
-	luasec = { broker.tls_uri, broker.cafile, connector = "mqtt.connector.luasocket" },
+	["#luasec"] = { broker.tls_uri, broker.cafile, connector = "mqtt.connector.luasocket" },
 }
 
 -- Begins a script: four clients, of each version and for QoS 0 and 1 (some connectors only of 3.1.1); `publish` has
@@ -251,7 +251,7 @@ describe("a program that leaves", function()
 		return ended - assert(tonumber(output), output)
 	end
 
-	it("is not held up where there is nothing to send", function()
+	it("is not held up where there is nothing to send #unix", function()
 		local took = time_of_leaving([[
 			for _, uri in ipairs({ %q, %q, %q }) do
 				_G[uri] = connected({ uri = uri, secure = uri:find("^mqtts") and { cafile = %q } })
@@ -460,7 +460,7 @@ describe("what was accepted by LuaSocket arrives", function()
 		["collection"] = "client = nil collectgarbage() collectgarbage()",
 		["collection and os.exit"] = "client = nil collectgarbage() collectgarbage() os.exit(0)",
 	}) do
-		for security, target in pairs({ plain = TRANSPORTS.tcp, TLS = TRANSPORTS.tls }) do
+		for security, target in pairs({ plain = TRANSPORTS.tcp, ["#luasec"] = TRANSPORTS.tls }) do
 			it(("if the program leaves by %s, %s"):format(name, security), function()
 				local topic = harness.topic()
 				local observer, payloads = observe(topic)

@@ -64,14 +64,14 @@ local hosts = {
 	end },
 	["LuaSocket in run_sync"] = { "mqtt.connector.luasocket", mqtt.run_sync },
 	["LuaSocket, stepped"] = { "mqtt.connector.luasocket", step },
-	["LuaSec in the ioloop"] = { "mqtt.connector.luasocket", function(client)
+	["#luasec in the ioloop"] = { "mqtt.connector.luasocket", function(client)
 		mqtt.run_ioloop(client)
 	end, tls = true },
-	["LuaSec, stepped"] = { "mqtt.connector.luasocket", step, tls = true },
+	["#luasec, stepped"] = { "mqtt.connector.luasocket", step, tls = true },
 	["functions of luamqtt 3.x"] = { "mqtt.luasocket", mqtt.run_sync, functions = true },
 	["Copas 4"] = { "mqtt.connector.copas", under_copas, copas = 4 },
 	["a thread of Copas 4"] = { "mqtt.connector.copas", in_thread, copas = 4 },
-	["Copas 4 with TLS"] = { "mqtt.connector.copas", under_copas, copas = 4, tls = true },
+	["Copas 4 with #luasec"] = { "mqtt.connector.copas", under_copas, copas = 4, tls = true },
 	["Copas 1"] = { "mqtt.connector.copas", under_copas, copas = 1 },
 	["no connector"] = { "mqtt.connector.native", function(client)
 		mqtt.run_ioloop(client)

@@ -590,7 +590,8 @@ describe("stats", function()
 			end)
 		end)
 
-		it("name the version of TLS, " .. name, function()
+		local tag = connector == CONNECTORS.luasocket and " #luasec" or ""
+		it("name the version of TLS, " .. name .. tag, function()
 			local subject = harness.connect(harness.tls_client({ connector = connector }))
 			assert.matches("^TLSv1%.[23]$", subject:stats().tls_version)
 			subject:disconnect()

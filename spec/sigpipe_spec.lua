@@ -5,8 +5,6 @@ local child = require("spec.support.child")
 local listen = require("spec.support.listen")
 local mime = require("mime")
 local protocol = require("mqtt.protocol4")
-local ssl = require("ssl")
-local unix = require("socket.unix")
 
 -- How long anything may take that must happen, in seconds.
 local PATIENCE = 10
@@ -39,7 +37,7 @@ local PROGRAM = [[
 ]]
 
 local function to_tls(sock)
-	local wrapped = assert(ssl.wrap(sock, {
+	local wrapped = assert(require("ssl").wrap(sock, {
 		mode = "server",
 		protocol = "any",
 		certificate = broker.certs .. "/server.crt",
@@ -85,6 +83,7 @@ end
 local function listen_unix()
 	local path = os.tmpname()
 	os.remove(path)
+	local unix = require("socket.unix")
 	-- A function in older ones.
 	local listener = (type(unix) == "table" and (unix.stream or unix.tcp) or unix)()
 	assert(listener:bind(path))
@@ -93,11 +92,11 @@ local function listen_unix()
 end
 
 local TRANSPORTS = {
-	unix = { listen = listen_unix, uri = "unix://%s" },
+	["unix #unix"] = { listen = listen_unix, uri = "unix://%s" },
 	tcp = { listen = listen_tcp, uri = "mqtt://127.0.0.1:%d" },
-	tls = { listen = listen_tcp, uri = "mqtts://localhost:%d", tls = true },
-	ws = { listen = listen_tcp, uri = "ws://127.0.0.1:%d", websocket = true },
-	wss = { listen = listen_tcp, uri = "wss://localhost:%d", tls = true, websocket = true },
+	["tls #luasec"] = { listen = listen_tcp, uri = "mqtts://localhost:%d", tls = true },
+	["ws #unix"] = { listen = listen_tcp, uri = "ws://127.0.0.1:%d", websocket = true },
+	["wss #luasec"] = { listen = listen_tcp, uri = "wss://localhost:%d", tls = true, websocket = true },
 }
 
 -- Takes a packet from the client that is not large.

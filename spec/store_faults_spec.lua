@@ -367,7 +367,7 @@ describe("a store", function()
 		end)
 	end
 
-	it("stays locked though the program reads its files", function()
+	it("stays locked though the program reads its files #unix", function()
 		local path = new_path()
 		local client = keeper(path)
 		for name in lfs.dir(path) do
@@ -380,7 +380,7 @@ describe("a store", function()
 		assert.is_true(client:publish({ topic = "t", qos = 1 }))
 	end)
 
-	it("is not for two copies of the library in a process", function()
+	it("is not for two copies of the library in a process #unix", function()
 		local path, copy = new_path(), new_path()
 		local client = keeper(path)
 		local output, status = child.run(PRELUDE .. [[
@@ -434,7 +434,7 @@ describe("a store", function()
 		assert(ok, err)
 	end)
 
-	it("makes its directory, and says why not", function()
+	it("makes its directory, and says why not #unix", function()
 		local path = new_path()
 		assert.equal(0, #list(keeper(path .. "/deep/down")))
 		assert.equal("rwx------", lfs.attributes(path .. "/deep/down", "permissions"))
@@ -460,7 +460,7 @@ describe("a store", function()
 		assert.matches("another client of this process uses it", err, 1, true)
 	end)
 
-	it("says that its files have been removed", function()
+	it("says that its files have been removed #unix", function()
 		local path = new_path()
 		local client = keeper(path)
 		local message = { topic = "t", qos = 1 }
@@ -512,7 +512,7 @@ describe("a store", function()
 		assert.equal(0, #list(keeper(path, { id = id })))
 	end)
 
-	it("belongs to one client, also of two states, and to nobody once its owner is killed", function()
+	it("belongs to one client, also of two states, and to nobody once its owner is killed #unix", function()
 		local path = new_path()
 		local client = keeper(path)
 		-- The library once more.
@@ -597,7 +597,7 @@ describe("a store", function()
 		end
 	end)
 
-	it("says that there are no descriptors, and others go on", function()
+	it("says that there are no descriptors, and others go on #unix", function()
 		local output = child.run_short_of_descriptors([[
 			local mqtt = require("mqtt")
 			mqtt.log.set(false)

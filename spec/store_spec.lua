@@ -102,7 +102,7 @@ describe("a client with a store", function()
 	}) do
 		local version, sync = case[1], case[2]
 
-		it("sends what a killed process has accepted without a connection, " .. name, function()
+		it("sends what a killed process has accepted without a connection #unix, " .. name, function()
 			local path, topic, id = new_path(), harness.topic(), "keeper-" .. core.random_hex(12)
 			local output = child.run(PRELUDE .. [[
 				for i = 1, 300 do
@@ -144,7 +144,7 @@ describe("a client with a store", function()
 			assert.same({}, list(client))
 		end)
 
-		it("goes on with what was under way when its process was killed, " .. name, function()
+		it("goes on with what was under way when its process was killed #unix, " .. name, function()
 			local path, topic, id = new_path(), harness.topic(), "keeper-" .. core.random_hex(12)
 			local observer, payloads = witness(topic)
 			local total = 0

@@ -202,7 +202,8 @@ describe("TLS", function()
 		})
 	end)
 
-	it("without a client certificate is ended by a server that wants one", function()
+	-- Windows throws away what was received when the peer resets the connection.
+	it("without a client certificate is ended by a server that wants one #unix", function()
 		local events = rejected({
 			uri = "mqtts://localhost:" .. broker.mutual_port,
 			secure = { cafile = broker.cafile },
@@ -267,11 +268,11 @@ describe("TLS", function()
 	end
 end)
 
-describe("a TLS module of the program's own", function()
-	local ssl = require("ssl")
+describe("a TLS module of the program's own #luasec", function()
 	local wrapped
 
 	setup(function()
+		local ssl = require("ssl")
 		package.loaded.own_ssl = {
 			newcontext = ssl.newcontext,
 			wrap = function(...)

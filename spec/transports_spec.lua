@@ -52,7 +52,7 @@ describe("a transport", function()
 	after_each(harness.cleanup)
 
 	for version_name, version in pairs({ ["MQTT 3.1.1"] = mqtt.v311, ["MQTT 5.0"] = mqtt.v50 }) do
-		it("carries " .. version_name, function()
+		it("carries " .. version_name .. " #unix", function()
 			for _, opts in ipairs({
 				{ uri = WS },
 				{ uri = WS .. "/any/path?query" },
@@ -69,7 +69,7 @@ describe("a transport", function()
 		end)
 	end
 
-	it("shows in the connection", function()
+	it("shows in the connection #unix", function()
 		local subject = harness.connect(harness.client({ uri = WS }))
 		local conn = subject.connection
 		assert.same({ "ws", "127.0.0.1", broker.ws_port, "/mqtt", false },
@@ -80,7 +80,7 @@ describe("a transport", function()
 		assert.is_nil(conn.host or conn.port)
 	end)
 
-	it("moves a message that is larger than every buffer", function()
+	it("moves a message that is larger than every buffer #unix", function()
 		local payload = ("0123456789abcdef"):rep(150000)
 		for _, opts in ipairs({ { uri = WS }, { uri = WSS, secure = TRUSTING }, { uri = UNIX } }) do
 			local topic, received = harness.topic(), nil
@@ -113,7 +113,7 @@ describe("a transport", function()
 		end)
 	end)
 
-	it("may follow another one in a list", function()
+	it("may follow another one in a list #unix", function()
 		for _, last in ipairs({ WS, WSS, UNIX, broker.uri }) do
 			local subject = harness.client({
 				uri = { "unix:///does/not/exist", "ws://127.0.0.1:" .. broker.port, last },
@@ -128,7 +128,7 @@ describe("a transport", function()
 		end
 	end)
 
-	it("is kept when a broker refers to another one, but for a Unix socket", function()
+	it("is kept when a broker refers to another one, but for a Unix socket #unix", function()
 		for uri, expected in pairs({
 			[WS .. "/path"] = "ws://localhost:" .. broker.ws_port .. "/path",
 			[UNIX] = "mqtt://localhost:" .. broker.port,

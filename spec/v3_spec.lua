@@ -265,14 +265,15 @@ describe("the connectors that come under the names of luamqtt 3.x", function()
 		for _, name in ipairs({ "mqtt.luasocket", "mqtt.luasocket_ssl" }) do
 			local secure = name == "mqtt.luasocket_ssl" and { cafile = broker.cafile } or nil
 			local uri = secure and broker.tls_uri or broker.uri
-			it(name .. " serves " .. run_name, function()
+			local tag = secure and " #luasec" or ""
+			it(name .. " serves " .. run_name .. tag, function()
 				local subject = harness.client({ uri = uri, secure = secure, connector = require(name) })
 				local check = greet_itself(subject)
 				run(subject)
 				check()
 			end)
 
-			it("the functions of " .. name .. " serve " .. run_name, function()
+			it("the functions of " .. name .. " serve " .. run_name .. tag, function()
 				local subject = harness.client({ uri = uri, secure = secure, connector = functions(require(name)) })
 				local check = greet_itself(subject)
 				run(subject)
@@ -302,14 +303,14 @@ describe("the connectors that come under the names of luamqtt 3.x", function()
 		assert.equal(2, pings)
 	end)
 
-	it("mqtt.luasocket does TLS where it is the connector itself", function()
+	it("mqtt.luasocket does TLS where it is the connector itself #luasec", function()
 		local subject = harness.tls_client({ connector = require("mqtt.luasocket") })
 		local check = greet_itself(subject)
 		mqtt.run_ioloop(subject)
 		check()
 	end)
 
-	it("the functions of mqtt.luasocket_ssl verify the server", function()
+	it("the functions of mqtt.luasocket_ssl verify the server #luasec", function()
 		local connector = functions(require("mqtt.luasocket_ssl"))
 		for uri, secure in pairs({
 			[broker.tls_uri] = true,

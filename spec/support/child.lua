@@ -1,5 +1,7 @@
 --- Runs a script in an interpreter of its own, like the one that runs the specs.
 
+local unpack = table.unpack or unpack -- luacheck: ignore 143
+
 local M = {}
 
 -- The interpreter: what stands before the script's name on the command line that runs the specs.
@@ -9,31 +11,49 @@ while arg[lowest - 1] do
 end
 M.interpreter = arg[lowest]
 
+local IS_WINDOWS = package.config:sub(1, 1) == "\\"
+
 local function quote(text)
 	return "'" .. text:gsub("'", "'\\''") .. "'"
+end
+
+-- The name of a new file. On Windows os.tmpname names one of the root directory.
+local function temporary()
+	return (IS_WINDOWS and os.getenv("TEMP") or "") .. os.tmpname()
+end
+
+local function write(file, text)
+	local handle = assert(io.open(file, "w"))
+	handle:write(text)
+	handle:close()
 end
 
 -- How long a child may run, in seconds.
 local LIMIT = 20
 
--- Makes the command that runs a script, and the file that holds it. LuaSocket, which the specs load, ignores SIGPIPE:
--- the child does not inherit that. The status travels on a last line: io.popen does not tell it in every Lua.
+-- Makes the command that runs a script, and the files that are to be removed afterwards. LuaSocket, which the specs load,
+-- ignores SIGPIPE: the child does not inherit that. The status travels on a last line: io.popen does not tell it in every
+-- Lua.
 local function command(script, ...)
 	local arguments, count = { ... }, select("#", ...)
 	local variables = {}
 	if type(arguments[count]) == "table" then
 		for name, value in pairs(arguments[count]) do
-			variables[#variables + 1] = name .. "=" .. quote(value)
+			variables[#variables + 1] = IS_WINDOWS and ("set %s=%s\n"):format(name, (value:gsub("%%", "%%%%")))
+				or name .. "=" .. quote(value)
 		end
 		count = count - 1
 	end
-	script = script:format((table.unpack or unpack)(arguments, 1, count)) -- luacheck: ignore 143
-	local file = os.tmpname()
-	local handle = assert(io.open(file, "w"))
-	handle:write(script)
-	handle:close()
+	script = script:format(unpack(arguments, 1, count))
+	local file = temporary()
+	write(file, script)
+	if IS_WINDOWS then
+		local batch = file .. ".bat"
+		write(batch, ('@echo off\n%s"%s" "%s" 2>&1\necho %%errorlevel%%\n'):format(table.concat(variables), M.interpreter, file))
+		return batch, { file, batch }
+	end
 	return ("env --default-signal=PIPE %s timeout -k 1 %d %s %s 2>&1; echo $?"):format(
-		table.concat(variables, " "), LIMIT, M.interpreter, file), file
+		table.concat(variables, " "), LIMIT, M.interpreter, file), { file }
 end
 
 local function split(output)
@@ -41,13 +61,17 @@ local function split(output)
 	return text, tonumber(status)
 end
 
-local function run(before, script, ...)
-	local line, file = command(script, ...)
+local function open(before, ...)
+	local line, files = command(...)
 	local pipe = assert(io.popen(before .. line))
-	local output = pipe:read("*a")
-	pipe:close()
-	os.remove(file)
-	return split(output)
+	return pipe, function()
+		local output = pipe:read("*a")
+		pipe:close()
+		for _, file in ipairs(files) do
+			os.remove(file)
+		end
+		return split(output)
+	end
 end
 
 --- Runs a script and waits for its end.
@@ -55,14 +79,24 @@ end
 -- @param ... arguments of the format, then perhaps a table of environment variables
 -- @treturn string what it printed, errors too
 -- @treturn number its exit status
-function M.run(script, ...)
-	return run("", script, ...)
+function M.run(...)
+	local _, finish = open("", ...)
+	return finish()
 end
 
 --- The same, with a hundred descriptors.
 -- @param ... as of `run`
-function M.run_short_of_descriptors(script, ...)
-	return run("ulimit -n 100; ", script, ...)
+function M.run_short_of_descriptors(...)
+	local _, finish = open("ulimit -n 100; ", ...)
+	return finish()
+end
+
+--- Starts a script, to read what it prints while it runs.
+-- @param ... as of `run`
+-- @return the pipe to read from
+-- @treturn function waits for its end and returns what `run` does, as far as it has not been read
+function M.open(...)
+	return open("", ...)
 end
 
 --- Starts a script, for what must happen while it runs.
@@ -70,10 +104,11 @@ end
 -- @treturn table `tell(text)` gives the script a line to read, if it still runs; `has_ended()` says if it has ended;
 -- `finish()` waits for its end and returns what `run` does
 function M.start(...)
-	local line, file = command(...)
-	local output = os.tmpname()
+	local line, files = command(...)
+	local output = temporary()
 	local flag = output .. ".ended"
-	local pipe = assert(io.popen(("{ %s; } >%s; : >%s"):format(line, output, flag), "w"))
+	local whole = IS_WINDOWS and "%s >%s & echo ended >%s" or "{ %s; } >%s; : >%s"
+	local pipe = assert(io.popen(whole:format(line, output, flag), "w"))
 	return {
 		tell = function(text)
 			pipe:write(text, "\n")
@@ -91,8 +126,8 @@ function M.start(...)
 			local handle = assert(io.open(output))
 			local text = handle:read("*a")
 			handle:close()
-			for _, name in ipairs({ output, flag, file }) do
-				os.remove(name)
+			for _, file in ipairs({ output, flag, unpack(files) }) do
+				os.remove(file)
 			end
 			return split(text)
 		end,

@@ -25,11 +25,12 @@ use super::link::Link;
 use super::transport::{Ending, Rest, Transport};
 use crate::net::{OwnedSocket, SIGNAL_FREE, acknowledge};
 
-/// Has one write not wait, whether the socket of the program waits or not. Windows knows no such writes.
+/// Has one write not wait, whether the socket of the program waits or not.
 #[cfg(unix)]
-const DONT_WAIT: Option<i32> = Some(libc::MSG_DONTWAIT);
+const DONT_WAIT: i32 = libc::MSG_DONTWAIT;
+/// Windows knows no such writes: the socket must not wait.
 #[cfg(windows)]
-const DONT_WAIT: Option<i32> = None;
+const DONT_WAIT: i32 = 0;
 
 /// The most bytes that one read throws away.
 const READ: usize = 16 << 10;
@@ -56,7 +57,6 @@ pub(super) struct Held {
 
 /// What the link knows of a socket that it may write to.
 struct Outlet {
-    flags: i32,
     state: OutletState,
     /// The time of the last write.
     written: Option<Instant>,
@@ -76,8 +76,9 @@ enum OutletState {
 
 impl Held {
     pub(super) fn new(socket: &Arc<OwnedSocket>, is_plain: bool) -> Self {
-        let outlet = DONT_WAIT.filter(|_| is_plain).map(|dont_wait| Outlet {
-            flags: dont_wait | SIGNAL_FREE,
+        let may_write =
+            is_plain && (cfg!(unix) || SockRef::from(&**socket).set_nonblocking(true).is_ok());
+        let outlet = may_write.then_some(Outlet {
             state: OutletState::Free,
             written: None,
         });
@@ -159,7 +160,7 @@ impl Held {
         outlet.state = OutletState::Free;
         let mut written = 0;
         while !bytes.is_empty() && outlet.state == OutletState::Free {
-            match SockRef::from(&self.socket).send_with_flags(bytes, outlet.flags) {
+            match SockRef::from(&self.socket).send_with_flags(bytes, DONT_WAIT | SIGNAL_FREE) {
                 Ok(sent) => {
                     bytes.advance(sent);
                     written += sent;

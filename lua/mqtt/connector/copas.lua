@@ -102,7 +102,11 @@ end
 function connector:connect()
 	local ok, err = super.connect(self)
 	if ok then
-		self.sock = copas.wrap(self.sock)
+		local sock = self.sock
+		self.sock = copas.wrap(sock)
+		if super.reset_time and super.is_plain(sock) then
+			sock:settimeout(super.reset_time)
+		end
 	end
 	return ok, err
 end

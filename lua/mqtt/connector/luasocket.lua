@@ -25,13 +25,19 @@ local super = require("mqtt.connector.base.buffered_base")
 
 local rawget, setmetatable, tostring, type = rawget, setmetatable, tostring, type
 local math_max = math.max
+local select = socket.select
 
 -- The time limit for a TLS handshake when connecting has left no time, in seconds: the handshake fails then.
 local LEAST_TIME = 0.001
+-- On Windows, `receive` with the time limit 0 returns "timeout" for ever once the peer has reset the connection. With any
+-- other limit it tells at once (LuaSocket's issue 174). In seconds; nil on other systems.
+local RESET_TIME = package.config:sub(1, 1) == "\\" and 1e-6 or nil
 
 local luasocket = setmetatable({
 	super = super,
 	read_ahead = 8192,
+	--- Where `receive` of LuaSocket needs it: the time limit with which it tells that the peer has reset the connection.
+	reset_time = RESET_TIME,
 	--- Errors of LuaSocket and LuaSec for a time limit that is over, as a set.
 	timeout_errors = {
 		timeout = true,
@@ -137,6 +143,11 @@ function luasocket:plain_receive(size)
 	sock:settimeout(0)
 	local data, err, partial = sock:receive(size)
 	data = data or partial
+	if RESET_TIME and data == "" and err == "timeout" and select({ sock }, nil, 0)[1] then
+		sock:settimeout(RESET_TIME)
+		data, err, partial = sock:receive(size)
+		data = data or partial
+	end
 	if data and data ~= "" then
 		return data
 	elseif self.timeout_errors[err] then

@@ -11,8 +11,8 @@ use crate::lua::stack::Stack;
 
 /// `attach([fd[, plain]])`: the connector has opened its connection. With its descriptor the connection ends in order, even
 /// if the connector closes the descriptor, or the program ends without closing it. `plain` says that the connector's `send`
-/// does nothing but write to the descriptor. Returns whether the link writes too: if `send` is plain, the link has got a
-/// duplicate of the descriptor, and the system lets one write without waiting.
+/// does nothing but write to the descriptor. Returns whether the link writes too: if `send` is plain, and the link has got a
+/// duplicate of the descriptor.
 pub(super) fn attach(arguments: &Stack) -> Returned<bool> {
     let fd = match arguments.argument(2) {
         Scalar::Nil => None,

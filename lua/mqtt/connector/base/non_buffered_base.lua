@@ -98,7 +98,7 @@ end
 --- A connector should have this method if its `send` does nothing but write to the descriptor that `getfd` returns.
 -- Then the library writes to the descriptor too, and calls `send` only if the descriptor takes no more, or fails. The
 -- method is called once, when the connection is open. For a derived class with another `send`, or another socket, it
--- has to return false.
+-- has to return false. On Windows a true value makes the socket one that does not wait, as those of LuaSocket are.
 -- @function sends_plainly
 -- @treturn boolean
 
