@@ -137,7 +137,7 @@ describe("a connector class that goes through an HTTP proxy", function()
 		assert.is_true(class.received > 100000)
 	end)
 
-	it("carries TLS, which verifies the broker", function()
+	it("carries TLS, which verifies the broker #luasec", function()
 		local port, stop = start_proxy()
 		local client = harness.tls_client({ connector = through_proxy(luasocket, port, same) })
 		local received = send_itself(client, "secret")
@@ -172,7 +172,7 @@ describe("a connector class that goes through an HTTP proxy", function()
 
 	for scheme, opts in pairs({
 		mqtt = { uri = broker.uri },
-		mqtts = { uri = broker.tls_uri, secure = { cafile = broker.cafile } },
+		["mqtts #luasec"] = { uri = broker.tls_uri, secure = { cafile = broker.cafile } },
 	}) do
 		it("carries a connection in Copas, " .. scheme, function()
 			local copas, reason = copas_loader.load(4)
