@@ -150,7 +150,8 @@ endif
 # TARGET/LUA: the systems with a C library or a processor of their own, on Luas of each kind.
 CROSS ?= x86_64-unknown-linux-musl/5.4 x86_64-unknown-linux-musl/jit x86_64-pc-windows-gnu/5.4 \
 	x86_64-unknown-linux-gnu.2.17/5.4 aarch64-unknown-linux-gnu.2.17/5.4 aarch64-unknown-linux-musl/5.4 \
-	armv7-unknown-linux-musleabihf/5.1 mipsel-unknown-linux-musl/5.1 aarch64-apple-darwin/5.4
+	armv7-unknown-linux-musleabihf/5.1 mipsel-unknown-linux-musl/5.1 mips-unknown-linux-musl/5.1 \
+	aarch64-apple-darwin/5.4 x86_64-apple-darwin/5.4
 .PHONY: cross
 cross: ## builds for other systems, CROSS="TARGET/LUA...", and runs what can be run here
 	@for each in $(CROSS); do scripts/test-cross $${each%/*} $${each#*/} || failed=yes; done; [ ! "$$failed" ]
@@ -159,11 +160,12 @@ cross: ## builds for other systems, CROSS="TARGET/LUA...", and runs what can be 
 cross-check: ## whether the sources compile for ARM and MIPS with 32 bits, and for macOS
 	@scripts/test-cross --check armv7-unknown-linux-musleabihf mipsel-unknown-linux-musl aarch64-apple-darwin
 
+ELSEWHERE ?= x86_64-unknown-linux-gnu.2.17/5.1 x86_64-unknown-linux-musl/5.4 x86_64-pc-windows-gnu/5.4 \
+	aarch64-unknown-linux-gnu.2.17/5.4 aarch64-unknown-linux-musl/5.4 armv7-unknown-linux-musleabihf/5.1 \
+	mipsel-unknown-linux-musl/5.1 mips-unknown-linux-musl/5.1
 .PHONY: dist-elsewhere
-dist-elsewhere: ## makes rocks, and installs them on Debian 11, where there is musl alone, and under wine
-	@scripts/test-dist --elsewhere x86_64-unknown-linux-gnu.2.17 5.1
-	@scripts/test-dist --elsewhere x86_64-unknown-linux-musl 5.4
-	@scripts/test-dist --elsewhere x86_64-pc-windows-gnu 5.4
+dist-elsewhere: ## makes rocks for ELSEWHERE="TARGET/LUA...", and installs them on Debian 11, with musl, under wine and QEMU
+	@for each in $(ELSEWHERE); do scripts/test-dist --elsewhere $${each%/*} $${each#*/} || failed=yes; done; [ ! "$$failed" ]
 
 .PHONY: interop
 interop: ## the table in docs/interop.md: what each of six brokers and this library do together
