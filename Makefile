@@ -163,9 +163,16 @@ cross-check: ## whether the sources compile for ARM and MIPS with 32 bits, and f
 ELSEWHERE ?= x86_64-unknown-linux-gnu.2.17/5.1 x86_64-unknown-linux-musl/5.4 x86_64-pc-windows-gnu/5.4 \
 	aarch64-unknown-linux-gnu.2.17/5.4 aarch64-unknown-linux-musl/5.4 armv7-unknown-linux-musleabihf/5.1 \
 	mipsel-unknown-linux-musl/5.1 mips-unknown-linux-musl/5.1
+# Every rock that can be run here. Nothing here runs LuaJIT on 32 bits.
+EVERYWHERE = $(filter-out armv7-%/jit mips%/jit,$(foreach target,$(filter-out %-darwin,$(DIST)),$(VERSIONS:%=$(target)/%)))
 .PHONY: dist-elsewhere
-dist-elsewhere: ## makes rocks for ELSEWHERE="TARGET/LUA...", and installs them on Debian 11, with musl, under wine and QEMU
-	@for each in $(ELSEWHERE); do scripts/test-dist --elsewhere $${each%/*} $${each#*/} || failed=yes; done; [ ! "$$failed" ]
+dist-elsewhere: ## makes rocks for ELSEWHERE="TARGET/LUA..." or all, and installs them on Debian 11, with musl, under wine and QEMU
+	@for each in $(ELSEWHERE:all=$(EVERYWHERE)); do scripts/test-dist --elsewhere $${each%/*} $${each#*/} || failed=yes; done; [ ! "$$failed" ]
+
+.PHONY: deb
+deb: ## builds the Debian package, has lintian look at it, installs it in the chroot and runs it on all of Debian's Luas
+	@packaging/build-deb
+	@packaging/test-deb
 
 .PHONY: interop
 interop: ## the table in docs/interop.md: what each of six brokers and this library do together

@@ -31,9 +31,9 @@ end
 -- How long a child may run, in seconds.
 local LIMIT = 20
 
--- Makes the command that runs a script, and the files that are to be removed afterwards. LuaSocket, which the specs load,
--- ignores SIGPIPE: the child does not inherit that. The status travels on a last line: io.popen does not tell it in every
--- Lua.
+-- Makes the command that runs a script, and the files that are to be removed afterwards. LuaSocket, which the specs
+-- load, ignores SIGPIPE: the child does not inherit that. The status travels on a last line: io.popen does not tell it
+-- in every Lua.
 local function command(script, ...)
 	local arguments, count = { ... }, select("#", ...)
 	local variables = {}
@@ -49,7 +49,8 @@ local function command(script, ...)
 	write(file, script)
 	if IS_WINDOWS then
 		local batch = file .. ".bat"
-		write(batch, ('@echo off\n%s"%s" "%s" 2>&1\necho %%errorlevel%%\n'):format(table.concat(variables), M.interpreter, file))
+		write(batch, ('@echo off\n%s"%s" "%s" 2>&1\necho %%errorlevel%%\n'):format(
+			table.concat(variables), M.interpreter, file))
 		return batch, { file, batch }
 	end
 	return ("env --default-signal=PIPE %s timeout -k 1 %d %s %s 2>&1; echo $?"):format(

@@ -29,8 +29,8 @@ local select = socket.select
 
 -- The time limit for a TLS handshake when connecting has left no time, in seconds: the handshake fails then.
 local LEAST_TIME = 0.001
--- On Windows, `receive` with the time limit 0 returns "timeout" for ever once the peer has reset the connection. With any
--- other limit it tells at once (LuaSocket's issue 174). In seconds; nil on other systems.
+-- On Windows, `receive` with the time limit 0 returns "timeout" for ever once the peer has reset the connection. With
+-- any other limit it tells at once (LuaSocket's issue 174). In seconds; nil on other systems.
 local RESET_TIME = package.config:sub(1, 1) == "\\" and 1e-6 or nil
 
 local luasocket = setmetatable({
