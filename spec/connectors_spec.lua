@@ -544,7 +544,7 @@ describe("Copas threads with the connector", function()
 				copas.step(0.1)
 			until acknowledged or core.now() > deadline
 			print(acknowledged)
-			client:disconnect()
+			copas.addthread(client.disconnect, client)
 			copas()
 		]], broker.uri)
 		assert.equal("true\n", output)

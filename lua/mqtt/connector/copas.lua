@@ -104,6 +104,7 @@ function connector:connect()
 	if ok then
 		local sock = self.sock
 		self.sock = copas.wrap(sock)
+		-- Instead of the 0 that `wrap` has set. When nothing has arrived, `receive` waits for a tick of Windows' clock.
 		if super.reset_time and super.is_plain(sock) then
 			sock:settimeout(super.reset_time)
 		end
