@@ -251,7 +251,7 @@ describe("a proxy", function()
 		assert.equal(4, #proxy.targets)
 	end)
 
-	it("is not for Unix sockets", function()
+	it("is not for Unix sockets #unix", function()
 		harness.connect(harness.client({ uri = UNIX, proxy = "http://does-not-exist.invalid" }))
 	end)
 
