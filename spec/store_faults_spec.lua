@@ -246,9 +246,10 @@ describe("a client with a store that is synced", function()
 					collect()
 					run(function(client, wait)
 						wait(function()
-							return received[21] and client.connection and client.connection.connack
+							return received[#received] == "last" and client.connection and client.connection.connack
 						end)
-						assert.equal("last", received[21])
+						-- Closing destroys what the broker has not read, such as a PUBACK, unless the library has the descriptor.
+						assert.is_true(#received == 21 or not plain)
 						assert.is_true(client:disconnect())
 					end)
 				end)
